@@ -1,0 +1,71 @@
+"""A client as thin as can be, the same for both roads: bytes are counted, nothing is parsed.
+
+Its own processor time is spent on the same two cores as the engine's, so it is spent equally.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+
+from ndani.engines.client import _LAST_FIELDS
+from ndani.engines.sampling import DEFAULTS, merge, translate
+from ndani.types import Sampling
+
+
+@dataclass(frozen=True)
+class Road:
+    """Where requests go: a Unix socket (straight to the runner) or a TCP port (through the front)."""
+
+    socket: str = ""
+    port: int = 0
+
+    def request(self, prompt: str, tokens: int, chat: bool = False) -> bytes:
+        """The same question in the words of this road."""
+        said = Sampling(temperature=0.0, seed=1, num_predict=tokens)
+        if self.socket:
+            body = translate(merge(said, DEFAULTS), 4096) | {"stream": True, "return_progress": True}
+            if chat:
+                body |= {"messages": [{"role": "user", "content": prompt}]}
+                return _post("/v1/chat/completions", body)
+            return _post("/completion", body | {"prompt": prompt, "return_tokens": True, "response_fields": _LAST_FIELDS})
+        options = {"temperature": 0, "seed": 1, "num_predict": tokens}
+        if chat:
+            return _post("/api/chat", {"model": "smollm2:135m", "messages": [{"role": "user", "content": prompt}], "options": options})
+        return _post("/api/generate", {"model": "smollm2:135m", "prompt": prompt, "raw": True, "options": options})
+
+    async def ask(self, request: bytes) -> tuple[int, float]:
+        """Send and read to the end: tokens that came, and seconds to the first of them."""
+        opened = asyncio.open_unix_connection(self.socket) if self.socket else asyncio.open_connection("127.0.0.1", self.port)
+        started = time.perf_counter()
+        reader, writer = await opened
+        writer.write(request)
+        tokens, first = 0, 0.0
+        while data := await reader.read(65536):
+            # Progress events of the engine carry no token, and the last event repeats none.
+            count = data.count(b'"response":"') + data.count(b'"content":"') - data.count(b'"prompt_progress"') - data.count(b'"stop":true')
+            count -= data.count(b'"done":true')
+            if count > 0 and not tokens:
+                first = time.perf_counter() - started
+            tokens += max(count, 0)
+        writer.close()
+        return tokens, first
+
+
+def _post(route: str, body: dict[str, object]) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST {route} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+async def burst(road: Road, streams: int, tokens: int) -> float:
+    """Tokens per second of so many answers at once."""
+    requests = [road.request(f"{TOPICS[n % len(TOPICS)]} number {n}, told at length:", tokens) for n in range(streams)]
+    started = time.perf_counter()
+    done = await asyncio.gather(*(road.ask(request) for request in requests))
+    return sum(count for count, _ in done) / (time.perf_counter() - started)
+
+
+TOPICS = ("The history of bridges", "A day in the life of a river", "How bread is made", "Why ships float")

@@ -1,0 +1,59 @@
+"""Our own routes: is this server well, and can its runners reach anything?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ndani.api import wire
+from ndani.errors import NdaniError
+from ndani.runtime.probe import Targets
+from ndani.runtime.runner import Runner
+from ndani.service import Service
+from ndani.settings import without_effect
+
+
+class Admin:
+    """The routes that Ollama does not have."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, request: Request) -> Response:
+        """200 when an answer could be given and what is loaded; 503 with the reason when not."""
+        try:
+            return wire.reply(self._service.health())
+        except NdaniError as error:
+            return wire.reply({"status": "unavailable", "reason": str(error)}, 503)
+
+    async def doctor(self, request: Request) -> Response:
+        """Every way out, tried inside a real runner."""
+        engine, model, found = await self._service.doctor(_probe)
+        return wire.reply({"engine": engine, "model": model, **found, "warnings": without_effect()})
+
+
+async def _probe(runner: Runner) -> dict[str, Any]:
+    with Targets() as targets:
+        outcomes = await runner.probe(targets.addresses)
+        arrived = targets.arrived()
+    held = runner.confinement
+    return {
+        "confinement": {
+            "word": held.word,
+            "seccomp": held.seccomp,
+            "landlock": held.landlock,
+            "namespace": held.namespace,
+            "missing": list(held.missing),
+        },
+        "routes": [
+            {
+                "name": o.name,
+                "outside": o.effect,
+                "inside": "blocked" if o.blocked and o.name not in arrived else "open",
+                "why": o.error,
+            }
+            for o in outcomes
+        ],
+    }

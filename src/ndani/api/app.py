@@ -1,0 +1,83 @@
+"""Every URL and every middleware, on one screen."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Match, Route
+
+from ndani.api.admin import Admin
+from ndani.api.create import Making
+from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
+from ndani.api.native import Native
+from ndani.api.wire import failure, reply
+from ndani.errors import NdaniError
+from ndani.service import Service
+
+#: Bodies below this path go to the disk as they come: they may be as large as a model.
+UPLOADS = "/api/blobs/"
+
+
+def build(service: Service) -> Starlette:
+    """The application over one service. Requests pass the middleware from the top down."""
+    native, making, admin = Native(service), Making(service), Admin(service)
+    settings = service.settings
+    app = Starlette(
+        routes=[
+            Route("/", native.root, methods=["GET"]),
+            Route("/api/version", native.version, methods=["GET"]),
+            Route("/api/status", native.status, methods=["GET"]),
+            Route("/api/generate", native.generate, methods=["POST"]),
+            Route("/api/chat", native.chat, methods=["POST"]),
+            Route("/api/tags", native.tags, methods=["GET"]),
+            Route("/api/ps", native.ps, methods=["GET"]),
+            Route("/api/show", native.show, methods=["POST"]),
+            Route("/api/copy", native.copy, methods=["POST"]),
+            Route("/api/delete", native.delete, methods=["DELETE"]),
+            Route("/api/pull", native.pull, methods=["POST"]),
+            Route("/api/create", making.create, methods=["POST"]),
+            Route("/api/blobs/{digest}", making.has_blob, methods=["HEAD"]),
+            Route("/api/blobs/{digest}", making.send_blob, methods=["POST"]),
+            Route("/api/push", native.push, methods=["POST"]),
+            Route("/api/health", admin.health, methods=["GET"]),
+            Route("/api/doctor", admin.doctor, methods=["GET"]),
+        ],
+        middleware=[
+            Middleware(Journal, log=service.log, counts=service.counts),
+            Middleware(Origins, allowed=settings.origins),
+            Middleware(Hosts, listening=settings.address[0]),
+            Middleware(Leaving),
+            Middleware(Limit, most=settings.max_body, uploads=UPLOADS),
+        ],
+        exception_handlers={NdaniError: _refused, HTTPException: _unrouted},
+    )
+    app.router.redirect_slashes = False  # `_unrouted` does it in Ollama's way
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """An error before the first byte: its own status, in the dialect's shape."""
+    assert isinstance(error, NdaniError)
+    return reply(failure(error), error.status)
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """No such route, or not by this method: Ollama's plain words, and its redirect where only a slash is too much."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return PlainTextResponse("405 method not allowed", 405, _allow(request), "text/plain")
+    path = request.url.path
+    bare = path.rstrip("/")
+    if bare and bare != path and any(r.path == bare for r in request.app.routes):
+        status = 301 if request.method == "GET" else 307
+        words = {301: "Moved Permanently", 307: "Temporary Redirect"}[status]
+        return HTMLResponse(f'<a href="{bare}">{words}</a>.\n\n', status, {"location": bare})
+    return PlainTextResponse("404 page not found", 404, media_type="text/plain")
+
+
+def _allow(request: Request) -> dict[str, str]:
+    methods = {m for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL for m in route.methods or ()}
+    return {"allow": ", ".join(sorted(methods))}

@@ -1,0 +1,117 @@
+"""The routes that make models: blobs in, a create request read field by field, and its statuses out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from ndani.api import fields, wire
+from ndani.errors import BadName, BadRequest, Cancelled, Unsupported
+from ndani.service import Service
+from ndani.store.create import Recipe
+from ndani.types import Message
+
+
+class Making:
+    """The routes over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def has_blob(self, request: Request) -> Response:
+        """HEAD /api/blobs/{digest}: 200 when the blob is here, 404 when not."""
+        if self._service.has_blob(request.path_params["digest"]):
+            return Response(status_code=200)
+        return Response(status_code=404, media_type=wire.JSON)
+
+    async def send_blob(self, request: Request) -> Response:
+        """POST /api/blobs/{digest}: 201 when the body was that blob, 200 when it was here before."""
+        length = request.headers.get("content-length", "")
+        try:
+            new = await self._service.receive(request.path_params["digest"], int(length) if length.isdigit() else 0, request.stream())
+        except ClientDisconnect:
+            raise Cancelled("request canceled") from None
+        return Response(status_code=201 if new else 200)
+
+    async def create(self, request: Request) -> Response:
+        """POST /api/create."""
+        body = await wire.decode(request)
+        name, base, recipe = parse_create(body)
+        return await wire.progress(self._service.create(name, base, recipe), fields.flag(body, "stream", True))
+
+
+def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
+    """A body of /api/create: the name to be, the name it is made from (or nothing), and what is laid over that."""
+    name = fields.model(body)
+    if not name:
+        raise BadName("invalid model name")
+    _refuse_later(body)
+    recipe = Recipe(
+        files=_digests(body, "files"),
+        adapters=_digests(body, "adapters"),
+        drafts=_digests(body, "draft_files"),
+        template=fields.text(body, "template"),
+        system=fields.text(body, "system"),
+        licenses=_licenses(body.get("license")),
+        parameters=_object(body, "parameters"),
+        messages=_messages(body.get("messages")),
+        requires=fields.text(body, "requires"),
+        renderer=fields.text(body, "renderer"),
+        parser=fields.text(body, "parser"),
+    )
+    if any(path.lower().endswith((".safetensors", ".bin", ".pth")) for path in (*recipe.files, *recipe.adapters)):
+        raise Unsupported("only GGUF files can be made into models in this version; convert the weights to GGUF and give that file")
+    return name, fields.text(body, "from").strip(), recipe
+
+
+def _refuse_later(body: dict[str, Any]) -> None:
+    """What later versions bring, refused when it asks for something."""
+    for name in ("quantize", "quantization", "draft_quantize"):
+        if fields.text(body, name):
+            raise Unsupported(f"{name} is not in this version; give a file that is quantized already")
+    for name in ("remote_host", "remote_model"):
+        if fields.text(body, name):
+            raise Unsupported(f"{name} is not in this version: every model runs on this machine")
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f"{name} must be an object")
+    return value
+
+
+def _digests(body: dict[str, Any], name: str) -> dict[str, str]:
+    found = _object(body, name)
+    if not all(isinstance(digest, str) for digest in found.values()):
+        raise BadRequest(f"{name} must be an object of digests by file name")
+    return found
+
+
+def _licenses(value: Any) -> tuple[str, ...]:
+    """One text, or several."""
+    texts = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRequest("license must be a string or an array of strings")
+    return tuple(text for text in texts if text)
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BadRequest("messages must be an array")
+    turns = []
+    for number, turn in enumerate(value):
+        said = {key.lower(): part for key, part in turn.items()} if isinstance(turn, dict) else {}
+        role, content = said.get("role"), said.get("content", "")
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise BadRequest(f"messages[{number}] must be an object with role and content")
+        if said.get("images") or said.get("tool_calls"):
+            raise Unsupported("messages of a model hold text alone in this version; leave out images and tool_calls")
+        turns.append(Message(role.lower(), content))
+    return tuple(turns)

@@ -1,0 +1,241 @@
+"""The edge: what every request passes before it reaches a route. Each class adds one concern, and all are ASGI.
+
+`Journal` (a log line, how many are under way), `Origins` (CORS), `Hosts` (against DNS rebinding), `Limit` (body
+size), `Leaving` (a client that hangs up cancels its request). Their order is in `app.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import ipaddress
+import socket
+import time
+
+import psutil
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ndani.api.wire import DIRECT, failure, fault, reply
+from ndani.errors import TooLarge
+from ndani.ledger.counts import Counts
+from ndani.ledger.log import Log
+
+METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+_STAINLESS = "Arch Async Custom-Poll-Interval Helper-Method Lang Os Package-Version Poll-Helper Retry-Count Runtime Runtime-Version Timeout"
+HEADERS = ",".join(
+    ["Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "Openai-Beta"]
+    + [f"X-Stainless-{name}" for name in _STAINLESS.split()]
+)
+
+#: Origins that may always call (reference 1.3): this machine's pages on any port, and desktop applications.
+_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - an origin, not an address to bind
+_LOCAL = [f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in _HOSTS for port in ("", ":*")]
+ORIGINS = (*_LOCAL, "app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
+
+#: Asked again and again by whoever watches; they do not make a server busy.
+WATCHING = frozenset({"/", "/api/version", "/api/health"})
+
+
+#: A body whose length nobody said must be held to be counted, so it gets less than one that says it.
+MOST_UNSAID = 16 * 2**20
+
+
+class Journal:
+    """One log line per request, without a word of it, and when the last one ended (for the idle exit)."""
+
+    def __init__(self, app: ASGIApp, log: Log, counts: Counts) -> None:
+        self.app, self.log, self.counts = app, log, counts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        scope[DIRECT] = send
+        watched = scope["path"] in WATCHING
+        if not watched:
+            self.counts.begin()
+        try:
+            await self.app(scope, receive, noting)
+        except Exception as error:
+            met = fault(error)
+            self.log.warn(str(met))
+            if not status:
+                await reply(failure(met), met.status)(scope, receive, noting)
+        finally:
+            status = 499 if scope.get("left") else status or 499  # nobody was there to be answered, or not to the end
+            if not watched:
+                self.counts.end(status)
+                route = scope.get("route")
+                path = getattr(route, "path", "-")  # the route's own words: a path could be anybody's
+                self.log.info("request", method=scope["method"], route=path, status=status, seconds=f"{time.monotonic() - started:.3f}")
+
+
+class Origins:
+    """CORS as Ollama's: listed origins get their header, others 403 with nothing said; preflight is answered here."""
+
+    def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
+        self.app = app
+        self.allowed = tuple(origin.lower() for origin in (*allowed, *ORIGINS))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        if not origin:
+            await self.app(scope, receive, send)
+            return
+        host = Headers(scope=scope).get("host", "")
+        if origin.split("://")[-1] != host and not any(fnmatch.fnmatchcase(origin.lower(), one) for one in self.allowed):
+            await _empty(send, 403, [])
+            return
+        shown = "*" if "*" in self.allowed else origin
+        if scope["method"] == "OPTIONS":
+            headers = [
+                ("access-control-allow-origin", shown),
+                ("access-control-allow-methods", METHODS),
+                ("access-control-allow-headers", HEADERS),
+                ("access-control-max-age", "43200"),
+                ("vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+            ]
+            await _empty(send, 204, headers)
+            return
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"access-control-allow-origin", shown.encode()), (b"vary", b"Origin")]
+            await send(message)
+
+        await self.app(scope, receive, marked)
+
+
+class Hosts:
+    """Refuses a Host that a rebound name would carry. Only where the server listens on loopback, as in Ollama."""
+
+    def __init__(self, app: ASGIApp, listening: str) -> None:
+        self.app = app
+        self.guard = _loopback(listening)
+        self.machine = socket.gethostname().lower()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.guard:
+            if not self._known(Headers(scope=scope).get("host", "")):
+                await _empty(send, 403, [])
+                return
+            if scope["method"] == "OPTIONS":
+                await _empty(send, 204, [])
+                return
+        await self.app(scope, receive, send)
+
+    def _known(self, host: str) -> bool:
+        name = (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower().rstrip(".")
+        if name in ("", "localhost", self.machine) or name.endswith((".localhost", ".local", ".internal")):
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        if address.is_loopback or address.is_private or address.is_unspecified:
+            return True
+        return any(name == entry.address.partition("%")[0] for links in psutil.net_if_addrs().values() for entry in links)
+
+
+class Limit:
+    """Refuses a body above the limit: at once when its length is said, else as soon as it has grown too long.
+
+    What goes below the path `uploads` has no limit but the disk: it is written as it comes, and never held.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, uploads: str) -> None:
+        self.app, self.most, self.uploads = app, most, uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"].startswith(self.uploads)):
+            await self.app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "")
+        said = int(length) if length.isdigit() else 0
+        most = self.most if said else min(self.most, MOST_UNSAID)
+        got = 0
+
+        async def counted() -> Message:
+            nonlocal got
+            if said > most:
+                raise _too_large(most)
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > most:
+                raise _too_large(most)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+class Leaving:
+    """A client that hangs up cancels its request, in an answer or before it: `finally` runs from the inside out.
+
+    Once the body is read, the next thing the server can say about a client is that it has gone.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        task = asyncio.current_task()
+        watch: asyncio.Task[None] | None = None
+        left = False
+
+        async def until_gone() -> None:
+            nonlocal left
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left = True
+            if task:
+                task.cancel()
+
+        async def reading() -> Message:
+            nonlocal watch
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body") and watch is None:
+                watch = asyncio.create_task(until_gone())
+            return message
+
+        try:
+            await self.app(scope, reading, send)
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            scope["left"] = True
+            if task:
+                task.uncancel()
+        finally:
+            if watch:
+                watch.cancel()
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"the request body is larger than the limit of {most} bytes; send less, or raise NDANI_MAX_BODY and say Content-Length")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+async def _empty(send: Send, status: int, headers: list[tuple[str, str]]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers]
+    if status != 204:
+        raw.append((b"content-length", b"0"))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,72 @@
+"""Reading a decoded body, field by field: the right type, or one sentence that names the field.
+
+Unknown fields are nobody's error, as in Ollama; options that nothing obeys are collected, so that the answer can
+name them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ndani.durations import parse_duration
+from ndani.engines.sampling import read
+from ndani.errors import BadRequest
+from ndani.types import Sampling
+
+
+def text(body: dict[str, Any], name: str, default: str = "") -> str:
+    """A string, or `default` where there is none."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise BadRequest(f"{name} must be a string")
+    return value
+
+
+def flag(body: dict[str, Any], name: str, default: bool) -> bool:
+    """A boolean, or `default` where there is none."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise BadRequest(f"{name} must be true or false")
+    return value
+
+
+def model(body: dict[str, Any]) -> str:
+    """The model's name; the older field `name` counts where `model` is empty."""
+    return (text(body, "model") or text(body, "name")).strip()
+
+
+def numbers(body: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    """A list of token ids."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 for n in value):
+        raise BadRequest(f"{name} must be an array of token ids")
+    return tuple(value)
+
+
+def keep_alive(body: dict[str, Any]) -> float | None:
+    """Seconds: a number, or a Go duration; negative is for ever."""
+    value = body.get("keep_alive")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise BadRequest("keep_alive must be a number of seconds or a duration such as 5m")
+    return parse_duration(value.strip()) if isinstance(value, str) else float(value)
+
+
+def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
+    """The options said in a request, and the names of those that nothing obeys.
+
+    Wrong types are 400 here (500 in Ollama). A fraction for a whole number is cut, as there; null is not said.
+    """
+    options = body.get("options")
+    if options is None:
+        return Sampling(), []
+    if not isinstance(options, dict):
+        raise BadRequest("options must be an object")
+    return read(options)

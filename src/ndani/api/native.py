@@ -1,0 +1,102 @@
+"""Ollama's routes: each parses, calls one verb of the service, and renders. The dialect itself is `ollama.py`."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from ndani import OLLAMA_API, __version__
+from ndani.api import fields, ollama, wire
+from ndani.api.show import render_show
+from ndani.errors import BadName, BadRequest
+from ndani.service import Service
+
+
+class Native:
+    """The native routes over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._clock = wire.Clock()
+
+    async def root(self, request: Request) -> Response:
+        """What a browser sees, and what every Ollama client asks first."""
+        return PlainTextResponse("Ollama is running")
+
+    async def version(self, request: Request) -> Response:
+        """The level of Ollama's API, and our own version."""
+        return wire.reply({"version": OLLAMA_API, "ndani": __version__})
+
+    async def status(self, request: Request) -> Response:
+        """There is no cloud here."""
+        return wire.reply({"cloud": {"disabled": True, "source": "config"}})
+
+    async def generate(self, request: Request) -> Response:
+        """POST /api/generate."""
+        body = await wire.decode(request)
+        asked, ignored = ollama.parse_generate(body)
+        line, fold = ollama.render_generate(asked.model, self._clock)
+        return await wire.answer(await self._service.generate(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored))
+
+    async def chat(self, request: Request) -> Response:
+        """POST /api/chat."""
+        body = await wire.decode(request)
+        asked, ignored = ollama.parse_chat(body)
+        line, fold = ollama.render_chat(asked.model, self._clock)
+        return await wire.answer(await self._service.chat(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored))
+
+    async def tags(self, request: Request) -> Response:
+        """GET /api/tags."""
+        return wire.reply(ollama.render_models(self._service.models()))
+
+    async def ps(self, request: Request) -> Response:
+        """GET /api/ps."""
+        return wire.reply(ollama.render_residents(self._service.residents(), time.time()))
+
+    async def show(self, request: Request) -> Response:
+        """POST /api/show."""
+        body = await wire.decode(request)
+        name = _required(fields.model(body))
+        verbose = fields.flag(body, "verbose", False)
+        return wire.reply(render_show(self._service.show(name), verbose, fields.text(body, "system")))
+
+    async def copy(self, request: Request) -> Response:
+        """POST /api/copy."""
+        body = await wire.decode(request)
+        await self._service.copy(fields.text(body, "source"), fields.text(body, "destination"))
+        return Response(status_code=200)
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE /api/delete."""
+        body = await wire.decode(request)
+        await self._service.delete(_required(fields.model(body)))
+        return Response(status_code=200)
+
+    async def pull(self, request: Request) -> Response:
+        """POST /api/pull."""
+        body = await wire.decode(request)
+        name = fields.model(body)
+        if not name:
+            raise BadName("invalid model name")
+        insecure = fields.flag(body, "insecure", False)
+        return await wire.progress(self._service.pull(name, insecure), fields.flag(body, "stream", True))
+
+    async def push(self, request: Request) -> Response:
+        """POST /api/push."""
+        body = await wire.decode(request)
+        name, insecure = _required(fields.model(body)), fields.flag(body, "insecure", False)
+        return await wire.progress(self._service.push(name, insecure), fields.flag(body, "stream", True))
+
+
+def _required(name: str) -> str:
+    if not name:
+        raise BadRequest("model is required")
+    return name
+
+
+def _headers(ignored: list[str]) -> dict[str, str]:
+    """The options that nothing obeyed, by name; a name that is no plain word is not repeated."""
+    plain = [name for name in ignored if name.isascii() and name.isidentifier()][:32]
+    return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}

@@ -1,0 +1,258 @@
+"""Ollama's dialect, in and out: JSON bodies to the house's types, and events to its lines. No I/O, no decisions.
+
+The routes that use it are in `native.py`. What this version cannot do is refused here, where it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from ndani.api import fields
+from ndani.api.wire import Clock, Fold, Render, encode, local_stamp
+from ndani.errors import BadRequest, Unsupported
+from ndani.types import ChatRequest, Details, Done, Event, GenerateRequest, Message, Model, Rendered, Resident, Text
+
+#: What Ollama prints for "for ever": the end of Go's longest duration, about 292 years from now.
+FOREVER = 292 * 365.25 * 86400
+
+
+def parse_generate(body: dict[str, Any]) -> tuple[GenerateRequest, list[str]]:
+    """A body of /api/generate, and the options in it that nothing obeys."""
+    name = fields.model(body)
+    _refuse_later(body, name)
+    sampling, ignored = fields.sampling(body)
+    system = body.get("system")
+    context = fields.numbers(body, "context")
+    raw = fields.flag(body, "raw", False)
+    template = fields.text(body, "template")
+    if raw and (template or fields.text(body, "system") or context):
+        raise BadRequest("raw mode does not support template, system, or context")
+    request = GenerateRequest(
+        model=name,
+        prompt=fields.text(body, "prompt"),
+        system=None if system is None else fields.text(body, "system"),
+        template=template,
+        suffix=fields.text(body, "suffix"),
+        raw=raw,
+        context=context,
+        sampling=sampling,
+        keep_alive=fields.keep_alive(body),
+        truncate=fields.flag(body, "truncate", True),
+        shift=fields.flag(body, "shift", True),
+        render_only=fields.flag(body, "_debug_render_only", False),
+    )
+    return request, ignored
+
+
+def parse_chat(body: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
+    """A body of /api/chat, and the options in it that nothing obeys."""
+    name = fields.model(body)
+    if not name:
+        raise BadRequest("model is required")
+    _refuse_later(body, name)
+    tools = body.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise BadRequest("tools must be an array")
+    if tools:
+        raise Unsupported(f'"{name}" does not support tools in this version')
+    sampling, ignored = fields.sampling(body)
+    request = ChatRequest(
+        model=name,
+        messages=_messages(body.get("messages")),
+        sampling=sampling,
+        keep_alive=fields.keep_alive(body),
+        truncate=fields.flag(body, "truncate", True),
+        shift=fields.flag(body, "shift", True),
+        render_only=fields.flag(body, "_debug_render_only", False),
+    )
+    return request, ignored
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BadRequest("messages must be an array")
+    turns = []
+    for number, turn in enumerate(value):
+        if not isinstance(turn, dict):
+            raise BadRequest(f"messages[{number}] must be an object with role and content")
+        said = {key.lower(): part for key, part in turn.items()}
+        role, content = said.get("role"), said.get("content")
+        if not isinstance(role, str) or role.lower() not in ("system", "user", "assistant", "tool"):
+            raise BadRequest(f"messages[{number}].role must be one of system, user, assistant, tool")
+        if content is not None and not isinstance(content, str):
+            raise BadRequest(f"messages[{number}].content must be a string")
+        if said.get("images"):
+            raise Unsupported("images are not in this version")
+        if said.get("tool_calls"):
+            raise Unsupported("tool_calls are not in this version")
+        turns.append(Message(role.lower(), content or ""))
+    return tuple(turns)
+
+
+def _refuse_later(body: dict[str, Any], name: str) -> None:
+    """What later versions bring, refused when it asks for something; what clients send by habit passes."""
+    think = body.get("think")
+    if think is not None and not isinstance(think, (bool, str)):
+        raise BadRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
+    if isinstance(think, str) and think not in ("high", "medium", "low", "max", "true", "false", ""):
+        raise BadRequest('invalid think value (must be "high", "medium", "low", "max", true, or false)')
+    if think not in (None, False, "", "false"):
+        raise Unsupported(f'"{name}" does not support thinking')
+    if body.get("format") not in (None, ""):
+        raise Unsupported("format is not in this version; ask for free text")
+    top = body.get("top_logprobs")
+    if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20):
+        raise BadRequest("top_logprobs must be between 0 and 20")
+    if fields.flag(body, "logprobs", False) or top:
+        raise Unsupported("logprobs are not in this version")
+    if body.get("images"):
+        raise Unsupported("images are not in this version")
+
+
+def render_generate(model: str, clock: Clock) -> tuple[Render, Fold]:
+    """Lines and the one object of /api/generate, under the model name that the client used."""
+    head = b'{"model":' + encode(model) + b',"created_at":"'
+
+    def line(event: Event) -> bytes:
+        if isinstance(event, Text):
+            return b'%b%b","response":%b,"done":false}\n' % (head, clock.now().encode(), encode(event.text))
+        if isinstance(event, Rendered):
+            return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debugged(event)) + b"\n"
+        return fold("", event) + b"\n"
+
+    def fold(said: str, done: Done) -> bytes:
+        last: dict[str, Any] = {
+            "model": model,
+            "created_at": clock.now(),
+            "response": said,
+            "done": True,
+            "done_reason": done.reason,
+        }
+        if done.context is not None:
+            last["context"] = done.context
+        return encode(last | _usage(done))
+
+    return line, fold
+
+
+def render_chat(model: str, clock: Clock) -> tuple[Render, Fold]:
+    """Lines and the one object of /api/chat."""
+    head = b'{"model":' + encode(model) + b',"created_at":"'
+
+    def line(event: Event) -> bytes:
+        if isinstance(event, Text):
+            return b'%b%b","message":{"role":"assistant","content":%b},"done":false}\n' % (
+                head,
+                clock.now().encode(),
+                encode(event.text),
+            )
+        if isinstance(event, Rendered):
+            blank = {"role": "", "content": ""}
+            return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debugged(event)) + b"\n"
+        return fold("", event) + b"\n"
+
+    def fold(said: str, done: Done) -> bytes:
+        message = {"role": "assistant", "content": said}
+        last: dict[str, Any] = {
+            "model": model,
+            "created_at": clock.now(),
+            "message": message,
+            "done": True,
+            "done_reason": done.reason,
+        }
+        return encode(last | _usage(done))
+
+    return line, fold
+
+
+def _debugged(event: Rendered) -> dict[str, Any]:
+    return {"_debug_info": {"rendered_template": event.prompt}}
+
+
+Renderer = Callable[[str, Clock], tuple[Render, Fold]]
+
+
+def _usage(done: Done) -> dict[str, int]:
+    if done.reason in ("load", "unload"):
+        return {}
+    use = done.usage
+    said = {
+        "total_duration": use.total_ns,
+        "load_duration": use.load_ns,
+        "prompt_eval_count": use.prompt_tokens,
+        "prompt_eval_cached_count": use.cached_tokens,
+        "prompt_eval_duration": use.prompt_ns,
+        "eval_count": use.output_tokens,
+        "eval_duration": use.output_ns,
+        "truncated": done.truncated,
+    }
+    return {key: value for key, value in said.items() if value}
+
+
+def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
+    """What a model is; listings say its lengths too."""
+    said: dict[str, Any] = {
+        "parent_model": "",
+        "format": details.format,
+        "family": details.family,
+        "families": list(details.families) or None,
+        "parameter_size": details.parameter_size,
+        "quantization_level": details.quantization_level,
+    }
+    if listed and details.context_length:
+        said["context_length"] = details.context_length
+    if listed and details.embedding_length:
+        said["embedding_length"] = details.embedding_length
+    return said
+
+
+def render_models(models: list[Model]) -> dict[str, Any]:
+    """The body of /api/tags."""
+    return {
+        "models": [
+            {
+                "name": m.name,
+                "model": m.name,
+                "modified_at": local_stamp(m.modified),
+                "size": m.size,
+                "digest": m.digest,
+                "details": render_details(m.details, listed=True),
+                "capabilities": list(m.capabilities),
+            }
+            for m in models
+        ]
+    }
+
+
+def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
+    """The body of /api/ps; `slots`, `pid` and `confinement` are ours."""
+    return {
+        "models": [
+            {
+                "name": r.name,
+                "model": r.name,
+                "size": r.size,
+                "digest": r.digest,
+                "details": render_details(r.details, listed=False),
+                "expires_at": _expiry(r, now),
+                "size_vram": r.size_vram,
+                "context_length": r.context_length,
+                "slots": r.slots,
+                "pid": r.pid,
+                "confinement": r.confined,
+            }
+            for r in residents
+        ]
+    }
+
+
+def _expiry(resident: Resident, now: float) -> str:
+    if resident.stopping:
+        return local_stamp(now)
+    if resident.expires is None:
+        return datetime.fromtimestamp(now + FOREVER, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+    return local_stamp(resident.expires)

@@ -1,0 +1,182 @@
+"""The server's life: bind, compose the rooms, serve, end. The one place where the rooms are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from ndani import __version__
+from ndani.api.app import build
+from ndani.api.connection import Connection
+from ndani.api.wire import fault
+from ndani.engines import Launch
+from ndani.engines.stream import Mailroom
+from ndani.errors import Misconfigured
+from ndani.ledger.counts import Counts
+from ndani.ledger.log import Log, open_log
+from ndani.runtime.folder import runtime_folder
+from ndani.runtime.pool import Pool
+from ndani.runtime.runner import Runner
+from ndani.service import Service
+from ndani.settings import Settings, without_effect
+from ndani.sources.fetcher import Fetcher
+from ndani.store import Store
+
+#: Seconds that open answers get to say their last line when the server stops.
+GRACE = 3
+
+
+def serve(settings: Settings) -> int:
+    """Run the server until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured when it cannot listen."""
+    log = open_log(settings.log_file, settings.debug)
+    listener = listen(settings)
+    _allow_many_connections()
+    with contextlib.closing(listener), runtime_folder() as folder:
+        for sentence in without_effect():
+            log.warn(sentence)
+        # uvloop is a fifth of the front's cost per token; it is not made for Windows.
+        runner = asyncio.Runner(loop_factory=_loop_factory())
+        with runner:
+            runner.run(_serve(settings, listener, folder, log))
+    return 0
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises Misconfigured with the address and the reason."""
+    host, port = settings.address
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(found[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(found[4])
+            listener.listen(4096)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = "address already in use: another server listens there" if error.errno == errno.EADDRINUSE else error.strerror
+        raise Misconfigured(f"listen tcp {host}:{port}: {reason}; set NDANI_HOST to another address") from None
+    listener.setblocking(False)
+    return listener
+
+
+async def _serve(settings: Settings, listener: socket.socket, folder: Path, log: Log) -> None:
+    counts = Counts()
+    store = Store(settings.models)
+
+    async def spawn(launch: Launch, weights: int) -> Runner:
+        child = await Runner.spawn(launch, weights if weights >= 0 else None, folder, require_jail=settings.require_jail)
+        await child.ready()
+        if child.confinement.word != "confined":
+            log.warn("a runner is unconfined", pid=child.pid)
+        return child
+
+    pool = Pool(settings, spawn, Mailroom(), log)
+    service = Service(settings, store, pool, Fetcher(settings), log, counts)
+    owner = asyncio.create_task(pool.run(), name="pool")
+    config = uvicorn.Config(
+        build(service), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE,
+        http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
+    )  # fmt: skip
+    server = Server(config, service)
+    owner.add_done_callback(lambda task: _owner_ended(task, server, log))
+    tidying = asyncio.create_task(asyncio.to_thread(_tidy, store, settings, log))
+    idle = asyncio.create_task(_leave_when_idle(settings.idle_exit, counts, server.end))
+    host, port = listener.getsockname()[:2]
+    log.info(f"listening on {f'[{host}]' if ':' in host else host}:{port}", version=__version__, models=str(settings.models))
+    gc.freeze()  # what was imported is never garbage; collections stay short
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await asyncio.gather(pool.close(), service.fetcher.close())
+        for task in (idle, owner):
+            task.cancel()
+        await asyncio.gather(idle, owner, tidying, return_exceptions=True)
+        log.info("stopped")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with our way of ending: answers get their last line, runners end, then the connections close."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._ending: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: the first one ends well, the second one at once."""
+        if self._ending is not None:
+            self.force_exit = self.should_exit = True
+        self._loop.call_soon_threadsafe(self.end)
+
+    def end(self) -> None:
+        """Begin to end; may be called again."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+
+    async def _end(self) -> None:
+        try:
+            await asyncio.gather(self._service.pool.close(), self._service.fetcher.close())
+        finally:
+            self.should_exit = True
+
+
+def _owner_ended(owner: asyncio.Task[None], server: Server, log: Log) -> None:
+    """Without its owner the pool grants nothing: better no server than one that lets everybody wait."""
+    if not owner.cancelled() and (error := owner.exception()):
+        log.warn(str(fault(error)))
+    server.end()
+
+
+async def _leave_when_idle(limit: float, counts: Counts, end: Callable[[], None]) -> None:
+    """End a server that was started in the background and that nobody has asked anything for a while."""
+    if limit <= 0:
+        return
+    while counts.under_way or time.monotonic() - counts.last < limit:  # noqa: ASYNC110 - quiet makes no event
+        await asyncio.sleep(min(1.0, limit / 4))
+    end()
+
+
+def _tidy(store: Store, settings: Settings, log: Log) -> None:
+    """Blobs that nothing refers to go, as when Ollama starts; a read-only store is nobody's fault."""
+    if settings.noprune:
+        return
+    try:
+        removed = store.prune()
+    except Exception as error:  # tidying must never stop a server
+        log.debug("not tidied", why=type(error).__name__)
+        return
+    if removed:
+        log.info("removed unused blobs", count=len(removed))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _allow_many_connections() -> None:
+    """An idle client costs a descriptor: take as many as the system lets us."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    del soft

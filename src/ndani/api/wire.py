@@ -1,0 +1,193 @@
+"""Bytes in, bytes out: JSON bodies decoded, the first event awaited before a status is sent, NDJSON framed.
+
+One error handler serves every dialect: it is told how its errors look (`Shape`). No route writes an error body.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
+from ndani.types import Done, Event, Progress, Rendered, Text
+
+JSON = "application/json; charset=utf-8"
+NDJSON = "application/x-ndjson"
+
+#: Where the edge leaves the server's own `send`.
+DIRECT = "ndani.send"
+
+Render = Callable[[Event], bytes]
+Fold = Callable[[str, Done], bytes]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(value: object) -> bytes:
+    """JSON of plain values."""
+    return _encode(value)
+
+
+def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """One JSON answer."""
+    return Response(_encode(value), status, headers, JSON)
+
+
+def failure(error: NdaniError) -> dict[str, str]:
+    """An error in Ollama's shape."""
+    return {"error": str(error)}
+
+
+def fault(error: BaseException) -> Failed:
+    """A fault of ours as an error: its kind and place, without its words, which could quote a prompt."""
+    trace, place = error.__traceback__, "ndani"
+    while trace:
+        if "ndani" in trace.tb_frame.f_code.co_filename:
+            place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return Failed(f"ndani met a fault of its own ({type(error).__name__} at {place}); please report it")
+
+
+async def decode(request: Request) -> dict[str, Any]:
+    """The body as an object with lower-case names, as Go's decoder matches them; `null` is an empty object.
+
+    Raises BadRequest: `missing request body`, or a sentence that says where the JSON breaks and never quotes it;
+    Cancelled when the client leaves before its end.
+    """
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise Cancelled("request canceled") from None
+    if not body.strip():
+        raise BadRequest("missing request body")
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise BadRequest("unexpected EOF" if "truncated" in str(error) else f"invalid JSON: {_place(error)}") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise BadRequest("invalid JSON: it is not UTF-8 text, or nested too deeply") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest("the request body must be a JSON object")
+    return {key.lower(): part for key, part in value.items()}
+
+
+def _place(error: msgspec.DecodeError) -> str:
+    text = str(error).removeprefix("JSON is malformed: ")
+    return text if "`" not in text else "a value cannot be read"
+
+
+async def progress(steps: AsyncGenerator[Progress], stream: bool) -> Response:
+    """The response to long work: a line per step, or only the last step when not streaming."""
+    try:
+        step = await anext(steps)
+        if stream:
+            return Lines(_step(step), steps, _step)
+        last = step
+        async for later in steps:
+            last = later
+        return Response(_step(last)[:-1], 200, None, JSON)
+    except BaseException:
+        await steps.aclose()
+        raise
+
+
+def _step(step: Progress) -> bytes:
+    said = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
+    return _encode({key: value for key, value in said.items() if value is not None}) + b"\n"
+
+
+async def answer(events: AsyncGenerator[Event], stream: bool, render: Render, fold: Fold, headers: dict[str, str]) -> Response:
+    """The response to an answer being made. The first event is awaited here: what fails before it has its own status.
+
+    Not streaming is the stream, folded. Loads and unloads are one JSON object even when streaming, as in Ollama.
+    """
+    try:
+        first = await anext(events)
+        if isinstance(first, Done) and first.reason in ("load", "unload"):
+            await events.aclose()
+            return Response(fold("", first), 200, headers, JSON)
+        if isinstance(first, Rendered):
+            await events.aclose()
+            return Response(render(first)[:-1], 200, headers, JSON)
+        if stream:
+            return Lines(render(first), events, render, headers)
+        said: list[str] = []
+        event: Event = first
+        while isinstance(event, Text):
+            said.append(event.text)
+            event = await anext(events)
+        assert isinstance(event, Done)  # a prompt comes first or not at all
+        await events.aclose()
+        return Response(fold("".join(said), event), 200, headers, JSON)
+    except BaseException:
+        await events.aclose()
+        raise
+
+
+class Lines(Response):
+    """Newline-delimited JSON, each line sent as it comes. An error after the first line is the last line."""
+
+    media_type = NDJSON
+
+    def __init__(
+        self, first: bytes, rest: AsyncGenerator[Any], render: Callable[[Any], bytes], headers: dict[str, str] | None = None
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self._first, self._rest, self._render = first, rest, render
+        self.body = b""
+        self.init_headers(headers)
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._rest) as rest:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            # Middleware looks at starts only; the body goes to the server itself, four calls shorter for every token.
+            send = scope.get(DIRECT, send)
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+            try:
+                async for event in rest:
+                    await send({"type": "http.response.body", "body": self._render(event), "more_body": True})
+            except NdaniError as error:
+                await send({"type": "http.response.body", "body": _encode(failure(error)) + b"\n", "more_body": True})
+            except Exception as error:
+                last = _encode(failure(fault(error))) + b"\n"
+                await send({"type": "http.response.body", "body": last, "more_body": False})
+                raise  # the journal notes it
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Clock:
+    """`created_at` stamps: RFC 3339 with nanoseconds, UTC. The second's text is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def now(self) -> str:
+        """The stamp of this moment."""
+        ns = time.time_ns()
+        second, rest = divmod(ns, 1_000_000_000)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{rest:09d}Z"
+
+
+def local_stamp(seconds: float) -> str:
+    """A time with the machine's own offset, as listings show `modified_at`."""
+    whole = int(seconds)
+    rest = int((seconds - whole) * 1e9)
+    local = time.localtime(whole)
+    offset = time.strftime("%z", local)
+    zone = "Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:]}"
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{rest:09d}{zone}"

@@ -1,0 +1,94 @@
+"""The command line's door: which commands there are, and how a run of the program ends.
+
+The commands live one family to a file (`run`, `models`, `show`, `server`, `doctor`) and talk to the server over HTTP
+only. To add one: a function with `cls=Verb` in such a file, and a line in `commands()`. Nothing is imported before it
+is needed, for `ndani list` should be there at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ndani.cli.verb import Entry
+
+#: What a shell reports for a program that Ctrl-C, or a reader that left, has ended.
+INTERRUPTED, READER_LEFT = 130, 141
+
+
+def commands() -> dict[str, Entry]:
+    """Every command by name, in the order the help shows them."""
+    from ndani.cli.verb import Entry
+
+    return {
+        "serve": Entry("ndani.cli.server", "serve", "Start ndani", ("start",)),
+        "create": Entry("ndani.cli.create", "create", "Create a model"),
+        "show": Entry("ndani.cli.show", "show", "Show information for a model"),
+        "run": Entry("ndani.cli.run", "run", "Run a model"),
+        "stop": Entry("ndani.cli.server", "stop", "Stop a running model"),
+        "pull": Entry("ndani.cli.models", "pull", "Pull a model from its source"),
+        "push": Entry("ndani.cli.models", "push", "Push a model to a registry"),
+        "list": Entry("ndani.cli.models", "list_", "List models", ("ls",)),
+        "ps": Entry("ndani.cli.server", "ps", "List running models"),
+        "cp": Entry("ndani.cli.models", "cp", "Copy a model"),
+        "rm": Entry("ndani.cli.models", "rm", "Remove a model"),
+        "doctor": Entry("ndani.cli.doctor", "doctor", "Check this machine, and that a running model cannot get out"),
+        "config": Entry("ndani.cli.config", "config", "Show the settings"),
+        "help": Entry("ndani.cli.about", "help_", "Help about any command"),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (without the program's name) and return its exit code; every failure becomes one sentence."""
+    from ndani.errors import NdaniError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _leave_quietly()
+    except NdaniError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+    except Exception as error:
+        if os.environ.get("NDANI_DEBUG", "0") != "0":
+            raise
+        return _fail(f"ndani itself went wrong ({type(error).__name__}); NDANI_DEBUG=1 shows where")
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    import click
+
+    from ndani.cli.about import root
+
+    door = root(commands())
+    try:
+        with door.make_context("ndani", list(argv)) as ctx:
+            return int(door.invoke(ctx) or 0)
+    except click.exceptions.Exit as left:
+        return left.exit_code
+
+
+def _fail(sentence: str) -> int:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.write(f"Error: {sentence}\n")
+        sys.stderr.flush()
+    return 1
+
+
+def _leave_quietly() -> int:
+    # The interpreter flushes stdout once more on its way out; there must be something that takes it.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return READER_LEFT

@@ -1,0 +1,56 @@
+"""What the program says of itself: its version, its help, and the root command that both hang on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from ndani import __version__
+from ndani.cli.verb import Door, Entry, Verb
+from ndani.errors import BadRequest, NdaniError
+
+
+def root(table: Mapping[str, Entry]) -> Door:
+    """`ndani` itself: with no command it shows its help."""
+
+    @click.pass_context
+    def start(ctx: click.Context, version: bool) -> None:
+        if version:
+            _print_version()
+            ctx.exit()
+        if ctx.invoked_subcommand is None:
+            click.echo(ctx.get_help())
+
+    flag = click.Option(["-v", "--version"], is_flag=True, help="Show version information")
+    return Door(name="ndani", table=table, help="Small language models inside your own walls", callback=start, params=[flag])
+
+
+def _print_version() -> None:
+    from ndani.cli.client import Client
+    from ndani.settings import load
+
+    server = ""
+    try:
+        answer = Client(load()).ask("GET", "/api/version") or {}
+        # `version` is the level of Ollama's API; a server of ours says its own version beside it.
+        server = str(answer.get("ndani") or answer.get("version") or "")
+    except NdaniError:
+        click.echo("Warning: could not connect to a running ndani instance")
+    if server:
+        click.echo(f"ndani version is {server}")
+    if server != __version__:
+        click.echo(f"Warning: client version is {__version__}")
+
+
+@click.command("help", cls=Verb, usage="help [command]", takes=(0, None), environment=(), help="Help about any command")
+@click.pass_context
+def help_(ctx: click.Context, args: tuple[str, ...]) -> None:
+    """Print the help of a command, or of `ndani` itself."""
+    at: click.Context = ctx.find_root()
+    for word in args:
+        found = at.command.get_command(at, word) if isinstance(at.command, Door) else None
+        if found is None:
+            raise BadRequest(f'unknown help topic "{" ".join(args)}"; `ndani help` lists the commands')
+        at = click.Context(found, info_name=found.name, parent=at)
+    click.echo(at.command.get_help(at))

@@ -1,0 +1,51 @@
+"""`ndani config`: which settings there are, what they are set to, and who set them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ndani.cli import figures, tables
+from ndani.cli.verb import Door, Entry, Verb, exactly
+from ndani.settings import fields, load, without_effect
+
+CONFIG = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml)")
+
+
+@click.command("show", cls=Verb, usage="show", takes=exactly(0), environment=(CONFIG,), help="Show each setting and where it came from")
+def show(args: tuple[str, ...]) -> None:
+    """Print each setting, its value and its origin: default, a variable's name, or the settings file."""
+    settings = load()
+    rows = [(s.name, written(getattr(settings, s.name)), settings.origins_of[s.name]) for s in fields()]
+    click.echo(tables.columns(("SETTING", "VALUE", "FROM"), rows), nl=False)
+    for sentence in without_effect():
+        click.echo(f"Warning: {sentence}", err=True)
+
+
+def written(value: Any) -> str:
+    """A setting's value as a user would write it; `-` for one that is not set."""
+    if value is None or value in ("", ()):
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):  # every setting with a fraction is a duration in seconds
+        return figures.duration(int(value * 1e9))
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value) if isinstance(value, str | int | Path) else repr(value)
+
+
+@click.pass_context
+def _help(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+config = Door(
+    name="config",
+    table={"show": Entry("ndani.cli.config", "show", "Show each setting and where it came from")},
+    help="Show the settings",
+    callback=_help,
+)

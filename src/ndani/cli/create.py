@@ -1,0 +1,139 @@
+"""`ndani create`: a Modelfile read here, its files sent by digest, the rest said to the server.
+
+A path in a Modelfile is the user's, and is opened here with the user's rights; the server is never told one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from ndani import names
+from ndani.cli import progress
+from ndani.cli.background import reach
+from ndani.cli.client import Client
+from ndani.cli.verb import Verb, exactly
+from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
+from ndani.settings import load
+from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
+
+_PIECE = 1 << 20
+_GATHERING = {"status": "gathering model components"}
+_NOTHING = "no Modelfile or safetensors files found"
+_WEIGHTS = (".safetensors", ".bin", ".pth")
+
+
+@click.command("create", cls=Verb, usage="create MODEL", takes=exactly(1), help="Create a model")
+@click.option("-f", "--file", "place", default="", help='Name of the Modelfile (default "Modelfile")')
+@click.option("-q", "--quantize", default="", help="Quantize model to this level (not in this version)")
+def create(args: tuple[str, ...], place: str, quantize: str) -> None:
+    """Make a model as a Modelfile says, with its progress on stderr."""
+    model = args[0]
+    names.parse(model)
+    if quantize:
+        raise Unsupported("--quantize is not in this version of ndani; give a file that is quantized already")
+    path = Path(place or "Modelfile").expanduser()
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        click.echo(_GATHERING["status"], err=True)
+        raise NotFound(_NOTHING) from None
+    check_grammar(text)
+    try:
+        read = parse(text)
+        body, files = gather(read, path.parent)
+    except NdaniError:
+        click.echo(_GATHERING["status"], err=True)
+        raise
+    for warning in read.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    client = reach(load())
+    with contextlib.closing(_steps(client, {"model": model, **body}, files)) as steps:
+        progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
+
+
+def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Path]]]:
+    """A create request without its files, and those: by field of the request, then by the name they get there.
+
+    A FROM that exists as a path, relative to `folder` or with ~, is a file, or a folder with GGUF files; else it is a
+    model's name. Raises BadRequest, NotFound, Unsupported.
+    """
+    body = to_request(modelfile)
+    files: dict[str, dict[str, Path]] = {"files": {}, "adapters": {}}
+    for value in modelfile.froms:
+        found = _found(value, folder)
+        if found is None:
+            if "from" in body:
+                raise BadRequest("there are two FROM lines with the name of a model; a model is made from one")
+            body["from"] = value
+        for path in found or ():
+            files["files"][_called(path, files["files"])] = path
+    for value in modelfile.adapters:
+        for path in _found(value, folder, needed="ADAPTER") or ():
+            files["adapters"][_called(path, files["adapters"])] = path
+    if modelfile.drafts:
+        raise Unsupported("DRAFT is not in this version of ndani; take the line out: the answers are the same without it")
+    return body, files
+
+
+def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
+    """The files that a FROM or an ADAPTER means, or None where it is a model's name."""
+    try:
+        path = folder / Path(value).expanduser()
+    except RuntimeError:  # ~somebody, who has no home here
+        raise NotFound(f"the path {value} begins with the home of somebody who is not here") from None
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if not files and not any(file.suffix in _WEIGHTS for file in path.iterdir()):
+            raise NotFound(_NOTHING)
+        if not files:
+            raise Unsupported(f"only GGUF files can be made into models in this version; convert what is in {value} to GGUF first")
+        return files
+    if path.is_file():
+        return [path]
+    # What can only be a path is not asked for as a name: the answer would be about something else.
+    if needed or value.startswith((".", "/", "~")) or value.lower().endswith((".gguf", *_WEIGHTS)):
+        raise NotFound(f"the file {value} of {needed or 'FROM'} is not there; a path is relative to the Modelfile's folder")
+    return None
+
+
+def _called(path: Path, taken: dict[str, Path]) -> str:
+    return path.name if path.name not in taken else f"{len(taken)}/{path.name}"
+
+
+def _steps(client: Client, body: dict[str, Any], files: dict[str, dict[str, Path]]) -> Generator[dict[str, Any]]:
+    """Send what the server lacks, have the model made, and tell of each step."""
+    for field, paths in files.items():
+        digests = {}
+        for name, path in paths.items():
+            with path.open("rb") as file:
+                digests[name] = yield from _sent(client, path, file)
+        if digests:
+            body[field] = digests
+    with contextlib.closing(client.stream("/api/create", body)) as events:
+        yield from events
+
+
+def _sent(client: Client, path: Path, file: BinaryIO) -> Generator[dict[str, Any], None, str]:
+    """Bring one file to the server unless it is there already, and return its digest."""
+    size, seen, done = path.stat().st_size, hashlib.sha256(), 0
+    while piece := file.read(_PIECE):
+        seen.update(piece)
+        done += len(piece)
+        yield {"status": f"reading {path.name}", "total": size, "completed": done}
+    digest = f"sha256:{seen.hexdigest()}"
+    route = f"/api/blobs/{digest}"
+    try:
+        client.ask("HEAD", route)
+    except NotFound:
+        file.seek(0)
+        with contextlib.closing(client.upload(route, file, size)) as sending:
+            for sent in sending:
+                yield {"status": f"copying file {digest}", "digest": digest, "total": size, "completed": sent}
+    return digest

@@ -1,0 +1,101 @@
+"""Commands about the models on this disk: list, pull, push, cp, rm. (`show` has a file of its own.)"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import time
+from typing import Any
+
+import click
+
+from ndani import names
+from ndani.cli import figures, tables
+from ndani.cli.client import Client
+from ndani.cli.verb import Verb, at_least, exactly
+from ndani.errors import NotFound
+from ndani.settings import load
+
+
+def print_json(value: Any) -> None:
+    """An answer of the API as it came, indented."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@click.command("list", cls=Verb, usage="list [PREFIX]", takes=(0, None), aliases=("ls",), help="List models")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
+def list_(args: tuple[str, ...], as_json: bool) -> None:
+    """Print the models of the store, newest first."""
+    answer = Client(load()).ask("GET", "/api/tags")
+    prefix = args[0].lower() if args else ""
+    models = [model for model in answer["models"] or [] if model["name"].lower().startswith(prefix)]
+    if as_json:
+        return print_json(answer | {"models": models})
+    now = time.time()
+    rows = [(m["name"], m["digest"][:12], figures.size(m["size"]), figures.when(figures.moment(m["modified_at"]), now)) for m in models]
+    return click.echo(tables.columns(("NAME", "ID", "SIZE", "MODIFIED"), rows), nl=False)
+
+
+@click.command("pull", cls=Verb, usage="pull MODEL", takes=exactly(1), help="Pull a model from its source")
+@click.option("--insecure", is_flag=True, help="Use an insecure registry")
+def pull(args: tuple[str, ...], insecure: bool) -> None:
+    """Bring a model into the store, with its progress on stderr."""
+    from ndani.cli.background import reach
+
+    fetch(reach(load()), args[0], insecure=insecure)
+
+
+def fetch(client: Client, model: str, *, insecure: bool = False) -> None:
+    """Ask the server for a pull and show how it gets on. Ctrl-C says that it can be resumed and raises on.
+
+    Raises BadName, and what the server answers."""
+    from ndani.cli import progress
+
+    names.parse(model)
+    events = client.stream("/api/pull", {"model": model} | ({"insecure": True} if insecure else {}))
+    # Said before the server is asked: it may know at once that there is no such model, and then no event comes.
+    begun = [{"status": "pulling manifest"}]
+    try:
+        with contextlib.closing(events):
+            progress.follow(itertools.chain(begun, events), f"the pull of {model} ended before it was complete; pull it again to resume")
+    except KeyboardInterrupt:
+        click.echo(f"the pull of {model} was stopped; `ndani pull {model}` resumes where it was", err=True)
+        raise
+
+
+@click.command("push", cls=Verb, usage="push MODEL", takes=exactly(1), help="Push a model to a registry")
+@click.option("--insecure", is_flag=True, help="Use an insecure registry")
+def push(args: tuple[str, ...], insecure: bool) -> None:
+    """Send a model to the registry that its name says, with its progress on stderr."""
+    from ndani.cli import progress
+    from ndani.cli.background import reach
+
+    model = args[0]
+    names.parse(model)
+    events = reach(load()).stream("/api/push", {"model": model} | ({"insecure": True} if insecure else {}))
+    try:
+        with contextlib.closing(events):
+            progress.follow(events, f"the push of {model} ended before it was complete; push it again to resume")
+    except KeyboardInterrupt:
+        click.echo(f"the push of {model} was stopped; `ndani push {model}` resumes where it was", err=True)
+        raise
+
+
+@click.command("cp", cls=Verb, usage="cp SOURCE DESTINATION", takes=exactly(2), help="Copy a model")
+def cp(args: tuple[str, ...]) -> None:
+    """Give a model a second name."""
+    source, destination = args
+    Client(load()).ask("POST", "/api/copy", {"source": source, "destination": destination})
+    click.echo(f"copied '{source}' to '{destination}'")
+
+
+@click.command("rm", cls=Verb, usage="rm MODEL [MODEL...]", takes=at_least(1), help="Remove a model")
+def rm(args: tuple[str, ...]) -> None:
+    """Remove models, out of memory first; stops at the first that cannot be removed."""
+    client = Client(load())
+    for name in args:
+        with contextlib.suppress(NotFound):  # the delete below says it, in its own words
+            client.ask("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0})
+        client.ask("DELETE", "/api/delete", {"model": name})
+        click.echo(f"deleted '{name}'")

@@ -1,0 +1,153 @@
+"""`ndani run`: one prompt, one answer, streamed to stdout as it arrives; the model is pulled first where it is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ndani.cli import figures
+from ndani.cli.client import Client
+from ndani.cli.verb import HOST, Verb, at_least
+from ndani.cli.wrap import Writer
+from ndani.durations import parse_duration
+from ndani.errors import BadRequest, Failed, NotFound
+from ndani.settings import load
+
+_THINK = {"": True, "true": True, "false": False} | {level: level for level in ("high", "medium", "low", "max")}
+
+
+class RunVerb(Verb):
+    """`--think` and `--truncate` may stand alone, or with a value behind `=`."""
+
+    bare_values = {"--think": "true", "--truncate": "true"}  # noqa: RUF012
+
+
+@click.command("run", cls=RunVerb, usage="run MODEL [PROMPT]", takes=at_least(1), environment=(HOST,), help="Run a model")
+@click.option("--keepalive", default="", help="Duration to keep a model loaded (e.g. 5m)")
+@click.option("--verbose", is_flag=True, help="Show timings for response")
+@click.option("--insecure", is_flag=True, help="Use an insecure registry")
+@click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically")
+@click.option("--format", "format_", default="", hidden=True)
+@click.option("--think", default="false", hidden=True)
+@click.option("--hidethinking", is_flag=True, hidden=True)
+@click.option("--dimensions", default="0", hidden=True)
+@click.option("--truncate", default="true", hidden=True)
+def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
+    """Answer one prompt: words of the command line, after what is piped in."""
+    from ndani.cli.background import reach
+
+    model, *words = args
+    ask: dict[str, Any] = {"model": model} | _later(**later)
+    if keepalive:
+        parse_duration(keepalive)
+        ask["keep_alive"] = keepalive if not keepalive.lstrip("+-").replace(".", "").isdigit() else float(keepalive)
+    ask["prompt"] = prompt(words)
+    client = reach(load())
+    wrap = sys.stdout.isatty() and not nowordwrap
+    writer = Writer(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
+    try:
+        done = _answer(client, ask, writer)
+    except NotFound:
+        from ndani.cli.models import fetch
+
+        fetch(client, model, insecure=insecure)
+        done = _answer(client, ask, writer)
+    if ask["prompt"]:
+        click.echo("\n")
+    if cut := done.get("truncated"):
+        click.echo(f"Warning: the prompt is longer than the model's context; {cut} of its tokens were not read", err=True)
+    if verbose:
+        click.echo(timings(done), nl=False, err=True)
+
+
+def _later(*, format_: str, think: str, hidethinking: bool, dimensions: str, truncate: str) -> dict[str, Any]:
+    """Flags of Ollama's that ndani does not have yet: refused when they ask for something."""
+    asked = {
+        "--format": bool(format_),
+        "--hidethinking": hidethinking,
+        "--dimensions": dimensions not in ("", "0"),
+        "--truncate=false": truncate.lower() in ("false", "f", "0"),
+    }
+    for flag, on in asked.items():
+        if on:
+            raise BadRequest(f"{flag} is not in this version of ndani; leave it out")
+    if think not in _THINK:
+        raise BadRequest(f'invalid value for --think: "{think}" (must be true, false, high, medium, low, or max)')
+    # Whether a model can think is the server's to say, in the words that clients know.
+    return {"think": _THINK[think]} if _THINK[think] else {}
+
+
+def prompt(words: list[str]) -> str:
+    """The prompt of a command line: piped text first, then the words, joined by spaces.
+
+    Raises BadRequest when there is neither and a person sits at the terminal. An empty prompt only loads the model.
+    """
+    text = " ".join(words)
+    piped = _piped()
+    if piped is None and not words:
+        raise BadRequest('a prompt is needed: ndani run MODEL "your question" (the interactive prompt is not in this version)')
+    if piped:
+        text = f"{piped} {text}" if words else piped
+    # Bytes that are no text would be refused by the server as broken JSON.
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _piped() -> str | None:
+    """What is piped in; None when stdin is a terminal."""
+    try:
+        number = sys.stdin.fileno()
+        kind = os.fstat(number).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or not a file at all
+        return ""
+    if os.isatty(number):
+        return None
+    if stat.S_ISCHR(kind):  # /dev/null
+        return ""
+    return sys.stdin.buffer.read().decode("utf-8", "replace")
+
+
+def _answer(client: Client, ask: Mapping[str, Any], writer: Writer) -> Mapping[str, Any]:
+    """Stream one answer into the writer and return its last object. Ctrl-C hangs up, which stops the computation."""
+    done: Mapping[str, Any] | None = None
+    events = client.stream("/api/generate", ask)
+    try:
+        with contextlib.closing(events):
+            for event in events:
+                writer.write(event.get("response") or "")
+                if event.get("done"):
+                    done = event
+        if done is None:
+            raise Failed("the server ended the answer in the middle; ask again, and look at its log if it stays so")
+    except BadRequest as error:
+        # Ollama's client puts the status in front here and nowhere else.
+        raise BadRequest(f"400 Bad Request: {error}" if ask.get("think") else str(error)) from None
+    except (KeyboardInterrupt, Failed):
+        if writer.close() and sys.stdout.isatty():
+            click.echo()  # the shell's prompt, or the error, gets a line of its own
+        raise
+    writer.close()
+    return done
+
+
+def timings(done: Mapping[str, Any]) -> str:
+    """The lines of `--verbose`, one figure each; those that are not known are left out."""
+    rows: list[tuple[str, str]] = []
+    for name, key in (("total duration", "total_duration"), ("load duration", "load_duration")):
+        if done.get(key):
+            rows.append((name, figures.duration(done[key])))
+    for name in ("prompt eval", "eval"):
+        key = name.replace(" ", "_")
+        count, took = done.get(f"{key}_count") or 0, done.get(f"{key}_duration") or 0
+        if count:
+            rows.append((f"{name} count", f"{count} token(s)"))
+        if took:
+            rows.append((f"{name} duration", figures.duration(took)))
+            rows.append((f"{name} rate", f"{count / took * 1e9:.2f} tokens/s"))
+    return "".join(f"{name + ':':<21} {words}\n" for name, words in rows)

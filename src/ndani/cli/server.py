@@ -1,0 +1,91 @@
+"""Commands about the server itself: serve, ps, stop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from ndani.cli import figures, tables
+from ndani.cli.client import Client
+from ndani.cli.models import print_json
+from ndani.cli.verb import Verb, exactly
+from ndani.errors import BadRequest, Misconfigured, NotFound
+from ndani.settings import fields, load
+
+
+def _flags() -> list[click.Parameter]:
+    return [click.Option([f"--{s.name.replace('_', '-')}", s.name], help=s.metadata["doc"]) for s in fields()]
+
+
+def _serve(args: tuple[str, ...], **given: str | None) -> int:
+    """Run the server until it is told to stop; a flag per setting, over environment and file."""
+    from ndani.api.server import serve as run_server
+
+    flags: dict[str, Any] = {}
+    for setting in fields():
+        text = given[setting.name]
+        if text is None:
+            continue
+        try:
+            flags[setting.name] = setting.metadata["read"](text)
+        except (ValueError, BadRequest) as error:
+            raise Misconfigured(f"--{setting.name.replace('_', '-')} is {text!r}: {error}") from None
+    return run_server(load(flags=flags))
+
+
+serve = Verb(
+    name="serve",
+    usage="serve",
+    takes=exactly(0),
+    aliases=("start",),
+    environment=[(f"NDANI_{s.name.upper()}", s.metadata["doc"]) for s in fields()],
+    help="Start ndani",
+    params=_flags(),
+    callback=_serve,
+)
+
+
+@click.command("ps", cls=Verb, usage="ps [PREFIX]", takes=(0, None), help="List running models")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
+def ps(args: tuple[str, ...], as_json: bool) -> None:
+    """Print the models in memory."""
+    answer = Client(load()).ask("GET", "/api/ps")
+    prefix = args[0].lower() if args else ""
+    models = [model for model in answer["models"] or [] if model["name"].lower().startswith(prefix)]
+    if as_json:
+        return print_json(answer | {"models": models})
+    now = time.time()
+    rows = [
+        (m["name"], m["digest"][:12], figures.size(m["size"]), _processor(m), str(m.get("context_length", 0)), _until(m, now))
+        for m in models
+    ]
+    return click.echo(tables.columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows), nl=False)
+
+
+def _processor(model: dict[str, Any]) -> str:
+    size, vram = model["size"], model.get("size_vram", 0)
+    if not vram:
+        words = "100% CPU"
+    elif vram >= size:
+        words = "100% GPU" if vram == size else "Unknown"
+    else:
+        share = round((size - vram) / size * 100)
+        words = f"{share}%/{100 - share}% CPU/GPU"
+    # A model that could reach the network is never listed as if it could not.
+    return f"{words} (unconfined)" if model.get("confinement") == "unconfined" else words
+
+
+def _until(model: dict[str, Any], now: float) -> str:
+    expires = figures.moment(model.get("expires_at") or "")
+    return figures.when(expires, now) if expires is not None and expires > now else "Stopping..."
+
+
+@click.command("stop", cls=Verb, usage="stop MODEL", takes=exactly(1), help="Stop a running model")
+def stop(args: tuple[str, ...]) -> None:
+    """Take a model out of memory."""
+    try:
+        Client(load()).ask("POST", "/api/generate", {"model": args[0], "prompt": "", "keep_alive": 0})
+    except NotFound:
+        raise NotFound(f'couldn\'t find model "{args[0]}" to stop') from None

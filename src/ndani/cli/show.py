@@ -1,0 +1,102 @@
+"""`ndani show`: everything a model says of itself, in sections, or one part of it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ndani.cli import figures, tables
+from ndani.cli.client import Client
+from ndani.cli.models import print_json
+from ndani.cli.verb import Verb, exactly
+from ndani.errors import BadRequest
+from ndani.settings import load
+
+_PARTS = ("license", "modelfile", "parameters", "system", "template")
+_ARRAY_WIDTH = 10  # columns that the first items of a long list may take
+
+
+@click.command("show", cls=Verb, usage="show MODEL", takes=exactly(1), help="Show information for a model")
+@click.option("--license", is_flag=True, help="Show license of a model")
+@click.option("--modelfile", is_flag=True, help="Show Modelfile of a model")
+@click.option("--parameters", is_flag=True, help="Show parameters of a model")
+@click.option("--system", is_flag=True, help="Show system message of a model")
+@click.option("--template", is_flag=True, help="Show template of a model")
+@click.option("-v", "--verbose", is_flag=True, help="Show detailed model information")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
+def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> None:
+    """Print a model's card, or exactly one part of it."""
+    wanted = [part for part in _PARTS if parts[part]]
+    if len(wanted) > 1:
+        raise BadRequest("only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified")
+    answer = Client(load()).ask("POST", "/api/show", {"model": args[0]} | ({"verbose": True} if verbose else {}))
+    if as_json:
+        return print_json(answer)
+    if not wanted:
+        return click.echo(card(answer, verbose=verbose), nl=False)
+    # System and template are printed to the letter, without a newline of ours.
+    return click.echo(answer.get(wanted[0]) or "", nl=wanted[0] not in ("system", "template"))
+
+
+def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
+    """The sections of an answer of `/api/show`, as text."""
+    info = answer.get("model_info") or {}
+    text = tables.section("Model", _model(answer, info))
+    text += tables.section("Capabilities", [(word,) for word in answer.get("capabilities") or ()])
+    lines = [line.split(None, 1) for line in (answer.get("parameters") or "").splitlines()]
+    text += tables.section("Parameters", [(words[0], words[1].strip()) for words in lines if len(words) == 2])
+    if verbose:
+        text += tables.section("Metadata", [(key, value(info[key])) for key in sorted(info)])
+        tensors = sorted(answer.get("tensors") or (), key=lambda tensor: _place(tensor["name"]))
+        text += tables.section("Tensors", [(t["name"], t["type"], _array(t["shape"])) for t in tensors])
+    text += tables.section("System", _head(answer.get("system") or ""))
+    return text + tables.section("License", _head(answer.get("license") or ""))
+
+
+def _model(answer: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    details = answer.get("details") or {}
+    family = info.get("general.architecture") or details.get("family") or ""
+    count = info.get("general.parameter_count")
+    rows = [
+        ("architecture", family),
+        ("parameters", details.get("parameter_size") or (figures.parameters(int(count)) if count else "")),
+        ("context length", value(info.get(f"{family}.context_length", ""))),
+        ("embedding length", value(info.get(f"{family}.embedding_length", ""))),
+        ("quantization", details.get("quantization_level") or ""),
+        ("requires", answer.get("requires") or ""),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def value(thing: Any) -> str:
+    """One value of a model's metadata in a narrow column: long lists by their first items and how many follow."""
+    if isinstance(thing, bool):
+        return str(thing).lower()
+    if isinstance(thing, int | float):
+        return figures.number(float(thing))
+    if not isinstance(thing, list):
+        return "" if thing is None else " ".join(str(thing).split())
+    wide, shown = 1, 0
+    for item in map(value, thing):
+        wide += figures.width(item) + (2 if shown else 0)
+        if shown and wide > _ARRAY_WIDTH:
+            break
+        shown += 1
+    return _array(thing) if shown == len(thing) else f"{_array(thing[:shown])[:-1]} ...+{len(thing) - shown} more]"
+
+
+def _place(tensor: str) -> tuple[int, str]:
+    """Where a tensor stands in the list: those of no block first, then block by block."""
+    number = tensor.split(".", 2)[1] if tensor.startswith("blk.") else ""
+    return (int(number) if number.isdigit() else -1), tensor
+
+
+def _array(items: list[Any]) -> str:
+    return f"[{' '.join(map(value, items))}]"
+
+
+def _head(text: str, count: int = 2) -> list[tuple[str]]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [(line,) for line in lines[:count]] + ([("...",)] if len(lines) > count else [])

@@ -1,0 +1,64 @@
+"""Engines: each runs one loaded model. This is the room's door: what a runner is told, and who hosts which engine.
+
+An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves
+the runner protocol on a Unix socket: `/health`, `/completion` (SSE), `/v1/chat/completions` (SSE),
+`/apply-template`, `/tokenize`, `/detokenize`, `/slots`, the useful subset of llama.cpp's server. The *client* side
+(`client.py`) runs in the front and speaks that protocol. To add an engine, copy `host_echo.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ndani.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a runner is told when it starts. A change in any field but `socket` and `weights` means another runner."""
+
+    engine: str
+    socket: str  # a path of at most 107 bytes, new for each spawn
+    weights: int  # an inherited descriptor open for reading; -1 where the engine needs none
+    slots: int = 4  # answers at once
+    num_ctx: int = 4096  # tokens of context of each slot
+    num_batch: int = 256  # prompt tokens between two looks at whether the client is still there
+    num_thread: int = 1
+    num_gpu: int = -1
+    main_gpu: int = 0
+    use_mmap: bool | None = None
+    flash_attention: bool | None = None
+    kv_cache_type: str = "f16"
+    embedding: bool = False
+
+
+class Host(Protocol):
+    """The side of an engine that lives in the runner. Both calls happen on the main thread, in this order."""
+
+    def prepare(self, launch: Launch) -> None:
+        """Import every library the engine needs. Called before the jail shuts; must start no thread.
+
+        Raises Misconfigured with one sentence when a library is missing.
+        """
+        ...
+
+    def open(self, launch: Launch) -> None:
+        """Load the weights and serve on `launch.socket`; returns once it answers. Called inside the jail.
+
+        Raises LoadFailed with one sentence of ours; never with the engine's own words.
+        """
+        ...
+
+
+def host(engine: str) -> Host:
+    """The host of an engine by name. Imported here and not above: only the runner that needs a library loads it."""
+    if engine == "llama":
+        from ndani.engines.host_llama import LlamaHost
+
+        return LlamaHost()
+    if engine == "echo":
+        from ndani.engines.host_echo import EchoHost
+
+        return EchoHost()
+    raise Misconfigured(f"there is no engine {engine!r}")

@@ -1,0 +1,165 @@
+"""One answer, from a conversation or a prompt to its last token: render, fit, complete.
+
+The prompt is sent as it is and counted only when the engine says that it does not fit (counting costs 5 ms at
+1,500 tokens, and most prompts fit); then what must go is found, the ids are sent, and the end says how many tokens
+the model never saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+from ndani.engines.client import Chunk, Engine, Timings, TooLong
+from ndani.engines.fit import Fitted, Render, fit
+from ndani.engines.sampling import translate
+from ndani.engines.template import Conversation, Template, Turn
+from ndani.errors import BadRequest
+from ndani.types import Done, Event, Message, Rendered, Sampling, Text, Usage
+
+#: A model that says the same token this often in a row will not stop by itself (reference 5).
+MOST_REPEATS = 30
+
+TOO_LONG = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, "
+    "adjust the context length in settings, or use a model with a longer context length"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an engine is asked, whatever dialect it came in.
+
+    `render` says how the messages become a prompt: by a template of ours, by the chat template that the engine has read
+    from the weights, or plainly, their texts joined. With `suffix`, a template fills in the middle. `render_only` ends
+    with the prompt. `context` is put in front of the prompt. `num_ctx` is this request's context, at most the slot's, `slot_ctx`; both
+    are known once a slot is leased.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    num_ctx: int = 0
+    slot_ctx: int = 0
+    render: Template | Literal["engine", "plain"] = "engine"
+    suffix: str = ""
+    render_only: bool = False
+    context: tuple[int, ...] = ()
+    truncate: bool = True
+    shift: bool = True
+    wants_context: bool = False
+
+
+async def answer(engine: Engine, question: Question) -> AsyncGenerator[Event]:
+    """The answer as it is made: Text…, then one Done; or one Rendered. Raises BadRequest, EngineFailed."""
+    render = _renderer(engine, question, await engine.detokenize(question.context) if question.context else "")
+    prompt = await render(question.messages)
+    fitted = Fitted(prompt, 0)
+    # A token has at least one byte: only a prompt of more bytes than the request's own, smaller context can exceed it.
+    counted = question.num_ctx < question.slot_ctx or not question.shift or question.render_only
+    counted = counted and len(prompt.encode()) >= question.num_ctx
+    if counted:
+        fitted = await _fit(engine, question, render)
+    if question.render_only:
+        yield Rendered(fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt))
+        return
+    while True:
+        tally = Tally(question.sampling.num_predict == 0, question.wants_context)
+        options = translate(question.sampling, question.num_ctx)
+        if not question.shift:  # without shifting the answer ends where the context does
+            options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted)), 1))
+        try:
+            async with aclosing(engine.complete(fitted.prompt, options)) as chunks:
+                async for chunk in chunks:
+                    if event := tally.take(chunk):
+                        yield event
+                    if tally.last:
+                        break
+            break
+        except TooLong:
+            if counted:
+                raise BadRequest(TOO_LONG) from None
+            fitted, counted = await _fit(engine, question, render), True
+    context = (*await _ids(engine, fitted), *tally.made) if question.wants_context else None
+    yield tally.done(context, fitted.truncated)
+
+
+class Tally:
+    """What has come of one answer so far. `silent`: nothing is to be said (num_predict 0)."""
+
+    def __init__(self, silent: bool, keep: bool) -> None:
+        self.made: list[int] = []
+        self.last: Chunk | None = None
+        self._silent, self._keep = silent, keep
+        self._started = time.monotonic_ns()
+        self._piece, self._repeats, self._count = "", 0, 0
+
+    def take(self, chunk: Chunk) -> Text | None:
+        """The text of a chunk, where it has one; `last` is set when the answer ends with it."""
+        if chunk.stop:
+            self.last = chunk
+        elif chunk.prompt_progress is not None:
+            return None
+        else:
+            self._count += 1
+            piece = chunk.content.strip()
+            self._repeats = self._repeats + 1 if self._count > 1 and piece == self._piece else 0
+            self._piece = piece
+            if self._repeats >= MOST_REPEATS:
+                self.last = Chunk(stop=True, stop_type="limit", tokens_evaluated=chunk.tokens_evaluated)
+        if self._silent or not chunk.content:
+            if self._keep and not self._silent:
+                self.made += chunk.tokens
+            return None
+        if not self._keep:
+            return Text(chunk.content)
+        self.made += chunk.tokens
+        return Text(chunk.content, tuple(chunk.tokens))
+
+    def done(self, context: tuple[int, ...] | None, truncated: int) -> Done:
+        """The end, with what it cost."""
+        last = self.last
+        assert last is not None  # `complete` raises rather than end without one
+        timings = last.timings or Timings(predicted_n=self._count, predicted_ms=(time.monotonic_ns() - self._started) / 1e6)
+        usage = Usage(
+            prompt_tokens=last.tokens_evaluated,
+            cached_tokens=max(timings.cache_n, 0),
+            output_tokens=0 if self._silent else timings.predicted_n,
+            prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
+            output_ns=max(int(timings.predicted_ms * 1e6), 1),
+        )
+        return Done("length" if last.stop_type == "limit" else "stop", usage, context, truncated)
+
+
+def _renderer(engine: Engine, question: Question, prefix: str) -> Render:
+    """The one place that decides how messages become a prompt."""
+    way, suffix = question.render, question.suffix
+
+    async def render(messages: tuple[Message, ...]) -> str:
+        if isinstance(way, Template):  # a second or two at worst, so not on the loop
+            return prefix + await asyncio.to_thread(_filled, way, messages, suffix)
+        if way == "engine":
+            return prefix + await engine.render(messages)
+        return prefix + "\n\n".join(m.content for m in messages)
+
+    return render
+
+
+def _filled(template: Template, messages: tuple[Message, ...], suffix: str) -> str:
+    turns = tuple(Turn(message.role, message.content) for message in messages)
+    return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix))
+
+
+async def _fit(engine: Engine, question: Question, render: Render) -> Fitted:
+    keep = question.sampling.num_keep or 0
+    fitted = await fit(question.messages, question.num_ctx, keep, render, engine.tokenize, cut=question.shift)
+    if fitted is None or (fitted.truncated and not question.truncate):
+        raise BadRequest(TOO_LONG)
+    return fitted
+
+
+async def _ids(engine: Engine, fitted: Fitted) -> list[int]:
+    return fitted.prompt if isinstance(fitted.prompt, list) else await engine.tokenize(fitted.prompt)

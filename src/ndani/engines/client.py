@@ -1,0 +1,156 @@
+"""The front's side of an engine: the runner protocol, spoken to one runner's socket.
+
+Requests and answers of the protocol are decoded here and nowhere else. The engine's own error words are never
+passed on: they quote prompts (DESIGN, traps, 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+
+from ndani.engines.stream import Mailroom, exchange
+from ndani.errors import BadRequest, EngineFailed
+from ndani.types import Message
+
+
+class TooLong(Exception):
+    """The prompt has more tokens than a slot has context. Not a user's error yet: `answer` cuts and asks again."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
+
+
+class Timings(msgspec.Struct):
+    """What the engine measured: tokens and milliseconds, of the prompt (without cached ones) and of the answer."""
+
+    cache_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+
+
+class _Error(msgspec.Struct):
+    type: str = ""
+    n_prompt_tokens: int = 0
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error = msgspec.field(default_factory=_Error)
+
+
+class Reading(msgspec.Struct):
+    """How much of a prompt has been read, in tokens."""
+
+    total: int = 0
+    processed: int = 0
+
+
+class Chunk(msgspec.Struct):
+    """One event of `/completion`. `prompt_progress` is there while the prompt is read, `stop` in the last one only."""
+
+    content: str = ""
+    tokens: list[int] = []
+    stop: bool = False
+    stop_type: str = ""
+    tokens_evaluated: int = 0
+    timings: Timings | None = None
+    prompt_progress: Reading | None = None
+    error: _Error | None = None
+
+
+_chunk = msgspec.json.Decoder(Chunk)
+_refusal = msgspec.json.Decoder(_Refusal)
+
+#: The last event would repeat the prompt and every setting; these are the fields that are read.
+_LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_evaluated", "timings"]
+
+
+class Engine:
+    """One runner, as the front sees it. Every method raises EngineFailed when the runner goes away."""
+
+    def __init__(self, socket: str, mailroom: Mailroom) -> None:
+        self._socket = socket
+        self._mailroom = mailroom
+
+    async def render(self, messages: tuple[Message, ...]) -> str:
+        """The prompt that the model's own chat template makes of a conversation.
+
+        Raises BadRequest when the template refuses it (a role it does not know, turns in an order it forbids).
+        """
+        body = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
+        answer = await self._ask(
+            "/apply-template", body, refused="this model's chat template refuses these messages; check their roles and order"
+        )
+        return str(answer["prompt"])
+
+    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""
+        answer = await self._ask("/tokenize", {"content": text, "add_special": special, "parse_special": True})
+        return [int(token) for token in answer["tokens"]]
+
+    async def detokenize(self, tokens: tuple[int, ...] | list[int]) -> str:
+        """The text of token ids. Raises BadRequest for ids that this model does not have."""
+        answer = await self._ask("/detokenize", {"tokens": list(tokens)}, refused="context holds token ids that this model does not have")
+        return str(answer["content"])
+
+    async def complete(self, prompt: str | list[int], options: dict[str, Any]) -> AsyncGenerator[Chunk]:
+        """Continue a prompt, piece by piece; the last chunk has `stop` set.
+
+        Always streamed and with progress, so that the engine notices between two batches when nobody listens any
+        more (trap 1). Closing this generator stops the computation. Raises TooLong, BadRequest.
+        """
+        body = {
+            **options,
+            "prompt": prompt,
+            "stream": True,
+            "return_progress": True,
+            "return_tokens": True,
+            "response_fields": _LAST_FIELDS,
+        }
+        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom) as call:
+            if await call.headers() != 200:
+                raise _refused(_told(await call.end()), call.status, "the engine refuses these options; check their values")
+            while batch := await call.events():
+                for event in batch:
+                    if event.startswith(b"data: {"):
+                        chunk = _chunk.decode(memoryview(event)[6:])
+                        if chunk.error is not None:
+                            raise _refused(chunk.error, 500, "")
+                        yield chunk
+                        if chunk.stop:
+                            return
+                    elif event.startswith(b"error: "):
+                        raise EngineFailed("the engine could not go on with this answer; ask again")
+        raise EngineFailed("the engine ended an answer too early; ask again")
+
+    async def _ask(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> dict[str, Any]:
+        async with exchange(self._socket, route, msgspec.json.encode(body), self._mailroom) as call:
+            status = await call.headers()
+            whole = await call.end()
+        if status != 200:
+            raise _refused(_told(whole), status, refused)
+        answer = msgspec.json.decode(whole)
+        if not isinstance(answer, dict):
+            raise EngineFailed("the engine gave an answer that is none; ask again")
+        return answer
+
+
+def _told(body: bytes) -> _Error:
+    try:
+        return _refusal.decode(body).error
+    except msgspec.DecodeError:
+        return _Error()
+
+
+def _refused(error: _Error, status: int, sentence: str) -> Exception:
+    """The error for an engine's refusal: its type is read, its words are not."""
+    if error.type == "exceed_context_size_error":
+        return TooLong(error.n_prompt_tokens)
+    # llama.cpp answers 500 where a template raises or a token id is none: that is the request's fault, not the machine's.
+    if sentence and (400 <= status < 500 or sentence.startswith(("this model's chat template", "context holds"))):
+        return BadRequest(sentence)
+    return EngineFailed("the engine could not answer; ask again")

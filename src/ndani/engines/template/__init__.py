@@ -1,0 +1,110 @@
+"""TEMPLATE: Go's text/template as Ollama uses it, from a model's template and a conversation to a prompt.
+
+The room's door. Parts, each knowing nothing of those after it: `bounds` (how far a template may go), `nodes`, `lex`,
+`literals`, `parse` (text to tree), `values`, `formats`, `functions`, `evaluate` (tree to text), `survey` (what a tree
+tells by itself), `conversation` (Ollama's data). Pure: no file, no model, no event loop; the clock only for today's
+date, where none is given. A template near its bounds takes a second or two, so callers run `render` off the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+
+from ndani.engines.template import survey
+from ndani.engines.template.bounds import STEPS, STEPS_PER_TURN, Meter, refuse, shorten
+from ndani.engines.template.conversation import Conversation, ToolCall, Turn, clean, merge, messages, scrub, thinking_values, tool_values
+from ndani.engines.template.evaluate import run
+from ndani.engines.template.functions import FUNCTIONS
+from ndani.engines.template.nodes import Action, Body, Command, Field, Pipe
+from ndani.engines.template.parse import parse_tree
+from ndani.engines.template.values import Table, Value
+
+__all__ = ["Conversation", "Template", "ToolCall", "Turn", "parse"]
+
+
+def parse(text: str) -> Template:
+    """Read a template. Raises BadRequest, one sentence with line and column, on all that Ollama refuses at create."""
+    return Template(text, parse_tree(text, FUNCTIONS))
+
+
+class Template:
+    """A template that has been read. Immutable; one may be rendered many times, by several threads at once."""
+
+    def __init__(self, text: str, bodies: Mapping[str, Body]) -> None:
+        self.text = text
+        named = [survey.names(body) for body in bodies.values()]
+        for body in bodies.values():
+            for call in survey.calls_without_value(body):
+                raise refuse(text, call.pos, f"the template {shorten(call.name)} is called without a value; end the call with a dot")
+        self._names = frozenset().union(*named)
+        root = bodies[""]
+        if not self._names & {"messages", "response"}:
+            root = (*root, _response(len(text)))
+            self._names |= {"response"}
+        self._bodies = {**bodies, "": root}
+        self._root = root
+
+    def mentions(self, name: str) -> bool:
+        """Whether a field or variable of this name is read anywhere, in any spelling of its case: `mentions("Messages")`."""
+        return name.lower() in self._names
+
+    def thinking_tags(self) -> tuple[str, str]:
+        """The texts that stand before and after a turn's thinking; empty where the template shows none."""
+        return survey.thinking_tags(self._root)
+
+    def capabilities(self) -> set[str]:
+        """What the template makes a model capable of: any of tools, insert, thinking."""
+        found = {"tools"} if self.mentions("tools") else set()
+        if self.mentions("suffix"):
+            found.add("insert")
+        if all(self.thinking_tags()):
+            found.add("thinking")
+        return found
+
+    def render(self, conversation: Conversation, today: date | None = None) -> str:
+        """The prompt for a conversation, as valid Unicode. `today` is what currentDate says (None: the day it is).
+
+        Raises BadRequest, one sentence with line and column, when the template cannot be run on it or goes too far.
+        """
+        day = today or date.today()
+        meter = Meter(STEPS + STEPS_PER_TURN * len(conversation.turns))
+        think = thinking_values(conversation.think)
+
+        def once(body: Body, values: dict[str, Value]) -> str:
+            return run(self.text, self._bodies, body, Table({**values, **think}), meter, day)
+
+        if conversation.prompt and conversation.suffix:
+            filled: dict[str, Value] = {"Prompt": scrub(conversation.prompt), "Suffix": scrub(conversation.suffix), "Response": ""}
+            return clean(once(self._root, filled))
+        system, turns = merge(conversation.turns)
+        if self.mentions("messages"):
+            tools = tool_values(conversation.tools)
+            given: dict[str, Value] = {"System": system, "Messages": messages(turns), "Tools": tools, "Response": ""}
+            return clean(once(self._root, given))
+        pieces: list[str] = []
+        held: dict[str, Value] = {"System": "", "Prompt": "", "Response": ""}
+
+        def close(body: Body) -> None:
+            pieces.append(once(body, held))
+            held.update(System="", Prompt="", Response="")
+
+        for turn in turns:
+            if turn.role == "system":
+                if held["Prompt"] or held["Response"]:
+                    close(self._root)
+                held["System"] = turn.content
+            elif turn.role == "user":
+                if held["Response"]:
+                    close(self._root)
+                held["Prompt"] = turn.content
+            elif turn.role == "assistant":
+                held["Response"] = turn.content
+        close(survey.cut_after_response(self._root))
+        return clean("".join(pieces))
+
+
+def _response(pos: int) -> Action:
+    """`{{ .Response }}`, which a template that mentions neither it nor `.Messages` is given at its end."""
+    command = Command(pos, (Field(pos, ("Response",)),))
+    return Action(pos, Pipe(pos, (), False, (command,)))

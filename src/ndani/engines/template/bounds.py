@@ -1,0 +1,69 @@
+"""How far a template may go, and the sentence that it ends in when it goes too far or is wrong.
+
+A template comes from strangers (a model's layer, a request), so that reading and running one is bounded: in size, in
+nesting, in steps, in text made. A step is one node looked at; copying text or lists costs steps by its length, so
+that the steps bound the time. Nothing here knows what a template means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ndani.errors import BadRequest
+
+SOURCE = 1 << 18  # characters of a template's text
+NESTING = 100  # blocks and parentheses inside one another
+DEPTH = 120  # the same while it runs, template calls included: about five Python frames each
+STEPS = 1_000_000  # a second or two of one core
+STEPS_PER_TURN = 300  # more of them for each turn, so that a long conversation is not taken for an endless loop
+OUTPUT = 8 << 20  # characters of the prompt, and of any one string on the way
+VARIABLES = 1_000  # declared in one template and seen from one place
+WIDTH = 1_000  # padding and precision of one printf verb
+COPIED = 32  # characters made for the price of one step, which bounds the memory of all of them together
+
+
+class Wrong(Exception):
+    """What is wrong, before it is known where. Never leaves this room: the caller adds the place."""
+
+
+def place(source: str, pos: int) -> str:
+    """Where a position of the template's text is, counted from one, in characters."""
+    line = source.count("\n", 0, pos) + 1
+    return f"line {line}, column {pos - (source.rfind(chr(10), 0, pos) + 1) + 1}"
+
+
+def refuse(source: str, pos: int, what: str) -> BadRequest:
+    """The error for a template that cannot be read or run: one sentence with its line and column."""
+    return BadRequest(f"the template is wrong at {place(source, pos)}: {what}")
+
+
+def shorten(word: str) -> str:
+    """A word of the template as an error shows it: in quotes, unprintable characters escaped, at most 40 characters."""
+    return repr(word if len(word) <= 40 else word[:40] + "…")
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one rendering may still spend. Shared by all the runs of a legacy template over one conversation."""
+
+    steps: int = field(default=STEPS)
+    output: int = field(default=OUTPUT)
+
+    def step(self, count: int = 1) -> None:
+        """Pay for work. Raises Wrong when nothing is left."""
+        self.steps -= count
+        if self.steps < 0:
+            raise Wrong(f"it takes more than {STEPS:,} steps; a loop in it is too long")
+
+    def copy(self, length: int) -> None:
+        """Pay for making one text of so many characters. Raises Wrong where it would be too long."""
+        if length > OUTPUT:
+            raise Wrong(f"it makes a text of more than {OUTPUT:,} characters")
+        self.step(1 + length // COPIED)
+
+    def write(self, length: int) -> None:
+        """Pay for so many characters of the prompt. Raises Wrong when it grows too long."""
+        self.output -= length
+        if self.output < 0:
+            raise Wrong(f"it makes a prompt of more than {OUTPUT:,} characters")
+        self.step(1 + length // COPIED)

@@ -1,0 +1,329 @@
+"""Running a template: a walk over its tree with a dot, a stack of variables and a meter. Knows nothing of conversations.
+
+The rules are those of Go's text/template/exec, on the values of `values.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import date
+from enum import Enum
+
+from ndani.engines.template.bounds import DEPTH, Meter, Wrong, refuse, shorten
+from ndani.engines.template.formats import PLAIN, Printer
+from ndani.engines.template.functions import FUNCTIONS, Setting
+from ndani.engines.template.nodes import (
+    Action,
+    Body,
+    Branch,
+    Break,
+    Call,
+    Chain,
+    Command,
+    Continue,
+    Dot,
+    Field,
+    Kind,
+    Literal,
+    Nil,
+    Operand,
+    Pipe,
+    Text,
+    Variable,
+    Word,
+)
+from ndani.engines.template.values import NOTHING, Items, Nothing, Record, Table, Value, is_true, kind_of, own_text
+
+
+class _Leave(Enum):
+    """How a body ended, where not at its end."""
+
+    BREAK = 0
+    CONTINUE = 1
+
+
+class _Absent(Enum):
+    ABSENT = 0
+
+
+_ABSENT = _Absent.ABSENT
+_Final = Value | _Absent
+
+
+def run(source: str, bodies: Mapping[str, Body], body: Body, data: Value, meter: Meter, today: date) -> str:
+    """The text that a body makes of its data. `bodies` are the templates that it may call, `source` is where errors point.
+
+    Raises BadRequest with line and column when the template is wrong, or goes beyond its bounds.
+    """
+    walk = _Run(bodies, data, Setting(meter, today))
+    try:
+        walk.body(data, body)
+    except Wrong as wrong:
+        raise refuse(source, walk.pos, str(wrong)) from None
+    except RecursionError:  # a backstop: `DEPTH` is meant to come first
+        raise refuse(source, walk.pos, "it is nested too deep") from None
+    return "".join(walk.out)
+
+
+class _Run:
+    def __init__(self, bodies: Mapping[str, Body], data: Value, setting: Setting) -> None:
+        self.bodies = bodies
+        self.setting = setting
+        self.meter = setting.meter
+        self.out: list[str] = []
+        self.names: list[str] = ["$"]
+        self.values: list[Value] = [data]
+        self.depth = 0
+        self.pos = 0
+
+    # Bodies.
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise Wrong(f"it goes more than {DEPTH} levels deep; a template in it calls itself without end")
+
+    def body(self, dot: Value, nodes: Body) -> _Leave | None:
+        self.deeper()
+        for node in nodes:
+            self.meter.step()
+            self.pos = node.pos
+            leave: _Leave | None = None
+            match node:
+                case Text(_, text):
+                    self.write(text)
+                case Action(_, pipe):
+                    value = self.pipe(dot, pipe)
+                    if not pipe.names:
+                        self.pos = node.pos
+                        self.show(value)
+                case Branch():
+                    mark = len(self.names)
+                    leave = self.range(dot, node) if node.kind is Kind.RANGE else self.choose(dot, node)
+                    del self.names[mark:], self.values[mark:]
+                case Call():
+                    self.call(dot, node)
+                case Break():
+                    leave = _Leave.BREAK
+                case Continue():
+                    leave = _Leave.CONTINUE
+            if leave is not None:
+                self.depth -= 1
+                return leave
+        self.depth -= 1
+        return None
+
+    def write(self, text: str) -> None:
+        self.meter.write(len(text))
+        self.out.append(text)
+
+    def show(self, value: Value) -> None:
+        """What an action prints: a value as fmt.Print has it, `<no value>` for none."""
+        if isinstance(value, str):
+            self.write(value)
+        elif value is None or value is NOTHING:
+            self.write("<no value>")
+        else:
+            if isinstance(value, Record) and value.pointer:
+                value = Record(value.kind, value.fields, value.keys, value.prints)
+            printer = Printer(self.meter, prompt=True)
+            printer.show(value, "v", PLAIN)
+            self.out.append(printer.text())
+
+    def choose(self, dot: Value, node: Branch) -> _Leave | None:
+        """if and with. A chain of else-ifs is walked here, not down the stack."""
+        while True:
+            value = self.pipe(dot, node.pipe)
+            if is_true(value):
+                return self.body(value if node.kind is Kind.WITH else dot, node.body)
+            if node.other is None:
+                return None
+            if len(node.other) != 1 or not isinstance(node.other[0], Branch) or node.other[0].kind is not node.kind:
+                return self.body(dot, node.other)
+            node = node.other[0]
+            self.meter.step()
+            self.pos = node.pos
+
+    def range(self, dot: Value, node: Branch) -> _Leave | None:
+        names, assign = node.pipe.names, node.pipe.assign
+        value = self.pipe(dot, node.pipe)
+        mark = len(self.names)
+        ran = False
+        for key, item in self.members(value, len(names)):
+            ran = True
+            self.meter.step()
+            if assign:
+                for name, given in zip(names, (key, item) if len(names) > 1 else (item,), strict=True):
+                    self.assign(name, given)
+            elif names:
+                self.values[mark - 1] = item
+                if len(names) > 1:
+                    self.values[mark - 2] = key
+            leave = self.body(item, node.body)
+            del self.names[mark:], self.values[mark:]
+            if leave is _Leave.BREAK:
+                break
+        return self.body(dot, node.other) if node.other is not None and not ran else None
+
+    def members(self, value: Value, names: int) -> Iterator[tuple[Value, Value]]:
+        match value:
+            case None | Nothing():
+                return
+            case bool() | float() | str() | Record():
+                raise Wrong(f"range cannot go over {kind_of(value)}")
+            case int():
+                if names > 1:
+                    raise Wrong("a range over a number has one variable")
+                for number in range(value):
+                    yield NOTHING, number
+            case bytes():
+                yield from enumerate(value)
+            case Items():
+                yield from enumerate(value.values)
+            case Table():
+                self.meter.step(len(value.entries))  # for sorting them
+                for key in sorted(value.entries):
+                    yield key, value.entries[key]
+
+    def call(self, dot: Value, node: Call) -> None:
+        body = self.bodies.get(node.name)
+        if body is None:
+            raise Wrong(f"the template {shorten(node.name)} is not defined")
+        given = NOTHING if node.pipe is None else self.pipe(dot, node.pipe)
+        names, values = self.names, self.values
+        self.names, self.values = ["$"], [given]
+        self.body(given, body)
+        self.names, self.values = names, values
+
+    # Variables.
+
+    def place(self, name: str) -> int:
+        """Where the variable of this name that was declared last lies."""
+        for place in range(len(self.names) - 1, -1, -1):
+            if self.names[place] == name:
+                self.meter.step((len(self.names) - place) // 16)
+                return place
+        raise Wrong(f"the variable {name[:40]} is not defined here")
+
+    def assign(self, name: str, value: Value) -> None:
+        self.values[self.place(name)] = value
+
+    def variable(self, name: str) -> Value:
+        return self.values[self.place(name)]
+
+    # Values.
+
+    def pipe(self, dot: Value, pipe: Pipe) -> Value:
+        self.deeper()
+        value: _Final = _ABSENT
+        for command in pipe.commands:
+            value = self.command(dot, command, value)
+            if value is None:
+                value = NOTHING  # Go: what is inside a nil interface is no value
+        self.depth -= 1
+        assert not isinstance(value, _Absent)  # the parser refuses an empty pipe
+        for name in pipe.names:
+            if pipe.assign:
+                self.assign(name, value)
+            else:
+                self.names.append(name)
+                self.values.append(value)
+        return value
+
+    def command(self, dot: Value, command: Command, final: _Final) -> Value:
+        self.meter.step()
+        first = command.args[0]
+        self.pos = first.pos
+        if isinstance(first, Word):
+            return self.function(dot, first, command.args[1:], final)
+        if len(command.args) > 1 or final is not _ABSENT:
+            raise Wrong("only a function takes arguments")
+        if isinstance(first, Nil):
+            raise Wrong("nil is not a command")
+        return self.operand(dot, first)
+
+    def operand(self, dot: Value, node: Operand) -> Value:
+        """The value of an operand that stands alone, or as an argument."""
+        self.pos = node.pos
+        match node:
+            case Literal(_, value):
+                return value
+            case Dot():
+                return dot
+            case Field(_, names):
+                return self.chain(dot, names)
+            case Variable(_, names):
+                return self.chain(self.variable(names[0]), names[1:])
+            case Chain(_, head, names):
+                if isinstance(head, Nil):
+                    raise Wrong("nil has no fields")
+                receiver = self.operand(dot, head)
+                self.pos = node.pos
+                return self.chain(receiver, names)
+            case Pipe():
+                return self.pipe(dot, node)
+            case Word():
+                return self.function(dot, node, (), _ABSENT)
+            case Nil():
+                return NOTHING
+
+    def chain(self, value: Value, names: tuple[str, ...]) -> Value:
+        for name in names:
+            value = self.field(value, name)
+        return value
+
+    def field(self, value: Value, name: str) -> Value:
+        if value is NOTHING:
+            return NOTHING
+        if value is None:
+            raise Wrong(f"nil has no field {name[:40]}")
+        if name == "String":
+            text = own_text(value, self.meter)
+            if text is not None:
+                return text
+        if isinstance(value, Table):
+            return value.entries.get(name, value.zero)
+        if isinstance(value, Record):
+            if name in value.fields:
+                return value.fields[name]
+            if name in value.methods:
+                return value.methods[name]()
+        raise Wrong(f"{kind_of(value)} has no field {name[:40]}")
+
+    # Functions.
+
+    def function(self, dot: Value, word: Word, args: tuple[Operand, ...], final: _Final) -> Value:
+        name = word.name
+        function = FUNCTIONS[name]
+        count = len(args) + (final is not _ABSENT)
+        if count < len(function.fixed) or (function.rest is None and count > len(function.fixed)):
+            few = "at least " if function.rest else ""
+            raise Wrong(f"{name} takes {few}{len(function.fixed)} argument{'s' * (len(function.fixed) != 1)}, not {count}")
+        if name in ("and", "or"):
+            return self.logic(dot, name == "or", args, final)
+        given: list[Value] = []
+        for place, node in enumerate(args):
+            kind = function.fixed[place] if place < len(function.fixed) else function.rest
+            self.meter.step()
+            given.append(self.checked(self.operand(dot, node), kind, node))
+        if not isinstance(final, _Absent):
+            kind = function.fixed[len(args)] if len(args) < len(function.fixed) else function.rest
+            given.append(self.checked(final, kind, None))
+        self.pos = word.pos
+        return function.call(self.setting, given)
+
+    def checked(self, value: Value, kind: str | None, node: Operand | None) -> Value:
+        if kind == "string" and not isinstance(value, str):
+            self.pos = node.pos if node else self.pos
+            raise Wrong(f"a text is expected here, not {kind_of(value)}")
+        return value
+
+    def logic(self, dot: Value, until: bool, args: tuple[Operand, ...], final: _Final) -> Value:
+        """and, or: the first argument that decides, or the last; those behind it are never evaluated."""
+        value: Value = NOTHING
+        for node in args:
+            self.meter.step()
+            value = self.operand(dot, node)
+            if is_true(value) == until:
+                return value
+        return value if isinstance(final, _Absent) else final

@@ -1,0 +1,132 @@
+"""What a template is once it is read: a small tree. Every node knows its position in the text; none knows its meaning.
+
+The shapes are those of Go's text/template/parse, because two rules of Ollama are rules about that tree: which names
+count as mentioned, and what is cut after `.Response` (both in `survey.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    pos: int
+    value: bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Nil:
+    pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """`.A.B`: names read from the dot."""
+
+    pos: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """`$x.A.B`: the first name is the variable's, with its `$`."""
+
+    pos: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """The name of a function."""
+
+    pos: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """`(…).A.B`: names read from what the head gives."""
+
+    pos: int
+    head: Operand
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An operand, or a function with its arguments."""
+
+    pos: int
+    args: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """Commands, each given the value of the one before; `names` are the variables that take the last one's value."""
+
+    pos: int
+    names: tuple[str, ...]
+    assign: bool  # `=` rather than `:=`
+    commands: tuple[Command, ...]
+
+
+Operand = Literal | Nil | Dot | Field | Variable | Word | Chain | Pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    pos: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    pos: int
+    pipe: Pipe
+
+
+class Kind(Enum):
+    IF = "if"
+    WITH = "with"
+    RANGE = "range"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """if, with and range: a body for when the pipe gives something, and perhaps another for when it does not."""
+
+    pos: int
+    kind: Kind
+    pipe: Pipe
+    body: Body
+    other: Body | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`{{ template "name" pipe }}`, and a block where it stands."""
+
+    pos: int
+    name: str
+    pipe: Pipe | None
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    pos: int
+
+
+Node = Text | Action | Branch | Call | Break | Continue
+Body = tuple[Node, ...]

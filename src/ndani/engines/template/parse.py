@@ -1,0 +1,377 @@
+"""From tokens to a tree: the grammar of Go's text/template. Every refusal is one sentence with line and column.
+
+What only Ollama refuses (a template called without a value) is refused by the room's door, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from ndani.engines.template.bounds import NESTING, VARIABLES, Wrong, refuse, shorten
+from ndani.engines.template.lex import Sort, Token, lex
+from ndani.engines.template.literals import read_character, read_number, read_text
+from ndani.engines.template.nodes import (
+    Action,
+    Body,
+    Branch,
+    Break,
+    Call,
+    Chain,
+    Command,
+    Continue,
+    Dot,
+    Field,
+    Kind,
+    Literal,
+    Nil,
+    Node,
+    Operand,
+    Pipe,
+    Text,
+    Variable,
+    Word,
+)
+from ndani.errors import BadRequest
+
+_VALUES = frozenset(
+    (Sort.BOOL, Sort.CHARACTER, Sort.DOT, Sort.FIELD, Sort.WORD, Sort.NUMBER, Sort.STRING, Sort.VARIABLE, Sort.OPEN, Sort.KEYWORD)
+)
+_SORTS = {Sort.END: "the end of the template", Sort.RIGHT: "}}", Sort.LEFT: "{{", Sort.SPACE: "a space"}
+
+
+def parse_tree(source: str, functions: Collection[str]) -> dict[str, Body]:
+    """The bodies of a template by name: its own under the empty name, and one for each define and block.
+
+    `functions` are the names that may be called. Raises BadRequest with line and column.
+    """
+    parser = _Parser(source, lex(source), functions)
+    parser.add("", parser.top(), 0)
+    return parser.bodies
+
+
+@dataclass(slots=True)
+class _Frame:
+    """What a definition starts afresh: the variables in sight, and how many ranges are around."""
+
+    names: list[str] = field(default_factory=lambda: ["$"])
+    ranges: int = 0
+
+
+class _Parser:
+    def __init__(self, source: str, tokens: list[Token], functions: Collection[str]) -> None:
+        self.source = source
+        self.tokens = tokens
+        self.functions = functions
+        self.at = 0
+        self.nesting = 0
+        self.frame = _Frame()
+        self.bodies: dict[str, Body] = {}
+
+    # Tokens.
+
+    def error(self, token: Token | int, what: str) -> BadRequest:
+        return refuse(self.source, token if isinstance(token, int) else token.pos, what)
+
+    def unexpected(self, token: Token, where: str) -> BadRequest:
+        return self.error(token, f"unexpected {_SORTS.get(token.sort) or shorten(token.text)} in {where}")
+
+    def next(self) -> Token:
+        token = self.tokens[self.at]
+        self.at = min(self.at + 1, len(self.tokens) - 1)
+        return token
+
+    def skip_space(self) -> Token:
+        """The next token that is no space, not yet taken."""
+        while self.tokens[self.at].sort is Sort.SPACE:
+            self.at += 1
+        return self.tokens[self.at]
+
+    def take(self) -> Token:
+        self.skip_space()
+        return self.next()
+
+    def expect(self, sort: Sort, where: str) -> Token:
+        token = self.take()
+        if token.sort is not sort:
+            raise self.unexpected(token, where)
+        return token
+
+    def keyword(self, *words: str) -> bool:
+        token = self.skip_space()
+        return token.sort is Sort.KEYWORD and token.text in words
+
+    def enter(self, token: Token) -> None:
+        self.nesting += 1
+        if self.nesting > NESTING:
+            raise self.error(token, f"blocks and parentheses are nested more than {NESTING} deep")
+
+    # Bodies.
+
+    def top(self) -> Body:
+        nodes: list[Node] = []
+        while self.tokens[self.at].sort is not Sort.END:
+            start = self.at
+            if self.tokens[start].sort is Sort.LEFT:
+                self.next()
+                if self.keyword("define"):
+                    self.definition(self.take())
+                    continue
+                if self.keyword("end", "else"):
+                    raise self.error(self.tokens[self.at], f"there is nothing for {{{{ {self.tokens[self.at].text} }}}} to belong to")
+                self.at = start
+            nodes.append(self.node())
+        return tuple(nodes)
+
+    def body(self, opened: Token) -> tuple[Body, Token]:
+        """Nodes up to an else or an end, and that keyword (taken; its own delimiter is not)."""
+        nodes: list[Node] = []
+        while True:
+            token = self.skip_space()
+            if token.sort is Sort.END:
+                raise self.error(opened, f"{{{{ {opened.text} }}}} has no {{{{ end }}}}")
+            start = self.at
+            if token.sort is Sort.LEFT:
+                self.next()
+                if self.keyword("end", "else"):
+                    return tuple(nodes), self.take()
+                self.at = start
+            nodes.append(self.node())
+
+    def node(self) -> Node:
+        token = self.take()
+        if token.sort is Sort.TEXT:
+            return Text(token.pos, token.text)
+        if token.sort is not Sort.LEFT:
+            raise self.unexpected(token, "the template")
+        first = self.skip_space()
+        if first.sort is Sort.KEYWORD and first.text != "nil":
+            return self.control(self.take())
+        return Action(first.pos, self.pipe("an action", Sort.RIGHT))
+
+    def control(self, token: Token) -> Node:
+        match token.text:
+            case "if" | "with" | "range":
+                return self.branch(token)
+            case "block":
+                return self.block(token)
+            case "template":
+                return self.call(token)
+            case "break" | "continue":
+                self.expect(Sort.RIGHT, f"{{{{ {token.text} }}}}")
+                if not self.frame.ranges:
+                    raise self.error(token, f"{{{{ {token.text} }}}} stands outside of any {{{{ range }}}}")
+                return Break(token.pos) if token.text == "break" else Continue(token.pos)
+            case _:
+                raise self.error(token, f"{{{{ {token.text} }}}} cannot stand here")
+
+    def branch(self, token: Token) -> Branch:
+        """if, with, range, with all their else: a chain of else-ifs is read in a loop and folded from its end."""
+        mark, nesting, kind = len(self.frame.names), self.nesting, Kind(token.text)
+        chain: list[tuple[Token, Pipe, Body]] = []
+        other: Body | None = None
+        opened = token
+        while True:
+            self.enter(opened)
+            pipe = self.pipe(opened.text, Sort.RIGHT)
+            self.frame.ranges += kind is Kind.RANGE
+            body, closed = self.body(opened)
+            self.frame.ranges -= kind is Kind.RANGE
+            chain.append((opened, pipe, body))
+            if closed.text == "else" and kind is not Kind.RANGE and self.keyword(kind.value):
+                opened = self.take()
+                continue
+            self.expect(Sort.RIGHT, f"{{{{ {closed.text} }}}}")
+            if closed.text == "else":
+                other, closed = self.body(closed)
+                if closed.text != "end":
+                    raise self.error(closed, "there is already an {{ else }}; expected {{ end }}")
+                self.expect(Sort.RIGHT, "{{ end }}")
+            break
+        del self.frame.names[mark:]
+        self.nesting = nesting
+        node = Branch(chain[-1][0].pos, kind, chain[-1][1], chain[-1][2], other)
+        for opened, pipe, body in reversed(chain[:-1]):
+            node = Branch(opened.pos, kind, pipe, body, (node,))
+        return node
+
+    # Definitions.
+
+    def name(self, where: str) -> tuple[Token, str]:
+        token = self.expect(Sort.STRING, where)
+        return token, self.literal(token)
+
+    def separate(self, opened: Token) -> Body:
+        """A body that sees none of the variables around it."""
+        outer, self.frame = self.frame, _Frame()
+        self.enter(opened)
+        body, closed = self.body(opened)
+        if closed.text != "end":
+            raise self.error(closed, f"{{{{ {opened.text} }}}} has no {{{{ else }}}}")
+        self.expect(Sort.RIGHT, "{{ end }}")
+        self.nesting -= 1
+        self.frame = outer
+        return body
+
+    def definition(self, token: Token) -> None:
+        at, name = self.name("{{ define }}")
+        self.expect(Sort.RIGHT, "{{ define }}")
+        self.add(name, self.separate(token), at.pos)
+
+    def block(self, token: Token) -> Call:
+        at, name = self.name("{{ block }}")
+        pipe = self.pipe("{{ block }}", Sort.RIGHT)
+        self.add(name, self.separate(token), at.pos)
+        return Call(at.pos, name, pipe)
+
+    def call(self, token: Token) -> Call:
+        at, name = self.name("{{ template }}")
+        if self.skip_space().sort is Sort.RIGHT:
+            self.next()
+            return Call(at.pos, name, None)
+        return Call(at.pos, name, self.pipe("{{ template }}", Sort.RIGHT))
+
+    def add(self, name: str, body: Body, pos: int) -> None:
+        """An empty definition gives way to any other; two that are not empty are an error."""
+        if name in self.bodies and not _is_empty(self.bodies[name]):
+            if not _is_empty(body):
+                raise self.error(pos, f"the template {shorten(name)} is defined twice")
+            return
+        self.bodies[name] = body
+
+    # Pipelines.
+
+    def pipe(self, where: str, end: Sort) -> Pipe:
+        first = self.skip_space()
+        names, assign = self.declared(where)
+        commands: list[Command] = []
+        while True:
+            token = self.skip_space()
+            if token.sort is end:
+                self.next()
+                break
+            if token.sort not in _VALUES or (token.sort is Sort.KEYWORD and token.text != "nil"):
+                raise self.unexpected(token, where)
+            commands.append(self.command())
+        if not commands:
+            raise self.error(first, f"a value is missing in {where}")
+        for command in commands[1:]:
+            if isinstance(command.args[0], Literal | Dot | Nil):
+                raise self.error(command.pos, "only a function can take the value of a pipeline")
+        return Pipe(first.pos, tuple(names), assign, tuple(commands))
+
+    def declared(self, where: str) -> tuple[list[str], bool]:
+        """The variables before := or =, and which of the two. Takes nothing where there are none."""
+        names: list[str] = []
+        while self.skip_space().sort is Sort.VARIABLE:
+            start = self.at
+            variable = self.next()
+            token = self.skip_space()
+            if token.sort in (Sort.ASSIGN, Sort.DECLARE):
+                self.next()
+                names.append(variable.text)
+                self.declare(variable)
+                return names, token.sort is Sort.ASSIGN
+            if token.sort is not Sort.OTHER or token.text != ",":
+                self.at = start
+                break
+            self.next()
+            names.append(variable.text)
+            self.declare(variable)
+            if where != "range" or len(names) > 1:
+                raise self.error(variable, f"too many variables are declared in {where}")
+            if self.skip_space().sort not in (Sort.VARIABLE, Sort.RIGHT, Sort.CLOSE):
+                raise self.error(token, "a range declares variables only, as in {{ range $i, $x := .Messages }}")
+        return names, False
+
+    def declare(self, variable: Token) -> None:
+        if len(self.frame.names) > VARIABLES:
+            raise self.error(variable, f"more than {VARIABLES:,} variables are declared")
+        self.frame.names.append(variable.text)
+
+    def command(self) -> Command:
+        pos = self.skip_space().pos
+        args: list[Operand] = []
+        while True:
+            operand = self.operand()
+            if operand is not None:
+                args.append(operand)
+            token = self.next()
+            if token.sort is Sort.SPACE:
+                continue
+            if token.sort in (Sort.RIGHT, Sort.CLOSE):
+                self.at -= 1
+            elif token.sort is not Sort.PIPE:
+                raise self.unexpected(token, "a command")
+            break
+        if not args:
+            raise self.error(pos, "a command is empty")
+        return Command(pos, tuple(args))
+
+    def operand(self) -> Operand | None:
+        term = self.term()
+        if term is None:
+            return None
+        at = self.tokens[self.at]
+        names: list[str] = []
+        while self.tokens[self.at].sort is Sort.FIELD:
+            names.append(self.next().text[1:])
+        if not names:
+            return term
+        match term:
+            case Field(pos, before):
+                return Field(pos, (*before, *names))
+            case Variable(pos, before):
+                return Variable(pos, (*before, *names))
+            case Literal() | Nil() | Dot():
+                raise self.error(at, "a constant has no fields")
+            case _:
+                return Chain(at.pos, term, tuple(names))
+
+    def term(self) -> Operand | None:
+        token = self.skip_space()
+        if token.sort not in _VALUES or (token.sort is Sort.KEYWORD and token.text != "nil"):
+            return None
+        self.next()
+        match token.sort:
+            case Sort.KEYWORD:
+                return Nil(token.pos)
+            case Sort.DOT:
+                return Dot(token.pos)
+            case Sort.FIELD:
+                return Field(token.pos, (token.text[1:],))
+            case Sort.VARIABLE:
+                if token.text not in self.frame.names:
+                    raise self.error(token, f"the variable {token.text[:40]} is not defined")
+                return Variable(token.pos, (token.text,))
+            case Sort.WORD:
+                if token.text not in self.functions:
+                    raise self.error(token, f"there is no function {shorten(token.text)}")
+                return Word(token.pos, token.text)
+            case Sort.BOOL:
+                return Literal(token.pos, token.text == "true")
+            case Sort.OPEN:
+                self.enter(token)
+                pipe = self.pipe("parentheses", Sort.CLOSE)
+                self.nesting -= 1
+                return pipe
+            case Sort.STRING:
+                return Literal(token.pos, self.literal(token))
+            case _:
+                return Literal(token.pos, self.number(token))
+
+    def literal(self, token: Token) -> str:
+        try:
+            return read_text(token.text)
+        except Wrong as wrong:
+            raise self.error(token, str(wrong)) from None
+
+    def number(self, token: Token) -> int | float:
+        try:
+            return read_character(token.text) if token.sort is Sort.CHARACTER else read_number(token.text)
+        except Wrong as wrong:
+            raise self.error(token, str(wrong)) from None
+
+
+def _is_empty(body: Body) -> bool:
+    return all(isinstance(node, Text) and not node.text.strip() for node in body)

@@ -1,0 +1,150 @@
+"""What a template's tree tells without being run: the names it mentions, its thinking tags, what comes after .Response.
+
+All three are Ollama's own rules, oddities included, because a model's capabilities and its prompt follow from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ndani.engines.template.nodes import (
+    Action,
+    Body,
+    Branch,
+    Call,
+    Command,
+    Field,
+    Kind,
+    Node,
+    Operand,
+    Pipe,
+    Text,
+    Variable,
+)
+
+
+def names(body: Body) -> frozenset[str]:
+    """The names of fields and variables that a body mentions, in lower case. What stands before `(…).Field` is not looked into."""
+    found: set[str] = set()
+    left: list[Node | Pipe] = list(body)
+    while left:
+        node = left.pop()
+        match node:
+            case Pipe(_, _, _, commands):
+                for command in commands:
+                    for arg in command.args:
+                        if isinstance(arg, Field | Variable):
+                            found.update(name.lower() for name in arg.names)
+                        elif isinstance(arg, Pipe):
+                            left.append(arg)
+            case Branch():
+                left += [node.pipe, *node.body, *(node.other or ())]
+            case Action(_, pipe):
+                left.append(pipe)
+            case Call(_, _, given):
+                left += [given] if given else []
+            case _:
+                pass
+    return frozenset(found)
+
+
+def calls_without_value(body: Body) -> Iterator[Call]:
+    """Every `{{ template "x" }}` that is given nothing, which Ollama refuses."""
+    left: list[Node] = list(body)
+    while left:
+        node = left.pop()
+        if isinstance(node, Branch):
+            left += [*node.body, *(node.other or ())]
+        elif isinstance(node, Call) and node.pipe is None:
+            yield node
+
+
+def _fields(pipe: Pipe) -> Iterator[Field]:
+    left: list[Pipe] = [pipe]
+    while left:
+        for command in left.pop().commands:
+            for arg in command.args:
+                if isinstance(arg, Field):
+                    yield arg
+                elif isinstance(arg, Pipe):
+                    left.append(arg)
+
+
+def thinking_tags(body: Body) -> tuple[str, str]:
+    """The texts around `.Thinking`, where a range over `.Messages` prints it; empty where it does not.
+
+    They are the first and the last node of the innermost list around it, where those are texts; the last find wins.
+    """
+    tags = ["", ""]
+
+    def visit(pipes: Iterable[Pipe], around: Body, inside: bool) -> None:
+        if inside and any(field.names[0] == "Thinking" for pipe in pipes for field in _fields(pipe)):
+            for place, node in enumerate((around[0], around[-1])):
+                if isinstance(node, Text):
+                    tags[place] = node.text.strip()
+
+    def walk(nodes: Body, inside: bool) -> None:
+        for node in nodes:
+            match node:
+                case Action(_, pipe):
+                    visit([pipe], nodes, inside)
+                case Call(_, _, pipe) if pipe:
+                    visit([pipe], nodes, inside)
+                case Branch():
+                    within = inside
+                    if node.kind is Kind.RANGE:
+                        within = any(field.names[0] == "Messages" for field in _fields(node.pipe))
+                    visit([node.pipe], nodes, within)
+                    walk(node.body, within)
+                    walk(node.other or (), within)
+                case _:
+                    pass
+
+    walk(body, False)
+    return tags[0], tags[1]
+
+
+class _Cut:
+    """Copies a body up to the first `.Response` in it; a condition that mentions it does not count."""
+
+    done = False
+
+    def body(self, nodes: Body) -> Body:
+        kept: list[Node] = []
+        for node in nodes:
+            found = None if self.done else self.node(node)
+            if found is not None:
+                kept.append(found)
+        return tuple(kept)
+
+    def node(self, node: Node) -> Node | None:
+        if isinstance(node, Branch):
+            body = self.body(node.body)
+            return replace(node, body=body, other=None if node.other is None else self.body(node.other))
+        if isinstance(node, Action):
+            pipe = self.pipe(node.pipe)
+            return None if pipe is None else replace(node, pipe=pipe)
+        return node
+
+    def pipe(self, pipe: Pipe) -> Pipe | None:
+        commands: list[Command] = []
+        for command in pipe.commands:
+            args = tuple(arg for arg in map(self.operand, command.args) if arg is not None)
+            if not args:
+                return None
+            commands.append(replace(command, args=args))
+        return replace(pipe, commands=tuple(commands))
+
+    def operand(self, arg: Operand) -> Operand | None:
+        if isinstance(arg, Field) and "Response" in arg.names:
+            self.done = True
+            return arg
+        if self.done:
+            return None
+        return self.pipe(arg) if isinstance(arg, Pipe) else arg
+
+
+def cut_after_response(body: Body) -> Body:
+    """The body without what follows its first `.Response`, as the last turn of a legacy template is run."""
+    return _Cut().body(body)

@@ -1,0 +1,52 @@
+"""What was counted since the server started: numbers only."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from ndani.types import Done
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counters of one server. `last` is when the latest request ended, on the monotonic clock."""
+
+    requests: int = 0
+    failures: int = 0
+    answers: int = 0
+    cancelled: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    truncated_prompts: int = 0
+    truncated_tokens: int = 0
+    under_way: int = 0
+    last: float = field(default_factory=time.monotonic)
+
+    def begin(self) -> None:
+        """A request has come."""
+        self.requests += 1
+        self.under_way += 1
+
+    def end(self, status: int) -> None:
+        """It has ended, with this status (499: its client left)."""
+        self.under_way -= 1
+        self.last = time.monotonic()
+        if status == 499:
+            self.cancelled += 1
+        elif status >= 500:
+            self.failures += 1
+
+    def answered(self, done: Done) -> None:
+        """An answer has reached its end."""
+        self.answers += 1
+        self.prompt_tokens += done.usage.prompt_tokens
+        self.output_tokens += done.usage.output_tokens
+        if done.truncated:
+            self.truncated_prompts += 1
+            self.truncated_tokens += done.truncated
+
+    def shown(self) -> dict[str, int]:
+        """The counters by name."""
+        names = ("requests", "failures", "cancelled", "answers", "prompt_tokens", "output_tokens", "truncated_prompts", "truncated_tokens")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,57 @@
+"""Log lines: what happened, never what was said. The fields are names, numbers and fixed words of ours.
+
+`Log` writes `key=value` lines to stderr or a file. There is no call that takes a prompt, an answer, a header or a
+body, and none may be added.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+
+@dataclass(slots=True)
+class Log:
+    """One stream of lines. `level` 0 writes info and warnings, 1 debug lines too."""
+
+    level: int = 0
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def debug(self, event: str, **fields: object) -> None:
+        """A line for whoever looks for a fault."""
+        if self.level > 0:
+            self._write("debug", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """A line for whoever runs the server."""
+        self._write("info", event, fields)
+
+    def warn(self, event: str, **fields: object) -> None:
+        """A line that somebody should act on."""
+        self._write("warn", event, fields)
+
+    def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
+        said = "".join(f" {key}={_quote(str(value))}" for key, value in fields.items())
+        try:
+            self.stream.write(f"{stamp} {level} {event}{said}\n")
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass  # a full disk or a closed terminal must not stop an answer
+
+
+def _quote(value: str) -> str:
+    return f'"{value}"' if " " in value else value
+
+
+def open_log(file: str, level: int) -> Log:
+    """The log of a server: a file to append to, or stderr where `file` is empty."""
+    if not file:
+        return Log(level)
+    path = Path(file).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Log(level, path.open("a", encoding="utf-8"))

@@ -1,0 +1,135 @@
+"""The main of a runner process: `python -I -m ndani.runtime.child COMMANDS EVENTS` (two inherited descriptors).
+
+Order: libraries are imported, the jail shuts, the front looks at it from outside and says `open`, and only then are
+the weights opened. After that this thread waits for commands; their end is the lifeline: when the front dies, however
+it dies, the pipe closes and this process ends at once. Standard streams lead to /dev/null: native code prints on
+them, and an engine's words quote prompts. Imports are few on purpose: all of them happen before the jail shuts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import msgspec
+
+from ndani import engines, errors
+from ndani.runtime import jail, routes
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The first line a runner reads: what to run, the front's process id, and whether a jail is required."""
+
+    launch: engines.Launch
+    front: int
+    require_jail: bool = False
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """From the front: the jail was seen to hold, open the weights."""
+
+
+class Probe(msgspec.Struct, frozen=True, tag="probe"):
+    """From the front: try every route to these targets."""
+
+    addresses: routes.Addresses
+
+
+class Jailed(msgspec.Struct, frozen=True, tag="jailed"):
+    """From the runner: the jail is shut."""
+
+    confinement: jail.Confinement
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """From the runner: the model answers on its socket, after so many nanoseconds of loading."""
+
+    load_ns: int
+
+
+class Probed(msgspec.Struct, frozen=True, tag="probed"):
+    """From the runner: what became of every route."""
+
+    outcomes: list[routes.Outcome]
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """From the runner: it could not start. A code of `errors.tree()` and a sentence of ours."""
+
+    code: str
+    sentence: str
+
+
+Command = Open | Probe
+Event = Jailed | Ready | Probed | Refused
+
+
+class Pipes:
+    """The two pipes to the front. Lines of JSON, each shorter than a pipe's buffer."""
+
+    def __init__(self, commands: int, events: int) -> None:
+        self._commands, self._events = commands, events
+        self._held = b""
+
+    def line(self) -> bytes:
+        """The next line from the front; never returns when the front is gone."""
+        while b"\n" not in self._held:
+            piece = os.read(self._commands, 65536)
+            if not piece:
+                os._exit(0)  # the lifeline is cut
+            self._held += piece
+        line, _, self._held = self._held.partition(b"\n")
+        return line
+
+    def say(self, event: Event) -> None:
+        """Tell the front; a front that is gone ends this process."""
+        try:
+            os.write(self._events, msgspec.json.encode(event) + b"\n")
+        except OSError:
+            os._exit(0)
+
+
+def main(commands: int, events: int) -> None:
+    """Live one runner's life. Ends by `os._exit` only: engines' own endings can hang."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        # Ctrl-C and a service manager's goodbye to the whole group are the front's; it lets streams end, then cuts us off.
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)
+    pipes = Pipes(commands, events)
+    order = msgspec.json.decode(pipes.line(), type=Order)
+    try:
+        host = _start(order, pipes)
+    except errors.NdaniError as error:
+        pipes.say(Refused(error.code, str(error)))
+        os._exit(1)
+    except BaseException as error:
+        # The type's name and nothing more: an engine's words can quote what it was given.
+        pipes.say(Refused("load_failed", f"the engine {order.launch.engine} failed to start ({type(error).__name__}); please report it"))
+        os._exit(1)
+    decoder = msgspec.json.Decoder(Command)
+    while host is not None:  # held here for life: an engine that is dropped stops serving
+        command = decoder.decode(pipes.line())
+        if isinstance(command, Probe):
+            pipes.say(Probed(routes.attempt(command.addresses)))
+
+
+def _start(order: Order, pipes: Pipes) -> engines.Host:
+    host = engines.host(order.launch.engine)
+    host.prepare(order.launch)
+    if os.getppid() != order.front:
+        os._exit(0)  # the front died before the kernel was asked to tell us
+    folder = os.path.dirname(order.launch.socket)  # noqa: PTH120 - pathlib is one import more inside the jail
+    confinement = jail.shut(jail.Policy(folder, order.launch.weights, order.require_jail))
+    pipes.say(Jailed(confinement))
+    msgspec.json.decode(pipes.line(), type=Open)
+    began = time.monotonic_ns()
+    host.open(order.launch)
+    jail.seal()
+    pipes.say(Ready(time.monotonic_ns() - began))
+    return host
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

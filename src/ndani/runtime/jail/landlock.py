@@ -1,0 +1,100 @@
+"""Landlock: which files a jailed process may open. Rights are masked to what the running kernel knows. Pure ctypes.
+
+Numbers from `linux/landlock.h`. It holds the calling thread and what that thread starts later, so it is applied
+while there is only one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Mapping
+
+from ndani.runtime.jail.calls import MACHINES, number
+
+WRITE_FILE, READ_FILE, READ_DIR, MAKE_SOCK, REMOVE_FILE = 1 << 1, 1 << 2, 1 << 3, 1 << 9, 1 << 5
+
+#: Every right by the ABI that brought it: thirteen first, then refer, truncate, ioctl on devices.
+_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
+#: From ABI 4 binding and connecting TCP, from 6 abstract sockets of others and signals to others.
+_NETWORK_FROM, _SCOPE_FROM = 4, 6
+_RULE_PATH_BENEATH, _VERSION_FLAG = 1, 1
+_FILE_RIGHTS = WRITE_FILE | READ_FILE
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _Beneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+def abi() -> int:
+    """The Landlock version of this kernel; 0 where it has none."""
+    try:
+        return _call("landlock_create_ruleset", None, 0, _VERSION_FLAG)
+    except OSError:
+        return 0
+
+
+def restrict(paths: Mapping[str, int], descriptors: Mapping[int, int]) -> bool:
+    """Let this thread open only what is named, with the rights given; True when done, False where there is no Landlock.
+
+    A path that does not exist is passed over. Raises OSError when a kernel that has Landlock refuses.
+    """
+    version = abi()
+    if version == 0:
+        return False
+    handled = 0
+    for since, rights in _RIGHTS.items():
+        handled |= rights if version >= since else 0
+    ruleset = _Ruleset(handled, 0b11 if version >= _NETWORK_FROM else 0, 0b11 if version >= _SCOPE_FROM else 0)
+    size = 24 if version >= _SCOPE_FROM else 16 if version >= _NETWORK_FROM else 8
+    held = _call("landlock_create_ruleset", ctypes.byref(ruleset), size, 0)
+    try:
+        for path, rights in paths.items():
+            _allow_path(held, path, rights & handled)
+        for descriptor, rights in descriptors.items():
+            _allow(held, descriptor, rights & handled)
+        _call("landlock_restrict_self", held, 0)
+    finally:
+        os.close(held)
+    return True
+
+
+def _allow_path(held: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        _allow(held, descriptor, rights)
+    finally:
+        os.close(descriptor)
+
+
+def _allow(held: int, descriptor: int, rights: int) -> None:
+    if not os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112 - a descriptor, not a path
+        rights &= _FILE_RIGHTS  # rights of folders on a file are refused
+    rule = _Beneath(rights, descriptor)
+    try:
+        _call("landlock_add_rule", held, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
+    except OSError as error:
+        if error.errno != errno.EBADFD:  # a memfd: it lies on no mounted file system, and needs no rule
+            raise
+
+
+def _call(name: str, *arguments: object) -> int:
+    machine = MACHINES.get(os.uname().machine)
+    if machine is None:
+        raise OSError(errno.ENOSYS, name)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    given = [ctypes.c_long(part) if isinstance(part, int) else part for part in arguments]
+    result: int = libc.syscall(ctypes.c_long(number(name, machine) or 0), *given)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return result

@@ -1,0 +1,131 @@
+"""The jail on Linux: what is done, in which order, and why that order. Pure ctypes, x86-64 and arm64.
+
+Mandatory: NoNewPrivs and the system-call filter. Where the kernel has it: Landlock. Where the system allows it: an
+empty network namespace. The filter comes last, because it forbids what the other steps need.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from ndani.errors import Unconfined
+from ndani.runtime.jail import Confinement, Policy, landlock, seccomp
+from ndani.runtime.jail.calls import MACHINES, number
+
+_PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 1, 4, 24, 38, 47, 4
+_NEWUSER, _NEWNET = 0x10000000, 0x40000000
+_CAPABILITY_VERSION = 0x20080522
+
+#: What an engine reads beside its weights (seen with strace): processors, memory, itself; nothing of the user's.
+_READABLE = {
+    "/proc/self": landlock.READ_FILE | landlock.READ_DIR,
+    "/proc/cpuinfo": landlock.READ_FILE,
+    "/proc/meminfo": landlock.READ_FILE,
+    "/proc/stat": landlock.READ_FILE,
+    "/sys/devices/system/cpu": landlock.READ_FILE | landlock.READ_DIR,
+    "/sys/devices/system/node": landlock.READ_FILE | landlock.READ_DIR,
+    "/dev/null": landlock.READ_FILE | landlock.WRITE_FILE,
+    "/dev/urandom": landlock.READ_FILE,
+}
+
+
+def shut(policy: Policy) -> Confinement:
+    """Shut the jail. Raises Unconfined when the filter, or a Landlock that is there, would not take hold."""
+    threads = sum(1 for _ in Path("/proc/self/task").iterdir())
+    if threads != 1:
+        raise Unconfined(f"the jail would hold one of {threads} threads only; this is a fault of the engine's host, please report it")
+    parent = os.getppid()
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        namespace = _empty_network()
+        _drop_capabilities()
+        _prctl(_PDEATHSIG, signal.SIGKILL)  # after the two steps above: a change of credentials clears it
+        if os.getppid() != parent:
+            os._exit(1)  # the front died in between, so nobody is left to send the signal
+        _prctl(_NO_NEW_PRIVS, 1)
+        files = _confine_files(policy)
+        seccomp.apply()
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "unknown")
+        raise Unconfined(
+            f"this kernel would not shut the jail ({error.strerror}: {name}), so the model was not loaded; "
+            "`ndani doctor` shows what is missing"
+        ) from None
+    missing = []
+    if not files:
+        missing.append("This kernel has no Landlock: a runner can open files that its user can open.")
+    if not namespace:
+        missing.append("This system allows no network namespace: the system-call filter alone keeps a runner off the network.")
+    return Confinement(seccomp=True, landlock=files, namespace=namespace, missing=tuple(missing))
+
+
+def verify(pid: int, claim: Confinement) -> Confinement:
+    """What the kernel says of a process: `NoNewPrivs: 1` and `Seccomp: 2`, and its network namespace where we may look."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        raise Unconfined("the runner's state cannot be read in /proc, so its jail could not be verified; mount /proc") from None
+    state = dict(line.split(":", 1) for line in lines if ":" in line)
+    if state.get("NoNewPrivs", "").strip() != "1" or state.get("Seccomp", "").strip() != "2":
+        raise Unconfined("the kernel does not confirm the runner's jail (NoNewPrivs and Seccomp), so it was stopped")
+    try:
+        shared = Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
+    except OSError:  # a runner in a user namespace of its own may not let us look; its word stands
+        shared = not claim.namespace
+    return replace(claim, seccomp=True, namespace=claim.namespace and not shared)
+
+
+def seal() -> None:
+    """No debugger and no core dump from here on, whoever asks but root."""
+    _prctl(_DUMPABLE, 0)
+
+
+def _empty_network() -> bool:
+    """Move into a network namespace without interfaces; as an ordinary user inside a user namespace of our own."""
+    user, group = os.geteuid(), os.getegid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_NEWNET) == 0:
+        return True
+    if libc.unshare(_NEWUSER | _NEWNET) != 0:
+        return False
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        try:
+            Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
+        except OSError:
+            break  # the ids then print as nobody's; rights to files are the same
+    return True
+
+
+def _drop_capabilities() -> None:
+    """Give up every capability and the way to any: root in the jail is nobody special."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in range(64):
+        if libc.prctl(_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) != 0:
+            break  # past the last one, or we hold none and may not: there is nothing to drop then
+    libc.prctl(_CAP_AMBIENT, ctypes.c_ulong(_CLEAR_ALL), 0, 0, 0)
+    machine = MACHINES.get(os.uname().machine)
+    if machine is None:
+        raise OSError(errno.ENOSYS, "capset")
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    empty = (ctypes.c_uint32 * 6)()
+    if libc.syscall(ctypes.c_long(number("capset", machine) or 0), ctypes.byref(header), ctypes.byref(empty)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _confine_files(policy: Policy) -> bool:
+    paths = dict(_READABLE)
+    paths[policy.socket_folder] = landlock.MAKE_SOCK | landlock.REMOVE_FILE
+    descriptors = {policy.weights: landlock.READ_FILE} if policy.weights >= 0 else {}
+    return landlock.restrict(paths, descriptors)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")

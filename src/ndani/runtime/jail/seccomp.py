@@ -1,0 +1,173 @@
+"""The system-call filter: the part of the Linux jail that closes every route to the network. Pure ctypes.
+
+It is a list of refusals over "allow", because an engine needs many calls and an attacker few. What it takes away:
+- connections: sockets are AF_UNIX streams or nothing, `connect` is refused, no datagram (a datagram's address can
+  sit in memory where a filter cannot look, so there are no datagram sockets at all), no io_uring;
+- other processes: no new program, no child, no tracing, no signal to anybody else, no shared memory by key;
+- the kernel's own doors: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `calls.NEWEST`;
+- what Landlock does not cover: modes, owners, times, links and attributes of files.
+What may be opened is Landlock's business (`landlock.py`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+
+from ndani.runtime.jail.calls import MACHINES, NEWEST, Machine, number
+
+_LOAD, _AND, _EQUAL, _ABOVE, _ANY, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
+_ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
+_SET_MODE_FILTER, _TSYNC = 1, 1
+
+_AF_UNIX, _SOCK_STREAM, _SOCK_FLAGS = 1, 1, 0o2000000 | 0o4000
+_MSG_FASTOPEN = 0x20000000
+_CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
+
+#: prctl options that would undo what the jail or the front relies on: death with the front, ptrace, capabilities.
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER = 1, 4, 28, 47, 0x59616D61
+#: fcntl and ioctl commands that have signals sent to other processes, or type into a terminal.
+_F_SIGNALS = (8, 10, 15)
+_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902)
+
+#: Not there: callers fall back to something the filter can look into.
+ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3")
+
+#: Refused whatever the arguments.
+REFUSED = (
+    *("connect", "tkill", "fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"),
+    *("process_madvise", "process_mrelease", "kcmp", "pidfd_open", "pidfd_getfd", "pidfd_send_signal"),
+    *("unshare", "setns", "mount", "umount2", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "open_tree"),
+    *("open_tree_attr", "mount_setattr", "statmount", "listmount", "pivot_root", "chroot", "lsm_set_self_attr"),
+    *("bpf", "perf_event_open", "userfaultfd", "fanotify_init", "fanotify_mark", "lookup_dcookie", "open_by_handle_at"),
+    *("name_to_handle_at", "add_key", "request_key", "keyctl", "kexec_load", "kexec_file_load", "create_module"),
+    *("init_module", "finit_module", "delete_module", "reboot", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd"),
+    *("nfsservctl", "syslog", "vhangup", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime", "sethostname"),
+    *("setdomainname", "iopl", "ioperm", "modify_ldt", "uselib", "_sysctl", "personality", "migrate_pages", "move_pages"),
+    *("shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv", "msgctl", "semget", "semop", "semtimedop", "semctl"),
+    *("mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify"),
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "setxattr", "lsetxattr"),
+    *("fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat", "file_setattr", "utime"),
+    *("utimes", "futimesat", "utimensat", "truncate", "link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
+)
+
+
+class Step(ctypes.Structure):
+    """One instruction of the filter: `struct sock_filter`."""
+
+    _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("value", ctypes.c_uint32))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint16), ("steps", ctypes.POINTER(Step)))
+
+
+Steps = list[tuple[int, int, int, int]]
+
+
+def program(machine: Machine, pid: int) -> Steps:
+    """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold."""
+    steps: Steps = [
+        (_LOAD, 0, 0, _ARCHITECTURE_AT),
+        (_EQUAL, 1, 0, machine.audit),  # 32-bit calls on a 64-bit machine have other numbers: no half-measures
+        (_RETURN, 0, 0, _KILL_PROCESS),
+        (_LOAD, 0, 0, _NUMBER_AT),
+        (_ABOVE, 0, 1, NEWEST),  # the x32 calls of x86-64 have bit 30 set and end here too
+        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
+    ]
+    rules = [(call, _refuse(errno.ENOSYS)) for call in ABSENT]
+    rules += [(call, _refuse(errno.EPERM)) for call in REFUSED]
+    rules += [(call, body) for call, body in _with_arguments(pid).items()]
+    for call, body in rules:
+        if (found := number(call, machine)) is not None:
+            steps += [(_EQUAL, 0, len(body), found), *body]
+    return [*steps, (_RETURN, 0, 0, _ALLOW)]
+
+
+def apply() -> None:
+    """Put the filter on this process, all threads at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
+    machine = MACHINES.get(os.uname().machine)
+    if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
+        raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
+    steps = program(machine, os.getpid())
+    array = (Step * len(steps))(*(Step(*step) for step in steps))
+    held = _Program(len(steps), array)
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = ctypes.c_long(number("seccomp", machine) or 0)
+    done = libc.syscall(call, ctypes.c_ulong(_SET_MODE_FILTER), ctypes.c_ulong(_TSYNC), ctypes.byref(held))
+    if done != 0:  # positive: the thread that could not be brought along
+        raise OSError(ctypes.get_errno() if done < 0 else errno.EBUSY, "the filter was not accepted")
+
+
+def _with_arguments(pid: int) -> dict[str, Steps]:
+    """The calls whose arguments decide."""
+    socket = [
+        *_only(0, (_AF_UNIX,), errno.EAFNOSUPPORT),
+        *_argument(1),
+        (_AND, 0, 0, 0xFFFFFFFF & ~_SOCK_FLAGS),
+        (_EQUAL, 1, 0, _SOCK_STREAM),
+        *_refuse(errno.ESOCKTNOSUPPORT),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    allow: Steps = [(_RETURN, 0, 0, _ALLOW)]
+    pid_only = [*_only(0, (pid,), errno.EPERM), *allow]
+    return {
+        "socket": socket,
+        "socketpair": socket,
+        "sendto": [*_without(3, _MSG_FASTOPEN), *_null(4), *allow],
+        "sendmsg": [*_without(2, _MSG_FASTOPEN), *allow],
+        "sendmmsg": [*_without(3, _MSG_FASTOPEN), *allow],
+        "clone": [*_without(0, _CLONE_NAMESPACES), *_argument(0), (_ANY, 1, 0, _CLONE_THREAD), *_refuse(errno.EPERM), *allow],
+        "kill": pid_only,
+        "tgkill": pid_only,
+        "rt_sigqueueinfo": pid_only,
+        "rt_tgsigqueueinfo": pid_only,
+        "prlimit64": [*_only(0, (0, pid), errno.EPERM), *allow],
+        "fcntl": [*_never(1, _F_SIGNALS), *allow],
+        "ioctl": [*_never(1, _IOCTL_REFUSED), *allow],
+        "prctl": [
+            *_never(0, (_PR_SET_PDEATHSIG, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER)),
+            *_argument(0),
+            (_EQUAL, 0, 3, _PR_SET_DUMPABLE),  # may be set to 0, never back
+            *_argument(1),
+            (_EQUAL, 1, 0, 0),
+            *_refuse(errno.EPERM),
+            *allow,
+        ],
+    }
+
+
+def _refuse(code: int) -> Steps:
+    return [(_RETURN, 0, 0, _ERRNO | code)]
+
+
+def _argument(index: int, high: bool = False) -> Steps:
+    # Both machines are little-endian. The kernel reads an int from the low half and ignores the other.
+    return [(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index + (4 if high else 0))]
+
+
+def _only(index: int, values: Sequence[int], code: int) -> Steps:
+    """Go on when an argument is one of `values`, else refuse."""
+    tests: Steps = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
+    return [*_argument(index), *tests, *_refuse(code)]
+
+
+def _never(index: int, values: Sequence[int]) -> Steps:
+    """Refuse when an argument is one of `values`."""
+    last = len(values) - 1
+    tests: Steps = [(_EQUAL, last - at, int(at == last), value) for at, value in enumerate(values)]
+    return [*_argument(index), *tests, *_refuse(errno.EPERM)]
+
+
+def _without(index: int, bits: int) -> Steps:
+    """Refuse when an argument has any of `bits`."""
+    return [*_argument(index), (_ANY, 0, 1, bits), *_refuse(errno.EPERM)]
+
+
+def _null(index: int) -> Steps:
+    """Refuse when a pointer is not null."""
+    low, high = _argument(index), _argument(index, high=True)
+    return [*low, (_EQUAL, 0, 2, 0), *high, (_EQUAL, 1, 0, 0), *_refuse(errno.EPERM)]

@@ -1,0 +1,67 @@
+"""The notes that the pool's owner is left: what happened, or what somebody wants. What follows from them is `pool.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from ndani.errors import NdaniError
+from ndani.runtime.residence import Child, Lease, Place, Want
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request that waits for a slot."""
+
+    want: Want
+    granted: asyncio.Future[Lease]
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A lease came back; its keep-alive (seconds, negative: for ever) is the model's from now on. `broken`: by its runner."""
+
+    place: Place
+    keep_alive: float
+    broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A runner answers."""
+
+    place: Place
+    child: Child
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """A load failed."""
+
+    place: Place
+    error: NdaniError
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A runner's process is no more, whether asked to go or not."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A keep-alive ran out."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """Somebody asked for a model to leave as soon as it is idle."""
+
+    key: str
+
+
+Note = Asked | Returned | Loaded | Broke | Gone | Expired | Unloaded | None

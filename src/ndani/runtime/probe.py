@@ -1,0 +1,118 @@
+"""The front's side of the egress probe: real targets to reach, and what really arrived at them.
+
+`with Targets() as targets:` makes listeners on loopback, Unix listeners, a file and a folder; `runner.probe(
+targets.addresses)` has a runner try every route (`routes.py`), `routes.attempt` tries the same from here. Nothing is
+sent beyond this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from ndani.runtime.routes import Addresses
+
+#: The port named where a machine has no such loopback (IPv6 may be off): nothing listens there.
+_NOBODY = 1
+
+
+class Targets:
+    """Something real at the end of every route. Sizes are small: a probe sends its route's name and nothing else."""
+
+    def __init__(self) -> None:
+        self._listeners: list[socket.socket] = []
+        self._mailboxes: list[socket.socket] = []
+        self._folder = Path()
+        self.addresses: Addresses
+
+    def __enter__(self) -> Targets:
+        # Mode 0700 as mkdtemp makes it; a runner of the same user has no other bar to it than its jail.
+        self._folder = Path(tempfile.mkdtemp(prefix="ndani-probe-"))
+        abstract = f"ndani-probe-{secrets.token_hex(8)}"
+        path = str(self._folder / "listener")
+        self.addresses = Addresses(
+            tcp4=self._listen(socket.AF_INET, ("127.0.0.1", 0)),
+            tcp6=self._listen(socket.AF_INET6, ("::1", 0)),
+            other=self._listen(socket.AF_INET, ("127.0.0.1", 0)),
+            udp4=self._receive(socket.AF_INET, ("127.0.0.1", 0)),
+            udp6=self._receive(socket.AF_INET6, ("::1", 0)),
+            path=path,
+            abstract=abstract,
+            readable=str(self._file_of_the_user()),
+            folder=str(self._folder),
+        )
+        if hasattr(socket, "AF_UNIX"):
+            self._listen(socket.AF_UNIX, path)
+            with contextlib.suppress(OSError):  # abstract names are Linux only
+                self._listen(socket.AF_UNIX, "\0" + abstract)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for end in (*self._listeners, *self._mailboxes):
+            end.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def arrived(self) -> set[str]:
+        """Names of the routes whose words, or files, really came here since the targets were made or last asked."""
+        names = set()
+        for mailbox in self._mailboxes:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    names.add(mailbox.recv(64).decode(errors="replace"))
+        for listener in self._listeners:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    names |= self._hear(listener)
+        if (self._folder / "written").exists():
+            (self._folder / "written").unlink()
+            names.add("write to a temporary folder")
+        return names
+
+    @staticmethod
+    def _hear(listener: socket.socket) -> set[str]:
+        caller, _ = listener.accept()
+        with caller:
+            caller.settimeout(0.2)
+            try:
+                return {caller.recv(64).decode(errors="replace")}
+            except TimeoutError:
+                return {"somebody who said nothing"}
+
+    def _listen(self, family: int, address: tuple[str, int] | str) -> int:
+        return self._bind(family, socket.SOCK_STREAM, address, self._listeners)
+
+    def _receive(self, family: int, address: tuple[str, int]) -> int:
+        return self._bind(family, socket.SOCK_DGRAM, address, self._mailboxes)
+
+    @staticmethod
+    def _bind(family: int, kind: int, address: tuple[str, int] | str, kept: list[socket.socket]) -> int:
+        end: socket.socket | None = None
+        try:
+            end = socket.socket(family, kind)
+            end.bind(address)
+            if kind == socket.SOCK_STREAM:
+                end.listen(16)
+        except OSError:
+            if end is not None:
+                end.close()
+            return _NOBODY
+        end.setblocking(False)
+        kept.append(end)
+        name = end.getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    def _file_of_the_user(self) -> Path:
+        """A file that is really in the user's home; where the home has none that can be read, one of the user's elsewhere."""
+        with contextlib.suppress(OSError, RuntimeError):
+            for entry in sorted(Path.home().iterdir()):
+                if entry.is_file():
+                    with contextlib.suppress(OSError), entry.open("rb"):
+                        return entry
+        spare = self._folder / "readable"
+        spare.write_bytes(b"a file of the user")
+        return spare

@@ -1,0 +1,224 @@
+"""Every setting: its names, its type, its default, what it means, and where its value came from.
+
+Flag over environment over file over default; in the environment `NDANI_X` over `OLLAMA_X`. Read once, frozen,
+passed down. To add one: a field in `Settings`, with `_setting(...)`; `ndani config show`, the file and the
+docs' table follow from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ndani.durations import parse_duration
+from ndani.errors import BadRequest, Misconfigured
+
+#: Ollama's variables that ask for something we cannot do here; naming them is better than silence.
+WITHOUT_EFFECT = {
+    "OLLAMA_SCHED_SPREAD": "spreading a model over GPUs",
+    "OLLAMA_IGPU_ENABLE": "integrated GPUs",
+    "OLLAMA_GPU_OVERHEAD": "GPU memory reserves",
+    "OLLAMA_MAX_VRAM": "a GPU memory limit",
+    "OLLAMA_LLM_LIBRARY": "choosing llama.cpp's library",
+    "OLLAMA_VULKAN": "Vulkan",
+    "OLLAMA_GO_TEMPLATE": "Go templates",
+    "OLLAMA_REMOTES": "remote models",
+    "OLLAMA_AUTH": "signed requests",
+    "OLLAMA_EXPERIMENT": "Ollama's experiments",
+    "OLLAMA_CLOUD_BASE_URL": "Ollama's cloud",
+    "OLLAMA_DEBUG_LOG_REQUESTS": "writing requests to disk, which ndani never does",
+}
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _whole(value: str) -> int:
+    return int(value)
+
+
+def _flag(value: str) -> bool:
+    # As in Ollama: a value that is not a boolean at all counts as true.
+    return value.lower() not in {"", "0", "f", "false", "no", "off"}
+
+
+def _seconds(value: str) -> float:
+    return parse_duration(value)
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser()
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _cache_type(value: str) -> str:
+    kinds = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+    if value.lower() not in kinds:
+        raise ValueError(f"one of {', '.join(kinds)}")
+    return value.lower()
+
+
+def _setting(default: Any, read: Callable[[str], Any], doc: str, ollama: str | tuple[str, ...] = ()) -> Any:
+    names = (ollama,) if isinstance(ollama, str) else ollama
+    metadata = {"read": read, "doc": doc, "ollama": names}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def home() -> Path:
+    """The folder of what is this user's own: models, settings, logs, the key."""
+    try:
+        return Path(os.environ.get("HOME") or "~").expanduser() / ".ndani"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path("/.ndani")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one process. `origins_of` says for each field where its value came from."""
+
+    host: str = _setting("127.0.0.1:11434", _text, "address the server listens on, and clients call", "OLLAMA_HOST")
+    models: Path = _setting(lambda: home() / "models", _path, "folder of the model store", "OLLAMA_MODELS")
+    origins: tuple[str, ...] = _setting((), _list, "further web origins that may call (comma list, * as wildcard)", "OLLAMA_ORIGINS")
+    keep_alive: float = _setting(
+        300.0, _seconds, "how long a model stays loaded after its last answer (negative: for ever)", "OLLAMA_KEEP_ALIVE"
+    )
+    load_timeout: float = _setting(300.0, _seconds, "how long a model may take to load (0 or less: no limit)", "OLLAMA_LOAD_TIMEOUT")
+    num_parallel: int = _setting(0, _whole, "answers a model gives at once (0: four, fewer where memory is short)", "OLLAMA_NUM_PARALLEL")
+    max_loaded_models: int = _setting(0, _whole, "models in memory at once (0: three)", "OLLAMA_MAX_LOADED_MODELS")
+    max_queue: int = _setting(512, _whole, "requests that may wait for their turn", "OLLAMA_MAX_QUEUE")
+    context_length: int = _setting(0, _whole, "context length where nobody says one (0: 4096)", "OLLAMA_CONTEXT_LENGTH")
+    flash_attention: bool | None = _setting(None, _flag, "flash attention in the engine (unset: where it helps)", "OLLAMA_FLASH_ATTENTION")
+    kv_cache_type: str = _setting("f16", _cache_type, "type of the key/value cache", "OLLAMA_KV_CACHE_TYPE")
+    num_thread: int = _setting(0, _whole, "threads an engine computes with (0: one per physical core)", "OLLAMA_NUM_THREAD")
+    num_gpu: int = _setting(-1, _whole, "layers given to a GPU (-1: all that fit)", ("OLLAMA_NUM_GPU", "OLLAMA_GPU_LAYERS"))
+    debug: int = _setting(
+        0, lambda v: _whole(v) if v.isdigit() else int(_flag(v)), "1: more log lines (never a prompt or an answer)", "OLLAMA_DEBUG"
+    )
+    noprune: bool = _setting(False, _flag, "keep unused blobs when the server starts", "OLLAMA_NOPRUNE")
+    no_cloud: bool = _setting(True, _flag, "no cloud models; ndani has none, so only true is possible", "OLLAMA_NO_CLOUD")
+    offline: bool = _setting(False, _flag, "refuse everything that would dial out")
+    require_jail: bool = _setting(False, _flag, "refuse to run a model where the system cannot confine it")
+    max_body: int = _setting(256 * 2**20, _whole, "largest request body, in bytes")
+    idle_exit: float = _setting(0.0, _seconds, "stop the server after this long without a request (0: never)")
+    log_file: str = _setting("", _text, "file for log lines (empty: stderr)")
+    origins_of: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `host`, as Ollama reads it: a scheme alone implies its port, a path is not for listening."""
+        text = self.host.strip()
+        scheme, _, rest = text.rpartition("://")
+        rest = rest.split("/", 1)[0]
+        port = {"http": 80, "https": 443}.get(scheme, 11434)
+        host = rest
+        if rest.startswith("["):
+            host, _, tail = rest[1:].partition("]")
+            digits = tail.removeprefix(":")
+        elif rest.count(":") > 1:
+            digits = ""
+        else:
+            host, _, digits = rest.partition(":")
+        if digits:
+            if not digits.isdigit() or int(digits) > 65535:
+                raise Misconfigured(f"{self.host!r} is not an address to listen on; write it as 127.0.0.1:11434")
+            port = int(digits)
+        return host or "127.0.0.1", port
+
+    @property
+    def url(self) -> str:
+        """The base URL that a client on this machine calls; a wildcard address is reached over loopback."""
+        host, port = self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        scheme = "https" if self.host.strip().startswith("https://") else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def names_of(setting: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """Environment variables of one setting, the strongest first."""
+    return (f"NDANI_{setting.name.upper()}", *setting.metadata.get("ollama", ()))
+
+
+def fields() -> list[dataclasses.Field[Any]]:
+    """The settings themselves, in the order they are shown."""
+    return [f for f in dataclasses.fields(Settings) if "read" in f.metadata]
+
+
+def load(environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
+    """Read every setting once. Raises Misconfigured naming the variable, the value and what would do."""
+    environ = os.environ if environ is None else environ
+    path = file or Path(environ.get("NDANI_CONFIG") or home() / "config.toml").expanduser()
+    written = _from_file(path)
+    values: dict[str, Any] = {}
+    came: dict[str, str] = {}
+    for setting in fields():
+        name, value, origin = setting.name, None, "default"
+        if flags and flags.get(name) is not None:
+            value, origin = flags[name], "flag"
+        elif (found := _from_environment(setting, environ)) is not None:
+            variable, text = found
+            value, origin = _read(setting, text, variable), variable
+        elif name in written:
+            value, origin = _read(setting, _as_text(written[name]), f"{name} in {path}"), str(path)
+        if origin != "default":
+            values[name] = value
+        came[name] = origin
+    if values.get("no_cloud") is False:
+        raise Misconfigured("OLLAMA_NO_CLOUD=0 cannot be honoured: ndani has no cloud models; unset it")
+    if values.get("flash_attention") is False and values.get("kv_cache_type", "f16") not in ("f32", "f16", "bf16"):
+        raise Misconfigured(f"a key/value cache of {values['kv_cache_type']} needs flash attention; unset OLLAMA_FLASH_ATTENTION")
+    return Settings(**values, origins_of=came)
+
+
+def without_effect(environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each variable that is set and that nothing here obeys."""
+    environ = os.environ if environ is None else environ
+    return [
+        f"{name} is set, but has no effect: {what} is not in this version" for name, what in WITHOUT_EFFECT.items() if environ.get(name)
+    ]
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"the settings file {path} cannot be read: {error}") from None
+    unknown = sorted(set(written) - {f.name for f in fields()})
+    if unknown:
+        raise Misconfigured(f"the settings file {path} has an unknown setting {unknown[0]!r}; `ndani config show` lists them all")
+    return written
+
+
+def _from_environment(setting: dataclasses.Field[Any], environ: Mapping[str, str]) -> tuple[str, str] | None:
+    for variable in names_of(setting):
+        text = environ.get(variable, "").strip().strip("'\"").strip()
+        if text:
+            return variable, text
+    return None
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(setting: dataclasses.Field[Any], text: str, origin: str) -> Any:
+    try:
+        return setting.metadata["read"](text)
+    except (ValueError, BadRequest) as error:
+        expected = {_whole: "a whole number is needed", _seconds: "a duration such as 5m is needed"}
+        wanted = expected.get(setting.metadata["read"], str(error))
+        raise Misconfigured(f"{origin} is {text!r}: {wanted}") from None

@@ -1,0 +1,98 @@
+"""Several pieces of one file fetched at once, handed over in order: the disk sees one growing file, as with one connection.
+
+So a blob is hashed and written as it comes, and a partial file is always a beginning: it needs no list of holes to be
+resumed. What is lost by a `kill -9` is what had come ahead of its turn, a few pieces at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from functools import partial
+
+#: How much one request asks for, and how many are on their way at once; their product is the memory this takes.
+PIECE = 8 << 20
+AT_ONCE = 4
+
+
+class Piece:
+    """The bytes from `first` up to `end` of a file, on their way. Fetchers `put` them, one reader takes them out."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self.first, self.end = first, end
+        self.got = 0
+        self._chunks: deque[bytes] = deque()
+        self._changed = asyncio.Event()
+
+    @property
+    def next(self) -> int:
+        """The place of the next byte that is missing."""
+        return self.first + self.got
+
+    def put(self, chunk: bytes) -> None:
+        """Take more of it; bytes past the end are dropped."""
+        chunk = chunk[: self.end - self.next]
+        self.got += len(chunk)
+        self._chunks.append(chunk)
+        self._changed.set()
+
+    def wake(self) -> None:
+        """Have the reader look again."""
+        self._changed.set()
+
+    async def take(self, task: asyncio.Task[None]) -> bytes | None:
+        """What has come since, or None at the end. Raises what the fetching task raised."""
+        while not self._chunks:
+            if task.done():
+                task.result()
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self._chunks.popleft()
+
+
+def cut(first: int, end: int, piece: int) -> Iterable[Piece]:
+    """The pieces of a stretch, in order."""
+    return (Piece(at, min(at + piece, end)) for at in range(first, end, piece))
+
+
+async def in_order(pieces: Iterable[Piece], fetch: Callable[[Piece], Awaitable[None]], at_once: int) -> AsyncGenerator[bytes, None]:
+    """The bytes of `pieces`, in order, while `fetch` brings up to `at_once` of them. Consume it under aclosing.
+
+    Raises what `fetch` raises, when its piece's turn comes; the others are then ended.
+    """
+    rest = iter(pieces)
+    running: deque[tuple[Piece, asyncio.Task[None]]] = deque()
+
+    def start() -> None:
+        for piece in rest:
+            task = asyncio.create_task(_fetch(piece, fetch))
+            task.add_done_callback(partial(_wake, piece))
+            running.append((piece, task))
+            return
+
+    try:
+        for _ in range(at_once):
+            start()
+        while running:
+            piece, task = running[0]
+            while (chunk := await piece.take(task)) is not None:
+                yield chunk
+            running.popleft()
+            start()
+    finally:
+        for _, task in running:
+            task.cancel()
+        for _, task in running:
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await task
+
+
+def _wake(piece: Piece, _: asyncio.Task[None]) -> None:
+    piece.wake()
+
+
+async def _fetch(piece: Piece, fetch: Callable[[Piece], Awaitable[None]]) -> None:
+    await fetch(piece)

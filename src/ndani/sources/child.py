@@ -1,0 +1,93 @@
+"""The fetcher: the process that may dial out, alive only while something is pulled. `python -m ndani.sources.child`.
+
+One JSON job on stdin; on stdout a line per step (types.Progress), and in the end, when it failed, one line with the
+error's code and sentence. It says nothing else to anyone. Killing it is the cancellation, at any moment: the store is
+whole after it. Stdin stays open as a lifeline, so that it dies with whoever started it; a push finishes the part that is
+travelling first, for many a registry forgets an upload whose connection breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ndani import names
+from ndani.errors import Failed, NdaniError
+from ndani.settings import home
+from ndani.sources import choose
+from ndani.sources.job import PATIENCE, Ended, Job
+from ndani.sources.pull import pull
+from ndani.sources.push import push
+from ndani.sources.registry import Registry
+from ndani.store import Store
+from ndani.types import Progress
+
+_EVERY = 0.06  # seconds between two progress lines of one blob, as Ollama's
+
+
+def main() -> int:
+    """Read the job, do it, report. The exit status is 0 when the model is there."""
+    line = sys.stdin.buffer.readline()
+    job = msgspec.json.decode(line, type=Job)
+    leaving = threading.Event()
+    threading.Thread(target=_watch_lifeline, args=(leaving, PATIENCE if job.push else 0.0), daemon=True).start()
+    try:
+        asyncio.run(_run(job, leaving))
+    except NdaniError as error:
+        _say(Ended(error.code, str(error)))
+        return 1
+    except Exception as error:  # the front turns it into one sentence; a traceback would reach nobody
+        _say(Ended(Failed.code, f"the {job.verb} failed unexpectedly ({type(error).__name__}); run it again, and report it if it stays"))
+        return 1
+    return 0
+
+
+async def _run(job: Job, leaving: threading.Event) -> None:
+    said, last = 0.0, Progress("")
+    async with aclosing(_steps(job, leaving)) as steps:
+        async for step in steps:
+            whole = step.completed is not None and step.completed == step.total
+            if step == last or (step.digest and step.digest == last.digest and not whole and time.monotonic() - said < _EVERY):
+                continue
+            said, last = time.monotonic(), step
+            _say(step)
+
+
+def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]:
+    name, store = names.parse(job.name), Store(Path(job.models))
+    if job.push:
+        registry = Registry(name, insecure=job.insecure, offline=job.offline, key=home() / "id_ed25519")
+        return push(store, name, registry, leaving)
+    return pull(store, name, choose(name, job.offline, Path(job.catalogue) if job.catalogue else None, insecure=job.insecure))
+
+
+def _say(line: Any) -> None:
+    try:
+        sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # Whoever started us has gone. The lifeline ends this process, and a push may still finish its part.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _watch_lifeline(leaving: threading.Event, patience: float) -> None:
+    # A thread, because the event loop may be busy unpacking just when the parent dies; and the bare descriptor,
+    # because a buffered reader would hold up the interpreter's own end.
+    while os.read(0, 1024):
+        pass
+    leaving.set()
+    time.sleep(patience)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The front's side of a pull: starts the fetcher, hands on its progress, raises its error, kills it when nobody waits.
+
+Pulls of one name share one fetcher. What differs between two servers on one store is settled by the store's locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+
+from ndani.errors import Failed, NdaniError, SourceFailed, tree
+from ndani.names import Name
+from ndani.settings import Settings
+from ndani.sources.job import PATIENCE, Ended, Job
+from ndani.types import Progress
+
+
+class Fetcher:
+    """All pulls and pushes of one server."""
+
+    def __init__(self, settings: Settings, catalogue: Path | None = None) -> None:
+        self._settings, self._catalogue = settings, catalogue
+        self._runs: dict[str, _Run] = {}
+
+    async def pull(self, name: Name, insecure: bool = False) -> AsyncGenerator[Progress, None]:
+        """Bring a model into the store: its steps, at most one per 60 ms and blob. Consume it under aclosing.
+
+        `insecure` lets its registry be asked without TLS, or with a certificate that nobody vouches for. Closing it
+        cancels the pull when nobody else waits for the same. Raises what the fetcher met: NotFound, SourceFailed,
+        StoreFailed, Offline, Failed.
+        """
+        async with contextlib.aclosing(self._do(name, self._job(name, insecure))) as steps:
+            async for step in steps:
+                yield step
+
+    async def push(self, name: Name, insecure: bool = False) -> AsyncGenerator[Progress, None]:
+        """Send a model of the store to its registry; otherwise as `pull`."""
+        async with contextlib.aclosing(self._do(name, self._job(name, insecure, push=True))) as steps:
+            async for step in steps:
+                yield step
+
+    async def close(self) -> None:
+        """End every pull and push; what has come, or gone, stays for the next one."""
+        await asyncio.gather(*(run.end() for run in list(self._runs.values())))
+
+    async def _do(self, name: Name, job: Job) -> AsyncGenerator[Progress, None]:
+        key = f"{job.verb} {name.key} {job.insecure}"
+        run = self._runs.get(key)
+        if run and not run.watchers:
+            await asyncio.wait([run.task])  # it is being ended, and a push of the same may take its time for that
+            run = None
+        if run is None:
+            run = self._runs[key] = _Run(job)
+        run.watchers += 1
+        try:
+            async with contextlib.aclosing(run.steps()) as steps:
+                async for step in steps:
+                    yield step
+        finally:
+            run.watchers -= 1
+            if not run.watchers:
+                try:
+                    await run.end()
+                finally:
+                    if self._runs.get(key) is run:
+                        del self._runs[key]
+
+    def _job(self, name: Name, insecure: bool, push: bool = False) -> Job:
+        catalogue = str(self._catalogue) if self._catalogue else None
+        return Job(name.full, str(self._settings.models), self._settings.offline, catalogue, insecure, push)
+
+
+class _Run:
+    """One fetcher child and those who follow it. `log` holds its steps; the last one is replaced while it only grows."""
+
+    def __init__(self, job: Job) -> None:
+        self.watchers = 0
+        self.log: list[Progress] = []
+        self._job = job
+        self._error: NdaniError | None = None
+        self._changed = asyncio.Event()
+        self._child: Process | None = None
+        self.task = asyncio.create_task(self._follow())
+
+    async def steps(self) -> AsyncGenerator[Progress, None]:
+        """Every step from the first on, then the error if there was one. A slow reader misses numbers, never a status."""
+        at, shown = 0, None
+        while True:
+            changed = self._changed
+            if at < len(self.log) and self.log[at] is not shown:
+                shown = self.log[at]
+                yield shown
+            elif at + 1 < len(self.log):
+                at += 1
+            elif self.task.done():
+                break
+            else:
+                await changed.wait()
+        if self.task.cancelled():
+            raise SourceFailed(f"the {self._job.verb} was ended before it began; {self._job.verb} again")
+        self.task.result()
+        if self._error:
+            # A new one for each: two who raise one exception object would share its traceback.
+            raise type(self._error)(str(self._error))
+
+    async def end(self) -> None:
+        """Kill the child, if it lives, and wait until it is gone."""
+        if self._child is None:
+            self.task.cancel()
+        elif self._child.returncode is None and self._job.push and self._child.stdin:
+            self._child.stdin.close()  # it leaves when the part that is travelling has arrived
+            await asyncio.wait([self.task], timeout=PATIENCE)
+        if self._child and self._child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.kill()
+        await asyncio.wait([self.task])
+
+    async def _follow(self) -> None:
+        try:
+            self._error = await self._converse()
+        except OSError as error:
+            self._error = Failed(f"the fetcher could not be started ({error.strerror}); free memory or processes and try again")
+        finally:
+            # Set after this task counts as done, so that whoever wakes up sees the end.
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    async def _converse(self) -> NdaniError | None:
+        child = self._child = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "ndani.sources.child", stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+        )
+        error: NdaniError | None = None
+        try:
+            if child.stdin and child.stdout:
+                child.stdin.write(msgspec.json.encode(self._job) + b"\n")
+                with contextlib.suppress(ConnectionError):
+                    await child.stdin.drain()
+                async for line in child.stdout:
+                    error = self._take(line)
+        finally:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+            if child.stdin:
+                child.stdin.close()
+            await child.wait()
+        verb = self._job.verb
+        if error is None and (not self.log or self.log[-1].status != "success"):
+            error = SourceFailed(f"the {verb} was ended from outside before it was done; {verb} again: it goes on where it stopped")
+        return error
+
+    def _take(self, line: bytes) -> NdaniError | None:
+        found = msgspec.json.decode(line)
+        if "error" in found:
+            ended = msgspec.convert(found, Ended)
+            return tree().get(ended.code, Failed)(ended.error)
+        step = msgspec.convert(found, Progress)
+        if self.log and self.log[-1].digest == step.digest and self.log[-1].status == step.status:
+            self.log[-1] = step
+        else:
+            self.log.append(step)
+        self._tell()
+        return None
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

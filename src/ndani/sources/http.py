@@ -1,0 +1,289 @@
+"""The only outbound client of ndani. Bytes and pages by URL; what they mean is the sources' business.
+
+Proxies and `.netrc` come from the environment unless the source says otherwise; certificates from the system, from
+pip's own bundle and from whatever file the user has set. A transfer that stands still is broken off. Foreign errors
+are renamed here: what may pass by itself is `Interrupted`, everything else is a sentence of the tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from ndani import __version__
+from ndani.errors import NotFound, Offline, SourceFailed
+
+_CONNECT = 20.0  # seconds until a connection stands
+_STALL = 30.0  # seconds without a byte
+_CHUNK = 1 << 18
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+
+
+class Interrupted(Exception):
+    """A transfer broke off in a way that trying again may mend. Its text is a clause for the final sentence.
+
+    `after` is how many seconds the other side asked to be left alone, or None.
+    """
+
+    def __init__(self, clause: str, after: float | None = None) -> None:
+        super().__init__(clause)
+        self.after = after
+
+
+class Unreachable(Interrupted):
+    """No connection came to stand. `detail` says it as a Go program would, for clients that read Ollama's sentences."""
+
+    def __init__(self, clause: str, detail: str) -> None:
+        super().__init__(clause)
+        self.detail = detail
+
+
+class NoTls(Interrupted):
+    """What listens there does not speak TLS, or none that this machine trusts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach a place: empty fields mean what the environment and the system say."""
+
+    proxy: str = ""
+    certificates: str = ""  # a file of authorities to trust
+    client_certificate: str = ""
+    trusted_hosts: tuple[str, ...] = ()  # whose certificate is not asked for
+    logins: dict[str, tuple[str, str]] = field(default_factory=dict)  # host[:port] → user, password
+    netrc: bool = True  # whether logins of .netrc are added to requests; a source with logins of its own does that itself
+    settings: str = "`pip config list`"  # where a user looks when the place is wrong
+    certificate: str = "set `cert` in pip's configuration"  # what to do about one that is not trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it came, whatever its status. The names of headers are found however they are cased."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    chunks: AsyncGenerator[bytes, None]
+
+    async def read(self, limit: int) -> bytes:
+        """The body, up to `limit` bytes of it. Raises Interrupted."""
+        body = bytearray()
+        async with contextlib.aclosing(self.chunks) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) >= limit:
+                    break
+        return bytes(body[:limit])
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A body that is coming: the place in the file where it begins, the size of the whole file (or None)."""
+
+    begins: int
+    total: int | None
+    chunks: AsyncGenerator[bytes, None]
+
+
+class Client:
+    """An outbound connection pool. With `offline` it opens nothing, and says so. Close it in the end."""
+
+    def __init__(self, access: Access, *, offline: bool, stall: float = _STALL) -> None:
+        self._access, self._offline, self._stall = access, offline, stall
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session:
+            await self._session.close()
+
+    async def page(self, url: str, accept: str) -> tuple[str, str, str]:
+        """A text of up to 64 MB: the text, its media type, and the URL it came from in the end.
+
+        Raises NotFound, SourceFailed, Offline, Interrupted.
+        """
+        async with self._ask(url, {"Accept": accept}) as answer:
+            body = bytearray()
+            async for chunk in answer.content.iter_chunked(_CHUNK):
+                body += chunk
+                if len(body) > 64 << 20:
+                    raise SourceFailed(f"{shown(url)} answered with more than a package index ever has")
+            return body.decode("utf-8", "replace"), answer.content_type, str(answer.url)
+
+    @asynccontextmanager
+    async def stretch(self, url: str, start: int, end: int) -> AsyncIterator[Reply]:
+        """The bytes from `start` up to `end` (excluded); a server that cannot do ranges sends the whole file instead.
+
+        Raises NotFound, SourceFailed, Offline, Interrupted.
+        """
+        wanted = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        async with self._ask(url, wanted) as answer:
+            begins, total = 0, answer.content_length
+            if answer.status == 206:
+                begins, total = content_range(answer.headers.get("Content-Range", ""), url)
+            yield Reply(begins, total, self._chunks(answer, url))
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes] | None = None, *, verify: bool = True
+    ) -> AsyncIterator[Answer]:
+        """One request and its answer, whatever that is; no redirect is followed, no login added.
+
+        Raises Offline, SourceFailed, and Interrupted (Unreachable, NoTls) when the connection fails.
+        """
+        if self._offline:
+            raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it first")
+        session = self._opened()
+        with _renamed(url, self._access, NoTls):
+            async with session.request(
+                method,
+                URL(url, encoded=True),
+                headers={"Accept-Encoding": "identity", **headers},
+                data=body,
+                allow_redirects=False,
+                proxy=self._access.proxy or _proxy(url),
+                ssl=verify,
+            ) as answer:
+                yield Answer(answer.status, answer.headers, url, self._chunks(answer, url))
+
+    async def _chunks(self, answer: aiohttp.ClientResponse, url: str) -> AsyncGenerator[bytes, None]:
+        with _renamed(url, self._access):
+            async for chunk in answer.content.iter_any():
+                yield chunk
+
+    @asynccontextmanager
+    async def _ask(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._offline:
+            raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it to pull")
+        parts = urlsplit(url)
+        place = parts.netloc.rpartition("@")[2]
+        if login := self._access.logins.get(place):
+            # A header, which aiohttp drops by itself when a redirect leads to another host.
+            headers = {**headers, "Authorization": "Basic " + b64encode(":".join(login).encode()).decode()}
+        with _renamed(url, self._access):
+            async with self._opened().get(
+                urlunsplit(parts._replace(netloc=place, fragment="")),
+                headers=headers,
+                proxy=self._access.proxy or None,
+                ssl=parts.hostname not in self._access.trusted_hosts and place not in self._access.trusted_hosts,
+            ) as answer:
+                _check(answer, url)
+                yield answer
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=self._stall)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=_trust(self._access)),
+                timeout=timeout,
+                trust_env=self._access.netrc,
+                auto_decompress=self._access.netrc,  # a registry's blobs are what their digests say, as they came
+                read_bufsize=_CHUNK,
+                headers={"User-Agent": f"ndani/{__version__}"},
+            )
+        return self._session
+
+
+def shown(url: str) -> str:
+    """A URL as it may be read by others: without the user and password that it may hold."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for this URL."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.netloc.rpartition("@")[2]) or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _trust(access: Access) -> ssl.SSLContext:
+    named = access.certificates or next(filter(None, (os.environ.get(v) for v in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))), "")
+    try:
+        if named:
+            folder = Path(named).is_dir()
+            trust = ssl.create_default_context(cafile=None if folder else named, capath=named if folder else None)
+        else:
+            trust = ssl.create_default_context()
+            _trust_as_pip_does(trust)
+        if access.client_certificate:
+            trust.load_cert_chain(access.client_certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise SourceFailed(f"the certificates set for the package index cannot be used: {error}; look at `pip config list`") from None
+    return trust
+
+
+def _trust_as_pip_does(trust: ssl.SSLContext) -> None:
+    """pip carries its own authorities: a bare machine without any must reach what pip reaches."""
+    pip = importlib.util.find_spec("pip")
+    if pip and pip.origin:
+        with contextlib.suppress(OSError, ssl.SSLError):
+            trust.load_verify_locations(Path(pip.origin).parent / "_vendor" / "certifi" / "cacert.pem")
+
+
+def _check(answer: aiohttp.ClientResponse, url: str) -> None:
+    status, place = answer.status, shown(url)
+    if status in (200, 206):
+        return
+    if status in (404, 410):
+        raise NotFound(f"{place} is not there ({status}); check the index that `pip config list` names")
+    if status in (401, 403, 407):
+        raise SourceFailed(f"{place} refused access ({status}); check the login in pip's configuration or .netrc")
+    if status in _PASSING:
+        raise Interrupted(f"{place} answered {status}")
+    raise SourceFailed(f"{place} answered {status}, which is no download; check the index that `pip config list` names")
+
+
+def content_range(value: str, url: str) -> tuple[int, int | None]:
+    """Where a partial body begins and how large the file is, from `bytes 5-9/100`. Raises SourceFailed."""
+    span, _, total = value.removeprefix("bytes ").partition("/")
+    first = span.partition("-")[0]
+    if not first.isdigit():
+        raise SourceFailed(f"{shown(url)} answered with a range that cannot be read; try again or use another index")
+    return int(first), int(total) if total.isdigit() else None
+
+
+@contextmanager
+def _renamed(url: str, access: Access, no_tls: type[Exception] = SourceFailed) -> Iterator[None]:
+    """The border to aiohttp: its errors end here."""
+    place = urlsplit(url).hostname or url
+    try:
+        yield
+    except (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch) as error:
+        why = getattr(error, "certificate_error", None) or error
+        raise SourceFailed(f"{place} has no certificate that this machine trusts ({why}); {access.certificate}") from None
+    except aiohttp.ClientConnectorSSLError as error:
+        raise no_tls(f"{place} has no TLS that this machine trusts ({_tls(error.os_error)}); {access.certificate}") from None
+    except aiohttp.InvalidURL:
+        raise SourceFailed(f"{shown(url)} is no address that can be asked; check {access.settings}") from None
+    except TimeoutError:
+        raise Interrupted(f"{place} sent nothing for too long") from None
+    except aiohttp.ClientConnectorDNSError as error:
+        raise Unreachable(f"{place} cannot be reached ({error.os_error.strerror or error})", f"lookup {place}: no such host") from None
+    except aiohttp.ClientConnectorError as error:
+        why = _system_error(error.os_error)
+        raise Unreachable(f"{place} cannot be reached ({why})", f"{error.host}:{error.port}: connect: {why.lower()}") from None
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise Interrupted(f"the connection to {place} broke off ({type(error).__name__})") from None
+
+
+def _tls(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)
+
+
+def _system_error(error: OSError) -> str:
+    # asyncio words its own sentence around the system's; the number still says what happened.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

@@ -1,0 +1,31 @@
+"""What crosses the border between the front and the fetcher. It imports no client: the front loads this and no more."""
+
+from __future__ import annotations
+
+import msgspec
+
+#: Seconds that a push gets to finish the part that is travelling, when nobody waits for it any more.
+PATIENCE = 10.0
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to bring into which store; or, with `push`, what to send from it to its registry."""
+
+    name: str
+    models: str
+    offline: bool = False
+    catalogue: str | None = None
+    insecure: bool = False
+    push: bool = False
+
+    @property
+    def verb(self) -> str:
+        """The job in a word."""
+        return "push" if self.push else "pull"
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The last line of a fetcher that failed."""
+
+    code: str
+    error: str

@@ -1,0 +1,49 @@
+"""Trying again: how often, with what pauses, and when to give up. The same for a pull and for a push."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ndani.errors import SourceFailed
+from ndani.sources.http import Interrupted
+
+T = TypeVar("T")
+
+#: A pause that the other side asks for and that is longer than this (seconds) is the user's to wait for.
+LONGEST = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a broken transfer is taken up again without a byte having come, and how long the first pause is (s)."""
+
+    tries: int = 5
+    pause: float = 0.5
+    look: float = 0.1  # between two looks at another process's progress
+
+    def before(self, error: Interrupted, vain: int) -> float:
+        """Seconds to wait after `vain` tries that brought nothing. Raises SourceFailed where no further try is due."""
+        if error.after is not None and error.after > LONGEST:
+            raise SourceFailed(f"{error}; it asks to be left alone for {error.after:.0f} seconds: try again then") from None
+        if vain >= self.tries:
+            raise SourceFailed(f"{error}; pull again when it can be reached: it goes on where it stopped") from None
+        return error.after if error.after is not None else self.pause * 2**vain
+
+
+async def insist(patience: Patience, attempt: Callable[[], Awaitable[T]], progress: Callable[[], int] = int) -> T:
+    """Make an attempt until it succeeds; one that moved `progress` on was not in vain.
+
+    Raises SourceFailed when `patience` ends, and everything but Interrupted at once.
+    """
+    vain = 0
+    while True:
+        before = progress()
+        try:
+            return await attempt()
+        except Interrupted as error:
+            vain = 0 if progress() > before else vain + 1
+            pause = patience.before(error, vain)
+        await asyncio.sleep(pause)

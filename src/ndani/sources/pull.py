@@ -1,0 +1,109 @@
+"""The road of a pull, the same for every source: plan; skip what we hold; per layer resume, write, verify; commit last.
+
+Runs in the fetcher. Two pulls of one blob, in whatever processes, transfer it once: one holds the blob's lock, the
+other follows its progress on the disk, and takes over if the first one dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from ndani.errors import NotFound, SourceFailed
+from ndani.names import Name
+from ndani.sources import PlannedLayer, Source
+from ndani.sources.http import Interrupted
+from ndani.sources.inflow import Inflow, received
+from ndani.sources.patience import Patience
+from ndani.store import Store
+from ndani.store.blobs import Mismatch
+from ndani.types import Progress
+
+
+async def pull(store: Store, name: Name, sources: Sequence[Source], patience: Patience | None = None) -> AsyncGenerator[Progress, None]:
+    """Bring a model into the store and give it its name. Consume it under aclosing.
+
+    Sources are tried in order. Raises NotFound, SourceFailed, StoreFailed, Offline; what has come stays for the next pull.
+    """
+    failed: NotFound | SourceFailed | None = None
+    yield Progress("pulling manifest")
+    for source in sources:
+        try:
+            async with aclosing(_pull_from(store, name, source, patience or Patience())) as steps:
+                async for step in steps:
+                    yield step
+            return
+        except (NotFound, SourceFailed) as error:
+            failed = error
+        finally:
+            await source.close()
+    raise failed or NotFound("pull model manifest: file does not exist")
+
+
+async def _pull_from(store: Store, name: Name, source: Source, patience: Patience) -> AsyncGenerator[Progress, None]:
+    plan = await source.plan()
+    # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
+    with store.claim({layer.digest for layer in plan.layers}):
+        for layer in plan.layers:
+            async with aclosing(_bring(store, source, layer, patience)) as steps:
+                async for step in steps:
+                    yield step
+        yield Progress("verifying sha256 digest")
+        yield Progress("writing manifest")
+        store.commit(name, plan.manifest)
+    yield Progress("success")
+
+
+async def _bring(store: Store, source: Source, layer: PlannedLayer, patience: Patience) -> AsyncGenerator[Progress, None]:
+    """One layer into the store, by us or by whoever is at it already."""
+    if layer.content is not None:
+        store.blobs.put(layer.content)
+        yield _progress(layer, layer.size)
+        return
+    while not (lock := store.lock(layer.digest)):
+        yield _progress(layer, received(store, layer))
+        await asyncio.sleep(patience.look)
+    try:
+        if not store.blobs.has(layer.digest, layer.size):
+            async with aclosing(_transfer(store, source, layer, patience)) as steps:
+                async for step in steps:
+                    yield step
+    finally:
+        lock.release()
+    yield _progress(layer, layer.packed)
+
+
+async def _transfer(store: Store, source: Source, layer: PlannedLayer, patience: Patience) -> AsyncGenerator[Progress, None]:
+    inflow = Inflow(store, layer)
+    vain = 0
+    try:
+        while part := inflow.part:
+            before = inflow.received
+            yield _progress(layer, before)
+            try:
+                number = inflow.number
+                async with aclosing(source.open(part, inflow.within)) as chunks:
+                    async for chunk in chunks:
+                        inflow.feed(chunk)
+                        yield _progress(layer, inflow.received)
+                if inflow.number == number:
+                    raise Interrupted(f"{part.file.name} ended too early")
+                vain = 0
+            except Interrupted as error:
+                vain = 0 if inflow.received > before else vain + 1
+                await asyncio.sleep(patience.before(error, vain))
+        inflow.finish()
+    except Mismatch as error:
+        inflow.discard()
+        sentence = (
+            f"digest mismatch, file must be downloaded again: want {error.want}, got {error.got}; pull once more, or use another source"
+        )
+        raise SourceFailed(sentence) from None
+    finally:
+        inflow.close()
+
+
+def _progress(layer: PlannedLayer, completed: int) -> Progress:
+    total = layer.size if layer.content is not None else layer.packed
+    return Progress(f"pulling {layer.digest.removeprefix('sha256:')[:12]}", layer.digest, total, completed)

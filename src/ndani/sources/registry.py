@@ -1,0 +1,278 @@
+"""Models in a registry of the Ollama/OCI protocol, whoever runs it: `host/namespace/model:tag`.
+
+`Registry` is the conversation (scheme, credentials, redirects, when to try again); `RegistrySource` the models that come
+from it. What is sent there is `push`. A manifest is kept to the letter, for its digest is the model's id.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+
+from ndani.errors import BadRequest, Failed, NotFound, SourceFailed
+from ndani.names import Name
+from ndani.sources import File, Part, Plan, PlannedLayer
+from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
+from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range, shown
+from ndani.sources.patience import Patience, insist
+from ndani.sources.token import Credentials, origin
+from ndani.store import layout as kinds
+from ndani.store.entry import Manifest
+
+_ACCEPT = f"{kinds.MANIFEST}, application/vnd.oci.image.manifest.v1+json;q=0.5"
+_MANIFEST_LIMIT = 4 << 20
+_HOPS = 10
+_STALL = 30.0
+#: What OpenSSL says, in its versions, of an answer that is not TLS at all.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+
+Body = Callable[[], "bytes | AsyncIterator[bytes]"]
+
+
+class Registry:
+    """One registry and one model's place in it. Without `insecure`, https with a certificate this machine trusts."""
+
+    def __init__(
+        self, name: Name, *, insecure: bool, offline: bool, key: Path, patience: Patience | None = None, stall: float = _STALL
+    ) -> None:
+        self.name, self.insecure = name, insecure
+        self.patience = patience or Patience()
+        access = Access(
+            netrc=False,
+            certificates=os.environ.get("SSL_CERT_FILE", ""),
+            settings="the name of the model",
+            certificate="name its authority's file in SSL_CERT_FILE, or use --insecure where nobody listens in",
+        )
+        self._client = Client(access, offline=offline, stall=stall)
+        self._credentials = Credentials(key)
+        self._scheme = "https"
+        self._reached = False
+
+    def url(self, *path: str) -> str:
+        """The address of something of this model: `manifests/latest`, `blobs/sha256:…`."""
+        return "/".join((f"{self._scheme}://{self.name.host}/v2/{self.name.namespace}/{self.name.model}", *path))
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.close()
+
+    @asynccontextmanager
+    async def ask(self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None) -> AsyncIterator[Answer]:
+        """One request, carried through redirects and questions about who we are; the answer may be any other status.
+
+        Raises Interrupted for what may pass (with the pause that was asked for), SourceFailed, Offline.
+        """
+        hops = wins = 0
+        while True:
+            own = self._credentials.header(url)
+            async with self._client.request(method, url, {**(headers or {}), **own}, body and body(), verify=not self.insecure) as answer:
+                if answer.status == 401 and origin(url) == origin(self.url()):
+                    challenge = answer.headers.get("WWW-Authenticate", "")
+                    await self._credentials.answer(url, challenge, own.get("Authorization"), wins > 0, self._plainly)
+                    wins += 1
+                elif method in ("GET", "HEAD") and answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
+                    url, hops = self.follow(url, answer.headers["Location"]), hops + 1
+                    if hops > _HOPS:
+                        raise SourceFailed(f"{self.name.host} sends from one address to the next without end; try again later")
+                elif answer.status in _PASSING:
+                    raise Interrupted(f"{urlsplit(url).netloc} answered {answer.status}", _pause(answer.headers.get("Retry-After", "")))
+                else:
+                    yield answer
+                    return
+
+    def follow(self, url: str, location: str) -> str:
+        """Where `url` sends us to. Raises SourceFailed when that is without TLS and must not be."""
+        target = urljoin(url, location)
+        if not target.startswith("https://") and not self.insecure:
+            raise SourceFailed(f"insecure protocol http: {self.name.host} sends to {shown(target)}; `--insecure` allows it")
+        return target
+
+    async def _plainly(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        async with self._client.request("GET", url, headers, verify=not self.insecure) as answer:
+            if answer.status in _PASSING:
+                raise Interrupted(f"{urlsplit(url).netloc} answered {answer.status}", _pause(answer.headers.get("Retry-After", "")))
+            return answer.status, await answer.read(1 << 20)
+
+    async def settle(self) -> None:
+        """With `insecure`: find out whether https is spoken there; the certificate is not asked for, and http will do."""
+        if not self.insecure:
+            return
+        try:
+            async with self._client.request("GET", f"https://{self.name.host}/v2/", {}, verify=False):
+                return
+        except Interrupted:
+            self._scheme = "http"
+
+    @asynccontextmanager
+    async def greeted(self, method: str, url: str) -> AsyncIterator[Answer]:
+        """A first request, whose failure to reach anybody is said at once and as Ollama says it. Raises Failed besides."""
+        try:
+            async with self.ask(method, url, {"Accept": _ACCEPT}) as answer:
+                self._reached = True
+                yield answer
+        except NoTls as error:
+            if not any(word in str(error) for word in _NO_TLS):
+                raise SourceFailed(str(error)) from None
+            raise SourceFailed(f"insecure protocol http: {self.name.host} does not speak https; `--insecure` allows that") from None
+        except Unreachable as error:
+            if self._reached:
+                raise  # somebody was there, and may be back in a second
+            # Failed is 500, Ollama's status for it.
+            raise Failed(f'{method.title()} "{url}": dial tcp{":" if error.detail.startswith("lookup") else ""} {error.detail}') from None
+
+    async def manifest(self) -> bytes:
+        """The manifest to the letter. Raises NotFound, SourceFailed, Offline, and Failed when nobody can be reached."""
+        await self.settle()
+        url = self.url("manifests", self.name.tag)
+        try:
+            return await insist(self.patience, lambda: self._manifest(url))
+        except (NotFound, SourceFailed, Failed) as error:
+            raise type(error)(f"pull model manifest: {error}") from None
+
+    async def _manifest(self, url: str) -> bytes:
+        async with self.greeted("GET", url) as answer:
+            if answer.status == 404:
+                raise NotFound("file does not exist")
+            content = await answer.read(_MANIFEST_LIMIT)
+            if answer.status != 200:
+                raise SourceFailed(f"{self.name.host} answered {answer.status}{reason(content)}; check the name of the model")
+            said = answer.headers.get("Docker-Content-Digest", "")
+        if said.startswith("sha256:") and said != (got := kinds.digest_of(content)):
+            raise SourceFailed(f"digest mismatch: the manifest was announced as {said} and is {got}; try again")
+        return content
+
+
+class RegistrySource:
+    """One model of one registry."""
+
+    def __init__(self, registry: Registry, piece: int = PIECE) -> None:
+        self._registry, self._piece = registry, piece
+        self._ranges = True
+        self._places: dict[str, str] = {}
+
+    async def plan(self) -> Plan:
+        """What the model is made of, as its manifest says. Raises as `Registry.manifest` does."""
+        content = await self._registry.manifest()
+        host = self._registry.name.host
+        try:
+            manifest = msgspec.json.decode(content, type=Manifest)
+            layers = (*manifest.layers, manifest.config)
+            hexes = {layer.digest: kinds.hex_of(layer.digest) for layer in layers}
+        except (msgspec.DecodeError, BadRequest):
+            raise SourceFailed(f"{self._registry.name} at {host} has a manifest that is no model's; check the name") from None
+        if not any(layer.media_type == kinds.MODEL for layer in layers) or any(layer.size < 0 for layer in layers):
+            raise SourceFailed(f"{self._registry.name} at {host} has no weights: it is no model that can run here; check the name")
+        planned = {}
+        for layer in layers:
+            file = File(self._registry.name.model, layer.digest[:19], hexes[layer.digest], layer.size)
+            part = Part(file, 0, layer.size, layer.size, file.sha256)
+            content_now = b"" if not layer.size else None
+            planned[layer.digest] = PlannedLayer(
+                layer.media_type, f"sha256:{file.sha256}", layer.size, (part,) if layer.size else (), content_now
+            )
+        return Plan(content, tuple(planned.values()))
+
+    async def open(self, part: Part, start: int) -> AsyncGenerator[bytes, None]:
+        """The bytes of a blob from `start` on, several pieces at once. Errors as in `Source.open`."""
+        if self._ranges:
+            at = start
+            try:
+                pieces = cut(start, part.size, self._piece)
+                async with aclosing(in_order(pieces, lambda piece: self._insist(part, piece), AT_ONCE)) as chunks:
+                    async for chunk in chunks:
+                        at += len(chunk)
+                        yield chunk
+                return
+            except _Unranged:
+                self._ranges, start = False, at
+        whole = Piece(start, part.size)
+        async with aclosing(in_order([whole], lambda piece: self._insist(part, piece), 1)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._registry.close()
+
+    async def _insist(self, part: Part, piece: Piece) -> None:
+        await insist(self._registry.patience, lambda: self._stream(part, piece), lambda: piece.got)
+
+    async def _stream(self, part: Part, piece: Piece) -> None:
+        """One request's worth of a piece: what is missing of it."""
+        url = self._registry.url("blobs", f"sha256:{part.file.sha256}")
+        place = self._places.get(part.file.sha256, url)
+        headers = {"Range": f"bytes={piece.next}-{piece.end - 1}"}
+        async with self._registry.ask("GET", place, headers) as answer:
+            if answer.status not in (200, 206):
+                if self._places.pop(part.file.sha256, None):
+                    # The address we were sent to was good for a while only; the registry gives out a new one.
+                    raise Interrupted(f"{urlsplit(answer.url).netloc} answered {answer.status}")
+                raise self._refused(part, answer)
+            begins = self._begins(part, answer)
+            if origin(answer.url) != origin(url):
+                self._places[part.file.sha256] = answer.url
+            if begins != piece.next and self._ranges:
+                raise _Unranged
+            skip = piece.next - begins
+            async with aclosing(answer.chunks) as chunks:
+                async for chunk in chunks:
+                    if skip < len(chunk):
+                        piece.put(chunk[skip:])
+                    skip = max(skip - len(chunk), 0)
+                    if piece.next == piece.end:
+                        return
+        raise Interrupted(f"{urlsplit(answer.url).netloc} ended {part.file.name} too early")
+
+    def _begins(self, part: Part, answer: Answer) -> int:
+        begins, total = 0, _whole(answer.headers.get("Content-Length", ""))
+        if answer.status == 206:
+            begins, total = content_range(answer.headers.get("Content-Range", ""), answer.url)
+        if total not in (None, part.size):
+            where = urlsplit(answer.url).netloc
+            raise SourceFailed(f"{part.file.name} has {total} bytes at {where}, and {part.size} were expected; push it there again")
+        return begins
+
+    def _refused(self, part: Part, answer: Answer) -> NotFound | SourceFailed:
+        where = urlsplit(answer.url).netloc
+        if answer.status in (404, 410):
+            return NotFound(f"{where} lacks {part.file.name}, which the model needs; push it there again")
+        if answer.status == 416:
+            return SourceFailed(f"{part.file.name} is shorter at {where} than it should be; push it there again")
+        return SourceFailed(f"{where} refused {part.file.name} ({answer.status}); try again later")
+
+
+class _Unranged(Exception):
+    """The server sends files from their beginning only."""
+
+
+def reason(body: bytes) -> str:
+    """What a registry's error body says, as a clause: its first message, or nothing."""
+    try:
+        found = msgspec.json.decode(body)
+        message = found["errors"][0]["message"] if "errors" in found else found["error"]
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+        return ""
+    clean = " ".join(str(message).split())[:200]
+    return f" ({clean})" if clean else ""
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def _pause(text: str) -> float | None:
+    """Seconds of a Retry-After, which is a number or a date."""
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError):
+        return None

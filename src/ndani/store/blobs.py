@@ -1,0 +1,181 @@
+"""Content by its digest: partial file, verify, rename. A blob is whole or not there.
+
+Names and what refers to what are in `manifests` and `library`; locks between processes in `locks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ndani.errors import StoreFailed
+from ndani.store.disk import make_folder, on_disk, settle
+from ndani.store.layout import Layout, digest_in, digest_of
+
+PIECE = 1 << 20  # bytes read or written at once
+
+#: An unfinished pull is worth going on with for a week; after that its bytes are only in the way.
+STALE_PARTIAL = 7 * 86400.0
+
+
+class Mismatch(Exception):
+    """What arrived is not what was asked for. Not of the tree: whose fault it is, the caller knows and says."""
+
+    def __init__(self, want: str, got: str) -> None:
+        super().__init__(f"digest mismatch: want {want}, got {got}")
+        self.want, self.got = want, got
+
+
+class Partial:
+    """A blob that is growing. Bytes are hashed as they are written; `finish` verifies and renames.
+
+    Only the process that holds the blob's lock may open one without a path of its own. Errors of the disk are StoreFailed.
+    """
+
+    def __init__(self, layout: Layout, digest: str, size: int, keep: int = 0, path: Path | None = None) -> None:
+        """Open the file with the first `keep` bytes of what it holds; `size` is how many the whole blob has.
+
+        `path` is another file than the one that pulls of this blob go on with.
+        """
+        self.layout, self.digest, self.size = layout, digest, size
+        self.path = path or layout.partial(digest)
+        with on_disk(layout.root, size):
+            make_folder(layout.blobs)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file: BinaryIO = os.fdopen(handle, "r+b", buffering=0)
+        self._hash = hashlib.sha256()
+        self.length = 0
+        self.keep(keep)
+
+    def keep(self, length: int) -> None:
+        """Cut the file to its first `length` bytes and hash those again; the next write goes behind them."""
+        self._hash, self.length = hashlib.sha256(), 0
+        with on_disk(self.layout.root):
+            self._file.truncate(length)
+            self._file.seek(0)
+            while piece := self._file.read(PIECE):
+                self._hash.update(piece)
+                self.length += len(piece)
+
+    def write(self, content: bytes) -> None:
+        """Append. Raises StoreFailed when the disk is full; what was written before stays for the next pull."""
+        with on_disk(self.layout.root, max(self.size - self.length, len(content))):
+            write_all(self._file, content)
+        self._hash.update(content)
+        self.length += len(content)
+
+    def settle(self) -> None:
+        """Make what is written so far survive a power cut."""
+        with on_disk(self.layout.root):
+            os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Verify and give the file its name. Raises Mismatch, after removing it, when these are other bytes."""
+        got = f"sha256:{self._hash.hexdigest()}"
+        if got != self.digest:
+            self.discard()
+            raise Mismatch(self.digest, got)
+        self.settle()
+        with on_disk(self.layout.root):
+            self._file.close()
+            self.path.replace(self.layout.blob(self.digest))
+            settle(self.layout.blobs)
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file and leave it for the next pull."""
+        self._file.close()
+
+
+def write_all(file: BinaryIO, content: bytes) -> None:
+    """Write all of it through an unbuffered file: on a nearly full disk one write may take only a part."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
+
+
+class Blobs:
+    """The blobs of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def has(self, digest: str, size: int | None = None) -> bool:
+        """Whether the whole blob is here; with `size`, also that it has that many bytes."""
+        try:
+            found = self._layout.blob(digest).stat().st_size
+        except OSError:
+            return False
+        return size is None or found == size
+
+    def read(self, digest: str, limit: int = 16 * PIECE) -> bytes:
+        """A small blob's bytes. Raises StoreFailed when it is missing, unreadable or larger than `limit`."""
+        path = self._layout.blob(digest)
+        try:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+        except FileNotFoundError:
+            raise StoreFailed(f"the model store lacks the file {path}; pull or create the model again") from None
+        except OSError as error:
+            raise StoreFailed(f"the file {path} cannot be read ({error.strerror}); change its owner or mode") from None
+        if len(content) > limit:
+            raise StoreFailed(f"the file {path} is larger than such a file may be; pull or create the model again")
+        return content
+
+    def put(self, content: bytes) -> str:
+        """Store small content and return its digest. Raises StoreFailed."""
+        digest = digest_of(content)
+        if self.has(digest, len(content)):
+            return digest
+        # A name of its own: two processes may put the same content at once, and both are right.
+        fresh = self._layout.blobs / f".{uuid.uuid4().hex}"
+        with on_disk(self._layout.root, len(content)):
+            make_folder(self._layout.blobs)
+            write_new(fresh, content)
+            fresh.replace(self._layout.blob(digest))
+            settle(self._layout.blobs)
+        return digest
+
+    def listed(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Every whole blob: its digest and what the disk says of it."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._layout.blobs) as found:
+            for item in found:
+                digest = digest_in(item.name)
+                if digest and item.is_file():
+                    yield digest, item.stat()
+
+    def remove(self, digest: str) -> None:
+        """Remove a blob; one that is gone already is fine. Raises OSError."""
+        self._layout.blob(digest).unlink(missing_ok=True)
+
+    def remove_stale(self, busy: set[str]) -> None:
+        """Remove what unfinished pulls left a week ago; `busy` digests are left alone. Raises OSError."""
+        oldest = time.time() - STALE_PARTIAL
+        for path in self._layout.blobs.glob("*"):
+            unfinished = "-partial" in path.name or path.name.startswith(".")
+            if unfinished and f"sha256:{path.name[7:71]}" not in busy:
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file durably; on an error nothing of it stays. Raises OSError."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            write_all(file, content)
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

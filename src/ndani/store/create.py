@@ -1,0 +1,256 @@
+"""A new name out of what the store has: a model, or GGUF blobs, with a template, parameters and the like laid over it.
+
+Store work only. Where a base is pulled from, whether a template is a good one, and what makes a GGUF file of other
+weights (conversion, quantising, joining of parts) is other rooms' business and done before. Weights are taken as they
+are: their digest stays their publisher's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ndani.errors import BadRequest, StoreFailed, Unsupported
+from ndani.names import Name
+from ndani.store import layout as kinds
+from ndani.store.entry import Entry, Layer, Manifest, decode
+from ndani.store.inspect import Header, inspect
+from ndani.store.layout import digest_of, hex_of
+from ndani.store.library import Store
+from ndani.store.modelfile import ROLES, check_version
+from ndani.store.parameters import check_parameters
+from ndani.types import Message, Progress
+
+#: The keys of a config in Ollama's order; others, of versions to come, keep theirs behind these.
+_CONFIG = (
+    "model_format", "model_family", "model_families", "model_type", "file_type", "renderer", "parser", "requires",
+    "remote_host", "remote_model", "capabilities", "context_length", "embedding_length", "base_name", "draft",
+    "architecture", "os", "rootfs",
+)  # fmt: skip
+#: Go's JSON, so that a model made here and one made by Ollama from the same parts have the same id.
+_GO_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+_PATH = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\:]+(/(?!\.{1,2}(/|\Z))[^/\\:]+)*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a model is made of. Empty means not said: then the base's own counts, as in Ollama.
+
+    `files` and `adapters` are digests of blobs in the store by the relative path that the client knows them by.
+    """
+
+    base: Entry | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    drafts: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+    system: str = ""
+    licenses: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    requires: str = ""
+    renderer: str = ""
+    parser: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A layer to be: its content where it is new, None where the blob must be there already."""
+
+    layer: Layer
+    content: bytes | None = None
+
+
+def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
+    """Make `name` stand for what the recipe says; a status for each step, in Ollama's words, `success` the last.
+
+    The name is written when everything else is in place. Everything that can be wrong with the recipe is found before
+    the first status. Raises BadRequest, Unsupported, StoreFailed.
+    """
+    parts, config, warnings = _plan(store, recipe)
+    content = _ordered(config)
+    head = Layer(kinds.CONFIG, digest_of(content), len(content))
+    yield from (Progress("parsing GGUF") for _ in (*recipe.files, *recipe.adapters))
+    yield from (Progress(f"warning: {warning}") for warning in warnings)
+    with store.claim({head.digest, *(part.layer.digest for part in parts)}):
+        for part in parts:
+            known = store.blobs.has(part.layer.digest, part.layer.size)
+            if part.content is not None:
+                store.blobs.put(part.content)
+            elif not known:  # removed by another process since the plan was made
+                raise StoreFailed("a file of this model was removed from the store in the meantime; pull or send it again")
+            yield Progress(f"{'using existing' if known else 'creating new'} layer {part.layer.digest}")
+        store.blobs.put(content)
+        yield Progress("writing manifest")
+        manifest = Manifest(2, kinds.MANIFEST, head, tuple(part.layer for part in parts))
+        store.commit(name, msgspec.json.encode(manifest) + b"\n")
+    yield Progress("success")
+
+
+def _plan(store: Store, recipe: Recipe) -> tuple[list[_Part], dict[str, Any], tuple[str, ...]]:
+    """Every layer in its order, the config, and what the user is to be told. Writes nothing."""
+    _refuse(recipe)
+    said, warnings = check_parameters(recipe.parameters)
+    parts, config, model = _weights(store, recipe)
+    for path, digest in recipe.adapters.items():
+        parts = _over(parts, _Part(_adapter(store, path, digest, model)))
+    if recipe.template:
+        parts = _over(parts, _text(kinds.TEMPLATE, recipe.template))
+    if recipe.system:
+        parts = _over(parts, _text(kinds.SYSTEM, recipe.system))
+    known = {part.layer.digest for part in parts if part.layer.media_type == kinds.LICENSE}
+    licenses = [_text(kinds.LICENSE, text) for text in dict.fromkeys(recipe.licenses) if text]
+    parts += [part for part in licenses if part.layer.digest not in known]
+    params = (recipe.base.params if recipe.base else {}) | said
+    if params:
+        parts = _over(parts, _part(kinds.PARAMS, _json(dict(sorted(params.items())))))
+    if recipe.messages:
+        talk = [{"role": message.role, "content": message.content} for message in recipe.messages]
+        parts = _over(parts, _part(kinds.MESSAGES, _json(talk)))
+    if recipe.requires:
+        config = config | {"requires": check_version(recipe.requires)}
+    return parts, config, warnings
+
+
+def _refuse(recipe: Recipe) -> None:
+    """What is wrong without a look at any file, and what would have to be obeyed and cannot be."""
+    for word, value in (("RENDERER", recipe.renderer), ("PARSER", recipe.parser)):
+        if value:
+            raise Unsupported(f"{word} is not in this version of ndani; take the line out: the model's own chat template is used")
+    if recipe.drafts:
+        raise Unsupported("DRAFT is not in this version of ndani; take the line out: the answers are the same without it")
+    if recipe.base is None and not recipe.files:
+        raise BadRequest("neither 'from' or 'files' was specified")
+    if len(recipe.adapters) > 1:
+        raise BadRequest("only one adapter is currently supported")
+    for path, digest in (*recipe.files.items(), *recipe.adapters.items()):
+        if not _PATH.match(path):
+            raise BadRequest("file path must be relative")
+        hex_of(digest)
+    if any(message.role not in ROLES for message in recipe.messages):
+        raise BadRequest('message role must be one of "system", "user", or "assistant"')
+
+
+def _weights(store: Store, recipe: Recipe) -> tuple[list[_Part], dict[str, Any], Header | None]:
+    """The layers and the config that everything else is laid over, and what the weights say of themselves."""
+    parts: list[_Part] = []
+    config: dict[str, Any] = {}
+    model: Header | None = None
+    base = recipe.base
+    if base is not None:
+        for layer in base.layers:
+            if not store.blobs.has(layer.digest, layer.size):
+                raise StoreFailed(f"the model {base.name} lacks a file in the store; pull it again")
+            parts.append(_Part(msgspec.structs.replace(layer, source=str(base.name))))
+        config = decode(base.blobs.read(base.manifest.config.digest), dict[str, Any], f"the config of {base.name}")
+    for path, digest in sorted(recipe.files.items()):
+        layer, header = _gguf(store, path, digest)
+        if header.keys.get("general.type") == "adapter":
+            raise BadRequest(f"{path} is an adapter, not a model; name it with ADAPTER")
+        if _projects(header):
+            parts = _over(parts, _Part(msgspec.structs.replace(layer, media_type=kinds.PROJECTOR)))
+            continue
+        if base is not None:
+            raise BadRequest(f"{path} and {base.name} are both models; FROM takes one of them")
+        if model is not None:
+            raise BadRequest(f"{path} is a second model; FROM takes one model, and the projector that belongs to it")
+        model, config = header, _config(header)
+        parts.append(_Part(layer))
+    if base is None and model is None:
+        raise BadRequest("there is a projector, but no model; give the model's own file as well")
+    if base is not None and recipe.adapters:
+        model = store.header(base)
+    return parts, config, model
+
+
+def _gguf(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
+    """A blob as a layer of weights, and its head. Sentences name the file as the client does, never the store's path."""
+    digest = f"sha256:{hex_of(digest)}"
+    place = store.layout.blob(digest)
+    try:
+        with place.open("rb") as file:
+            magic = file.read(4)
+        size = place.stat().st_size
+    except FileNotFoundError:
+        raise BadRequest(f"the file {path} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
+    except OSError as error:
+        raise StoreFailed(f"the file {path} cannot be read in the store ({error.strerror}); change its owner or mode") from None
+    if magic != b"GGUF":
+        raise BadRequest(f"supplied file was not in GGUF format: {path}")
+    try:
+        header = inspect(place)
+    except StoreFailed:
+        raise BadRequest(f"{path} begins as a GGUF file and cannot be read as one; send the whole file again") from None
+    count = header.keys.get("split.count", 1)
+    if isinstance(count, int) and count > 1:
+        raise BadRequest(f"{path} is one of {count} parts of a model; join them into one file and send that")
+    return Layer(kinds.MODEL, digest, size), header
+
+
+def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Layer:
+    layer, header = _gguf(store, path, digest)
+    if header.keys.get("general.type") != "adapter":
+        raise BadRequest(f"{path} is not an adapter; ADAPTER takes a LoRA in GGUF format")
+    if model is not None and header.architecture != model.architecture:
+        raise BadRequest(f"{path} was made for a model of the kind {header.architecture}, and this one is {model.architecture}")
+    return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
+
+
+def _projects(header: Header) -> bool:
+    """Whether this file turns images or sound into tokens, and is no model by itself."""
+    if header.keys.get("general.type") in ("projector", "mmproj"):
+        return True
+    sees = header.keys.get(f"{header.architecture}.vision.block_count") or header.architecture == "clip"
+    return bool(sees) and not header.block_count
+
+
+def _config(header: Header) -> dict[str, Any]:
+    return {
+        "model_format": "gguf",
+        "model_family": header.architecture,
+        "model_families": [header.architecture],
+        "model_type": header.parameter_size,
+        "file_type": header.file_type,
+        "architecture": "amd64",
+        "os": "linux",
+    }
+
+
+def _over(parts: list[_Part], part: _Part) -> list[_Part]:
+    """This part in the place of those of its kind, and behind all others: where Ollama puts it."""
+    return [*(other for other in parts if other.layer.media_type != part.layer.media_type), part]
+
+
+def _text(kind: str, text: str) -> _Part:
+    return _part(kind, text.encode("utf-8", "replace"))
+
+
+def _part(kind: str, content: bytes) -> _Part:
+    return _Part(Layer(kind, digest_of(content), len(content)), content)
+
+
+def _ordered(config: dict[str, Any]) -> bytes:
+    order = {key: place for place, key in enumerate(_CONFIG)}
+    return _json(dict(sorted(config.items(), key=lambda item: order.get(item[0], len(order)))))
+
+
+def _json(value: Any) -> bytes:
+    """JSON as Go writes it, with the newline at its end."""
+    return json.dumps(_whole(value), ensure_ascii=False, separators=(",", ":")).translate(_GO_ESCAPES).encode("utf-8", "replace") + b"\n"
+
+
+def _whole(value: Any) -> Any:
+    """1.0 as 1, which is how Go writes it."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    return value

@@ -1,0 +1,171 @@
+"""One model in the store: its manifest, and what its layers say. Reading only; `library` changes things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ndani.errors import StoreFailed
+from ndani.names import Name
+from ndani.store import layout as kinds
+from ndani.store.blobs import Blobs
+from ndani.store.layout import Layout
+from ndani.types import Message
+
+T = TypeVar("T")
+
+
+class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "source": "from"}, omit_defaults=True):
+    """One file of a model, as a manifest names it."""
+
+    media_type: str
+    digest: str
+    size: int
+    source: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+    """What a name stands for. Field order is Ollama's, so that equal models have equal ids."""
+
+    schema_version: int
+    media_type: str
+    config: Layer
+    layers: tuple[Layer, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The config file of a model, as far as it is read here; Ollama writes more."""
+
+    model_format: str = ""
+    model_family: str = ""
+    model_families: tuple[str, ...] | None = None
+    model_type: str = ""
+    file_type: str = ""
+    renderer: str = ""
+    context_length: int = 0
+    embedding_length: int = 0
+    capabilities: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name and everything that belongs to it. `digest` is the bare hex of the manifest's bytes, `modified` POSIX seconds."""
+
+    name: Name
+    digest: str
+    modified: float
+    manifest: Manifest
+    layout: Layout
+    blobs: Blobs
+    _kept: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """The file of the manifest."""
+        return self.layout.manifest(self.name)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.manifest.layers
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers and the config."""
+        return self.manifest.config.size + sum(layer.size for layer in self.layers)
+
+    @property
+    def digests(self) -> set[str]:
+        """Every blob that this model needs."""
+        return {self.manifest.config.digest, *(layer.digest for layer in self.layers)}
+
+    @property
+    def config(self) -> Config:
+        """The config file. Raises StoreFailed when it is missing or damaged."""
+        return decode(self._content(self.manifest.config.digest), Config, f"the config of {self.name}")
+
+    @property
+    def parent(self) -> str:
+        """The model that this one was made from, or nothing."""
+        layer = self._first(kinds.MODEL)
+        return layer.source if layer and layer.source != str(self.name) else ""
+
+    @property
+    def weights(self) -> Layer:
+        """The layer with the weights. Raises StoreFailed when this model has none."""
+        layer = self._first(kinds.MODEL)
+        if layer is None:
+            raise StoreFailed(f"the model {self.name} has no weights in the store; pull it again")
+        return layer
+
+    @property
+    def weights_path(self) -> Path:
+        """The file with the weights; it need not be there."""
+        return self.layout.blob(self.weights.digest)
+
+    @property
+    def projector(self) -> Path | None:
+        """The file that turns images into tokens, where there is one."""
+        return self._path(kinds.PROJECTOR)
+
+    @property
+    def adapter(self) -> Path | None:
+        """The file with the adapter (LoRA), where there is one."""
+        return self._path(kinds.ADAPTER)
+
+    @property
+    def template(self) -> str | None:
+        """The Go template, where the model has one of its own."""
+        return self._text(kinds.TEMPLATE)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt, where the model has one."""
+        return self._text(kinds.SYSTEM)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The model's own options, by Ollama's names."""
+        text = self._text(kinds.PARAMS)
+        return decode(text.encode(), dict[str, Any], f"the parameters of {self.name}") if text else {}
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation that every chat with this model begins with."""
+        text = self._text(kinds.MESSAGES)
+        return decode(text.encode(), tuple[Message, ...], f"the messages of {self.name}") if text else ()
+
+    @property
+    def licenses(self) -> tuple[str, ...]:
+        """The licences, each as one text."""
+        return tuple(self._decoded(layer) for layer in self.layers if layer.media_type == kinds.LICENSE)
+
+    def _first(self, kind: str) -> Layer | None:
+        return next((layer for layer in self.layers if layer.media_type == kind), None)
+
+    def _path(self, kind: str) -> Path | None:
+        layer = self._first(kind)
+        return self.layout.blob(layer.digest) if layer else None
+
+    def _text(self, kind: str) -> str | None:
+        layer = self._first(kind)
+        return self._decoded(layer) if layer else None
+
+    def _decoded(self, layer: Layer) -> str:
+        return self._content(layer.digest).decode("utf-8", "replace")
+
+    def _content(self, digest: str) -> bytes:
+        """A small blob, read once: a digest's bytes never change, and every request asks for them."""
+        if digest not in self._kept:
+            self._kept[digest] = self.blobs.read(digest)
+        return self._kept[digest]
+
+
+def decode(content: bytes, kind: type[T], what: str) -> T:
+    """JSON as `kind`. Raises StoreFailed naming `what` when it is something else."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreFailed(f"{what} is damaged in the store ({error}); pull or create the model again") from None

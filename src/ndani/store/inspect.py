@@ -1,0 +1,168 @@
+"""What a weights file says of itself, in the words of a listing, of `show`, and of the memory estimate.
+
+The bytes are read in `gguf`; here they get their meaning. Pure but for `inspect`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ndani.errors import StoreFailed
+from ndani.store.gguf import Tensor, read_head
+
+#: Bytes per number of a key/value cache, by the type's name: block bytes over numbers per block.
+CACHE_BYTES = {
+    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "iq4_nl": 18 / 32,
+    "q5_0": 22 / 32, "q5_1": 24 / 32,
+}  # fmt: skip
+
+#: llama.cpp's names of what a whole file is quantised to (`general.file_type`).
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
+}  # fmt: skip
+
+_HIDDEN = ("general.name", "tokenizer.chat_template")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The head of one GGUF file. Numbers that the file does not give are 0."""
+
+    path: Path
+    keys: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def architecture(self) -> str:
+        return str(self.keys.get("general.architecture", ""))
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in all tensors together."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    @property
+    def parameter_size(self) -> str:
+        """The parameter count for a reader: `134.52M`, `1.2B`."""
+        return counted(self.parameter_count)
+
+    @property
+    def file_type(self) -> str:
+        """The quantisation, in llama.cpp's words."""
+        return FILE_TYPES.get(self.keys.get("general.file_type", -1), "unknown")
+
+    @property
+    def context_length(self) -> int:
+        """Tokens the model was trained to look back on."""
+        return self._number("context_length")
+
+    @property
+    def embedding_length(self) -> int:
+        return self._number("embedding_length")
+
+    @property
+    def block_count(self) -> int:
+        return self._number("block_count")
+
+    @property
+    def head_count(self) -> int:
+        return max(self._per_block("attention.head_count"), default=0)
+
+    @property
+    def head_count_kv(self) -> int:
+        """Key/value heads of the block that has most of them."""
+        return max(self._kv_heads(), default=0)
+
+    @property
+    def key_length(self) -> int:
+        """Numbers in one head's key."""
+        return self._number("attention.key_length") or self._head_size()
+
+    @property
+    def value_length(self) -> int:
+        """Numbers in one head's value."""
+        return self._number("attention.value_length") or self._head_size()
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own chat template (jinja), or None: then it is a base model and gets raw prompts."""
+        found = self.keys.get("tokenizer.chat_template")
+        return found if isinstance(found, str) and found else None
+
+    def kv_bytes_per_token(self, cache_type: str = "f16") -> int:
+        """Bytes that one token of context takes in the key/value cache, over all blocks.
+
+        Counts every block as if it looked at the whole context; sliding windows only make it less.
+        """
+        numbers = sum(self._kv_heads()) * (self.key_length + self.value_length)
+        return math.ceil(numbers * CACHE_BYTES[cache_type])
+
+    def capabilities(self, template: str | None, *, projector: bool = False) -> tuple[str, ...]:
+        """What the model can do, in Ollama's words; `template` is its Go template, which then counts instead of its own."""
+        arch = self.architecture
+        found = ["embedding" if f"{arch}.pooling_type" in self.keys else "completion"]
+        jinja = self.chat_template or ""
+        if template is None:
+            tools, thinking, insert = "tools" in jinja or "tool_call" in jinja, "<think>" in jinja or "</think>" in jinja, False
+        else:
+            tools, thinking, insert = ".Tools" in template, ".Thinking" in template, ".Suffix" in template
+        vision = projector or f"{arch}.vision.block_count" in self.keys
+        audio = f"{arch}.audio.block_count" in self.keys
+        marks = {"vision": vision, "audio": audio, "tools": tools, "insert": insert, "thinking": thinking}
+        return (*found, *(word for word, true in marks.items() if true))
+
+    def model_info(self, *, verbose: bool = False) -> dict[str, Any]:
+        """The key/values for `show`. Arrays are None unless `verbose`, when the file is read again in full (StoreFailed)."""
+        keys = read_head(self.path, verbose=True)[0] if verbose else self.keys
+        shown = {key: value for key, value in keys.items() if key not in _HIDDEN}
+        if not verbose:
+            # The real Ollama withholds every array here, short ones too (recorded: general.languages is null).
+            shown = {key: None if isinstance(value, list) else value for key, value in shown.items()}
+        shown = {key: _finite(value) for key, value in shown.items()}
+        return dict(sorted({**shown, "general.parameter_count": self.parameter_count}.items()))
+
+    def _kv_heads(self) -> list[int]:
+        return self._per_block("attention.head_count_kv") or self._per_block("attention.head_count")
+
+    def _per_block(self, key: str) -> list[int]:
+        """A number per block: some models give one for all, some a list."""
+        found = self.keys.get(f"{self.architecture}.{key}")
+        if isinstance(found, list):
+            return [item for item in found if isinstance(item, int)]
+        return [found] * self.block_count if isinstance(found, int) and self.block_count <= 1 << 16 else []
+
+    def _number(self, key: str) -> int:
+        found = self.keys.get(f"{self.architecture}.{key}")
+        return found if isinstance(found, int) else 0
+
+    def _head_size(self) -> int:
+        return self.embedding_length // self.head_count if self.head_count else 0
+
+
+def inspect(path: Path) -> Header:
+    """Read the head of a weights file. Raises StoreFailed with one sentence."""
+    keys, tensors = read_head(path)
+    if not isinstance(keys.get("general.architecture"), str):
+        raise StoreFailed(f"the file {path} does not say its architecture; pull or create the model again")
+    return Header(path, keys, tensors)
+
+
+def counted(number: int) -> str:
+    """A count as Ollama prints it: 134515008 → `134.52M`, 1235814432 → `1.2B`."""
+    for step, letter, digits in ((10**12, "T", 1), (10**9, "B", 1), (10**6, "M", 2)):
+        if number >= step:
+            return f"{number // step}{letter}" if number % step == 0 else f"{number / step:.{digits}f}{letter}"
+    return f"{number // 1000}K" if number >= 1000 else str(number)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN; a file may. A whole number has no point, as Go writes it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

@@ -1,0 +1,204 @@
+"""The store as a whole: list, find, copy, delete, prune, commit. The one writer of names and the one remover of blobs.
+
+Safe under several processes: whatever adds or removes a name or a blob does so under the store's lock, and a pull
+claims its blobs first (`locks`). Reading takes no lock, so that a store may also be read-only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ndani.errors import NotFound, StoreFailed
+from ndani.names import Name
+from ndani.store.blobs import Blobs, Partial
+from ndani.store.disk import make_folder, on_disk
+from ndani.store.entry import Config, Entry
+from ndani.store.inspect import Header, inspect
+from ndani.store.layout import Layout
+from ndani.store.locks import Lock, Locks
+from ndani.store.manifests import Manifests
+from ndani.types import Details, Model
+
+#: A blob that nobody refers to is left alone while it is younger than this: an upload may be about to name it.
+YOUNG = 3600.0
+
+
+class Store:
+    """One folder of models. Every failure of the disk is StoreFailed, one sentence that says what to do.
+
+    `damaged` holds, after `list`, a sentence for each manifest that cannot be used.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.layout = Layout(root)
+        self.blobs = Blobs(self.layout)
+        self.damaged: list[str] = []
+        self._manifests = Manifests(self.layout, self.blobs)
+        self._locks = Locks(self.layout)
+        # Blobs never change, so what was read of one is right for ever; a manifest is read again when its file changed.
+        self._headers: dict[str, Header] = {}
+        self._models: dict[str, tuple[tuple[int, int, int], Model]] = {}
+        self._entries: dict[str, tuple[tuple[int, int, int], Entry]] = {}
+
+    def list(self) -> list[Model]:
+        """Every model, the newest first. A damaged manifest is left out and noted in `damaged`."""
+        known, damaged = {}, []
+        with on_disk(self.layout.root):
+            for name, path, status in self._manifests.walk():
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                kept = self._models.get(name.full)
+                try:
+                    known[name.full] = kept if kept and kept[0] == stamp else (stamp, self.describe(self._manifests.read(name, path)))
+                except FileNotFoundError:
+                    continue
+                except StoreFailed as error:
+                    damaged.append(str(error))
+        self._models, self.damaged = known, damaged
+        return sorted((model for _, model in known.values()), key=lambda model: (-model.modified, model.name))
+
+    def find(self, name: Name, missing: str | None = None) -> Entry:
+        """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
+        with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
+            found = self._manifests.locate(name)
+            if found:
+                status = found[1].stat()
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                kept = self._entries.get(found[0].full)
+                if not kept or kept[0] != stamp:
+                    kept = self._entries[found[0].full] = (stamp, self._manifests.read(*found))
+                return kept[1]
+        self._entries.pop(name.full, None)
+        raise NotFound(missing or f"model '{name}' not found")
+
+    def header(self, entry: Entry) -> Header:
+        """What the weights of a model say of themselves. Raises StoreFailed when they are missing or are no GGUF file."""
+        digest = entry.weights.digest
+        if digest not in self._headers:
+            self._headers[digest] = inspect(entry.weights_path)
+        return self._headers[digest]
+
+    def describe(self, entry: Entry) -> Model:
+        """A model as a listing shows it. Raises StoreFailed when its config is damaged."""
+        config = entry.config
+        header = None
+        # A listing must not fail for weights that are gone or odd; loading them will say so.
+        with contextlib.suppress(StoreFailed):
+            header = self.header(entry)
+        return Model(
+            str(entry.name),
+            entry.digest,
+            entry.size,
+            entry.modified,
+            _details(config, header),
+            _capabilities(entry, config, header),
+        )
+
+    def copy(self, source: Name, target: Name, missing: str | None = None) -> None:
+        """Give a model one more name. Raises NotFound with the sentence `missing`, StoreFailed."""
+        with on_disk(self.layout.root), self._locks.store():
+            found = self._manifests.locate(source)
+            if not found:
+                raise NotFound(missing or f'model "{source}" not found')
+            self._manifests.read(*found)  # a damaged one is not worth a second name
+            self._manifests.write(target, found[1].read_bytes())
+
+    def delete(self, name: Name, missing: str | None = None) -> None:
+        """Remove a name, and the blobs that no other name and no running pull needs. Raises NotFound, StoreFailed."""
+        with on_disk(self.layout.root), self._locks.store():
+            found = self._manifests.locate(name)
+            if not found:
+                raise NotFound(missing or f"model '{name}' not found")
+            orphans: set[str] = set()
+            with contextlib.suppress(StoreFailed):
+                orphans = self._manifests.read(*found).digests
+            self._manifests.remove(found[1])
+            self._sweep(orphans)
+
+    def commit(self, name: Name, manifest: bytes) -> None:
+        """Make `name` stand for this manifest; blobs that only its old one needed are removed. Raises StoreFailed.
+
+        The name appears here and nowhere earlier: its blobs must all be in place.
+        """
+        with on_disk(self.layout.root, len(manifest)), self._locks.store():
+            found = self._manifests.locate(name)
+            old: set[str] = set()
+            if found:
+                with contextlib.suppress(StoreFailed, FileNotFoundError):
+                    old = self._manifests.read(*found).digests
+            make_folder(self.layout.manifests)
+            self._manifests.write(name, manifest)
+            self._sweep(old)
+
+    def prune(self) -> tuple[str, ...]:
+        """Remove blobs that nothing refers to and unfinished pulls of long ago; digests removed. Raises StoreFailed.
+
+        Nothing is removed while a manifest is damaged: what it refers to cannot be known.
+        """
+        if not self.layout.blobs.is_dir():
+            return ()
+        with on_disk(self.layout.root), self._locks.store():
+            oldest = time.time() - YOUNG
+            old = {digest for digest, status in self.blobs.listed() if status.st_mtime < oldest}
+            self.blobs.remove_stale(self._locks.claimed())
+            return self._sweep(old)
+
+    @contextmanager
+    def claim(self, digests: set[str]) -> Iterator[None]:
+        """Keep these blobs, here or yet to come, from being removed by any process while inside. Raises StoreFailed."""
+        with contextlib.ExitStack() as stack:
+            with on_disk(self.layout.root):
+                stack.enter_context(self._locks.claim(digests))
+            yield
+
+    def lock(self, digest: str) -> Lock | None:
+        """The right to bring a blob, or None while another process is bringing it. Raises StoreFailed."""
+        with on_disk(self.layout.root):
+            return self._locks.blob(digest)
+
+    def partial(self, digest: str, size: int, keep: int = 0) -> Partial:
+        """The file that becomes this blob, with the first `keep` bytes it already has. Its lock must be held."""
+        return Partial(self.layout, digest, size, keep)
+
+    def incoming(self, digest: str, size: int) -> Partial:
+        """A file of its own that becomes this blob: for bytes from a client, who may be slow and must keep nobody waiting."""
+        return Partial(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
+
+    def _sweep(self, candidates: set[str]) -> tuple[str, ...]:
+        """Remove those blobs that nobody needs. Called under the store's lock."""
+        if not candidates:
+            return ()
+        needed = self._locks.claimed()
+        for name, path, _ in self._manifests.walk():
+            try:
+                needed |= self._manifests.read(name, path).digests
+            except StoreFailed:
+                return ()
+        orphans = tuple(sorted(candidates - needed))
+        for digest in orphans:
+            self.blobs.remove(digest)
+        return orphans
+
+
+def _details(config: Config, header: Header | None) -> Details:
+    return Details(
+        format=config.model_format or "gguf",
+        family=config.model_family or (header.architecture if header else ""),
+        families=config.model_families or ((config.model_family,) if config.model_family else ()),
+        parameter_size=config.model_type or (header.parameter_size if header else ""),
+        quantization_level=config.file_type or (header.file_type if header else ""),
+        context_length=config.context_length or (header.context_length if header else 0),
+        embedding_length=config.embedding_length or (header.embedding_length if header else 0),
+    )
+
+
+def _capabilities(entry: Entry, config: Config, header: Header | None) -> tuple[str, ...]:
+    if header is None:
+        return config.capabilities or ("completion",)
+    with contextlib.suppress(StoreFailed):
+        return header.capabilities(entry.template, projector=entry.projector is not None)
+    return header.capabilities(None, projector=entry.projector is not None)

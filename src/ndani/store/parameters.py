@@ -1,0 +1,158 @@
+"""A model's own options: their names and types, read from text or JSON, printed in Go's syntax.
+
+Names and types are reference 1.4's. What an option does to an answer, and which numbers make sense, is `engines.sampling`'s
+business; how a PARAMETER line is cut and quoted is `modelfile`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ndani.errors import BadRequest
+
+#: What one option of a Modelfile can be. A list keeps its order and is a tuple, so that a Modelfile can be compared.
+Value = int | float | bool | tuple[str, ...]
+
+#: Every option that a model may carry, and its type. `draft_num_predict` is kept for Ollama; nothing obeys it here.
+KINDS = {
+    **dict.fromkeys(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "num_predict"), "int"),
+    **dict.fromkeys(("top_k", "repeat_last_n", "draft_num_predict"), "int"),
+    **dict.fromkeys(("top_p", "min_p", "typical_p", "temperature", "repeat_penalty"), "float"),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), "float"),
+    "use_mmap": "bool",
+    "stop": "list",
+}
+
+#: The same thing by the name that other tools use.
+ALIASES = {"context_length": "num_ctx"}
+
+#: Accepted and dropped, as in Ollama; whoever drops one says so.
+DEPRECATED = frozenset(
+    (
+        "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "mirostat", "mirostat_tau",
+        "mirostat_eta",
+    )
+)  # fmt: skip
+
+#: Known and kept, and nothing here does anything with them.
+UNOBEYED = frozenset(("draft_num_predict",))
+
+_INT = re.compile(r"[+-]?[0-9]+\Z")
+_FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
+_TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
+_LARGEST_FLOAT = 3.4028234663852886e38  # options are 32-bit floats in Ollama
+_WORDS = {"int": "integer", "float": "float32", "bool": "boolean", "list": "array"}
+_ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v", '"': r"\"", "\\": r"\\"}
+
+
+def parse_parameter(name: str, text: str) -> Value:
+    """The value that a PARAMETER line gives to the option `name`; one `stop` is a tuple of one.
+
+    Raises BadRequest in Ollama's words for a name that is no option and for text that is not of its type.
+    """
+    kind = KINDS.get(ALIASES.get(name, name))
+    if kind == "list":
+        return (text,)
+    if kind == "int" and _INT.match(text) and len(text) <= 20 and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    if kind == "float" and _FLOAT.match(text) and abs(float(text)) <= _LARGEST_FLOAT:
+        return float(text)
+    if kind == "bool" and text in (*_TRUE, *_FALSE):
+        return text in _TRUE
+    raise BadRequest(f"invalid {kind} value [{_short(text)}]") if kind else _unknown(name)
+
+
+def check_parameters(said: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parameters of a create request: as a params layer holds them, and a sentence for each that was dropped.
+
+    Raises BadRequest for an unknown name or a wrong type (both accepted by Ollama, which then fails at use).
+    """
+    found: dict[str, Any] = {}
+    warnings = []
+    for name, value in said.items():
+        if name in DEPRECATED:
+            warnings.append(deprecated(name))
+        elif value is not None:
+            found[ALIASES.get(name, name)] = _checked(name, value)
+    return found, tuple(warnings)
+
+
+def deprecated(name: str) -> str:
+    """The sentence about an option that is accepted and dropped; its first words are Ollama's."""
+    return f"parameter {name} is deprecated: nothing obeys it, and it is left out"
+
+
+def render_parameters(params: Mapping[str, Any]) -> str:
+    """Options as `show` prints them: by name, the name padded to 30 columns, the value in Go's syntax, one line per item."""
+    return "\n".join(f"{_short(name):<30} {literal(one)}" for name, value in sorted(params.items()) for one in items(value))
+
+
+def items(value: Any) -> list[Any]:
+    """A list's items, or the one value there is."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def literal(value: Any) -> str:
+    """A value as Go source: strings in double quotes, with what cannot be printed escaped."""
+    return f'"{"".join(_escaped(char) for char in value)}"' if isinstance(value, str) else plain(value)
+
+
+def plain(value: Any) -> str:
+    """A value as Go prints it, strings as they are. Whole numbers keep all their digits, so that they can be read again."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return _float(value)
+    return str(value)
+
+
+def _checked(name: str, value: Any) -> Any:
+    kind = KINDS.get(ALIASES.get(name, name))
+    if kind is None:
+        raise _unknown(name)
+    if kind == "list" and isinstance(value, (list, tuple)):
+        if not all(isinstance(item, str) for item in value):
+            raise BadRequest(f'option "{name}" must be of an array of strings')
+        return list(value)
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind in ("int", "float") and isinstance(value, (int, float)) and not isinstance(value, bool):
+        # JSON has one kind of number: 2048.0 is a whole one, and 1.0 is written 1, as Go writes it.
+        if -(2**63) <= value < 2**63 and value == int(value):
+            return int(value)
+        if kind == "float" and abs(value) <= _LARGEST_FLOAT:
+            return float(value)
+    raise BadRequest(f'option "{name}" must be of type {_WORDS[kind]}')
+
+
+def _unknown(name: str) -> BadRequest:
+    return BadRequest(f"unknown parameter '{_short(name)}'")
+
+
+def _short(text: str) -> str:
+    """Somebody's text in a sentence of one line: nothing unprintable, and no more than a glance takes in."""
+    shown = "".join(char if char.isprintable() else _escaped(char) for char in text[:80])
+    return f"{shown}…" if len(text) > 80 else shown
+
+
+def _float(number: float) -> str:
+    """The fewest digits that read back as the same number; a whole one without a point, as in Go."""
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
+    if number.is_integer() and abs(number) < 1e21:
+        return f"{number:.0f}"
+    return repr(number)
+
+
+def _escaped(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if 0xD800 <= code < 0xE000:
+        return r"\ufffd"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

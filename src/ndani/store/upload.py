@@ -1,0 +1,48 @@
+"""A blob that a client sends: hashed while it is written, to a file of its own, and named when it is whole and right.
+
+Two that send the same at once both succeed: each writes its own file, and the rename is one step. No lock is held in
+the meantime, so that a client who dawdles keeps no pull of the same blob waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from ndani.errors import BadRequest
+from ndani.store.blobs import PIECE, Mismatch, Partial
+from ndani.store.disk import require_room
+from ndani.store.layout import hex_of
+from ndani.store.library import Store
+from ndani.store.offloop import settled
+
+
+async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
+    """Store what `pieces` bring as the blob `digest`; False when it was there already (then nothing is read).
+
+    `size` is how many bytes are said to come, 0 where nobody said. Raises BadRequest for a digest that is none or is
+    another, StoreFailed for the disk; whatever is raised, by `pieces` too, nothing of it stays.
+    """
+    digest = f"sha256:{hex_of(digest)}"
+    if await settled(store.blobs.has, digest):
+        return False
+    partial = store.incoming(digest, size)
+    try:
+        await settled(require_room, store.layout.root, size)
+        held = bytearray()
+        async for piece in pieces:
+            held += piece
+            if len(held) >= PIECE:
+                await settled(partial.write, bytes(held))
+                held = bytearray()
+        await settled(_finish, partial, bytes(held))
+    except Mismatch as error:
+        raise BadRequest(f'digest mismatch, expected "{error.want}", got "{error.got}"') from None
+    except BaseException:
+        await settled(partial.discard)
+        raise
+    return True
+
+
+def _finish(partial: Partial, last: bytes) -> None:
+    partial.write(last)
+    partial.finish()

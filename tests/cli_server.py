@@ -1,0 +1,100 @@
+"""Real `ndani serve` children for the tests of the command line: an empty home, a free port, a store with or without a model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from golden_cli import run
+from ndani.cli.client import Client
+from ndani.settings import load
+
+NDANI = [sys.executable, "-m", "ndani"]
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def surroundings(home: Path, port: int, **more: str) -> dict[str, str]:
+    """The environment of a user with an empty home: no setting of this shell reaches the command."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NDANI_", "OLLAMA_"))}
+    return {**kept, "HOME": str(home), "NDANI_MODELS": str(home / "models"), "NDANI_HOST": f"127.0.0.1:{port}", **more}
+
+
+@contextlib.contextmanager
+def serving(home: Path, port: int, *, store: Path | None = None, **more: str) -> Iterator[dict[str, str]]:
+    """A real `ndani serve` on a port, with its own home; yields the environment in which `ndani` finds it."""
+    environment = surroundings(home, port, **more)
+    if store:
+        shutil.copytree(store, home / "models", copy_function=_link, dirs_exist_ok=True)
+    with (home / "serve.log").open("wb") as log, subprocess.Popen([*NDANI, "serve"], env=environment, stdout=log, stderr=log) as server:
+        try:
+            client = Client(load(environment))
+            deadline = time.monotonic() + 30
+            while not client.alive():
+                assert server.poll() is None and time.monotonic() < deadline, (home / "serve.log").read_text()
+                time.sleep(0.05)
+            yield environment
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def _link(source: str, target: str) -> None:
+    # Blobs never change once they are there, so a second name for each is as good as a copy and costs nothing.
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def weights_store() -> Path:
+    """A store that holds smollm2:135m: fetched once, kept between runs (NDANI_TEST_MODELS says where)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    store = Path(os.environ.get("NDANI_TEST_MODELS") or cache / "ndani-tests" / "models")
+    if not list(store.glob("manifests/*/*/smollm2/135m")):
+        home = store.parent / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        with serving(home, free_port(), NDANI_MODELS=str(store), **_pip_settings()) as environment:
+            got = run(("pull", "smollm2:135m"), environment, timeout=600)
+        assert got.exit == 0, got.stderr
+    return store
+
+
+def _pip_settings() -> dict[str, str]:
+    # The user's index is named in the user's home, which the test's server does not have.
+    places = [Path.home() / place for place in (".config/pip/pip.conf", ".pip/pip.conf")]
+    found = [place for place in places if place.exists()]
+    return {"PIP_CONFIG_FILE": str(found[0])} if found and "PIP_CONFIG_FILE" not in os.environ else {}
+
+
+def listeners(port: int) -> list[int]:
+    """Processes that listen on a port."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp")):
+                found.append(process.pid)
+    return found
+
+
+def end_server_on(port: int) -> None:
+    """End the ndani server that a command started in the background on a port; no other process is touched."""
+    for pid in listeners(port):
+        server = psutil.Process(pid)
+        assert "ndani" in " ".join(server.cmdline())
+        server.terminate()
+        server.wait(20)

@@ -1,0 +1,75 @@
+"""Fixtures that many files share: stores and servers. A server per session where a test leaves no trace in it, else its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from server import Server, serving
+from stores import REAL, link, put_echo
+
+ROOT = Path(__file__).parents[1]
+
+# The place where real weights stay between runs; set here so that every test file agrees on it.
+os.environ.setdefault("NDANI_TEST_MODELS", str(ROOT / ".cache" / "models"))
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real smollm2:135m, pulled once through the user's own index and kept."""
+    kept = Path(os.environ["NDANI_TEST_MODELS"])
+    if not list(kept.glob("manifests/*/*/smollm2/135m")):
+        # The index is named in the user's home, so this one server has it.
+        with serving(tmp_path_factory.mktemp("pull"), kept, HOME=str(Path.home())) as server:
+            last = server.post("/api/pull", {"model": REAL, "stream": False}, timeout=900)
+        assert last.json() == {"status": "success"}, last.text
+    return kept
+
+
+@pytest.fixture(scope="session")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the echo engine's models `echo` and `other`, for tests that leave it as it was."""
+    store = tmp_path_factory.mktemp("echo") / "models"
+    put_echo(store, "echo")
+    put_echo(store, "other")
+    with serving(store.parent, store) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Server]:
+    """A server with the real smollm2:135m, also called smollm2, for tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("real")
+    with serving(folder, link(models, folder / "models", "smollm2")) as server:
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Servers of one test's own: `start(models, **environment)`; all are ended with the test."""
+    with ExitStack() as stack:
+
+        def begin(store: Path, **environment: str) -> Server:
+            return stack.enter_context(serving(tmp_path, store, **environment))
+
+        yield begin
+
+
+@pytest.fixture
+def echo_store(tmp_path: Path) -> Path:
+    """A store of a test's own with the echo models `echo` and `other`."""
+    put_echo(tmp_path / "models", "echo")
+    put_echo(tmp_path / "models", "other")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def real_store(tmp_path: Path, models: Path) -> Path:
+    """A store of a test's own with the real smollm2:135m, also called smollm2."""
+    return link(models, tmp_path / "models", "smollm2")

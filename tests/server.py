@@ -1,0 +1,193 @@
+"""A real `ndani serve` as a child, for the tests of the front: its own home, its own folder for sockets, a free port.
+
+Not for the command line's tests (`cli_server.py`): this one is asked over HTTP, looked into (runners, slots, memory) and killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+HOST = "127.0.0.1"
+
+
+def until(true: Callable[[], Any], seconds: float, what: str, pause: float = 0.01) -> Any:
+    """Wait until something is true and give what it was; fails, saying `what`, when it does not become so in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(pause)
+    return found
+
+
+class UnixHTTP(http.client.HTTPConnection):
+    """HTTP over a runner's socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("runner", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Server:
+    """One server process. Made by `serving`."""
+
+    def __init__(self, folder: Path, models: Path, environment: dict[str, str]) -> None:
+        self.models = models
+        self.home = folder / "home"
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.log_path = folder / f"serve-{time.monotonic_ns()}.log"
+        self._lines: list[socket.socket] = []
+        self.sockets = Path(tempfile.mkdtemp(prefix="nd-"))  # short: a socket's path has 107 bytes
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("NDANI_", "OLLAMA_", "XDG_"))}
+        own = {"HOME": str(self.home), "NDANI_MODELS": str(models), "NDANI_HOST": f"{HOST}:0", "TMPDIR": str(self.sockets)}
+        self.environment = {**kept, **own, **environment}
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ndani", "serve"], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        try:
+            self.port = until(self._listening, 20, "the server listens")
+        except BaseException:
+            self.kill()
+            raise
+        self.url = f"http://{HOST}:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        assert self.http.get("/api/version").status_code == 200
+
+    def _listening(self) -> int:
+        assert self.process.poll() is None, self.log
+        found = self.log.partition(f"listening on {HOST}:")[2].partition(" ")
+        return int(found[0]) if found[1] else 0
+
+    @property
+    def log(self) -> str:
+        """What the server wrote on stderr and stdout."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def post(self, path: str, body: object = None, **more: Any) -> httpx.Response:
+        """One request with a JSON body, read to its end."""
+        return self.http.post(path, json=body, **more)
+
+    def lines(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The lines of a streamed answer."""
+        answer = self.post(path, body)
+        assert answer.status_code == 200, answer.text
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The one object of an answer that is not streamed."""
+        answer = self.post(path, {**body, "stream": False})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    @contextlib.contextmanager
+    def streaming(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
+        """An open stream, line by line; leaving the block hangs up."""
+        with self.http.stream("POST", path, json=body) as answer:
+            assert answer.status_code == 200
+            yield (json.loads(line) for line in answer.iter_lines())
+
+    def connect(self) -> socket.socket:
+        """A bare connection; closed with the server if not before."""
+        line = socket.create_connection((HOST, self.port), timeout=30)
+        self._lines.append(line)
+        return line
+
+    def resident(self) -> dict[str, dict[str, Any]]:
+        """/api/ps by name."""
+        return {model["name"]: model for model in self.http.get("/api/ps").json()["models"]}
+
+    def health(self) -> dict[str, Any]:
+        return dict(self.http.get("/api/health").json())
+
+    def runners(self) -> list[psutil.Process]:
+        """Runner processes of this server that live."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [p for p in psutil.Process(self.pid).children(recursive=True) if _is_runner(p)]
+        return []
+
+    def slots(self) -> list[dict[str, Any]]:
+        """The slots of every runner, asked on their sockets behind the server's back."""
+        found: list[dict[str, Any]] = []
+        for path in self.sockets.glob("ndani-*/*/*.sock"):
+            with contextlib.closing(UnixHTTP(str(path))) as line, contextlib.suppress(OSError):
+                line.request("GET", "/slots")
+                said = json.loads(line.getresponse().read())
+                found += said if isinstance(said, list) else []  # an object while the model loads
+        return found
+
+    def busy(self) -> int:
+        """Slots that compute at this moment."""
+        return sum(slot["is_processing"] for slot in self.slots())
+
+    def rss(self) -> int:
+        """Resident bytes of the front."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    def terminate(self, seconds: float = 15) -> int:
+        """SIGTERM and wait; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of the server's own runs any more."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def close(self) -> None:
+        """End it if it lives, and clear its sockets away."""
+        runners = self.runners()
+        for line in self._lines:
+            line.close()
+        self.http.close()
+        if self.process.poll() is None:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"the server did not end within 15 s of SIGTERM:\n{self.log}") from None
+            finally:
+                for runner in runners:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        runner.kill()
+        shutil.rmtree(self.sockets, ignore_errors=True)
+
+
+def _is_runner(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "ndani.runtime.child" in process.cmdline()
+    return False
+
+
+@contextlib.contextmanager
+def serving(folder: Path, models: Path, **environment: str) -> Iterator[Server]:
+    """A server over a store, ended when the block is left."""
+    server = Server(folder, models, environment)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,92 @@
+"""Stores for tests: one with real weights, its blobs hard links to a copy kept between runs; one for the echo engine.
+
+An echo model is a GGUF file with a head and no weights, and a config whose `model_format` is `echo`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from ndani import names
+from ndani.store import Store
+from ndani.store import layout as kinds
+
+REAL = "smollm2:135m"
+
+
+def link(source: Path, target: Path, *more: str) -> Path:
+    """A store at `target` with every model of `source`, which costs nothing: blobs never change. `more` are copies of REAL."""
+    for path in source.rglob("*"):
+        if path.is_file() and not path.relative_to(source).parts[0].startswith(".") and "partial" not in path.name:
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, place)
+            except OSError:  # another disk
+                shutil.copy2(path, place)
+    store = Store(target)
+    for name in more:
+        store.copy(names.parse(REAL), names.parse(name))
+    return target
+
+
+def gguf(salt: str = "", context: int = 8192, template: str = "echo", **more: int | str) -> bytes:
+    """The head of a model without weights. `salt` makes its digest another, so that it is another model."""
+    keys: dict[str, int | str] = {
+        "general.architecture": "llama",
+        "general.name": f"echo {salt}",
+        "llama.context_length": context,
+        "llama.embedding_length": 64,
+        "llama.block_count": 2,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 4,
+    }
+    if template:
+        keys["tokenizer.chat_template"] = template
+    keys |= more
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys))
+    for key, value in keys.items():
+        head += _text(key)
+        head += struct.pack("<II", 4, value) if isinstance(value, int) else struct.pack("<I", 8) + _text(value)
+    return head
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def put_echo(root: Path, name: str, weights: bytes | None = None, engine: str = "echo", **layers: object) -> str:
+    """Put a model of the echo engine into a store; its weights' digest. `layers`: system, params, messages, license, template."""
+    store = Store(root)
+    weights = gguf(salt=name) if weights is None else weights
+
+    def layer(kind: str, content: bytes) -> dict[str, Any]:
+        return {"mediaType": kind, "digest": store.blobs.put(content), "size": len(content)}
+
+    config = {"model_format": engine, "model_family": "llama", "model_type": "1M", "file_type": "F16"}
+    model = layer(kinds.MODEL, weights)
+    texts = [layer(kinds.kind(k), v.encode() if isinstance(v, str) else json.dumps(v).encode()) for k, v in layers.items()]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": kinds.MANIFEST,
+        "config": layer(kinds.CONFIG, json.dumps(config).encode()),
+        "layers": [model, *texts],
+    }
+    store.commit(names.parse(name), json.dumps(manifest).encode())
+    return str(model["digest"])
+
+
+def shorten(root: Path, tokens: int, model: str = REAL) -> None:
+    """Have a model of a test's own store answer in a few tokens, for runs whose words set no limit and need none."""
+    store, name = Store(root), names.parse(model)
+    manifest = json.loads(store.layout.manifest(name).read_bytes())
+    layer = next(part for part in manifest["layers"] if part["mediaType"] == kinds.PARAMS)
+    params = json.dumps(json.loads(store.blobs.read(layer["digest"])) | {"num_predict": tokens}).encode()
+    layer |= {"digest": store.blobs.put(params), "size": len(params)}
+    store.commit(name, json.dumps(manifest).encode())

@@ -1,0 +1,248 @@
+"""Commands as children: without a server, with an empty one, and with a real model (rows of Ollama's: test_cli_golden.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_server import NDANI, end_server_on, free_port, listeners, serving, surroundings, weights_store
+from golden_cli import run
+
+# ---------------------------------------------------------------- without a server
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> dict[str, str]:
+    return surroundings(tmp_path, free_port())
+
+
+@pytest.mark.parametrize("argv", [("list",), ("ps",), ("show", "x"), ("cp", "a", "b"), ("rm", "x"), ("stop", "x")])
+def test_without_a_server_each_command_says_what_to_do(argv: tuple[str, ...], alone: dict[str, str]) -> None:
+    got = run(argv, alone)
+    assert (got.exit, got.stdout, got.stderr) == (1, "", "Error: could not connect to ndani server, run 'ndani serve' to start it\n")
+
+
+def test_the_version_without_a_server(alone: dict[str, str]) -> None:
+    from ndani import __version__
+
+    got = run(("--version",), alone)
+    assert (got.exit, got.stderr) == (0, "")
+    assert got.stdout == f"Warning: could not connect to a running ndani instance\nWarning: client version is {__version__}\n"
+    assert run(("-v",), alone) == got
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (("nope",), 'unknown command "nope" for "ndani"'),
+        (("create",), "accepts 1 arg(s), received 0"),
+        (("create", "../x"), "invalid model name"),
+        (("create", "x", "-q", "q4_0"), "--quantize is not in this version"),
+        (("create", "x", "-f"), "flag needs an argument: -f"),
+        (("lst",), 'unknown command "lst" for "ndani"\n\nDid you mean this?\n\tlist'),
+        (("list", "--nope"), "unknown flag: --nope"),
+        (("--nope",), "unknown flag: --nope"),
+        (("list", "-xy"), "unknown shorthand flag: 'x' in -xy"),
+        (("run",), "requires at least 1 arg(s), only received 0"),
+        (("cp", "a"), "accepts 2 arg(s), received 1"),
+        (("show", "a", "b"), "accepts 1 arg(s), received 2"),
+        (("serve", "now"), "accepts 0 arg(s), received 1"),
+        (("serve", "--max-queue", "many"), "--max-queue is 'many'"),
+        (("run", "m", "hi", "--keepalive"), "flag needs an argument: --keepalive"),
+        (("run", "m", "hi", "--keepalive", "soon"), 'time: invalid duration "soon"'),
+        (("run", "m", "hi", "--verbose=perhaps"), 'invalid argument "perhaps" for "--verbose" flag'),
+        (("run", "m", "hi", "--think=hard"), 'invalid value for --think: "hard"'),
+        (("run", "m", "hi", "--format", "json"), "--format is not in this version of ndani"),
+        (("run", "m", "hi", "--hidethinking"), "--hidethinking is not in this version of ndani"),
+        (("run", "m", "hi", "--dimensions", "8"), "--dimensions is not in this version of ndani"),
+        (("run", "m", "hi", "--truncate=false"), "--truncate=false is not in this version of ndani"),
+        (("help", "nope"), 'unknown help topic "nope"'),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(argv: tuple[str, ...], sentence: str, alone: dict[str, str]) -> None:
+    got = run(argv, alone)
+    assert (got.exit, got.stdout) == (1, "")
+    assert got.stderr.startswith(f"Error: {sentence}") and "Traceback" not in got.stderr
+    assert listeners(int(alone["NDANI_HOST"].split(":")[1])) == [], "a wrong command line starts no server"
+
+
+@pytest.mark.parametrize("command", ["serve", "show", "run", "stop", "pull", "push", "list", "ps", "cp", "rm", "doctor", "config", "help"])
+def test_every_command_has_help(command: str, alone: dict[str, str]) -> None:
+    got = run((command, "--help"), alone)
+    assert (got.exit, got.stderr) == (0, "")
+    assert f"Usage:\n  ndani {command}" in got.stdout and f"help for {command}" in got.stdout
+    assert run(("help", command), alone) == got
+
+
+def test_config_show_says_where_each_value_came_from(alone: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".ndani").mkdir()
+    (tmp_path / ".ndani" / "config.toml").write_text("max_queue = 7\n")
+    got = run(("config", "show"), {**alone, "OLLAMA_KEEP_ALIVE": "90s", "OLLAMA_VULKAN": "1"})
+    cells = {line.split()[0]: line.split()[1:] for line in got.stdout.splitlines()[1:]}
+    assert cells["keep_alive"] == ["1m30s", "OLLAMA_KEEP_ALIVE"]
+    assert cells["max_queue"] == ["7", str(tmp_path / ".ndani" / "config.toml")]
+    assert cells["load_timeout"] == ["5m0s", "default"] and cells["host"][1] == "NDANI_HOST"
+    assert got.exit == 0 and "OLLAMA_VULKAN is set, but has no effect" in got.stderr
+
+
+def test_a_listing_imports_nothing_heavy(alone: dict[str, str]) -> None:
+    code = "import sys; from ndani.cli import main; main(['list']); print(*sys.modules)"
+    got = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, timeout=60)
+    heavy = {"aiohttp", "asyncio", "rich", "starlette", "uvicorn", "msgspec", "xllamacpp", "psutil", "numpy", "ctypes"}
+    assert not heavy & set(got.stdout.split())
+
+
+def test_a_server_that_cannot_start_gives_its_own_sentence(alone: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    try:
+        got = run(("pull", "smollm2:135m"), {**alone, "NDANI_LOG_FILE": str(tmp_path / "file" / "server.log")})
+    finally:
+        end_server_on(int(alone["NDANI_HOST"].split(":")[1]))
+    assert got.exit == 1 and got.stdout == ""
+    assert got.stderr.startswith("Error: ") and str(tmp_path / "file") in got.stderr and got.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- with a server
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A server with an empty store."""
+    with serving(tmp_path_factory.mktemp("empty"), free_port()) as environment:
+        yield environment
+
+
+def test_an_empty_server(empty: dict[str, str]) -> None:
+    from ndani import __version__
+
+    assert run(("list",), empty).stdout.split() == ["NAME", "ID", "SIZE", "MODIFIED"]
+    assert run(("ps",), empty).stdout.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
+    assert json.loads(run(("list", "--json"), empty).stdout) == {"models": []}
+    assert json.loads(run(("ps", "--json"), empty).stdout) == {"models": []}
+    assert run(("--version",), empty).stdout == f"ndani version is {__version__}\n"
+
+
+def test_an_unknown_model_is_pulled_in_vain(empty: dict[str, str]) -> None:
+    got = run(("run", "nope", "hi"), empty)
+    assert (got.exit, got.stdout) == (1, "")
+    lines = got.stderr.splitlines()
+    assert lines[0] == "pulling manifest" and lines[-1].startswith("Error: ") and len(lines) == 2
+
+
+def test_a_reader_that_leaves_is_no_error(empty: dict[str, str]) -> None:
+    got = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m ndani help run | true; exit ${{PIPESTATUS[0]}}"],
+        env=empty,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert got.returncode in (0, 141) and got.stderr == ""
+
+
+def test_a_terminal_without_a_prompt_is_told_what_is_needed(empty: dict[str, str]) -> None:
+    here, there = pty.openpty()
+    with contextlib.closing(os.fdopen(here, "rb", buffering=0)), os.fdopen(there, "rb", buffering=0) as terminal:
+        got = subprocess.run([*NDANI, "run", "smollm2"], env=empty, stdin=terminal, capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and got.stdout == "" and got.stderr.startswith("Error: a prompt is needed")
+
+
+def test_several_commands_at_once_start_one_server(tmp_path: Path) -> None:
+    port = free_port()
+    environment = surroundings(tmp_path, port)
+    children = [
+        subprocess.Popen(
+            [*NDANI, "pull", "127.0.0.1:9/x/y"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [child.communicate(timeout=90)[1] for child in children]
+    try:
+        started = [
+            text
+            for text in said
+            if text.startswith(f"started ndani in the background at http://127.0.0.1:{port}; it stops after 10 idle minutes\n")
+        ]
+        assert len(started) == 1, said
+        assert all("pulling manifest\nError: " in text for text in said)
+        assert len(listeners(port)) == 1
+        log = tmp_path / ".ndani" / "logs" / "server.log"
+        assert log.stat().st_mode & 0o077 == 0
+    finally:
+        end_server_on(port)
+
+
+# ---------------------------------------------------------------- with a model
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A server that has smollm2:135m."""
+    with serving(tmp_path_factory.mktemp("smollm2"), free_port(), store=weights_store()) as environment:
+        yield environment
+
+
+@pytest.mark.weights
+def test_an_answer_comes_in_pieces_and_ends_with_an_empty_line(smollm2: dict[str, str]) -> None:
+    run(("run", "smollm2:135m"), smollm2)  # loads it
+    arrivals = []
+    with subprocess.Popen(
+        [*NDANI, "run", "smollm2:135m", "Count", "from one to ten."], env=smollm2, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        text = b""
+        while piece := os.read(child.stdout.fileno(), 65536):
+            arrivals.append(time.monotonic())
+            text += piece
+    assert child.returncode == 0 and text.endswith(b"\n\n") and len(arrivals) > 3
+    assert b"\x1b" not in text
+
+
+@pytest.mark.weights
+def test_piped_text_comes_before_the_words(smollm2: dict[str, str]) -> None:
+    got = run(("run", "smollm2:135m", "Which", "word is it?", "--verbose"), smollm2, stdin="The word is rabbit. " * 20)
+    assert got.exit == 0 and got.stdout.endswith("\n\n")
+    counted = next(int(line.split()[3]) for line in got.stderr.splitlines() if line.startswith("prompt eval count"))
+    assert counted > 100, "the piped text was not part of the prompt"
+
+
+@pytest.mark.weights
+def test_ctrl_c_ends_an_answer(smollm2: dict[str, str]) -> None:
+    ask = [*NDANI, "run", "smollm2:135m", "Write a very long story about the sea."]
+    with subprocess.Popen(ask, env=smollm2, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout and child.stderr
+        assert os.read(child.stdout.fileno(), 100)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(10) == 130
+        assert child.stderr.read() == b""
+
+
+@pytest.mark.weights
+def test_ps_and_show_as_json(smollm2: dict[str, str]) -> None:
+    run(("run", "smollm2:135m"), smollm2)
+    (resident,) = json.loads(run(("ps", "--json"), smollm2).stdout)["models"]
+    assert resident["name"] == "smollm2:135m" and resident["pid"] > 0 and resident["slots"] >= 1
+    assert json.loads(run(("show", "smollm2:135m", "--json"), smollm2).stdout)["details"]["family"] == "llama"
+    assert ("(unconfined)" in run(("ps",), smollm2).stdout) == (resident["confinement"] == "unconfined")
+
+
+@pytest.mark.weights
+def test_doctor_finds_every_route_blocked(smollm2: dict[str, str]) -> None:
+    got = run(("doctor",), smollm2)
+    assert got.exit == 0, got.stdout + got.stderr
+    assert got.stdout.splitlines()[-1].startswith("All ") and got.stdout.count("blocked (") >= 13

@@ -1,0 +1,140 @@
+"""`ndani create` at the terminal: which files a Modelfile means, what is sent, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from cli_server import free_port, serving, surroundings
+from golden_cli import run
+from ndani.cli.create import gather
+from ndani.errors import BadRequest, NdaniError
+from ndani.store.modelfile import parse
+from ndani.store.offloop import settled
+from stores import gguf
+
+WEIGHTS = gguf("terminal")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("create"), free_port(), NDANI_OFFLINE="1") as found:
+        yield found
+
+
+def put(folder: Path, **files: bytes | str) -> Path:
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def test_a_path_is_the_modelfiles_own_and_a_name_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path, a_gguf=WEIGHTS, b_gguf=WEIGHTS)
+    (tmp_path / "more").mkdir()
+    put(tmp_path / "more", a_gguf=WEIGHTS, note_txt="x")
+    for value in ("a.gguf", "./a.gguf", str(tmp_path / "a.gguf"), "~/a.gguf", "more/../a.gguf"):
+        body, files = gather(parse(f"FROM {value}"), tmp_path)
+        assert "from" not in body and [path.resolve() for path in files["files"].values()] == [tmp_path / "a.gguf"], value
+    assert gather(parse("FROM more"), tmp_path)[1]["files"] == {"a.gguf": tmp_path / "more" / "a.gguf"}
+    assert set(gather(parse("FROM a.gguf\nFROM more/a.gguf"), tmp_path)[1]["files"]) == {"a.gguf", "1/a.gguf"}
+    body, files = gather(parse("FROM smollm2:135m\nADAPTER b.gguf\nPARAMETER context_length 9"), tmp_path)
+    assert body == {"from": "smollm2:135m", "parameters": {"num_ctx": 9}} and files["adapters"] == {"b.gguf": tmp_path / "b.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("FROM ./nobody.gguf", "the file ./nobody.gguf of FROM is not there"),
+        ("FROM nobody.gguf", "the file nobody.gguf of FROM is not there"),
+        ("FROM ~nobody-here/x", "the path ~nobody-here/x begins with the home of somebody who is not here"),
+        ("FROM x\nADAPTER nobody", "the file nobody of ADAPTER is not there"),
+        ("FROM x\nFROM y", "there are two FROM lines with the name of a model"),
+        ("FROM x\nDRAFT y", "DRAFT is not in this version"),
+        ("FROM empty", "no Modelfile or safetensors files found"),
+        ("FROM tensors", "only GGUF files can be made into models in this version"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "tensors").mkdir()
+    put(tmp_path / "tensors", model_safetensors=b"x")
+    with pytest.raises(NdaniError) as met:
+        gather(parse(text), tmp_path)
+    assert str(met.value).startswith(sentence) and "\n" not in str(met.value)
+
+
+def test_a_file_is_sent_once_with_progress_and_no_escape(tmp_path: Path, environment: dict[str, str]) -> None:
+    weights = WEIGHTS + bytes(3 << 20)
+    put(tmp_path, m_gguf=weights, Modelfile="FROM ./m.gguf\nSYSTEM brief\nPARAMETER mirostat 1\n")
+    digest = f"sha256:{sha256(weights).hexdigest()}"
+    first = run(("create", "sent"), environment, folder=tmp_path)
+    assert (first.exit, first.stdout) == (0, ""), first.stderr
+    lines = [line.rstrip() for line in first.stderr.splitlines()]
+    assert lines[0].startswith("Warning: line 3: parameter mirostat is deprecated")
+    assert lines[1] == "gathering model components" and lines[-1] == "success"
+    assert f"copying file {digest}: 100% of 3.1 MB" in lines and f"using existing layer {digest}" in lines
+    again = run(("create", "other", "--file", str(tmp_path / "Modelfile")), environment)
+    assert again.exit == 0 and "copying" not in again.stderr and "\x1b" not in again.stderr
+    assert run(("show", "other", "--system"), environment).stdout == "brief"
+
+
+def test_what_show_prints_can_be_made_again(tmp_path: Path, environment: dict[str, str]) -> None:
+    text = 'FROM m.gguf\nTEMPLATE """{{ .Prompt }}\n"""\nSYSTEM " a "\nPARAMETER stop <x>\nLICENSE free\nMESSAGE user hi\n'
+    put(tmp_path, m_gguf=WEIGHTS, Modelfile=text)
+    assert run(("create", "one"), environment, folder=tmp_path).exit == 0
+    shown = run(("show", "one", "--modelfile"), environment).stdout
+    put(tmp_path, Modelfile=shown)
+    done = run(("create", "two"), environment, folder=tmp_path)
+    assert done.exit == 0 and "creating new" not in done.stderr, done.stderr
+    rows = {line.split()[0]: line.split()[1] for line in run(("list",), environment).stdout.splitlines()[1:]}
+    assert rows["one:latest"] == rows["two:latest"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("FROM one\nFILE notes.txt\n", ["Error: (line 2): FILE is not in this version of ndani"]),
+        ('FROM one\nSYSTEM """open\n', ["Error: unexpected EOF"]),
+        ("FROM m.gguf\nTEMPLATE {{ .X\n", ["gathering model components", "Error: template error: the template is wrong at line 1"]),
+        ("FROM m.gguf\nPARAMETER top_p 9\n", ["gathering model components", 'Error: option "top_p" must be between 0 and 1']),
+        ("FROM nobody\n", ["gathering model components", "Error: NDANI_OFFLINE is set"]),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_made(tmp_path: Path, environment: dict[str, str], text: str, sentences: list[str]) -> None:
+    put(tmp_path, m_gguf=WEIGHTS, Modelfile=text)
+    got = run(("create", "wrong"), environment, folder=tmp_path)
+    said = [line.rstrip() for line in got.stderr.splitlines() if not line.startswith(("reading", "copying", "pulling"))]
+    assert got.exit == 1 and got.stdout == ""
+    assert len(said) == len(sentences) and all(line.startswith(begin) for line, begin in zip(said, sentences, strict=True)), said
+    assert "wrong" not in run(("list",), environment).stdout
+
+
+def test_a_wrong_modelfile_starts_no_server(tmp_path: Path) -> None:
+    put(tmp_path, Modelfile="SYSTEM x\n")
+    got = run(("create", "x"), surroundings(tmp_path, free_port()), folder=tmp_path)
+    assert (got.exit, got.stderr.strip()) == (1, "Error: no FROM line") and not (tmp_path / ".ndani").exists()
+
+
+async def test_work_that_is_cancelled_is_waited_for() -> None:
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go.wait(5)
+        done.append("done")
+        raise BadRequest("nobody is there to be told")
+
+    task = asyncio.create_task(settled(work))
+    await asyncio.to_thread(begun.wait, 5)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["done"]

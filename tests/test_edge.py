@@ -1,0 +1,168 @@
+"""What every request passes: CORS, the guard against rebound names, slashes, the journal (over a real server)."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Start
+from ndani.api.edge import Hosts
+from server import HOST, Server, until
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost", True), ("https://localhost:3000", True), ("http://127.0.0.1:1", True), ("http://0.0.0.0:8080", True),
+        ("app://obsidian.md", True), ("file://x", True), ("tauri://localhost", True),
+        ("vscode-webview://abc", True), ("HTTP://LOCALHOST", True),
+        ("http://evil.example", False), ("http://localhost.evil.example", False), ("null", False), ("http://localhost@evil.example", False),
+        ("https://127.0.0.1.evil.example:80", False), ("chrome-extension://x", False),
+    ],
+)  # fmt: skip
+def test_origins(echo: Server, origin: str, allowed: bool) -> None:
+    answer = echo.http.get("/api/tags", headers={"origin": origin})
+    if allowed:
+        assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == origin and answer.headers["vary"] == "Origin"
+    else:
+        assert (answer.status_code, answer.content) == (403, b"") and "access-control-allow-origin" not in answer.headers
+
+
+def test_no_origin_is_no_browser_and_gets_no_header(echo: Server) -> None:
+    assert "access-control-allow-origin" not in echo.http.get("/api/tags").headers
+
+
+def test_a_refused_origin_does_nothing(echo: Server) -> None:
+    before = echo.http.get("/api/tags").json()
+    answer = echo.http.request("DELETE", "/api/delete", json={"model": "echo"}, headers={"origin": "http://evil.example"})
+    assert answer.status_code == 403 and echo.http.get("/api/tags").json() == before
+
+
+def test_preflight(echo: Server) -> None:
+    asked = {"origin": "http://localhost:5173", "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    answer = echo.http.options("/api/chat", headers=asked)
+    assert answer.status_code == 204 and answer.content == b""
+    assert (
+        answer.headers["access-control-allow-origin"] == "http://localhost:5173"
+        and "POST" in answer.headers["access-control-allow-methods"]
+    )
+    headers = answer.headers["access-control-allow-headers"].lower().split(",")
+    assert {"authorization", "content-type", "x-stainless-os", "x-stainless-helper-method"} <= set(headers)
+    assert echo.http.options("/api/chat", headers={**asked, "origin": "http://evil.example"}).status_code == 403
+
+
+def test_more_origins_and_all_origins(start: Start, echo_store: Path) -> None:
+    some = start(echo_store, OLLAMA_ORIGINS="https://*.corp.example,chrome-extension://*")
+    for origin, status in (("https://a.corp.example", 200), ("chrome-extension://abc", 200), ("https://corp.example.evil", 403)):
+        assert some.http.get("/", headers={"origin": origin}).status_code == status
+    every = start(echo_store, OLLAMA_ORIGINS="*")
+    answer = every.http.get("/", headers={"origin": "http://evil.example"})
+    assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("LOCALHOST:99", 200), ("127.0.0.1", 200), ("[::1]:11434", 200), ("10.1.2.3", 200),
+        ("192.168.0.9:80", 200), ("0.0.0.0", 200),
+        ("x.localhost", 200), ("printer.local", 200), ("db.internal:1", 200), (socket.gethostname(), 200), ("localhost.", 200),
+        ("evil.example", 403), ("localhost.evil.example", 403), ("127.0.0.1.nip.example", 403),
+        ("8.8.8.8", 403), ("[2001:4860::1]", 403), ("x:y:z", 403),
+    ],
+)  # fmt: skip
+def test_a_rebound_name_is_refused_on_loopback(echo: Server, host: str, status: int) -> None:
+    answer = echo.http.get("/api/tags", headers={"host": host})
+    assert answer.status_code == status and (status == 200 or answer.content == b"")
+
+
+@pytest.mark.parametrize(
+    ("listening", "status"), [("127.0.0.1", 403), ("::1", 403), ("localhost", 403), ("0.0.0.0", 200), ("10.0.0.5", 200)]
+)
+async def test_the_host_guard_works_only_where_a_server_listens_on_loopback(listening: str, status: int) -> None:
+    async def inside(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    got: list[Any] = []
+
+    async def send(message: Any) -> None:
+        got.append(message)
+
+    await Hosts(inside, listening)({"type": "http", "headers": [(b"host", b"models.corp.example")]}, None, send)  # type: ignore[arg-type]
+    assert got[0]["status"] == status
+
+
+def test_a_slash_too_many_is_a_redirect(echo: Server) -> None:
+    answer = echo.http.get("/api/tags/")
+    assert (answer.status_code, answer.headers["location"]) == (301, "/api/tags")
+    answer = echo.http.post("/api/chat/", json={})
+    assert (answer.status_code, answer.headers["location"]) == (307, "/api/chat")
+    assert echo.http.get("//evil.example/").headers.get("location") is None
+
+
+def test_the_journal_has_a_line_per_request_and_counts(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    before = server.health()["counts"]
+    server.http.get("/api/tags")
+    server.http.post("/api/chat", json={"model": "nobody"})
+    server.http.get("/no/such/words")
+    after = server.health()["counts"]
+    assert after["requests"] == before["requests"] + 3 and after["failures"] == before["failures"]
+    lines = [line for line in server.log.splitlines() if " request " in line]
+    assert [line.partition("method=")[2].partition(" seconds")[0] for line in lines] == [
+        "GET route=/api/tags status=200",
+        "POST route=/api/chat status=404",
+        "GET route=- status=404",
+    ], "and none for those who only watch"
+
+
+def test_who_leaves_in_the_middle_is_counted_as_cancelled_streaming_or_not(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    body = {"model": "echo", "messages": [{"role": "user", "content": "a b @delay=0.05"}], "options": {"num_predict": 200}}
+    with server.streaming("/api/chat", body) as lines:
+        next(lines)
+    until(lambda: server.health()["counts"]["cancelled"] == 1 and server.busy() == 0, 2, "the stream was left")
+    content = b'{"model":"echo","messages":[{"role":"user","content":"a b @delay=0.05"}],"stream":false,"options":{"num_predict":200}}'
+    line = server.connect()
+    line.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
+    until(lambda: server.busy() == 1, 2, "it is being answered")
+    line.close()
+    until(lambda: server.health()["counts"]["cancelled"] == 2 and server.busy() == 0, 2, "the whole was left")
+    line = server.connect()
+    line.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{")
+    time.sleep(0.1)
+    line.close()
+    until(lambda: server.health()["counts"]["cancelled"] == 3, 2, "the question itself was left")
+    assert "status=499" in server.log and "fault of its own" not in server.log and server.health()["counts"]["failures"] == 0
+
+
+def test_requests_follow_each_other_on_one_connection(echo: Server) -> None:
+    with contextlib.closing(http.client.HTTPConnection(HOST, echo.port, timeout=5)) as line:
+        line.connect()
+        first = line.sock
+        for _ in range(3):
+            line.request("GET", "/api/version")
+            assert line.getresponse().read().startswith(b"{") and line.sock is first
+
+
+def test_the_port_that_is_taken_is_one_sentence(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    taken = {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}
+    found = subprocess.run([sys.executable, "-m", "ndani", "serve"], env=taken, capture_output=True, text=True, timeout=20, check=False)
+    assert found.returncode == 1 and "address already in use" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_an_idle_server_leaves(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, NDANI_IDLE_EXIT="1s")
+    for _ in range(4):
+        time.sleep(0.4)
+        server.http.get("/api/tags")
+    assert server.process.poll() is None, "it is asked, so it stays"
+    assert server.process.wait(4) == 0

@@ -1,0 +1,62 @@
+"""What the real Ollama answered, request by request, against ours: the comparer finds nothing that we do not mean."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Start
+from ndani import names
+from ndani.store import Store
+from server import Server
+from stores import REAL, link
+
+SHARED = ROOT.parent / "shared"
+COMPARER, GOLDEN = SHARED / "tools" / "golden-compare", SHARED / "golden" / "ollama.json"
+
+#: What this version answers; the rest of the recording belongs to later ones.
+ONLY = (
+    "^(root|version|tags-(head|empty)|ps|route|method|slash|cors|host|show-(unknown|empty)"
+    "|generate(-(stream|system|raw|context|load|unload|keepalive|empty|bad-json|no-model|unknown|bad-keepalive|suffix|think-incapable).*)?$"
+    "|chat(-(stream|load|unload|no-model|unknown|empty-body|tools-incapable|think-incapable).*)?$"
+    "|pull|push|copy|delete(-(unknown|empty))?$)"
+)
+#: What is made out of an empty store and one GGUF file, and asked of it. Not `tags` and `show-verbose`: recorded, they
+#: show a quantised model and an embedder, which come later.
+MADE = (
+    "^(tags-|blob|create(?!-minilm|-quantize)|show(?!-embedding|-quantized|-verbose)|generate-(debug-render|bad-template|suffix)"
+    "|chat-derived|chat-system-own|delete)"
+)
+#: The one shortfall that is meant: the recorded Ollama had rewritten the weights, ours keep their publisher's digest.
+MEANT = "  create-from: $first.status: 'using existing layer sha256:"
+
+recorded = pytest.mark.skipif(
+    not (COMPARER.exists() and GOLDEN.exists()), reason="the recordings of the real Ollama are not beside this repository"
+)
+
+
+def compare(server: Server, *flags: str) -> tuple[int, list[str]]:
+    """How many exchanges agree, and a line for each shortfall."""
+    command = [sys.executable, str(COMPARER), str(GOLDEN), server.url, *flags]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    *short, last = found.stdout.rstrip("\n").split("\n")
+    assert found.returncode in (0, 1) and "agree" in last, found.stdout + found.stderr
+    return int(last.split()[0]), short
+
+
+@recorded
+@pytest.mark.weights
+def test_the_recorded_exchanges_agree(start: Start, tmp_path: Path, models: Path) -> None:
+    agree, short = compare(start(link(models, tmp_path / "models", "smollm2")), "--only", ONLY)
+    assert not short and agree >= 40
+
+
+@recorded
+@pytest.mark.weights
+def test_what_is_made_of_a_file_agrees(start: Start, tmp_path: Path, models: Path) -> None:
+    weights = Store(models).find(names.parse(REAL)).weights_path
+    agree, short = compare(start(tmp_path / "models"), "--only", MADE, "--gguf", str(weights))
+    assert len(short) == 1 and short[0].startswith(MEANT) and agree >= 25

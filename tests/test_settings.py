@@ -1,0 +1,115 @@
+"""Settings: flag over environment over file over default, and where each value came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ndani.errors import Misconfigured
+from ndani.settings import Settings, fields, load, names_of, without_effect
+
+
+def read(tmp_path: Path, environ: dict[str, str] | None = None, file: str = "", **flags: object) -> Settings:
+    path = tmp_path / "config.toml"
+    path.write_text(file)
+    return load(environ or {}, flags, path)
+
+
+def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
+    path = str(tmp_path / "config.toml")
+    both = {"OLLAMA_MAX_QUEUE": "3", "NDANI_MAX_QUEUE": "4"}
+    layers = [
+        (read(tmp_path), 512, "default"),
+        (read(tmp_path, file="max_queue = 2"), 2, path),
+        (read(tmp_path, {"OLLAMA_MAX_QUEUE": "3"}, "max_queue = 2"), 3, "OLLAMA_MAX_QUEUE"),
+        (read(tmp_path, both, "max_queue = 2"), 4, "NDANI_MAX_QUEUE"),
+        (read(tmp_path, both, "max_queue = 2", max_queue=5), 5, "flag"),
+    ]
+    for settings, value, origin in layers:
+        assert (settings.max_queue, settings.origins_of["max_queue"]) == (value, origin)
+
+
+def test_every_setting_has_a_name_a_meaning_and_an_origin(tmp_path: Path) -> None:
+    settings = read(tmp_path)
+    assert set(settings.origins_of) == {f.name for f in fields()} and len(fields()) > 15
+    assert all(f.metadata["doc"] and names_of(f)[0] == f"NDANI_{f.name.upper()}" for f in fields())
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("OLLAMA_KEEP_ALIVE", "10", "keep_alive", 10.0),
+        ("OLLAMA_KEEP_ALIVE", "-1", "keep_alive", -1.0),
+        ("OLLAMA_KEEP_ALIVE", " '1h' ", "keep_alive", 3600.0),
+        ("OLLAMA_LOAD_TIMEOUT", "90s", "load_timeout", 90.0),
+        ("OLLAMA_ORIGINS", "http://a, http://b,", "origins", ("http://a", "http://b")),
+        ("OLLAMA_NOPRUNE", "perhaps", "noprune", True),
+        ("OLLAMA_NOPRUNE", "false", "noprune", False),
+        ("OLLAMA_FLASH_ATTENTION", "0", "flash_attention", False),
+        ("OLLAMA_DEBUG", "2", "debug", 2),
+        ("OLLAMA_DEBUG", "true", "debug", 1),
+        ("OLLAMA_KV_CACHE_TYPE", "Q8_0", "kv_cache_type", "q8_0"),
+        ("OLLAMA_MAX_QUEUE", "  ", "max_queue", 512),
+        ("NDANI_OFFLINE", "1", "offline", True),
+    ],
+)
+def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, text: str, name: str, value: object) -> None:
+    assert getattr(read(tmp_path, {variable: text}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "sentence"),
+    [
+        ({"OLLAMA_MAX_QUEUE": "many"}, "", "OLLAMA_MAX_QUEUE is 'many': a whole number is needed"),
+        ({"NDANI_KEEP_ALIVE": "soon"}, "", "NDANI_KEEP_ALIVE is 'soon': a duration such as 5m is needed"),
+        ({"OLLAMA_KV_CACHE_TYPE": "q3"}, "", "OLLAMA_KV_CACHE_TYPE is 'q3': one of f32"),
+        ({"OLLAMA_NO_CLOUD": "0"}, "", "OLLAMA_NO_CLOUD=0 cannot be honoured"),
+        ({}, "max_queues = 1", "unknown setting 'max_queues'"),
+        ({}, "max_queue = ", "cannot be read"),
+        ({}, "max_queue = 'x'", "max_queue in"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_sentence(tmp_path: Path, environ: dict[str, str], file: str, sentence: str) -> None:
+    with pytest.raises(Misconfigured) as met:
+        read(tmp_path, environ, file)
+    assert sentence in str(met.value) and "\n" not in str(met.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "url"),
+    [
+        ("", ("127.0.0.1", 11434), "http://127.0.0.1:11434"),
+        ("0.0.0.0", ("0.0.0.0", 11434), "http://127.0.0.1:11434"),
+        (":8080", ("127.0.0.1", 8080), "http://127.0.0.1:8080"),
+        ("http://h", ("h", 80), "http://h:80"),
+        ("https://h", ("h", 443), "https://h:443"),
+        ("http://h:1/path", ("h", 1), "http://h:1"),
+        ("[::1]:9", ("::1", 9), "http://[::1]:9"),
+        ("::1", ("::1", 11434), "http://[::1]:11434"),
+        ("[::]", ("::", 11434), "http://[::1]:11434"),
+    ],
+)
+def test_addresses(tmp_path: Path, host: str, address: tuple[str, int], url: str) -> None:
+    settings = read(tmp_path, {"OLLAMA_HOST": host})
+    assert (settings.address, settings.url) == (address, url)
+
+
+@pytest.mark.parametrize("host", ["h:x", "h:65536", "h:-1", "h:1:2x"[:3] + "q"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(Misconfigured, match="is not an address to listen on"):
+        _ = Settings(host=host).address
+
+
+def test_the_store_is_ndanis_else_ollamas_else_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read(tmp_path).models == tmp_path / ".ndani" / "models"
+    assert read(tmp_path, {"OLLAMA_MODELS": "~/o"}).models == tmp_path / "o"
+    assert read(tmp_path, {"OLLAMA_MODELS": "/o", "NDANI_MODELS": "/n"}).models == Path("/n")
+
+
+def test_a_variable_that_nothing_obeys_is_named() -> None:
+    assert without_effect({"OLLAMA_VULKAN": "1", "OLLAMA_HOST": "x"}) == [
+        "OLLAMA_VULKAN is set, but has no effect: Vulkan is not in this version"
+    ]
+    assert without_effect({}) == []

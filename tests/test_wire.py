@@ -1,0 +1,209 @@
+"""Bytes in and out: decoding, framing, folding, and that every generator is closed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from ndani.api import wire
+from ndani.api.ollama import render_chat, render_generate
+from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
+from ndani.types import Done, Event, Progress, Text, Usage
+
+END = Done("stop", Usage(3, 1, 2, 10, 20, 30, 40), truncated=5)
+
+
+def request(*pieces: bytes, leaves: bool = False) -> Request:
+    parts = list(pieces)
+
+    async def receive() -> dict[str, Any]:
+        if leaves and not parts:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts) or leaves}
+
+    return Request({"type": "http", "method": "POST", "headers": [], "path": "/"}, receive)
+
+
+async def test_names_are_lower_case_and_null_is_nothing_said() -> None:
+    assert await wire.decode(request(b'{"Model": "x", "KEEP_ALIVE": {"A": 1}}')) == {"model": "x", "keep_alive": {"A": 1}}
+    assert await wire.decode(request(b"null")) == {}
+    assert await wire.decode(request(b'{"a":', b" 1}")) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "missing request body"),
+        (b'{"a": 1', "unexpected EOF"),
+        (b"[1]", "the request body must be a JSON object"),
+        (b'{"a": xyzzy}', "invalid JSON: "),
+        (b'{"a": "\xff"}', "invalid JSON: "),
+        (b"[" * 10**5, "invalid JSON: "),
+    ],
+)
+async def test_what_is_no_object_is_one_sentence_that_quotes_nothing(body: bytes, sentence: str) -> None:
+    with pytest.raises(BadRequest) as met:
+        await wire.decode(request(body))
+    assert str(met.value).startswith(sentence) and "xyzzy" not in str(met.value)
+
+
+async def test_a_client_that_leaves_in_its_body_is_no_fault_of_ours() -> None:
+    with pytest.raises(Cancelled):
+        await wire.decode(request(b'{"a":', leaves=True))
+
+
+def test_a_fault_names_its_kind_and_place_and_no_words() -> None:
+    try:
+        wire.encode({1, "a secret"} and object())
+    except TypeError as error:
+        said = str(wire.fault(error))
+    assert re.fullmatch(r"ndani met a fault of its own \(TypeError at \w+\.py:\d+\); please report it", said)
+
+
+class Events:
+    """A source of events that knows whether it was closed."""
+
+    def __init__(self, *events: Event | Exception) -> None:
+        self.events, self.closed, self.given = events, False, 0
+
+    async def __call__(self) -> AsyncGenerator[Event]:
+        try:
+            for event in self.events:
+                if isinstance(event, Exception):
+                    raise event
+                self.given += 1
+                yield event
+        finally:
+            self.closed = True
+
+
+async def send(response: Any, *, gone_after: int = 10**6) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def take(message: dict[str, Any]) -> None:
+        if len(sent) >= gone_after:
+            raise ConnectionResetError
+        sent.append(message)
+
+    await response({"type": "http", "method": "POST"}, None, take)
+    return sent
+
+
+async def respond(events: Events, *, stream: bool) -> Any:
+    line, fold = render_chat("m", wire.Clock())
+    return await wire.answer(events(), stream, line, fold, {"X-Y": "z"})
+
+
+def lines(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [json.loads(m["body"]) for m in sent if m.get("body")]
+
+
+async def test_a_stream_is_a_line_per_event_sent_as_it_comes() -> None:
+    events = Events(Text("a"), Text("b"), END)
+    response = await respond(events, stream=True)
+    assert events.given == 1, "only the first is awaited before the status"
+    sent = await send(response)
+    assert (
+        sent[0]["status"] == 200
+        and (b"content-type", b"application/x-ndjson") in sent[0]["headers"]
+        and (b"x-y", b"z") in sent[0]["headers"]
+    )
+    assert not any(name == b"content-length" for name, _ in sent[0]["headers"])
+    assert all(m["body"].endswith(b"\n") and m["body"].count(b"\n") == 1 for m in sent[1:-1])
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False} and events.closed
+    said = lines(sent)
+    assert [s["message"]["content"] for s in said] == ["a", "b", ""]
+    last = said[-1]
+    counts = {key: last[key] for key in last if key.endswith(("_count", "_duration", "truncated"))}
+    assert counts == {
+        "total_duration": 40, "load_duration": 30, "prompt_eval_count": 3, "prompt_eval_cached_count": 1, "prompt_eval_duration": 10,
+        "eval_count": 2, "eval_duration": 20, "truncated": 5,
+    }  # fmt: skip
+
+
+async def test_the_fold_of_a_stream_is_one_object() -> None:
+    events = Events(Text("a"), Text('"b\n'), END)
+    (said,) = lines(await send(await respond(events, stream=False)))
+    assert said["message"] == {"role": "assistant", "content": 'a"b\n'} and said["eval_count"] == 2 and events.closed
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("reason", ["load", "unload"])
+async def test_a_load_is_one_object_even_when_streaming(stream: bool, reason: str) -> None:
+    events = Events(Done(reason))
+    sent = await send(await respond(events, stream=stream))
+    assert (b"content-type", wire.JSON.encode()) in sent[0]["headers"] and events.closed
+    assert lines(sent)[0]["done_reason"] == reason and not any(key.endswith("duration") for key in lines(sent)[0])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_before_the_first_event_is_raised_for_its_own_status(stream: bool) -> None:
+    events = Events(Busy("full"))
+    with pytest.raises(Busy):
+        await respond(events, stream=stream)
+    assert events.closed
+
+
+async def test_an_error_after_the_first_event_is_the_last_line() -> None:
+    events = Events(Text("a"), NdaniError("it broke"), Text("b"))
+    sent = await send(await respond(events, stream=True))
+    assert lines(sent)[-1] == {"error": "it broke"} and sent[-1]["more_body"] is False and events.closed
+    with pytest.raises(NdaniError):
+        await respond(Events(Text("a"), NdaniError("it broke")), stream=False)
+
+
+async def test_a_fault_in_a_stream_is_a_last_line_too_and_is_raised_for_the_log() -> None:
+    events = Events(Text("a"), KeyError("a secret"))
+    response, sent = await respond(events, stream=True), []
+
+    async def take(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    with pytest.raises(KeyError):
+        await response({"type": "http", "method": "POST"}, None, take)
+    assert lines(sent)[-1]["error"].startswith("ndani met a fault of its own (KeyError at ") and "secret" not in str(sent)
+    assert sent[-1]["more_body"] is False and events.closed
+
+
+async def test_a_client_that_cannot_be_written_to_closes_the_source() -> None:
+    events = Events(*[Text("a")] * 10, END)
+    response = await respond(events, stream=True)
+    with pytest.raises(ConnectionResetError):
+        await send(response, gone_after=4)
+    assert events.closed and events.given < 10
+
+
+async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
+    async def steps() -> AsyncGenerator[Progress]:
+        yield Progress("pulling manifest")
+        yield Progress("pulling x", "sha256:x", 10, 0)
+        yield Progress("success")
+
+    said = lines(await send(await wire.progress(steps(), True)))
+    assert said == [
+        {"status": "pulling manifest"},
+        {"status": "pulling x", "digest": "sha256:x", "total": 10, "completed": 0},
+        {"status": "success"},
+    ]
+    assert lines(await send(await wire.progress(steps(), False))) == [{"status": "success"}]
+
+
+@pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])
+def test_any_text_survives_rendering(text: str) -> None:
+    for render, read in ((render_chat, lambda v: v["message"]["content"]), (render_generate, lambda v: v["response"])):
+        line, fold = render(f'm"{text}', wire.Clock())
+        assert read(json.loads(line(Text(text)))) == text and json.loads(line(Text(text)))["model"] == f'm"{text}'
+        assert read(json.loads(fold(text, END))) == text
+        assert line(Text(text)).count(b"\n") == 1
+
+
+def test_stamps_have_nanoseconds_and_grow() -> None:
+    clock = wire.Clock()
+    stamps = [clock.now() for _ in range(1000)]
+    assert stamps == sorted(stamps) and all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", s) for s in stamps)
+    assert re.fullmatch(r"2001-09-0\dT\d\d:46:40\.500000000(Z|[+-]\d\d:\d\d)", wire.local_stamp(1e9 + 0.5))
