@@ -14,7 +14,7 @@ from ndani import names
 from ndani.api.show import render_show
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
-from ndani.service import Shown
+from ndani.service.models import Shown
 from ndani.store import Store
 from ndani.store.modelfile import Modelfile, parse, print_modelfile
 from ndani.store.parameters import KINDS, check_parameters, render_parameters

@@ -22,7 +22,7 @@ class Making:
 
     async def has_blob(self, request: Request) -> Response:
         """HEAD /api/blobs/{digest}: 200 when the blob is here, 404 when not."""
-        if self._service.has_blob(request.path_params["digest"]):
+        if self._service.models.has_blob(request.path_params["digest"]):
             return Response(status_code=200)
         return Response(status_code=404, media_type=wire.JSON)
 
@@ -30,7 +30,9 @@ class Making:
         """POST /api/blobs/{digest}: 201 when the body was that blob, 200 when it was here before."""
         length = request.headers.get("content-length", "")
         try:
-            new = await self._service.receive(request.path_params["digest"], int(length) if length.isdigit() else 0, request.stream())
+            new = await self._service.models.receive(
+                request.path_params["digest"], int(length) if length.isdigit() else 0, request.stream()
+            )
         except ClientDisconnect:
             raise Cancelled("request canceled") from None
         return Response(status_code=201 if new else 200)
@@ -39,7 +41,7 @@ class Making:
         """POST /api/create."""
         body = await wire.decode(request)
         name, base, recipe = parse_create(body)
-        return await wire.progress(self._service.create(name, base, recipe), fields.flag(body, "stream", True))
+        return await wire.progress(self._service.models.create(name, base, recipe), fields.flag(body, "stream", True))
 
 
 def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:

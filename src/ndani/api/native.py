@@ -38,40 +38,42 @@ class Native:
         body = await wire.decode(request)
         asked, ignored = ollama.parse_generate(body)
         line, fold = ollama.render_generate(asked.model, self._clock)
-        return await wire.answer(await self._service.generate(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored))
+        return await wire.answer(
+            await self._service.answers.generate(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored)
+        )
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
         body = await wire.decode(request)
         asked, ignored = ollama.parse_chat(body)
         line, fold = ollama.render_chat(asked.model, self._clock)
-        return await wire.answer(await self._service.chat(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored))
+        return await wire.answer(await self._service.answers.chat(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored))
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
-        return wire.reply(ollama.render_models(self._service.models()))
+        return wire.reply(ollama.render_models(self._service.models.installed()))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""
-        return wire.reply(ollama.render_residents(self._service.residents(), time.time()))
+        return wire.reply(ollama.render_residents(self._service.models.residents(), time.time()))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
         body = await wire.decode(request)
         name = _required(fields.model(body))
         verbose = fields.flag(body, "verbose", False)
-        return wire.reply(render_show(self._service.show(name), verbose, fields.text(body, "system")))
+        return wire.reply(render_show(self._service.models.show(name), verbose, fields.text(body, "system")))
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""
         body = await wire.decode(request)
-        await self._service.copy(fields.text(body, "source"), fields.text(body, "destination"))
+        await self._service.models.copy(fields.text(body, "source"), fields.text(body, "destination"))
         return Response(status_code=200)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /api/delete."""
         body = await wire.decode(request)
-        await self._service.delete(_required(fields.model(body)))
+        await self._service.models.delete(_required(fields.model(body)))
         return Response(status_code=200)
 
     async def pull(self, request: Request) -> Response:
@@ -81,13 +83,13 @@ class Native:
         if not name:
             raise BadName("invalid model name")
         insecure = fields.flag(body, "insecure", False)
-        return await wire.progress(self._service.pull(name, insecure), fields.flag(body, "stream", True))
+        return await wire.progress(self._service.models.pull(name, insecure), fields.flag(body, "stream", True))
 
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
         body = await wire.decode(request)
         name, insecure = _required(fields.model(body)), fields.flag(body, "insecure", False)
-        return await wire.progress(self._service.push(name, insecure), fields.flag(body, "stream", True))
+        return await wire.progress(self._service.models.push(name, insecure), fields.flag(body, "stream", True))
 
 
 def _required(name: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from ndani.api.ollama import render_details
 from ndani.api.wire import local_stamp
 from ndani.errors import Unsupported
-from ndani.service import Shown
+from ndani.service.models import Shown
 from ndani.store.entry import decode
 from ndani.store.gguf import Tensor
 from ndani.store.modelfile import Modelfile, print_modelfile

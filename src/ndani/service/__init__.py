@@ -1,0 +1,75 @@
+"""The front desk: one method per verb. Each resolves the model, does the work through one room, and accounts for it.
+
+Dialects call this and nothing below it; nothing here knows a dialect. What arrives are `types`, what leaves are
+`types`, and what goes wrong is one error of the tree. `answers` has the verbs that make answers, `models` those about
+models, and `cards` what both need to know of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ndani import names
+from ndani.errors import EngineFailed, Failed
+from ndani.ledger.counts import Counts
+from ndani.ledger.log import Log
+from ndani.runtime.pool import Pool
+from ndani.runtime.residence import Want
+from ndani.runtime.runner import Runner
+from ndani.service.answers import Answers
+from ndani.service.cards import Cards
+from ndani.service.models import Models
+from ndani.settings import Settings
+from ndani.sources.fetcher import Fetcher
+from ndani.store import Store
+from ndani.types import Details, Sampling
+
+__all__ = ["Service"]
+
+
+class Service:
+    """The verbs. Made once by the server, with its rooms; the server starts the pool's owner and closes the rooms."""
+
+    def __init__(self, settings: Settings, store: Store, pool: Pool, fetcher: Fetcher, log: Log, counts: Counts) -> None:
+        self.settings = settings
+        self.store = store
+        self.pool = pool
+        self.fetcher = fetcher
+        self.log = log
+        self.counts = counts
+        self.cards = Cards(settings, store)
+        self.answers = Answers(self.cards, pool, counts)
+        self.models = Models(store, self.cards, pool, fetcher)
+
+    def health(self) -> dict[str, Any]:
+        """What is loaded and counted. Raises Failed with the reason when nothing could be served."""
+        if self.pool.closing:
+            raise Failed("the server is stopping")
+        self.store.list()
+        return {
+            "status": "ok",
+            "loaded": [r.name for r in self.pool.residents()],
+            "waiting": self.pool.waiting,
+            "unconfined": [r.name for r in self.pool.residents() if r.confined != "confined"],
+            "counts": self.counts.shown(),
+        }
+
+    async def doctor(self, probe: Callable[[Runner], Any]) -> tuple[str, str | None, Any]:
+        """Probe a real runner: the one in memory, else the smallest model's, else the echo engine's.
+
+        Returns the engine, the model or None, and what `probe` found.
+        """
+        want, name = self.pool.resident(), None
+        models = [] if want else sorted(self.store.list(), key=lambda m: m.size)
+        if models:
+            want = self.cards.want(await self.cards.card(self.store.find(names.parse(models[0].name))), Sampling())
+        if want is None:
+            want = Want("echo", "echo", "", Details(), None, 0, 0, 0, engine="echo")
+        else:
+            name = want.name
+        async with self.pool.lease(want, self.cards.keep_alive(None) if name else 0.0):
+            child = self.pool.child(want.key)
+            if not isinstance(child, Runner):
+                raise EngineFailed("the runner went away; try again")
+            return want.engine, name, await probe(child)

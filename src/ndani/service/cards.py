@@ -1,0 +1,109 @@
+"""What every request needs to know of a model, and what it asks of a runner: name → Card → Want."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from ndani import names
+from ndani.engines.sampling import read
+from ndani.engines.template import Template, parse
+from ndani.errors import BadRequest, Forbidden, NotFound, Unsupported
+from ndani.runtime.residence import DEFAULT_CTX, Want
+from ndani.settings import Settings
+from ndani.store import Entry, Store
+from ndani.types import Sampling
+
+#: Prompt tokens between two looks at the client: a smaller batch than this gains nothing.
+MOST_BATCH = 512
+LEAST_BATCH = 32
+
+#: A keep-alive above this is for ever: Go's longest duration, in seconds; no calendar shows the date it would end on.
+FOREVER = 2**63 / 1e9
+
+#: Models that the service remembers what it needs to know of.
+MOST_CARDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What every request needs to know of a model; `want` has what is the same for all its requests."""
+
+    entry: Entry
+    options: Sampling
+    want: Want
+    template: Template | BadRequest | None  # the Go template, or why it cannot be read
+    native: bool  # its weights hold a chat template, which the engine applies
+    speaks: bool
+
+
+class Cards:
+    """The models of a store, as requests ask for them."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self._cards: dict[tuple[names.Name, str], Card] = {}
+
+    def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> Entry:
+        if not model:
+            raise NotFound("model '' not found")
+        name = names.parse(model)
+        if name.tag == "cloud" or name.tag.endswith("-cloud"):
+            raise Forbidden(f"ollama cloud is disabled: {remote}")
+        return self.store.find(name, missing=missing)
+
+    async def card(self, entry: Entry) -> Card:
+        """What every request needs to know of a model, worked out once for each content that a name has had."""
+        key = (entry.name, entry.digest)
+        if key not in self._cards:
+            if len(self._cards) >= MOST_CARDS:
+                self._cards.clear()
+            self._cards[key] = await asyncio.to_thread(self._describe, entry)
+        return self._cards[key]
+
+    def _describe(self, entry: Entry) -> Card:
+        if entry.projector or entry.adapter:
+            raise Unsupported("models with a projector or an adapter are not in this version")
+        model, header = self.store.describe(entry), self.store.header(entry)
+        want = Want(
+            key=entry.weights.digest,
+            name=str(entry.name),
+            digest=entry.digest,
+            details=model.details,
+            weights=entry.weights_path,
+            size=entry.weights.size,
+            kv_bytes=header.kv_bytes_per_token(self.settings.kv_cache_type),
+            trained_ctx=header.context_length,
+            engine="echo" if model.details.format == "echo" else "llama",
+        )
+        native = header.chat_template is not None
+        # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
+        template = None if native and entry.config.renderer else read_template(entry.template)
+        return Card(entry, read(entry.params)[0], want, template, native, "completion" in model.capabilities)
+
+    def want(self, card: Card, said: Sampling) -> Want:
+        """What a request needs of a runner: said by it, else by the model, else by the settings."""
+        default = self.settings.context_length if self.settings.context_length > 0 else DEFAULT_CTX
+        return replace(
+            card.want,
+            num_ctx=said.num_ctx or default,
+            # llama.cpp aborts with a batch smaller than its slots, and looks for a client that left only between two.
+            num_batch=None if said.num_batch is None else max(min(said.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
+            num_thread=said.num_thread if said.num_thread and said.num_thread > 0 else None,
+            num_gpu=None if said.num_gpu == -1 else said.num_gpu,
+            main_gpu=said.main_gpu,
+            use_mmap=said.use_mmap,
+        )
+
+    def keep_alive(self, said: float | None) -> float:
+        seconds = self.settings.keep_alive if said is None else said
+        return -1.0 if seconds > FOREVER else seconds
+
+
+def read_template(text: str | None) -> Template | BadRequest | None:
+    """A model's own template. One that cannot be read is an error only for those who need it."""
+    try:
+        return parse(text) if text else None
+    except BadRequest as error:
+        return error

@@ -1,0 +1,132 @@
+"""The verbs about models: list, show, copy, delete, pull, push, create."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ndani import names
+from ndani.engines.sampling import read
+from ndani.errors import BadRequest, NotFound, StoreFailed
+from ndani.runtime.pool import Pool
+from ndani.service.cards import Cards, read_template
+from ndani.sources.fetcher import Fetcher
+from ndani.store import Entry, Store
+from ndani.store.create import Recipe, create
+from ndani.store.inspect import Header
+from ndani.store.offloop import settled
+from ndani.store.parameters import check_parameters
+from ndani.store.upload import receive
+from ndani.types import Model, Progress, Resident
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Everything that is known of one model, for `show`."""
+
+    model: Model
+    entry: Entry
+    header: Header
+    weights: Path
+
+
+class Models:
+    """What can be done with the models of a store."""
+
+    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher) -> None:
+        self.store = store
+        self._cards = cards
+        self._pool = pool
+        self._fetcher = fetcher
+
+    def installed(self) -> list[Model]:
+        """The models in the store, the newest first."""
+        return self.store.list()
+
+    def residents(self) -> list[Resident]:
+        """The models in memory, the one that stays longest first."""
+        return self._pool.residents()
+
+    def show(self, model: str) -> Shown:
+        """What a model is. Raises NotFound."""
+        name = names.parse(model)
+        entry = self._cards.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
+        return Shown(self.store.describe(entry), entry, self.store.header(entry), entry.weights_path)
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Give a model one more name. In a thread: another process may hold the store's lock."""
+        old = names.parse(source, error=f'source "{source}" is invalid')
+        new = names.parse(destination, error=f'destination "{destination}" is invalid')
+        await settled(self.store.copy, old, new, missing=f'model "{source}" not found')
+
+    async def delete(self, model: str) -> None:
+        """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too."""
+        name = names.parse(model, error=f'name "{model}" is invalid')
+        weights: tuple[Path, str] | None = None
+        with contextlib.suppress(StoreFailed):
+            entry = self.store.find(name, missing=f"model '{model}' not found")
+            weights = entry.weights_path, entry.weights.digest
+        await settled(self.store.delete, name, missing=f"model '{model}' not found")
+        if weights and not weights[0].exists():
+            self._pool.unload(weights[1])
+
+    async def pull(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
+        """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.
+
+        Raises Offline, NotFound, SourceFailed, StoreFailed, Failed.
+        """
+        async with aclosing(self._fetcher.pull(names.parse(model), insecure)) as steps:
+            async for step in steps:
+                yield step
+
+    async def push(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
+        """Send a model to the registry that its name says, in the fetcher. Raises NotFound, Offline, SourceFailed, Failed."""
+        name = self.store.find(names.parse(model), missing=f"model '{model}' not found").name
+        async with aclosing(self._fetcher.push(name, insecure)) as steps:
+            async for step in steps:
+                yield step
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether the store has this blob. Raises BadRequest for a digest that is none."""
+        return self.store.blobs.has(digest)
+
+    async def receive(self, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
+        """Store a blob that a client sends; False when it was here before. Raises BadRequest, StoreFailed."""
+        return await receive(self.store, digest, size, pieces)
+
+    async def create(self, model: str, base: str, recipe: Recipe) -> AsyncGenerator[Progress]:
+        """Make a model of another (`base`, pulled when it is not here) or of blobs. Raises BadRequest, StoreFailed, …"""
+        name = names.parse(model)
+        await asyncio.to_thread(_check, recipe)
+        if base:
+            try:
+                entry = self._cards.find(base, missing="")
+            except NotFound:
+                async with aclosing(self.pull(base)) as steps:
+                    async for step in steps:
+                        if step.status != "success":  # that is the last word of the whole
+                            yield step
+                entry = self._cards.find(base, missing=f"model '{base}' not found")
+            recipe = replace(recipe, base=entry)
+        old = None
+        with contextlib.suppress(NotFound, StoreFailed):
+            old = self.store.find(name).weights
+        making = create(self.store, name, recipe)
+        try:
+            while step_made := await settled(next, making, None):
+                yield step_made
+        finally:
+            await settled(making.close)
+        if old and not self.store.blobs.has(old.digest):
+            self._pool.unload(old.digest)
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse what is wrong with a recipe and only an engine knows of. Raises BadRequest."""
+    read(check_parameters(recipe.parameters)[0])
+    if isinstance(error := read_template(recipe.template), BadRequest):
+        raise BadRequest(f"template error: {error}")
