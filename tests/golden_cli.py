@@ -218,7 +218,7 @@ def _lines(text: str) -> list[str]:
 
 
 def run(
-    argv: tuple[str, ...], environment: dict[str, str], stdin: str | None = None, timeout: float = 120, folder: Path | None = None
+    argv: tuple[str, ...], environment: dict[str, str], stdin: str | None = None, timeout: float = 600, folder: Path | None = None
 ) -> Result:
     """Run `ndani` as a child with pipes on all three sides, in `folder` if that is said."""
     done = subprocess.run(

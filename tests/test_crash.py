@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from conftest import Start
-from server import Server, until
+from server import Server, slowness, until
 
 pytestmark = pytest.mark.weights
 
@@ -48,7 +48,7 @@ def test_a_killed_runner_costs_one_answer(real_store: Path, start: Start) -> Non
         runner.kill()
         killed = time.monotonic()
         *_, last = lines
-        assert time.monotonic() - killed < 2
+        assert time.monotonic() - killed < 2 * slowness()
         assert set(last) == {"error"} and last["error"].startswith("an error was encountered while running the model: ")
     assert server.ask("/api/chat", SUM)["message"]["content"]
     (fresh,) = server.runners()
@@ -69,7 +69,7 @@ def test_every_stream_of_a_killed_runner_ends_with_an_error(real_store: Path, st
     ends: list[dict[str, Any]] = []
 
     def follow() -> None:
-        with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as client:
             ends.append(json.loads(client.post("/api/chat", json=STORY).text.splitlines()[-1]))
 
     followers = [threading.Thread(target=follow) for _ in range(6)]  # four compute, two wait for their turn

@@ -144,7 +144,7 @@ def test_who_leaves_in_the_middle_is_counted_as_cancelled_streaming_or_not(start
 
 
 def test_requests_follow_each_other_on_one_connection(echo: Server) -> None:
-    with contextlib.closing(http.client.HTTPConnection(HOST, echo.port, timeout=5)) as line:
+    with contextlib.closing(http.client.HTTPConnection(HOST, echo.port, timeout=60)) as line:
         line.connect()
         first = line.sock
         for _ in range(3):
@@ -155,7 +155,7 @@ def test_requests_follow_each_other_on_one_connection(echo: Server) -> None:
 def test_the_port_that_is_taken_is_one_sentence(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     taken = {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}
-    found = subprocess.run([sys.executable, "-m", "ndani", "serve"], env=taken, capture_output=True, text=True, timeout=20, check=False)
+    found = subprocess.run([sys.executable, "-m", "ndani", "serve"], env=taken, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 1 and "address already in use" in found.stderr and "Traceback" not in found.stderr
 
 

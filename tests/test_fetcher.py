@@ -24,6 +24,7 @@ from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.inspect import inspect
 from ndani.types import Progress
+from server import slowness
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
 SIZE = 2_000_000
@@ -183,7 +184,7 @@ async def test_a_fetcher_dies_with_its_parent(place: Place) -> None:
     [orphan] = children(parent.pid)
     parent.kill()
     await parent.wait()
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + 2 * slowness()
     while lives(orphan) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     assert not lives(orphan)
@@ -231,7 +232,7 @@ async def test_the_first_model_comes_through_the_users_own_index(tmp_path: Path)
     entry, [model] = store.find(name), store.list()
     assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]} and "Apache License" in entry.licenses[0]
     head = store.header(entry)
-    assert min(timed(inspect, entry.weights_path) for _ in range(5)) < 0.03, "reading the head must not hold up a load"
+    assert min(timed(inspect, entry.weights_path) for _ in range(5)) < 0.03 * slowness(), "reading the head must not hold up a load"
     assert (head.parameter_count, head.file_type, head.context_length) == (134_515_008, "Q4_1", 8192)
     assert model.details.parameter_size == head.parameter_size == "134.52M" and model.capabilities == ("completion",)
     assert {path.stat().st_size for path in store.layout.blobs.iterdir()} == {layer.size for layer in entry.layers} | {

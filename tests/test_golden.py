@@ -41,7 +41,7 @@ recorded = pytest.mark.skipif(
 def compare(server: Server, *flags: str) -> tuple[int, list[str]]:
     """How many exchanges agree, and a line for each shortfall."""
     command = [sys.executable, str(COMPARER), str(GOLDEN), server.url, *flags]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     *short, last = found.stdout.rstrip("\n").split("\n")
     assert found.returncode in (0, 1) and "agree" in last, found.stdout + found.stderr
     return int(last.split()[0]), short

@@ -207,7 +207,7 @@ def _check(said: str) -> None:
 
 @linux
 def test_inside_as_this_user(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-I", "-c", INSIDE, str(tmp_path)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-I", "-c", INSIDE, str(tmp_path)], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     _check(done.stdout)
 
@@ -231,7 +231,7 @@ def test_the_same_outside_gets_through(tmp_path: Path) -> None:
     script = INSIDE.replace("held = jail.shut(jail.Policy(folder))", "held = jail.Confinement()")
     for name in ("fork", "exec"):
         script = script.replace(f'attempt("{name}"', f'0 and attempt("{name}"')
-    done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     found, _ = json.loads(done.stdout)
     refused = {name for name, what in found.items() if what != "ok"}
@@ -265,7 +265,7 @@ def test_shutting_fails_closed(before: str, sentence: str, tmp_path: Path) -> No
     script = f"{before}\nimport os, sys\nfrom ndani import errors\nfrom ndani.runtime import jail\n"
     script += "try:\n    jail.shut(jail.Policy(sys.argv[1]))\nexcept errors.Unconfined as error:\n"
     script += "    os.write(1, str(error).encode())\nos._exit(0)"
-    done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=150)
     assert sentence in done.stdout, done
 
 
@@ -306,7 +306,7 @@ if landlock.abi() >= 4:
 """
     (tmp_path / "mine").touch()
     (tmp_path / "other").touch()
-    done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=150)
     if done.returncode == 77:
         pytest.skip("this kernel has no Landlock")
     assert done.returncode == 0, done.stderr

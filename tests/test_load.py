@@ -32,7 +32,7 @@ async def crowd(server: Server, count: int) -> list[tuple[int, dict[str, object]
             async with session.post(f"{server.url}/api/generate", json=ASK) as answer:
                 return answer.status, await answer.json()
 
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             return await asyncio.gather(*(one() for _ in range(count)))
 
 

@@ -295,7 +295,7 @@ RAW = [
 @pytest.mark.parametrize("number", range(len(RAW)))
 def test_bytes_that_are_no_request_cost_one_connection(server: Server, number: int) -> None:
     with server.connect() as line:
-        line.settimeout(5)
+        line.settimeout(60)
         try:
             line.sendall(RAW[number])
             said = line.recv(65536)

@@ -109,7 +109,7 @@ def _check(done: subprocess.CompletedProcess[str]) -> None:
 
 
 def test_as_this_user() -> None:
-    _check(subprocess.run([sys.executable, "-I", "-c", BOTH], capture_output=True, text=True, timeout=60))
+    _check(subprocess.run([sys.executable, "-I", "-c", BOTH], capture_output=True, text=True, timeout=300))
 
 
 def test_as_an_ordinary_user() -> None:
@@ -123,12 +123,12 @@ def weights(models: Path) -> str:
 
 @pytest.mark.weights
 def test_with_a_real_model_loaded_as_this_user(models: Path) -> None:
-    _check(subprocess.run([sys.executable, "-I", "-c", BOTH, weights(models)], capture_output=True, text=True, timeout=90))
+    _check(subprocess.run([sys.executable, "-I", "-c", BOTH, weights(models)], capture_output=True, text=True, timeout=300))
 
 
 @pytest.mark.weights
 def test_with_a_real_model_loaded_as_an_ordinary_user(models: Path) -> None:
-    _check(run_as_ordinary_user([sys.executable, "-I", "-c", BOTH, weights(models)], timeout=90))
+    _check(run_as_ordinary_user([sys.executable, "-I", "-c", BOTH, weights(models)], timeout=300))
 
 
 def test_targets_count_only_what_arrives() -> None:

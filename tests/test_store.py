@@ -20,6 +20,7 @@ from ndani.store import Store
 from ndani.store import layout as kinds
 from ndani.store.blobs import Mismatch
 from ndani.types import Message
+from server import slowness
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "ollama-store"
 DAY = 86400
@@ -167,7 +168,7 @@ def test_three_hundred_models_list_within_50_ms_and_a_change_is_seen(store: Stor
         put_model(store, f"m{number}:t", b"same weights", system=b"%d" % number)
     assert len(store.list()) == 300
     best = min(timed(store.list) for _ in range(3))
-    assert best < 0.05, best
+    assert best < 0.05 * slowness(), best
     put_model(store, "m7:t", b"other weights")
     assert len({model.digest for model in store.list()}) == 300
     assert store.list()[0].name == "m7:t"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -122,6 +123,17 @@ class Rendered:
 
 
 Event = Text | Done | Rendered
+
+
+@dataclass(slots=True)
+class Outlet:
+    """Where texts of an answer may go at once, instead of as events. Whoever reads the answer sets both when he begins.
+
+    `ready` says whether he keeps up; `put` is called only then.
+    """
+
+    ready: Callable[[], bool] = bool
+    put: Callable[[Text], object] = str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,14 @@ time a piece arrives, so that one client could hold up all the others. Bodies ha
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import weakref
+from typing import cast
+
+from starlette.types import Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+#: Where a request's scope has its cycle, weakly.
+CYCLE = "ndani.cycle"
 
 #: Bytes of request line and headers together; browsers and proxies stop at 8 to 64 KiB.
 MOST_HEAD = 64 * 1024
@@ -33,8 +40,38 @@ class Connection(HttpToolsProtocol):
         """The head has ended."""
         self._head = None
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            # No strong reference: the two would keep each other until the next full collection.
+            cast("dict[str, object]", self.scope)[CYCLE] = weakref.ref(self.cycle)
 
     def on_message_complete(self) -> None:
         """The body has ended; another head may follow."""
         self._head = 0
         super().on_message_complete()
+
+
+class Pipe:
+    """The body of one chunked response, written past every layer between a route and the socket.
+
+    `send` is the server's own; `ready` and `write` are its one step, for whoever cannot wait.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self.send = cast(Send, cycle.send)
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._write = cycle.transport.write
+
+    def ready(self) -> bool:
+        """Whether the client keeps up; when not, the server's own `send` waits for it."""
+        return not (self._flow.write_paused or self._cycle.disconnected)
+
+    def write(self, body: bytes) -> None:
+        """Send a piece, never an empty one: that would be the end."""
+        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+
+
+def pipe(scope: Scope) -> Pipe | None:
+    """The pipe of a response that has begun; None where no connection of ours serves it, or its body is not chunked."""
+    cycle = scope[CYCLE]() if CYCLE in scope else None
+    return Pipe(cycle) if cycle and cycle.chunked_encoding and cycle.scope["method"] != "HEAD" else None

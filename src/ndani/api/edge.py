@@ -16,7 +16,7 @@ import psutil
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ndani.api.wire import DIRECT, failure, fault, reply
+from ndani.api.wire import failure, fault, reply
 from ndani.errors import TooLarge
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
@@ -59,7 +59,6 @@ class Journal:
                 status = message["status"]
             await send(message)
 
-        scope[DIRECT] = send
         watched = scope["path"] in WATCHING
         if not watched:
             self.counts.begin()

@@ -12,6 +12,7 @@ from ndani.api import fields, ollama, wire
 from ndani.api.show import render_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
+from ndani.types import Outlet
 
 
 class Native:
@@ -37,17 +38,17 @@ class Native:
         """POST /api/generate."""
         body = await wire.decode(request)
         asked, ignored = ollama.parse_generate(body)
+        stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_generate(asked.model, self._clock)
-        return await wire.answer(
-            await self._service.answers.generate(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored)
-        )
+        return await wire.answer(await self._service.answers.generate(asked, outlet), stream, line, fold, _headers(ignored), outlet)
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
         body = await wire.decode(request)
         asked, ignored = ollama.parse_chat(body)
+        stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_chat(asked.model, self._clock)
-        return await wire.answer(await self._service.answers.chat(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored))
+        return await wire.answer(await self._service.answers.chat(asked, outlet), stream, line, fold, _headers(ignored), outlet)
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""

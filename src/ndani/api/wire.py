@@ -16,14 +16,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ndani.api.connection import pipe
 from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
-from ndani.types import Done, Event, Progress, Rendered, Text
+from ndani.types import Done, Event, Outlet, Progress, Rendered, Text
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
-
-#: Where the edge leaves the server's own `send`.
-DIRECT = "ndani.send"
 
 Render = Callable[[Event], bytes]
 Fold = Callable[[str, Done], bytes]
@@ -106,10 +104,13 @@ def _step(step: Progress) -> bytes:
     return _encode({key: value for key, value in said.items() if value is not None}) + b"\n"
 
 
-async def answer(events: AsyncGenerator[Event], stream: bool, render: Render, fold: Fold, headers: dict[str, str]) -> Response:
+async def answer(
+    events: AsyncGenerator[Event], stream: bool, render: Render, fold: Fold, headers: dict[str, str], outlet: Outlet | None = None
+) -> Response:
     """The response to an answer being made. The first event is awaited here: what fails before it has its own status.
 
-    Not streaming is the stream, folded. Loads and unloads are one JSON object even when streaming, as in Ollama.
+    After it, texts come by `outlet`. Not streaming is the stream, folded. Loads and unloads are one JSON object even when
+    streaming, as in Ollama.
     """
     try:
         first = await anext(events)
@@ -120,8 +121,10 @@ async def answer(events: AsyncGenerator[Event], stream: bool, render: Render, fo
             await events.aclose()
             return Response(render(first)[:-1], 200, headers, JSON)
         if stream:
-            return Lines(render(first), events, render, headers)
+            return Lines(render(first), events, render, headers, outlet)
         said: list[str] = []
+        if outlet:
+            outlet.ready, outlet.put = lambda: True, lambda text: said.append(text.text)
         event: Event = first
         while isinstance(event, Text):
             said.append(event.text)
@@ -140,11 +143,16 @@ class Lines(Response):
     media_type = NDJSON
 
     def __init__(
-        self, first: bytes, rest: AsyncGenerator[Any], render: Callable[[Any], bytes], headers: dict[str, str] | None = None
+        self,
+        first: bytes,
+        rest: AsyncGenerator[Any],
+        render: Callable[[Any], bytes],
+        headers: dict[str, str] | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self._first, self._rest, self._render = first, rest, render
+        self._first, self._rest, self._render, self._outlet = first, rest, render, outlet
         self.body = b""
         self.init_headers(headers)
         del self.headers["content-length"]
@@ -152,9 +160,13 @@ class Lines(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._rest) as rest:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            # Middleware looks at starts only; the body goes to the server itself, four calls shorter for every token.
-            send = scope.get(DIRECT, send)
+            # Middleware looks at starts only; the body goes to the server itself, and texts straight to the socket.
+            direct, render, outlet = pipe(scope), self._render, self._outlet
+            send = direct.send if direct else send
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
+            if outlet and direct:
+                write = direct.write
+                outlet.ready, outlet.put = direct.ready, lambda text: write(render(text))
             try:
                 async for event in rest:
                     await send({"type": "http.response.body", "body": self._render(event), "more_body": True})

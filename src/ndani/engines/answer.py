@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +19,7 @@ from ndani.engines.fit import Fitted, Render, fit
 from ndani.engines.sampling import translate
 from ndani.engines.template import Conversation, Template, Turn
 from ndani.errors import BadRequest
-from ndani.types import Done, Event, Message, Rendered, Sampling, Text, Usage
+from ndani.types import Done, Event, Message, Outlet, Rendered, Sampling, Text, Usage
 
 #: A model that says the same token this often in a row will not stop by itself (reference 5).
 MOST_REPEATS = 30
@@ -53,8 +53,11 @@ class Question:
     wants_context: bool = False
 
 
-async def answer(engine: Engine, question: Question) -> AsyncGenerator[Event]:
-    """The answer as it is made: Text…, then one Done; or one Rendered. Raises BadRequest, EngineFailed."""
+async def answer(engine: Engine, question: Question, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
+    """The answer as it is made: Text…, then one Done; or one Rendered. Texts that `outlet` takes are not among them.
+
+    Raises BadRequest, EngineFailed.
+    """
     render = _renderer(engine, question, await engine.detokenize(question.context) if question.context else "")
     prompt = await render(question.messages)
     fitted = Fitted(prompt, 0)
@@ -72,8 +75,10 @@ async def answer(engine: Engine, question: Question) -> AsyncGenerator[Event]:
         if not question.shift:  # without shifting the answer ends where the context does
             options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted)), 1))
         try:
-            async with aclosing(engine.complete(fitted.prompt, options)) as chunks:
+            async with aclosing(engine.complete(fitted.prompt, options, tally.tap(outlet) if outlet else None)) as chunks:
                 async for chunk in chunks:
+                    if tally.last:  # it came by the outlet
+                        break
                     if event := tally.take(chunk):
                         yield event
                     if tally.last:
@@ -118,6 +123,21 @@ class Tally:
             return Text(chunk.content)
         self.made += chunk.tokens
         return Text(chunk.content, tuple(chunk.tokens))
+
+    def tap(self, outlet: Outlet) -> Callable[[Chunk], bool]:
+        """Takes the pieces of an answer to `outlet` on the shortest way: from the socket's news, past every waiting generator.
+
+        Two cores are all the engine has, and waking those costs more than all else that is done for a token.
+        """
+
+        def take(chunk: Chunk) -> bool:
+            if chunk.stop or chunk.error is not None or self.last or not outlet.ready():
+                return False
+            if text := self.take(chunk):
+                outlet.put(text)
+            return True
+
+        return take
 
     def done(self, context: tuple[int, ...] | None, truncated: int) -> Done:
         """The end, with what it cost."""

@@ -6,7 +6,7 @@ passed on: they quote prompts (DESIGN, traps, 8).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
@@ -97,11 +97,14 @@ class Engine:
         answer = await self._ask("/detokenize", {"tokens": list(tokens)}, refused="context holds token ids that this model does not have")
         return str(answer["content"])
 
-    async def complete(self, prompt: str | list[int], options: dict[str, Any]) -> AsyncGenerator[Chunk]:
+    async def complete(
+        self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
+    ) -> AsyncGenerator[Chunk]:
         """Continue a prompt, piece by piece; the last chunk has `stop` set.
 
         Always streamed and with progress, so that the engine notices between two batches when nobody listens any
-        more (trap 1). Closing this generator stops the computation. Raises TooLong, BadRequest.
+        more (trap 1). Closing this generator stops the computation. While the next chunk is waited for, `tap` is
+        offered each that comes; one that it takes is not yielded. Raises TooLong, BadRequest.
         """
         body = {
             **options,
@@ -114,6 +117,8 @@ class Engine:
         async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom) as call:
             if await call.headers() != 200:
                 raise _refused(_told(await call.end()), call.status, "the engine refuses these options; check their values")
+            if tap:
+                call.tap = _offering(tap)
             while batch := await call.events():
                 for event in batch:
                     if event.startswith(b"data: {"):
@@ -137,6 +142,19 @@ class Engine:
         if not isinstance(answer, dict):
             raise EngineFailed("the engine gave an answer that is none; ask again")
         return answer
+
+
+def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
+    """A tap of chunks as a tap of events; what is no piece of an answer passes by."""
+    decode = _chunk.decode
+
+    def offer(event: bytes) -> bool:
+        try:
+            return event.startswith(b"data: {") and tap(decode(memoryview(event)[6:]))
+        except msgspec.DecodeError:
+            return False
+
+    return offer
 
 
 def _told(body: bytes) -> _Error:

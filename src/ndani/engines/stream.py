@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -51,6 +51,8 @@ class Exchange(asyncio.Protocol):
 
     def __init__(self, mailroom: Mailroom) -> None:
         self.status = 0
+        #: Offered each event that somebody is waiting for; one that it takes wakes nobody.
+        self.tap: Callable[[bytes], bool] | None = None
         self._mailroom = mailroom
         self._finished = False  # the whole answer arrived
         self._lost = False
@@ -76,7 +78,7 @@ class Exchange(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._lost = True
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is not None and not self._waiter.done() and (self._events or self._finished or self._lost or not self.tap):
             self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,7 +101,9 @@ class Exchange(asyncio.Protocol):
             return
         # llama.cpp writes one event per chunk, so the usual body is exactly one event and needs no copy.
         if not self._body and body.endswith(b"\n\n") and body.count(b"\n\n") == 1:
-            self._events.append(body)
+            # With a waiter and no event before this one, all that came has been dealt with: this one is next.
+            if not (self.tap and self._waiter and not self._events and not self._waiter.done() and self.tap(body)):
+                self._events.append(body)
         else:
             self._body += body
             while (end := self._body.find(b"\n\n")) >= 0:

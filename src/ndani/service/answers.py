@@ -18,7 +18,7 @@ from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX, Lease
 from ndani.service.cards import Card, Cards, read_template
 from ndani.store import Entry
-from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling
+from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Outlet, Sampling
 
 
 class Answers:
@@ -29,8 +29,11 @@ class Answers:
         self._pool = pool
         self._counts = counts
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
-        """Continue a prompt. An empty prompt loads the model; with keep_alive 0 it unloads it."""
+    async def generate(self, request: GenerateRequest, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
+        """Continue a prompt. An empty prompt loads the model; with keep_alive 0 it unloads it.
+
+        Texts that `outlet` takes are not among the events.
+        """
         entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         if not request.prompt and request.keep_alive == 0:
             return self._unload(entry)
@@ -54,10 +57,10 @@ class Answers:
             shift=request.shift,
             wants_context=not request.raw,
         )
-        return self._answer(card, question, request.keep_alive)
+        return self._answer(card, question, request.keep_alive, outlet)
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[Event]:
-        """Continue a conversation. No messages load the model; with keep_alive 0 they unload it."""
+    async def chat(self, request: ChatRequest, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
+        """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `outlet`: as in `generate`."""
         entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         if not request.messages and request.keep_alive == 0:
             return self._unload(entry)
@@ -76,7 +79,7 @@ class Answers:
             truncate=request.truncate,
             shift=request.shift,
         )
-        return self._answer(card, question, request.keep_alive)
+        return self._answer(card, question, request.keep_alive, outlet)
 
     # How it is done.
 
@@ -89,13 +92,13 @@ class Answers:
             pass
         yield Done("load")
 
-    async def _answer(self, card: Card, question: Question, keep_alive: float | None) -> AsyncGenerator[Event]:
+    async def _answer(self, card: Card, question: Question, keep_alive: float | None, outlet: Outlet | None) -> AsyncGenerator[Event]:
         """Lease, ask, account: the road of every answer."""
         started = time.monotonic_ns()
         async with self._pool.lease(self._cards.want(card, question.sampling), self._cards.keep_alive(keep_alive)) as lease:
             asked = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
-                async with aclosing(answer(lease.engine, asked)) as events:
+                async with aclosing(answer(lease.engine, asked, outlet)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)

@@ -1,0 +1,121 @@
+"""The short way of a text from the engine to its reader: nothing is lost, doubled or out of order, whoever keeps up or not."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from ndani.engines import Launch
+from ndani.engines.answer import MOST_REPEATS, Question, answer
+from ndani.engines.client import Engine
+from ndani.engines.sampling import DEFAULTS, merge
+from ndani.engines.stream import Mailroom
+from ndani.errors import EngineFailed
+from ndani.runtime.folder import runtime_folder
+from ndani.runtime.runner import Runner
+from ndani.types import Done, Event, Message, Outlet, Sampling, Text
+from server import HOST, Server
+
+WORDS = " ".join(f"w{number}" for number in range(400))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with runtime_folder() as path:
+        yield path
+
+
+def question(words: str, keep: bool = False) -> Question:
+    said = merge(Sampling(num_predict=400, temperature=0.0), DEFAULTS)
+    return Question((Message("user", words),), said, 4096, 4096, render="plain", wants_context=keep)
+
+
+async def told(folder: Path, asked: Question, outlet: Outlet | None) -> tuple[list[Event], list[Text]]:
+    """The events of one answer of a real echo runner; and the texts that the outlet took."""
+    taken: list[Text] = []
+    if outlet:
+        put, outlet.put = outlet.put, lambda text: (put(text), taken.append(text))
+    runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+    try:
+        await runner.ready(60)
+        async with aclosing(answer(Engine(runner.socket, Mailroom()), asked, outlet)) as events:
+            return [event async for event in events], taken
+    finally:
+        await runner.stop()
+
+
+async def test_whoever_keeps_up_is_given_all_but_the_first_and_the_end(folder: Path) -> None:
+    bare, _ = await told(folder, question(WORDS, keep=True), None)
+    order: list[str] = []
+    events, taken = await told(folder, question(WORDS, keep=True), Outlet(lambda: True, lambda text: order.append(text.text)))
+    whole = [event for event in bare if isinstance(event, Text)]
+    by_event = [event for event in events if isinstance(event, Text)]
+    assert by_event[0] == whole[0] and len(taken) > len(by_event), "most took the short way"
+    assert sorted([*by_event, *taken], key=lambda text: whole.index(text)) == whole
+    (first, last) = bare[-1], events[-1]
+    assert isinstance(first, Done) and isinstance(last, Done)
+    assert last.context == first.context and last.usage.output_tokens == first.usage.output_tokens == len(whole)
+
+
+async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(folder: Path) -> None:
+    order: list[str] = []
+    looks = 0
+
+    def ready() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks % 3 == 0
+
+    taken: list[Text] = []
+    outlet = Outlet(ready, lambda text: (order.append(text.text), taken.append(text)))
+    runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+    try:
+        await runner.ready(60)
+        async with aclosing(answer(Engine(runner.socket, Mailroom()), question("@delay=0.001 " + WORDS), outlet)) as events:
+            async for event in events:
+                if isinstance(event, Text):
+                    order.append(event.text)
+    finally:
+        await runner.stop()
+    assert "".join(order).split() == WORDS.split()
+    assert 0 < len(taken) < len(order)
+
+
+async def test_a_model_that_repeats_itself_is_stopped_on_the_short_way_too(folder: Path) -> None:
+    events, taken = await told(folder, question("@delay=0.001 " + "same " * 200), Outlet(lambda: True))
+    said = len(taken) + sum(isinstance(event, Text) for event in events)
+    last = events[-1]
+    assert isinstance(last, Done) and last.reason == "length" and MOST_REPEATS < said <= MOST_REPEATS + 3
+
+
+async def test_an_engine_that_dies_is_an_error_not_a_wait(folder: Path) -> None:
+    with pytest.raises(EngineFailed):
+        await told(folder, question("@crash=20 @delay=0.001 " + WORDS), Outlet(lambda: True))
+
+
+def test_a_client_that_reads_slowly_gets_every_word_in_order(echo: Server) -> None:
+    words = [f"word{number}" for number in range(6000)]
+    body = json.dumps(
+        {"model": "echo", "prompt": " ".join(words), "raw": True, "options": {"num_ctx": 16384, "num_predict": len(words)}}
+    ).encode()
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.settimeout(120)
+        line.connect((HOST, echo.port))
+        line.sendall(
+            b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        reader = line.makefile("rb")
+        while reader.readline().strip():
+            pass
+        got = []
+        while size := int(reader.readline(), 16):
+            got += [json.loads(part) for part in reader.read(size).splitlines()]
+            reader.readline()
+    assert "".join(part["response"] for part in got).split() == words
+    assert got[-1]["done"] and got[-1]["eval_count"] == len(words)
