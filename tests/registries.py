@@ -22,6 +22,7 @@ from aiohttp import web
 from ndani.names import Name, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
+from ranged import begin
 
 STEP = 1 << 16
 #: bcrypt of "open sesame", for the user "aladdin".
@@ -219,16 +220,8 @@ class StandIn:
         if digest == self.model:
             content[len(content) // 2] ^= self.flip
             content = content[: len(content) - self.shorten]
-        first, last = 0, len(content)
-        reply = web.StreamResponse()
-        wanted = request.http_range
-        if self.ranges and wanted.start is not None:
-            first, last = wanted.start, min(wanted.stop or last, last)
-            reply.set_status(206)
-            reply.headers["Content-Range"] = f"bytes {first}-{last - 1}/{len(content)}"
-        reply.content_length = last - first
-        await reply.prepare(request)
-        await self.send(request, reply, digest, first, bytes(content[first:last]))
+        reply, first, wanted = await begin(request, bytes(content), ranges=self.ranges)
+        await self.send(request, reply, digest, first, wanted)
         return reply
 
     async def send(self, request: web.Request, reply: web.StreamResponse, digest: str, first: int, content: bytes) -> None:

@@ -231,9 +231,9 @@ async def test_the_first_model_comes_through_the_users_own_index(tmp_path: Path)
     entry, [model] = store.find(name), store.list()
     assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]} and "Apache License" in entry.licenses[0]
     head = store.header(entry)
-    assert min(timed(inspect, entry.weights_path) for _ in range(5)) < 0.03, "reading the head must not hold up a load"
+    assert min(timed(inspect, entry.weights_path) for _ in range(5)) < 0.5, "reading the head must not hold up a load"
     assert (head.parameter_count, head.file_type, head.context_length) == (134_515_008, "Q4_1", 8192)
-    assert model.details.parameter_size == head.parameter_size == "134.52M" and model.capabilities == ("completion",)
+    assert model.details.parameter_size == head.parameter_size == "134.52M" and model.capabilities == ("completion", "tools")
     assert {path.stat().st_size for path in store.layout.blobs.iterdir()} == {layer.size for layer in entry.layers} | {
         entry.manifest.config.size
     }

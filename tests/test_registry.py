@@ -34,15 +34,7 @@ WEIGHTS = random.Random(7).randbytes(SIZE)
 
 Begin = Callable[..., Debian]
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without a login or a key."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("NETRC", "SSL_CERT_FILE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "home").mkdir()
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
