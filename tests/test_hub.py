@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import re
-import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -30,7 +27,7 @@ from ndani.store import Store
 from ndani.store.gguf import read_head
 from ndani.types import Progress
 from registries import StandIn
-from test_fetcher import children
+from test_fetcher import kill_children
 from test_registry import left_over
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -80,10 +77,8 @@ def held(store: Store, name: Name) -> bytes:
 async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
     hub.lists = lists
     steps = await collect(store, NAME, ask(NAME))
-    assert [step.status for step in steps][0] == "pulling manifest" and [step.status for step in steps][-2:] == [
-        "writing manifest",
-        "success",
-    ]
+    said = [step.status for step in steps]
+    assert said[0] == "pulling manifest" and said[-2:] == ["writing manifest", "success"]
     assert held(store, NAME) == MODEL and left_over(store) == []
     [model] = store.list()
     assert model.name == "hf.co/ns/tiny:Q8_0" and model.details.family == "llama"
@@ -172,10 +167,12 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
         async with aclosing(fetcher.pull(NAME)) as steps:
             async for step in steps:
                 if step.digest == hub.model and (step.completed or 0) > len(MODEL) // 3:
-                    children()[0].send_signal(signal.SIGKILL)
+                    kill_children()
     there = store.layout.partial(hub.model).stat().st_size
     assert there > len(MODEL) // 3 and not store.list()
     await asyncio.sleep(0.2)
+    while hub.at_once:
+        await asyncio.sleep(0.02)
     hub.spans, hub.pause = [], 0
     async with aclosing(fetcher.pull(NAME)) as steps:
         assert [step async for step in steps][-1].status == "success"
@@ -240,7 +237,7 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
     for switch, value in switches.items():
         if hasattr(place, switch):
             setattr(place, switch, f"http://{storage.host}" if value == "storage" else value)
-    stall = 0.4 if "stands still" in what else 30.0
+    stall = {"a part stands still": 2.0, "a part stands still for ever": 0.4}.get(what, 30.0)
     if isinstance(place, Hub):
         monkeypatch.setenv("HF_ENDPOINT", place.endpoint)
         monkeypatch.setenv("HF_TOKEN", place.token)
@@ -319,5 +316,4 @@ def test_names_that_need_no_spelling() -> None:
     assert {"llama3.2", "gemma2", "gemma3", "phi4", "qwen2.5", "qwen3", "deepseek-r1", "mistral", "mixtral", "nomic-embed-text"} <= families
     for model in shelves():
         assert parse(model.at) and model.type in {"instruct", "embedding"} and model.size_class in {"tiny", "small", "medium", "large"}
-        assert re.fullmatch(r"[a-z0-9_]+", model.default) and "{}" in model.variant
-        assert json.dumps(model.quantizations)
+        assert "{}" in model.variant and model.quantizations

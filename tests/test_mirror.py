@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -21,7 +20,7 @@ from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from registries import put_model
-from test_fetcher import children
+from test_fetcher import kill_children
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -125,7 +124,7 @@ async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mir
         async with aclosing(fetcher.pull(name, insecure=True)) as steps:
             async for step in steps:
                 if step.total == len(WEIGHTS) and (step.completed or 0) > 0:
-                    children()[0].send_signal(signal.SIGKILL)
+                    kill_children()
     partial = second.layout.partial(digest_of(WEIGHTS))
     there = partial.stat().st_size if partial.exists() else 0
     async with aclosing(fetcher.pull(name, insecure=True)) as steps:

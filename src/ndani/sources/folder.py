@@ -22,7 +22,7 @@ from ndani.store import layout as kinds
 from ndani.store.layout import Layout
 from ndani.types import Progress
 
-_PIECE = 4 << 20
+_PIECE = 8 << 20
 _SUM = re.compile(r"^\\?([0-9a-fA-F]{64})(?: [ *](.+))?$", re.MULTILINE)
 
 

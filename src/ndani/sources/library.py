@@ -20,14 +20,13 @@ _SPELT = {"f16": "fp16", "f32": "fp32"}
 class Shelved(msgspec.Struct, frozen=True):
     """One size of one family. `at` is its name in the registry, `variant` that of a quantisation of it (`{}`).
 
-    `default` is the quantisation that `at` is understood to have. `type` and `size_class` as in the catalogue.
+    `type` and `size_class` as in the catalogue.
     """
 
     name: str
     at: str
     variant: str
     quantizations: tuple[str, ...]
-    default: str
     family: str
     parameters: str
     license: str

@@ -54,7 +54,8 @@ class Registry:
     ) -> None:
         """`at` is whom to ask instead of the name's own host, `http://…` where TLS is not wanted; `token` is shown to nobody else."""
         scheme, _, host = at.rpartition("://")
-        self.name, self.host, self.insecure = name, host or name.host, insecure or scheme == "http"
+        self.name, self.host, self.insecure = name, host or name.host, insecure
+        self._plain = insecure or scheme == "http"
         self.patience = patience or Patience()
         access = Access(
             netrc=False,
@@ -113,7 +114,7 @@ class Registry:
     def follow(self, url: str, location: str) -> str:
         """Where `url` sends us to. Raises SourceFailed when that is without TLS and must not be."""
         target = urljoin(url, location)
-        if not target.startswith("https://") and not self.insecure:
+        if not target.startswith("https://") and not self._plain:
             raise SourceFailed(f"insecure protocol http: {self.host} sends to {shown(target)}; `--insecure` allows it")
         return target
 
