@@ -189,6 +189,16 @@ async def test_a_registry_that_is_no_hub_says_what_it_says(store: Store) -> None
     await runner.cleanup()
 
 
+async def test_any_host_may_be_a_hub_and_is_shown_no_token(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    name = parse(f"{hub.host}/ns/tiny:q8_0")
+    [source] = choose(name, False, insecure=True)
+    async with aclosing(pull(store, name, [source], QUICK)) as steps:
+        assert [step async for step in steps][-1].status == "success"
+    assert held(store, name) == MODEL and {authorization for _, _, authorization in hub.seen} == {""}
+
+
 async def test_a_small_file_with_other_bytes_is_refused(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.files["template"] = b"{{ .Prompt }}"
     listed = hub.revision

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from ndani.api.connection import Connection
 from ndani.api.edge import Hosts, Journal
 from ndani.api.server import listen
 from ndani.errors import NdaniError, NotFound
@@ -126,8 +127,9 @@ def serve(settings: Settings) -> int:
         host, port = listener.getsockname()[:2]
         app = build(Store(settings.models), settings.address[0], log)
         config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=_GRACE
-        )
+            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE,
+            http=Connection, ws="none", timeout_keep_alive=75, proxy_headers=False,
+        )  # fmt: skip
         log.info(f"mirror of {settings.models} on {f'[{host}]' if ':' in host else host}:{port}")
         asyncio.run(_Server(config).serve(sockets=[listener]))
         log.info("stopped")
