@@ -22,6 +22,7 @@ from aiohttp import web
 from ndani.names import Name, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
+from ranged import begin
 
 STEP = 1 << 16
 #: bcrypt of "open sesame", for the user "aladdin".
@@ -83,7 +84,7 @@ class Debian:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(["docker-registry", "serve", str(self.settings)], stdout=log, stderr=log)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
@@ -103,6 +104,14 @@ class Debian:
                 assert client.put(place, params={**httpx.URL(place).params, "digest": digest}, content=content).status_code == 201
             assert client.put(f"/manifests/{name.tag}", content=manifest, headers={"Content-Type": kinds.MANIFEST}).status_code == 201
         return manifest
+
+    def settle(self, quiet: float = 0.8) -> None:
+        """Wait until the log has stopped growing: a request has its line when it has ended, a broken one a moment later."""
+        size, since = -1, time.monotonic()
+        while time.monotonic() - since < quiet:
+            if (now := self.log_path.stat().st_size) != size:
+                size, since = now, time.monotonic()
+            time.sleep(0.05)
 
     def requests(self, method: str, path: str = "") -> list[tuple[int, int]]:
         """Status and bytes of the answers in the access log to such requests, in order."""
@@ -219,16 +228,8 @@ class StandIn:
         if digest == self.model:
             content[len(content) // 2] ^= self.flip
             content = content[: len(content) - self.shorten]
-        first, last = 0, len(content)
-        reply = web.StreamResponse()
-        wanted = request.http_range
-        if self.ranges and wanted.start is not None:
-            first, last = wanted.start, min(wanted.stop or last, last)
-            reply.set_status(206)
-            reply.headers["Content-Range"] = f"bytes {first}-{last - 1}/{len(content)}"
-        reply.content_length = last - first
-        await reply.prepare(request)
-        await self.send(request, reply, digest, first, bytes(content[first:last]))
+        reply, first, wanted = await begin(request, bytes(content), ranges=self.ranges)
+        await self.send(request, reply, digest, first, wanted)
         return reply
 
     async def send(self, request: web.Request, reply: web.StreamResponse, digest: str, first: int, content: bytes) -> None:

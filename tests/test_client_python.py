@@ -48,7 +48,7 @@ def test_list_show_and_ps(client: ollama.Client) -> None:
     assert names == {"smollm2:135m", "smollm2:latest", "echo:latest"}
     one = client.show("smollm2:135m")
     assert one.details is not None and one.details.family == "llama" and one.details.parameter_size == "134.52M"
-    assert one.modelinfo is not None and one.modelinfo["general.architecture"] == "llama" and one.capabilities == ["completion"]
+    assert one.modelinfo is not None and one.modelinfo["general.architecture"] == "llama" and one.capabilities == ["completion", "tools"]
     client.generate("smollm2")
     (loaded,) = [m for m in client.ps().models if m.name == "smollm2:latest"]
     assert loaded.context_length == 4096 and loaded.expires_at is not None and loaded.size

@@ -13,7 +13,7 @@ from ndani import names
 from ndani.store import Store
 from ndani.store.modelfile import parse, to_request
 from server import Server, UnixHTTP
-from stores import put_echo
+from stores import REAL, put_echo
 
 CREATE, GENERATE, CHAT = "/api/create", "/api/generate", "/api/chat"
 
@@ -189,3 +189,20 @@ def test_an_endless_template_ends_in_a_sentence_and_keeps_nobody_waiting(server:
     for template in ('{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}', '{{ printf "%999999999d" 1 }}'):
         answer = server.post(GENERATE, {"model": "echo", "prompt": "x", "template": template})
         assert answer.status_code == 400 and answer.json()["error"].startswith("the template is wrong at line 1"), answer.text
+
+
+def test_the_catalogues_template_says_what_the_weights_own_does(start: Start, real_store: Any) -> None:
+    store, name = Store(real_store), names.parse(REAL)
+    manifest = json.loads(store.find(name).path.read_bytes())
+    kept = [layer for layer in manifest["layers"] if not layer["mediaType"].endswith((".template", ".system"))]
+    assert len(kept) == len(manifest["layers"]) - 2
+    store.commit(names.parse("bare"), json.dumps(manifest | {"layers": kept}).encode())
+    server = start(real_store)
+    server.ask(GENERATE, {"model": REAL, "prompt": ""})
+    turns = [("user", 'Name <one> & "only" colour.\n'), ("assistant", "  Red."), ("user", "And né 另一个?")]
+    plain = [{"role": role, "content": content} for role, content in turns]
+    for messages in (plain[:1], plain, [{"role": "system", "content": "Be brief."}, *plain]):
+        ours, engines = (rendered(server, CHAT, model=model, messages=messages) for model in (REAL, "bare"))
+        assert ours == engines
+        assert tokens(server, ours) == tokens(server, engines)
+    assert rendered(server, GENERATE, model=REAL, prompt="Hi") == rendered(server, GENERATE, model="bare", prompt="Hi")

@@ -52,6 +52,9 @@ def test_every_setting_has_a_name_a_meaning_and_an_origin(tmp_path: Path) -> Non
         ("OLLAMA_KV_CACHE_TYPE", "Q8_0", "kv_cache_type", "q8_0"),
         ("OLLAMA_MAX_QUEUE", "  ", "max_queue", 512),
         ("NDANI_OFFLINE", "1", "offline", True),
+        ("NDANI_REGISTRY", "http://127.0.0.1:11435/", "registry", "http://127.0.0.1:11435"),
+        ("NDANI_REGISTRY", "models.example:5000", "registry", "models.example:5000"),
+        ("NDANI_SOURCES", "/media/usb, ~/models,", "sources", ("/media/usb", "~/models")),
     ],
 )
 def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, text: str, name: str, value: object) -> None:
@@ -113,3 +116,9 @@ def test_a_variable_that_nothing_obeys_is_named() -> None:
         "OLLAMA_VULKAN is set, but has no effect: Vulkan is not in this version"
     ]
     assert without_effect({}) == []
+
+
+@pytest.mark.parametrize("text", ["http://", "models.example/v2", "ftp://models.example", "a b", "https://user:secret@models.example"])
+def test_a_registry_is_a_host(tmp_path: Path, text: str) -> None:
+    with pytest.raises(Misconfigured, match=r"^NDANI_REGISTRY is .*: a registry's host is needed, as in registry.example:5000"):
+        read(tmp_path, {"NDANI_REGISTRY": text})

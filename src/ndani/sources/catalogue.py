@@ -56,13 +56,19 @@ class Model(msgspec.Struct, frozen=True):
     sources: tuple[Origin, ...]
     aliases: tuple[str, ...] = ()
     notice: str = ""
+    template: str = ""
+    system: str = ""
     params: dict[str, Any] = {}  # msgspec makes a new one for each
 
     def plan(self, origin: Origin) -> Plan:
-        """What a pull of this model from `origin` brings. The config and the parameters are made here."""
+        """What a pull of this model from `origin` brings. The config, texts and parameters are made here."""
         layers = [PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, origin.parts[pin.digest]) for pin in self.layers]
         if self.notice:
             layers.insert(1, _inline(kinds.LICENSE, self.notice.encode()))
+        # The order of the public library's manifests: weights, template, system, licences, parameters.
+        for text, kind in ((self.system, kinds.SYSTEM), (self.template, kinds.TEMPLATE)):
+            if text:
+                layers.insert(1, _inline(kind, text.encode()))
         if self.params:
             layers.append(_inline(kinds.PARAMS, msgspec.json.encode(self.params)))
         config = _inline(kinds.CONFIG, msgspec.json.encode(self._config()))

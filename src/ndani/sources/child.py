@@ -22,12 +22,10 @@ import msgspec
 
 from ndani import names
 from ndani.errors import Failed, NdaniError
-from ndani.settings import home
-from ndani.sources import choose
+from ndani.sources import choose, open_registry
 from ndani.sources.job import PATIENCE, Ended, Job
 from ndani.sources.pull import pull
 from ndani.sources.push import push
-from ndani.sources.registry import Registry
 from ndani.store import Store
 from ndani.types import Progress
 
@@ -65,9 +63,13 @@ async def _run(job: Job, leaving: threading.Event) -> None:
 def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]:
     name, store = names.parse(job.name), Store(Path(job.models))
     if job.push:
-        registry = Registry(name, insecure=job.insecure, offline=job.offline, key=home() / "id_ed25519")
+        registry = open_registry(name, offline=job.offline, insecure=job.insecure, house=job.registry)
         return push(store, name, registry, leaving)
-    return pull(store, name, choose(name, job.offline, Path(job.catalogue) if job.catalogue else None, insecure=job.insecure))
+    catalogue = Path(job.catalogue) if job.catalogue else None
+    folders = tuple(Path(folder) for folder in job.folders)
+    return pull(
+        store, name, choose(name, job.offline, catalogue, insecure=job.insecure, house=job.registry, folders=folders, own=store.layout.root)
+    )
 
 
 def _say(line: Any) -> None:

@@ -73,7 +73,9 @@ class Fetcher:
 
     def _job(self, name: Name, insecure: bool, push: bool = False) -> Job:
         catalogue = str(self._catalogue) if self._catalogue else None
-        return Job(name.full, str(self._settings.models), self._settings.offline, catalogue, insecure, push)
+        settings = self._settings
+        folders = tuple(str(Path(folder).expanduser().absolute()) for folder in settings.sources)
+        return Job(name.full, str(settings.models), settings.offline, catalogue, insecure, push, settings.registry, folders)
 
 
 class _Run:

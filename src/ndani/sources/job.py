@@ -9,7 +9,10 @@ PATIENCE = 10.0
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to bring into which store; or, with `push`, what to send from it to its registry."""
+    """What to bring into which store; or, with `push`, what to send from it to its registry.
+
+    `registry` is whom names without a host belong to, `folders` are looked into before anybody is asked.
+    """
 
     name: str
     models: str
@@ -17,6 +20,8 @@ class Job(msgspec.Struct, frozen=True):
     catalogue: str | None = None
     insecure: bool = False
     push: bool = False
+    registry: str = ""
+    folders: tuple[str, ...] = ()
 
     @property
     def verb(self) -> str:

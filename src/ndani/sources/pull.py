@@ -10,14 +10,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from ndani.errors import NotFound, SourceFailed
+from ndani.errors import NotFound, Offline, SourceFailed
 from ndani.names import Name
-from ndani.sources import PlannedLayer, Source
+from ndani.sources import Assembly, PlannedLayer, Source, Surveyed
+from ndani.sources.assemble import assemble
 from ndani.sources.http import Interrupted
 from ndani.sources.inflow import Inflow, received
 from ndani.sources.patience import Patience
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
+from ndani.store.offloop import settled
 from ndani.types import Progress
 
 
@@ -35,13 +37,22 @@ async def pull(store: Store, name: Name, sources: Sequence[Source], patience: Pa
                     yield step
             return
         except (NotFound, SourceFailed) as error:
-            failed = error
+            # What a place did wrong is worth more to the user than that another does not have it.
+            failed = error if failed is None or isinstance(failed, NotFound) or not isinstance(error, NotFound) else failed
+        except Offline:
+            if isinstance(failed, SourceFailed):
+                break
+            raise
         finally:
             await source.close()
     raise failed or NotFound("pull model manifest: file does not exist")
 
 
 async def _pull_from(store: Store, name: Name, source: Source, patience: Patience) -> AsyncGenerator[Progress, None]:
+    if isinstance(source, Surveyed):
+        async with aclosing(source.survey()) as looks:
+            async for look in looks:
+                yield look
     plan = await source.plan()
     # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
     with store.claim({layer.digest for layer in plan.layers}):
@@ -50,9 +61,26 @@ async def _pull_from(store: Store, name: Name, source: Source, patience: Patienc
                 async for step in steps:
                     yield step
         yield Progress("verifying sha256 digest")
-        yield Progress("writing manifest")
-        store.commit(name, plan.manifest)
+        if plan.assembly:
+            async with aclosing(_assembled(store, name, plan.assembly)) as steps:
+                async for step in steps:
+                    yield step
+        else:
+            yield Progress("writing manifest")
+            store.commit(name, plan.manifest)
+    if plan.assembly:
+        store.forget(set(plan.assembly.files.values()))  # shards that were joined are of no more use
     yield Progress("success")
+
+
+async def _assembled(store: Store, name: Name, assembly: Assembly) -> AsyncGenerator[Progress, None]:
+    """A model of files, made in a thread: joining and converting take as long as reading the whole model."""
+    making = assemble(store, name, assembly)
+    try:
+        while step := await settled(next, making, None):
+            yield step
+    finally:
+        await settled(making.close)
 
 
 async def _bring(store: Store, source: Source, layer: PlannedLayer, patience: Patience) -> AsyncGenerator[Progress, None]:

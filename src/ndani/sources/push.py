@@ -218,8 +218,8 @@ class _Upload:
         if self.standing.location and answer.status in (404, 416):
             self.standing = _Standing()
             self._note.unlink(missing_ok=True)
-            return Interrupted(f"{self.registry.name.host} has given up the upload{said}")
-        return SourceFailed(f"{self.registry.name.host} did not take the model: it answered {answer.status}{said}; check its name there")
+            return Interrupted(f"{self.registry.host} has given up the upload{said}")
+        return SourceFailed(f"{self.registry.host} did not take the model: it answered {answer.status}{said}; check its name there")
 
     def _write_down(self) -> None:
         # Where it cannot be written down, a push that breaks off begins this blob again: no reason not to push.
@@ -235,7 +235,7 @@ async def _put_manifest(registry: Registry, content: bytes, media_type: str) -> 
     async with registry.ask("PUT", url, {"Content-Type": media_type}, lambda: content) as answer:
         if answer.status not in (200, 201, 202, 204):
             said = reason(await answer.read(1 << 16))
-            raise SourceFailed(f"{registry.name.host} did not take the manifest: it answered {answer.status}{said}; check the model's name")
+            raise SourceFailed(f"{registry.host} did not take the manifest: it answered {answer.status}{said}; check the model's name")
 
 
 def _sum(file: int, end: int) -> str:

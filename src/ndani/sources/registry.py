@@ -16,15 +16,15 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from ndani.errors import BadRequest, Failed, NotFound, SourceFailed
+from ndani.errors import Failed, NotFound, SourceFailed
 from ndani.names import Name
-from ndani.sources import File, Part, Plan, PlannedLayer
+from ndani.sources import Part, Plan
 from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
 from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range, shown
+from ndani.sources.manifest import read_manifest
 from ndani.sources.patience import Patience, insist
 from ndani.sources.token import Credentials, origin
 from ndani.store import layout as kinds
-from ndani.store.entry import Manifest
 
 _ACCEPT = f"{kinds.MANIFEST}, application/vnd.oci.image.manifest.v1+json;q=0.5"
 _MANIFEST_LIMIT = 4 << 20
@@ -41,9 +41,21 @@ class Registry:
     """One registry and one model's place in it. Without `insecure`, https with a certificate this machine trusts."""
 
     def __init__(
-        self, name: Name, *, insecure: bool, offline: bool, key: Path, patience: Patience | None = None, stall: float = _STALL
+        self,
+        name: Name,
+        *,
+        insecure: bool,
+        offline: bool,
+        key: Path,
+        at: str = "",
+        token: str = "",
+        patience: Patience | None = None,
+        stall: float = _STALL,
     ) -> None:
-        self.name, self.insecure = name, insecure
+        """`at` is whom to ask instead of the name's own host, `http://…` where TLS is not wanted; `token` is shown to nobody else."""
+        scheme, _, host = at.rpartition("://")
+        self.name, self.host, self.insecure = name, host or name.host, insecure
+        self._plain = insecure or scheme == "http"
         self.patience = patience or Patience()
         access = Access(
             netrc=False,
@@ -52,21 +64,31 @@ class Registry:
             certificate="name its authority's file in SSL_CERT_FILE, or use --insecure where nobody listens in",
         )
         self._client = Client(access, offline=offline, stall=stall)
-        self._credentials = Credentials(key)
-        self._scheme = "https"
+        self._scheme = scheme or "https"
+        self._credentials = Credentials(key, token, origin(self.url()))
         self._reached = False
+        #: The status of the last answer, 0 before the first.
+        self.answered = 0
 
     def url(self, *path: str) -> str:
         """The address of something of this model: `manifests/latest`, `blobs/sha256:…`."""
-        return "/".join((f"{self._scheme}://{self.name.host}/v2/{self.name.namespace}/{self.name.model}", *path))
+        return "/".join((f"{self._scheme}://{self.host}/v2/{self.name.namespace}/{self.name.model}", *path))
+
+    def hub(self, *path: str) -> str:
+        """The address of something of this repository at a hub's own routes: `api/models/…`, `resolve/…` (`sources.hub`)."""
+        return "/".join((f"{self._scheme}://{self.host}", *path))
 
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.close()
 
     @asynccontextmanager
-    async def ask(self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None) -> AsyncIterator[Answer]:
+    async def ask(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None, *, follow: bool = True
+    ) -> AsyncIterator[Answer]:
         """One request, carried through redirects and questions about who we are; the answer may be any other status.
+
+        Without `follow`, a redirect is an answer like others.
 
         Raises Interrupted for what may pass (with the pause that was asked for), SourceFailed, Offline.
         """
@@ -74,14 +96,15 @@ class Registry:
         while True:
             own = self._credentials.header(url)
             async with self._client.request(method, url, {**(headers or {}), **own}, body and body(), verify=not self.insecure) as answer:
+                self.answered = answer.status
                 if answer.status == 401 and origin(url) == origin(self.url()):
                     challenge = answer.headers.get("WWW-Authenticate", "")
                     await self._credentials.answer(url, challenge, own.get("Authorization"), wins > 0, self._plainly)
                     wins += 1
-                elif method in ("GET", "HEAD") and answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
+                elif follow and method in ("GET", "HEAD") and answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
                     url, hops = self.follow(url, answer.headers["Location"]), hops + 1
                     if hops > _HOPS:
-                        raise SourceFailed(f"{self.name.host} sends from one address to the next without end; try again later")
+                        raise SourceFailed(f"{self.host} sends from one address to the next without end; try again later")
                 elif answer.status in _PASSING:
                     raise Interrupted(f"{urlsplit(url).netloc} answered {answer.status}", _pause(answer.headers.get("Retry-After", "")))
                 else:
@@ -91,8 +114,8 @@ class Registry:
     def follow(self, url: str, location: str) -> str:
         """Where `url` sends us to. Raises SourceFailed when that is without TLS and must not be."""
         target = urljoin(url, location)
-        if not target.startswith("https://") and not self.insecure:
-            raise SourceFailed(f"insecure protocol http: {self.name.host} sends to {shown(target)}; `--insecure` allows it")
+        if not target.startswith("https://") and not self._plain:
+            raise SourceFailed(f"insecure protocol http: {self.host} sends to {shown(target)}; `--insecure` allows it")
         return target
 
     async def _plainly(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -103,10 +126,10 @@ class Registry:
 
     async def settle(self) -> None:
         """With `insecure`: find out whether https is spoken there; the certificate is not asked for, and http will do."""
-        if not self.insecure:
+        if not self.insecure or self._scheme == "http":
             return
         try:
-            async with self._client.request("GET", f"https://{self.name.host}/v2/", {}, verify=False):
+            async with self._client.request("GET", f"https://{self.host}/v2/", {}, verify=False):
                 return
         except Interrupted:
             self._scheme = "http"
@@ -121,7 +144,7 @@ class Registry:
         except NoTls as error:
             if not any(word in str(error) for word in _NO_TLS):
                 raise SourceFailed(str(error)) from None
-            raise SourceFailed(f"insecure protocol http: {self.name.host} does not speak https; `--insecure` allows that") from None
+            raise SourceFailed(f"insecure protocol http: {self.host} does not speak https; `--insecure` allows that") from None
         except Unreachable as error:
             if self._reached:
                 raise  # somebody was there, and may be back in a second
@@ -143,7 +166,7 @@ class Registry:
                 raise NotFound("file does not exist")
             content = await answer.read(_MANIFEST_LIMIT)
             if answer.status != 200:
-                raise SourceFailed(f"{self.name.host} answered {answer.status}{reason(content)}; check the name of the model")
+                raise SourceFailed(f"{self.host} answered {answer.status}{reason(content)}; check the name of the model")
             said = answer.headers.get("Docker-Content-Digest", "")
         if said.startswith("sha256:") and said != (got := kinds.digest_of(content)):
             raise SourceFailed(f"digest mismatch: the manifest was announced as {said} and is {got}; try again")
@@ -160,25 +183,7 @@ class RegistrySource:
 
     async def plan(self) -> Plan:
         """What the model is made of, as its manifest says. Raises as `Registry.manifest` does."""
-        content = await self._registry.manifest()
-        host = self._registry.name.host
-        try:
-            manifest = msgspec.json.decode(content, type=Manifest)
-            layers = (*manifest.layers, manifest.config)
-            hexes = {layer.digest: kinds.hex_of(layer.digest) for layer in layers}
-        except (msgspec.DecodeError, BadRequest):
-            raise SourceFailed(f"{self._registry.name} at {host} has a manifest that is no model's; check the name") from None
-        if not any(layer.media_type == kinds.MODEL for layer in layers) or any(layer.size < 0 for layer in layers):
-            raise SourceFailed(f"{self._registry.name} at {host} has no weights: it is no model that can run here; check the name")
-        planned = {}
-        for layer in layers:
-            file = File(self._registry.name.model, layer.digest[:19], hexes[layer.digest], layer.size)
-            part = Part(file, 0, layer.size, layer.size, file.sha256)
-            content_now = b"" if not layer.size else None
-            planned[layer.digest] = PlannedLayer(
-                layer.media_type, f"sha256:{file.sha256}", layer.size, (part,) if layer.size else (), content_now
-            )
-        return Plan(content, tuple(planned.values()))
+        return read_manifest(await self._registry.manifest(), self._registry.name, self._registry.host)
 
     async def open(self, part: Part, start: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from `start` on, several pieces at once. Errors as in `Source.open`."""
@@ -202,18 +207,25 @@ class RegistrySource:
         """Close the connections."""
         await self._registry.close()
 
+    def _address(self, part: Part) -> str:
+        """Where the bytes of a part are asked for."""
+        return self._registry.url("blobs", f"sha256:{part.file.sha256}")
+
     async def _insist(self, part: Part, piece: Piece) -> None:
         await insist(self._registry.patience, lambda: self._stream(part, piece), lambda: piece.got)
 
     async def _stream(self, part: Part, piece: Piece) -> None:
         """One request's worth of a piece: what is missing of it."""
-        url = self._registry.url("blobs", f"sha256:{part.file.sha256}")
+        url = self._address(part)
         place = self._places.get(part.file.sha256, url)
         headers = {"Range": f"bytes={piece.next}-{piece.end - 1}"}
         async with self._registry.ask("GET", place, headers) as answer:
             if answer.status not in (200, 206):
-                if self._places.pop(part.file.sha256, None):
-                    # The address we were sent to was good for a while only; the registry gives out a new one.
+                if place != url:
+                    # The address we were sent to was good for a while only; the registry gives out a new one. Other
+                    # pieces may have found out before us, and have theirs already.
+                    if self._places.get(part.file.sha256) == place:
+                        del self._places[part.file.sha256]
                     raise Interrupted(f"{urlsplit(answer.url).netloc} answered {answer.status}")
                 raise self._refused(part, answer)
             begins = self._begins(part, answer)

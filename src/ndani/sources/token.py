@@ -40,10 +40,12 @@ class _Grant(msgspec.Struct):
 class Credentials:
     """The credentials of one conversation with one registry."""
 
-    def __init__(self, key: Path) -> None:
+    def __init__(self, key: Path, token: str = "", place: str = "") -> None:
+        """`token` is one that the user has given us for `place`, an `origin`, and for nobody else."""
         self._key = key
-        self._header = ""
-        self._origin = ""
+        self._header = f"Bearer {token}" if token else ""
+        self._origin = place
+        self._given = bool(token)
         #: How far we have gone: nothing, a token as anybody or with the login, a token for our signature.
         self._step = 0
         self._asking = asyncio.Lock()
@@ -74,6 +76,8 @@ class Credentials:
                 raise SourceFailed(f"{place} refused the user and password of ~/.netrc; correct them and try again")
             self._header = f"Basic {login}"
             return
+        if scheme.lower() != "bearer" and self._given:
+            raise SourceFailed(f"{place} refused the token of HF_TOKEN for this model; check the token, and what it may read there")
         if scheme.lower() != "bearer":
             raise SourceFailed(f"{place} refused access and named no way to get it that is known here ({scheme or 'none'})")
         said = dict(_FIELD.findall(rest))

@@ -6,7 +6,9 @@ claims its blobs first (`locks`). Reading takes no lock, so that a store may als
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -61,19 +63,32 @@ class Store:
         self._models, self.damaged = known, damaged
         return sorted((model for _, model in known.values()), key=lambda model: (-model.modified, model.name))
 
+    def entries(self, repository: str = "") -> builtins.list[Entry]:
+        """Every entry, or those of one `namespace/model`, however its letters are cased; damaged ones are left out. Raises StoreFailed."""
+        found = []
+        with on_disk(self.layout.root):
+            for name, path, status in self._manifests.walk():
+                if repository and f"{name.namespace}/{name.model}".lower() != repository.lower():
+                    continue
+                with contextlib.suppress(StoreFailed, FileNotFoundError):
+                    found.append(self._entry(name, path, status))
+        return found
+
     def find(self, name: Name, missing: str | None = None) -> Entry:
         """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
         with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
             found = self._manifests.locate(name)
             if found:
-                status = found[1].stat()
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-                kept = self._entries.get(found[0].full)
-                if not kept or kept[0] != stamp:
-                    kept = self._entries[found[0].full] = (stamp, self._manifests.read(*found))
-                return kept[1]
+                return self._entry(*found, found[1].stat())
         self._entries.pop(name.full, None)
         raise NotFound(missing or f"model '{name}' not found")
+
+    def _entry(self, name: Name, path: Path, status: os.stat_result) -> Entry:
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        kept = self._entries.get(name.full)
+        if not kept or kept[0] != stamp:
+            kept = self._entries[name.full] = (stamp, self._manifests.read(name, path))
+        return kept[1]
 
     def header(self, entry: Entry) -> Header:
         """What the weights of a model say of themselves. Raises StoreFailed when they are missing or are no GGUF file."""
@@ -146,6 +161,11 @@ class Store:
             old = {digest for digest, status in self.blobs.listed() if status.st_mtime < oldest}
             self.blobs.remove_stale(self._locks.claimed())
             return self._sweep(old)
+
+    def forget(self, digests: set[str]) -> None:
+        """Remove those of these blobs that no name and no running pull needs. Raises StoreFailed."""
+        with on_disk(self.layout.root), self._locks.store():
+            self._sweep(digests)
 
     @contextmanager
     def claim(self, digests: set[str]) -> Iterator[None]:

@@ -1,0 +1,220 @@
+"""A store of ours as a registry to pull from, read-only: the distribution protocol's manifests, blobs, tags and catalogue.
+
+A server of its own, beside `serve` and without a model in it. What a manifest of the repository names is served, and
+nothing else. A blob's answer carries a `Location` of its own: Ollama fetches from there and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ndani.api.connection import Connection
+from ndani.api.edge import Hosts, Journal
+from ndani.api.server import listen
+from ndani.errors import NdaniError, NotFound
+from ndani.ledger.counts import Counts
+from ndani.ledger.log import Log, open_log
+from ndani.names import DEFAULT_HOST
+from ndani.settings import Settings
+from ndani.store import Entry, Store
+from ndani.store.layout import digest_of, hex_of
+
+#: Where a mirror listens when nobody says where.
+PORT = 11435
+
+_PIECE = 1 << 20
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_HEADERS = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_GRACE = 3
+_MOST = 1000  # names on one page of a list
+#: The protocol's codes, and what they mean in a sentence.
+_MEANING = {
+    "NAME_UNKNOWN": "no such model here; /v2/_catalog lists them",
+    "MANIFEST_UNKNOWN": "no such tag of this model here; /v2/NAME/tags/list lists them",
+    "BLOB_UNKNOWN": "no model of this name has such a blob here",
+    "UNSUPPORTED": "this mirror is read-only; push to a registry instead",
+    "RANGE_INVALID": "the blob has no such bytes",
+}
+
+
+class Mirror:
+    """The routes over one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def root(self, request: Request) -> Response:
+        """GET /v2/: this is a registry."""
+        return JSONResponse({}, headers=_HEADERS)
+
+    async def catalog(self, request: Request) -> Response:
+        """GET /v2/_catalog: the repositories, in pages of `n` after `last`."""
+        entries = await asyncio.to_thread(self._store.entries)
+        return _page(request, "/v2/_catalog", "repositories", sorted({_repository(entry) for entry in entries}), {})
+
+    async def tags(self, request: Request) -> Response:
+        """GET /v2/NAME/tags/list."""
+        entries = await self._entries(request)
+        name = request.path_params["name"]
+        return _page(request, f"/v2/{name}/tags/list", "tags", sorted({entry.name.tag for entry in entries}), {"name": name})
+
+    async def manifest(self, request: Request) -> Response:
+        """GET /v2/NAME/manifests/REFERENCE: by tag or by digest, to the letter."""
+        wanted = request.path_params["reference"]
+        for entry in await self._entries(request):
+            if wanted.lower() in (entry.name.tag.lower(), f"sha256:{entry.digest}"):
+                content = await asyncio.to_thread(entry.path.read_bytes)
+                digest = digest_of(content)
+                return Response(content, headers={**_HEADERS, "Docker-Content-Digest": digest}, media_type=entry.manifest.media_type)
+        raise HTTPException(404, "MANIFEST_UNKNOWN")
+
+    async def blob(self, request: Request) -> Response:
+        """GET /v2/NAME/blobs/DIGEST: a file that a manifest of this repository names, or the range of it that is asked for."""
+        wanted = request.path_params["digest"].lower()
+        for entry in await self._entries(request):
+            for layer in (entry.manifest.config, *entry.layers):
+                digest = f"sha256:{hex_of(layer.digest)}"
+                if digest == wanted and self._store.blobs.has(digest, layer.size):
+                    return _content(request, self._store.layout.blob(digest), digest, layer.size)
+        raise HTTPException(404, "BLOB_UNKNOWN")
+
+    async def _entries(self, request: Request) -> list[Entry]:
+        """The models of the repository in the path; those of the default registry hide others of the same name."""
+        entries = await asyncio.to_thread(self._store.entries, request.path_params["name"])
+        if not entries:
+            raise HTTPException(404, "NAME_UNKNOWN")
+        return sorted(entries, key=lambda entry: entry.name.host.lower() != DEFAULT_HOST)
+
+
+def build(store: Store, host: str, log: Log) -> Starlette:
+    """The application over one store, listening at `host`."""
+    mirror = Mirror(store)
+    read = ["GET"]
+    app = Starlette(
+        routes=[
+            Route("/v2/", mirror.root, methods=read),
+            Route("/v2/_catalog", mirror.catalog, methods=read),
+            Route("/v2/{name:path}/tags/list", mirror.tags, methods=read),
+            Route("/v2/{name:path}/manifests/{reference}", mirror.manifest, methods=read),
+            Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=read),
+        ],
+        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, listening=host)],
+        exception_handlers={HTTPException: _refused, NdaniError: _failed},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def serve(settings: Settings) -> int:
+    """Run a mirror of the store at `settings.host` until it is told to stop; the exit code. Raises Misconfigured."""
+    log = open_log(settings.log_file, settings.debug)
+    with contextlib.closing(listen(settings)) as listener:
+        host, port = listener.getsockname()[:2]
+        app = build(Store(settings.models), settings.address[0], log)
+        config = uvicorn.Config(
+            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE,
+            http=Connection, ws="none", timeout_keep_alive=75, proxy_headers=False,
+        )  # fmt: skip
+        log.info(f"mirror of {settings.models} on {f'[{host}]' if ':' in host else host}:{port}")
+        asyncio.run(_Server(config).serve(sockets=[listener]))
+        log.info("stopped")
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without raising the signal again when it has ended."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _repository(entry: Entry) -> str:
+    return f"{entry.name.namespace}/{entry.name.model}"
+
+
+def _page(request: Request, path: str, field: str, names: list[str], more: Mapping[str, Any]) -> Response:
+    """One page of a list, and in `Link` where the next one is."""
+    said, last = request.query_params.get("n", ""), request.query_params.get("last", "")
+    count = min(int(said), _MOST) if said.isdigit() and int(said) else _MOST
+    rest = [name for name in names if name > last]
+    headers = dict(_HEADERS)
+    if len(rest) > count:
+        headers["Link"] = f'<{path}?n={count}&last={rest[count - 1]}>; rel="next"'
+    return JSONResponse({**more, field: rest[:count]}, headers=headers)
+
+
+def _content(request: Request, path: Path, digest: str, size: int) -> Response:
+    headers = {
+        **_HEADERS,
+        "Content-Type": "application/octet-stream",
+        "Accept-Ranges": "bytes",
+        "Docker-Content-Digest": digest,
+        "Etag": f'"{digest}"',
+        "Location": request.url.path,
+    }
+    status, first, end = 200, 0, size
+    # Several ranges at once, and what is no range at all, get the whole: the protocol allows that.
+    if wanted := _RANGE.match(request.headers.get("range", "")):
+        begin, last = wanted.groups()
+        if begin:
+            first, end = int(begin), min(int(last) + 1 if last else size, size)
+        elif last:
+            first = max(size - int(last), 0)
+        if first >= end:
+            raise HTTPException(416, "RANGE_INVALID", {"Content-Range": f"bytes */{size}"})
+        status = 206
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - first)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    return StreamingResponse(_pieces(path, first, end), status, headers)
+
+
+async def _pieces(path: Path, first: int, end: int) -> AsyncGenerator[bytes]:
+    handle = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while first < end and (piece := await asyncio.to_thread(os.pread, handle, min(_PIECE, end - first), first)):
+            first += len(piece)
+            yield piece
+    finally:
+        os.close(handle)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """An error in the registry's shape."""
+    assert isinstance(error, HTTPException)
+    status, code = error.status_code, error.detail
+    if status == 405 or request.method not in ("GET", "HEAD"):
+        status, code = 405, "UNSUPPORTED"
+    return _error(
+        status,
+        code if code in _MEANING else "NAME_UNKNOWN",
+        "",
+        dict(error.headers or {}) | ({"Allow": "GET, HEAD"} if status == 405 else {}),
+    )
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NdaniError)
+    return _error(404 if isinstance(error, NotFound) else error.status, "UNKNOWN", str(error), {})
+
+
+def _error(status: int, code: str, sentence: str, headers: dict[str, str]) -> Response:
+    body = {"errors": [{"code": code, "message": sentence or _MEANING[code], "detail": None}]}
+    return JSONResponse(body, status, {**_HEADERS, **headers})

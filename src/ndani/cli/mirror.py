@@ -1,0 +1,28 @@
+"""The command that serves the store to others: mirror."""
+
+from __future__ import annotations
+
+import click
+
+from ndani.cli.verb import Verb, exactly
+from ndani.settings import load
+
+_ENVIRONMENT = (("NDANI_MODELS", "folder of the model store"), ("NDANI_LOG_FILE", "file for log lines (empty: stderr)"))
+
+
+@click.command(
+    "mirror", cls=Verb, usage="mirror", takes=exactly(0), environment=_ENVIRONMENT, help="Let others pull the models of this store"
+)
+@click.option("--host", metavar="HOST[:PORT]", default="127.0.0.1", help="address to listen on (default 127.0.0.1:11435)")
+def mirror(args: tuple[str, ...], host: str) -> int:
+    """Serve the store, read-only, until it is told to stop."""
+    from ndani.api.mirror import PORT, serve
+
+    settings = load(flags={"host": host})
+    listening, _ = settings.address
+    if host.rpartition("]")[2].count(":") != 1:  # no port was said
+        settings = load(flags={"host": f"[{listening}]:{PORT}" if ":" in listening else f"{listening}:{PORT}"})
+    if listening not in ("127.0.0.1", "::1", "localhost"):
+        click.echo(f"anyone who reaches {listening} can pull every model of this store: there are no passwords and no TLS here", err=True)
+    click.echo("pull from here with `ndani pull HOST:PORT/library/NAME:TAG --insecure`; Ctrl-C ends it", err=True)
+    return serve(settings)

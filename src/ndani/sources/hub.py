@@ -1,0 +1,243 @@
+"""Models in repositories of files, as Hugging Face keeps them: `hf.co/user/repo:quant`.
+
+A hub that speaks the registry's protocol is asked by it first (`registry`), which is all that Ollama does. Where that
+finds nothing, for a sharded model or on a hub without that door, the repository's list of files is read: the GGUF that
+the tag means, or safetensors, with the digests that the list gives. Files come by `resolve`, wherever that redirects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote, urljoin
+
+import msgspec
+
+from ndani.errors import NotFound, SourceFailed
+from ndani.names import DEFAULT_TAG
+from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
+from ndani.sources.ahead import PIECE
+from ndani.sources.assemble import converter
+from ndani.sources.gguf import group, pick
+from ndani.sources.patience import insist
+from ndani.sources.registry import Registry, RegistrySource
+from ndani.store import layout as kinds
+
+#: Answers that say: not by this door. Everything else (busy, broken off) is the answer.
+_NOT_HERE = {400, 401, 403, 404, 405, 406, 410, 415, 501}
+_BRANCH = "main"
+_LIST_LIMIT = 16 << 20
+_SMALL = 64 << 20  # bytes of a file that is kept in git itself, and not in large file storage
+_MOST_PAGES = 100
+#: What a converter wants beside the weights.
+_BESIDE = (".json", ".model", ".txt", ".jinja")
+_LICENCES = ("license", "license.txt", "license.md")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file of a repository: bytes, and sha256 (hex, of the content) or git's own id of it (hex), where they are said."""
+
+    path: str
+    size: int
+    sha256: str = ""
+    oid: str = ""
+
+
+class HubSource(RegistrySource):
+    """One model of one hub, or of a registry that turns out to be none."""
+
+    def __init__(self, registry: Registry, piece: int = PIECE) -> None:
+        super().__init__(registry, piece)
+        name = registry.name
+        self._repository = f"{name.namespace}/{name.model}"
+        self._revision = _BRANCH
+        self._known = name.host.lower() in HUBS
+        self._paths: dict[str, str] = {}  # of a repository's files, by sha256
+
+    async def plan(self) -> Plan:
+        """What the model is made of: by manifest, else by files. Raises as `Registry.manifest` does, and Unsupported."""
+        try:
+            return await super().plan()
+        except (NotFound, SourceFailed) as error:
+            if self._registry.answered not in _NOT_HERE:
+                raise
+            first = error
+        try:
+            files = await self._list()
+        except (NotFound, SourceFailed) as error:
+            if not self._known:  # a plain registry has no list of files: what its own door said is the answer
+                raise first from None
+            if self._registry.answered == 401 and "HF_TOKEN" not in str(error):
+                raise self._refusal() from None
+            raise
+        return await self._plan(files)
+
+    def _address(self, part: Part) -> str:
+        path = self._paths.get(part.file.sha256)
+        return self._resolved(path) if path else super()._address(part)
+
+    def _resolved(self, path: str) -> str:
+        return self._registry.hub(self._repository, "resolve", self._revision, quote(path))
+
+    # The list of files.
+
+    async def _list(self) -> list[Listed]:
+        """Every file of the repository. Raises NotFound, SourceFailed."""
+        found = await self._json(self._registry.hub("api/models", self._repository, "revision", f"{_BRANCH}?blobs=true"))
+        if found is not None:
+            body, _ = found
+            try:
+                files = [_sibling(item) for item in body["siblings"]]
+                self._revision = str(body.get("sha") or _BRANCH)
+            except (TypeError, KeyError, AttributeError):
+                raise self._odd() from None
+            if all(file.size >= 0 for file in files):
+                return files
+        return await self._tree()
+
+    async def _tree(self) -> list[Listed]:
+        """The same by the other route, which comes in pages."""
+        url = self._registry.hub("api/models", self._repository, "tree", f"{self._revision}?recursive=true")
+        files: list[Listed] = []
+        for _ in range(_MOST_PAGES):
+            found = await self._json(url)
+            if found is None:
+                raise NotFound(f"pull model manifest: {self._registry.host} has no repository {self._repository}; check its name")
+            body, link = found
+            try:
+                files += [_leaf(item) for item in body if item["type"] == "file"]
+            except (TypeError, KeyError, AttributeError):
+                raise self._odd() from None
+            following = re.search(r'<([^>]+)>;\s*rel="next"', link)
+            if not following:
+                return files
+            url = urljoin(url, following[1])
+        raise self._odd()
+
+    async def _json(self, url: str) -> tuple[Any, str] | None:
+        """An answer and its Link header; None when the hub has no such thing."""
+        return await insist(self._registry.patience, lambda: self._asked(url))
+
+    async def _asked(self, url: str) -> tuple[Any, str] | None:
+        async with self._registry.ask("GET", url, {"Accept": "application/json"}) as answer:
+            content = await answer.read(_LIST_LIMIT)
+            if answer.status == 404:
+                return None
+            if answer.status in (401, 403):
+                raise self._refusal()
+            if answer.status != 200:
+                raise SourceFailed(f"{self._registry.host} answered {answer.status} for its list of files; try again later")
+            try:
+                return msgspec.json.decode(content), answer.headers.get("Link", "")
+            except msgspec.DecodeError:
+                raise self._odd() from None
+
+    def _refusal(self) -> SourceFailed:
+        host = self._registry.host
+        return SourceFailed(
+            f"{host} refused {self._repository}: it is not there, or private, or its terms must be accepted at {host} first; "
+            "then put a token of yours into HF_TOKEN"
+        )
+
+    def _odd(self) -> SourceFailed:
+        return SourceFailed(f"{self._registry.host} answered with something that is no list of files; check the name of the host")
+
+    # What of it is the model.
+
+    async def _plan(self, files: list[Listed]) -> Plan:
+        by_path = {file.path: file for file in files}
+        tag, place = self._registry.name.tag, f"{self._registry.host}/{self._repository}"
+        found = group(by_path)
+        chosen = [by_path[path] for path in pick(by_path, tag, place)] if found else self._safetensors(by_path, tag, place)
+        layers, digests = [], {}
+        for file in chosen:
+            layer = await self._layer(file)
+            layers.append(layer)
+            digests[PurePosixPath(file.path).name] = layer.digest
+        texts = {name: await self._text(by_path[name]) for name in ("template", "system", "params") if name in by_path}
+        licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
+        try:
+            parameters = msgspec.json.decode(texts.get("params", "{}"), type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise SourceFailed(f"{place} has a file params that is no JSON object; tell whoever made it") from None
+        assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
+        return Plan(b"", tuple(layers), assembly)
+
+    def _safetensors(self, files: dict[str, Listed], tag: str, place: str) -> list[Listed]:
+        """What a converter needs of a repository without a GGUF file."""
+        weights = [path for path in files if path.endswith(".safetensors") and "/" not in path]
+        if not weights or "config.json" not in files:
+            raise NotFound(f"{place} has neither a GGUF file nor safetensors with a config.json: it is no model that can run here")
+        if tag != DEFAULT_TAG:
+            raise NotFound(f"{place} has no {tag}; it has safetensors only, which are pulled without a tag")
+        converter()
+        beside = [path for path in files if path.lower().endswith(_BESIDE) and "/" not in path and path.lower() not in _LICENCES]
+        return [files[path] for path in (*weights, *beside)]
+
+    async def _layer(self, file: Listed) -> PlannedLayer:
+        """One file as a blob: by its sha256, or at once where git's id is all there is to check it by."""
+        if not file.sha256:
+            file = await self._linked(file)
+        if file.sha256:
+            self._paths[file.sha256] = file.path
+            named = File(self._registry.name.model, PurePosixPath(file.path).name, file.sha256, file.size)
+            part = Part(named, 0, file.size, file.size, file.sha256)
+            return PlannedLayer(kinds.MODEL, f"sha256:{file.sha256}", file.size, (part,))
+        content = await self._content(file)
+        return PlannedLayer(kinds.MODEL, kinds.digest_of(content), len(content), content=content)
+
+    async def _linked(self, file: Listed) -> Listed:
+        """The same file with what `resolve` says of it before it redirects."""
+
+        async def look() -> Listed:
+            async with self._registry.ask("HEAD", self._resolved(file.path), follow=False) as answer:
+                said = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
+                size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or ""
+                said = said.removeprefix("W/").strip('"').lower()
+                whole = int(size) if size.isdigit() else file.size
+                if re.fullmatch(r"[0-9a-f]{64}", said):
+                    return Listed(file.path, whole, sha256=said)
+                return Listed(file.path, whole, oid=said if re.fullmatch(r"[0-9a-f]{40}", said) else file.oid)
+
+        return await insist(self._registry.patience, look)
+
+    async def _text(self, file: Listed) -> str:
+        return (await self._content(file)).decode("utf-8", "replace")
+
+    async def _content(self, file: Listed) -> bytes:
+        """A small file's bytes, checked. Raises SourceFailed when they are others, or cannot be checked."""
+        if not file.sha256 and not file.oid:
+            file = await self._linked(file)
+        if file.size > _SMALL or not (file.sha256 or file.oid):
+            raise SourceFailed(f"{self._registry.host} gives no digest for {file.path}, so it cannot be checked; choose another file")
+        content = await insist(self._registry.patience, lambda: self._read(file.path))
+        header = f"blob {len(content)}\0".encode()
+        got = hashlib.sha256(content).hexdigest() if file.sha256 else hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
+        if got != (want := file.sha256 or file.oid):
+            raise SourceFailed(f"digest mismatch, {file.path} must be downloaded again: want {want}, got {got}; pull once more")
+        return content
+
+    async def _read(self, path: str) -> bytes:
+        async with self._registry.ask("GET", self._resolved(path)) as answer:
+            if answer.status in (401, 403):
+                raise self._refusal()
+            if answer.status != 200:
+                raise SourceFailed(f"{self._registry.host} answered {answer.status} for {path}; try again later")
+            return await answer.read(_SMALL + 1)
+
+
+def _sibling(item: dict[str, Any]) -> Listed:
+    """A file as the list of a revision has it; a size below 0 says that it has none."""
+    large = item.get("lfs") or {}
+    size = large.get("size", item.get("size"))
+    return Listed(item["rfilename"], -1 if size is None else int(size), large.get("sha256") or "", item.get("blobId") or "")
+
+
+def _leaf(item: dict[str, Any]) -> Listed:
+    """A file as the tree has it."""
+    large = item.get("lfs") or {}
+    return Listed(item["path"], int(large.get("size", item.get("size", 0))), large.get("oid") or "", item.get("oid") or "")

@@ -1,0 +1,51 @@
+"""`ndani mirror` as a child, for every test that pulls from one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from server import until
+
+
+class Mirror:
+    """`ndani mirror` over a store, as a child; its log lies in `folder`."""
+
+    def __init__(self, models: Path, folder: Path) -> None:
+        self.log_path = folder / "mirror.log"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NDANI_", "OLLAMA_"))}
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ndani", "mirror", "--host", "127.0.0.1:0"],
+                env={**environment, "NDANI_MODELS": str(models)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            self.host = f"127.0.0.1:{until(self._listening, 60, 'the mirror listens')}"
+        except BaseException:
+            self.process.kill()
+            raise
+        self.http = httpx.Client(base_url=f"http://{self.host}", timeout=60, trust_env=False)
+
+    def _listening(self) -> str:
+        assert self.process.poll() is None, self.log
+        found = re.search(r"mirror of .* on 127\.0\.0\.1:(\d+)", self.log)
+        return found[1] if found else ""
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def close(self) -> int:
+        """Ctrl-C; the exit code."""
+        self.http.close()
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30)

@@ -1,0 +1,329 @@
+"""Pulling from repositories of files, and what goes wrong on the way there and at Ollama's registry: both kinds in one table."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from gguf_files import gguf, shards, tensors
+from hubs import SHA, Hub
+from ndani import settings
+from ndani.errors import NotFound, SourceFailed, Unsupported
+from ndani.names import Name, parse
+from ndani.sources import choose, open_registry
+from ndani.sources.fetcher import Fetcher
+from ndani.sources.gguf import group, pick
+from ndani.sources.hub import HubSource
+from ndani.sources.library import shelves, spelt
+from ndani.sources.patience import Patience
+from ndani.sources.pull import pull
+from ndani.sources.registry import Registry, RegistrySource
+from ndani.store import Store
+from ndani.store.gguf import read_head
+from ndani.types import Progress
+from registries import StandIn
+from test_fetcher import kill_children
+from test_registry import left_over
+
+pytestmark = pytest.mark.usefixtures("home")
+
+QUICK = Patience(tries=3, pause=0.01, look=0.02)
+PIECE = 100_000
+MODEL = gguf(tensors(8, 100_000))
+SMALL = gguf(tensors(2))
+NAME = parse("hf.co/ns/tiny:Q8_0")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+@pytest.fixture
+async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    found = Hub(MODEL)
+    found.files = {".gitattributes": b"*.gguf filter=lfs", "tiny-Q8_0.gguf": MODEL, "tiny-F16.gguf": SMALL, "mmproj-F16.gguf": b"GGUF"}
+    runner = await found.start()
+    monkeypatch.setenv("HF_ENDPOINT", found.endpoint)
+    yield found
+    await runner.cleanup()
+
+
+def ask(name: Name, stall: float = 30.0) -> HubSource:
+    """A source as `choose` makes it, with a test's patience."""
+    made = open_registry(name, offline=False)
+    at = os.environ.get("HF_ENDPOINT", "")
+    token = os.environ.get("HF_TOKEN", "")
+    assert made.host == at.removeprefix("http://") and isinstance(choose(name, False)[0], HubSource)
+    registry = Registry(name, insecure=False, offline=False, key=Path("key"), at=at, token=token, patience=QUICK, stall=stall)
+    return HubSource(registry, PIECE)
+
+
+async def collect(store: Store, name: Name, source: RegistrySource) -> list[Progress]:
+    async with aclosing(pull(store, name, [source], QUICK)) as steps:
+        return [step async for step in steps]
+
+
+def held(store: Store, name: Name) -> bytes:
+    return store.find(name).weights_path.read_bytes()
+
+
+@pytest.mark.parametrize("lists", ["revision", "tree", "bare"])
+async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
+    hub.lists = lists
+    steps = await collect(store, NAME, ask(NAME))
+    said = [step.status for step in steps]
+    assert said[0] == "pulling manifest" and said[-2:] == ["writing manifest", "success"]
+    assert held(store, NAME) == MODEL and left_over(store) == []
+    [model] = store.list()
+    assert model.name == "hf.co/ns/tiny:Q8_0" and model.details.family == "llama"
+    other = parse("hf.co/ns/tiny:f16")
+    await collect(store, other, ask(other))
+    assert held(store, other) == SMALL
+    with pytest.raises(NotFound, match=r"has no q2_k; it has F16, Q8_0$"):
+        await collect(store, parse("hf.co/ns/tiny:q2_k"), ask(parse("hf.co/ns/tiny:q2_k")))
+    if lists == "revision":
+        assert any(f"/resolve/{SHA}/" in path for _, path, _ in hub.seen), "of one commit"
+
+
+async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = tensors(5, 20_000)
+    parts = shards(content, 3)
+    hub.files = {f"Q4_K_M/tiny-Q4_K_M-0000{n + 1}-of-00003.gguf": part for n, part in enumerate(parts)}
+    hub.files |= {"tiny-F16.gguf": SMALL, "system": b"Be kind.", "params": b'{"temperature": 0.5}', "LICENSE": b"Free."}
+    hub.files["template"] = b"{{ .Prompt }}"
+    runner = await hub.start()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    name = parse("hf.co/ns/tiny")
+    steps = await collect(store, name, ask(name))
+    await runner.cleanup()
+    assert any(step.status == "joining parts" for step in steps)
+    entry = store.find(name)
+    _, found = read_head(entry.weights_path)
+    assert {tensor.name: tensor.shape for tensor in found} == {key: (len(raw),) for key, raw in content.items()}
+    whole = entry.weights_path.read_bytes()
+    assert all(raw in whole for raw in content.values()) and b"split." not in whole
+    assert (entry.system, entry.template, entry.params, entry.licenses) == ("Be kind.", "{{ .Prompt }}", {"temperature": 0.5}, ("Free.",))
+    assert {digest for digest, _ in store.blobs.listed()} == entry.digests, "the shards are gone"
+
+
+async def test_safetensors_are_left_to_a_converter(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": b"weights", "README.md": b"#"}
+    name = parse("hf.co/ns/tiny")
+    import ndani.convert
+
+    monkeypatch.setattr(ndani.convert, "convert", None, raising=False)
+    with pytest.raises(Unsupported, match="has safetensors and no GGUF file, and this version cannot convert them"):
+        await collect(store, name, ask(name))
+    assert not any("resolve" in path for _, path, _ in hub.seen), "said before anything is fetched"
+
+    def convert(sources: dict[str, Path], out: Path) -> list[int]:
+        assert set(sources) == {"config.json", "tokenizer.json", "model.safetensors"}
+        out.write_bytes(SMALL)
+        return [len(SMALL)]
+
+    monkeypatch.setattr(ndani.convert, "convert", convert)
+    runner = await hub.start()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    await collect(store, name, ask(name))
+    await runner.cleanup()
+    assert held(store, name) == SMALL
+
+
+async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Hub(MODEL)
+    storage.files = hub.files
+    runner = await storage.start()
+    hub.token, hub.elsewhere = "hf_secret", storage.endpoint
+    with pytest.raises(
+        SourceFailed, match=r"refused ns/tiny: it is not there, or private, or its terms .* put a token of yours into HF_TOKEN"
+    ):
+        await collect(store, NAME, ask(NAME))
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(SourceFailed, match="refused the token of HF_TOKEN for this model"):
+        await collect(store, NAME, ask(NAME))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    await collect(store, NAME, ask(NAME))
+    await runner.cleanup()
+    assert held(store, NAME) == MODEL
+    assert storage.seen and {authorization for _, _, authorization in storage.seen} == {""}
+    # Nobody else's registry is shown it, by whatever name.
+    other = StandIn(MODEL, token="t")
+    runner = await other.start()
+    await collect(store, other.name, RegistrySource(open_registry(other.name, offline=False, insecure=True), PIECE))
+    await runner.cleanup()
+    assert not any("hf_secret" in authorization for _, _, authorization in other.seen)
+
+
+async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) -> None:
+    hub.pause = 0.05
+    fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
+    with pytest.raises(SourceFailed, match="ended from outside"):
+        async with aclosing(fetcher.pull(NAME)) as steps:
+            async for step in steps:
+                if step.digest == hub.model and (step.completed or 0) > len(MODEL) // 3:
+                    kill_children()
+    there = store.layout.partial(hub.model).stat().st_size
+    assert there > len(MODEL) // 3 and not store.list()
+    await asyncio.sleep(0.2)
+    while hub.at_once:
+        await asyncio.sleep(0.02)
+    hub.spans, hub.pause = [], 0
+    async with aclosing(fetcher.pull(NAME)) as steps:
+        assert [step async for step in steps][-1].status == "success"
+    assert hub.spans == [[there, len(MODEL) - there]] and held(store, NAME) == MODEL
+
+
+async def test_a_registry_that_is_no_hub_says_what_it_says(store: Store) -> None:
+    registry = StandIn(MODEL)
+    runner = await registry.start()
+    other = parse(f"{registry.host}/ns/other")
+    source = HubSource(Registry(other, insecure=True, offline=False, key=Path("key"), patience=QUICK))
+    with pytest.raises(NotFound, match=r"^pull model manifest: file does not exist$"):
+        await collect(store, other, source)
+    await runner.cleanup()
+
+
+async def test_any_host_may_be_a_hub_and_is_shown_no_token(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    name = parse(f"{hub.host}/ns/tiny:q8_0")
+    [source] = choose(name, False, insecure=True)
+    async with aclosing(pull(store, name, [source], QUICK)) as steps:
+        assert [step async for step in steps][-1].status == "success"
+    assert held(store, name) == MODEL and {authorization for _, _, authorization in hub.seen} == {""}
+
+
+async def test_a_small_file_with_other_bytes_is_refused(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files["template"] = b"{{ .Prompt }}"
+    listed = hub.revision
+
+    async def revision(request: object) -> object:
+        answer = await listed(request)  # type: ignore[arg-type]
+        hub.files["template"] = b"something else"
+        return answer
+
+    hub.revision = revision  # type: ignore[method-assign, assignment]
+    runner = await hub.start()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    with pytest.raises(SourceFailed, match="digest mismatch, template must be downloaded again"):
+        await collect(store, NAME, ask(NAME))
+    await runner.cleanup()
+    assert not store.list()
+
+
+# What goes wrong, at both kinds of places. Each ends in success, or in one sentence.
+
+TABLE = {
+    "nobody may": ({"token": "t", "never": True}, "refused"),
+    "the permission ends in mid-pull": ({"token": "t", "lives": 4, "expires": 3}, ""),
+    "too many requests, for a moment": ({"busy": 2, "retry_after": "1"}, ""),
+    "too many requests, for an hour": ({"busy": 99, "retry_after": "3600"}, "answered 429; it asks to be left alone for 3600 seconds"),
+    "the bytes are at another host": ({"elsewhere": "storage"}, ""),
+    "a part stands still": ({"stall": 2}, ""),
+    "a part stands still for ever": ({"ends_at": len(MODEL) // 2}, "sent nothing for too long; pull again"),
+    "a part breaks off": ({"breaks": 3}, ""),
+    "a wrong length": ({"shorten": 5}, f"has {len(MODEL) - 5} bytes at .*, and {len(MODEL)} were expected"),
+    "a wrong byte": ({"flip": True}, "digest mismatch, file must be downloaded again"),
+    "no ranges": ({"ranges": False}, ""),
+    "an error that stays": ({"status": 503}, "answered 503"),
+}
+
+
+@pytest.mark.parametrize("kind", ["registry", "hub"])
+@pytest.mark.parametrize("what", list(TABLE))
+async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    switches, sentence = TABLE[what]
+    place, storage = (StandIn(MODEL), StandIn(MODEL)) if kind == "registry" else (Hub(MODEL), Hub(MODEL))
+    for each in (place, storage):
+        if isinstance(each, Hub):
+            each.files = {"tiny-Q8_0.gguf": MODEL}
+    runners = [await place.start(), await storage.start()]
+    for switch, value in switches.items():
+        if hasattr(place, switch):
+            setattr(place, switch, f"http://{storage.host}" if value == "storage" else value)
+    stall = {"a part stands still": 2.0, "a part stands still for ever": 0.4}.get(what, 30.0)
+    if isinstance(place, Hub):
+        monkeypatch.setenv("HF_ENDPOINT", place.endpoint)
+        monkeypatch.setenv("HF_TOKEN", place.token)
+        source: RegistrySource = ask(place.name, stall)
+    else:
+        registry = Registry(place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", patience=QUICK, stall=stall)
+        source = RegistrySource(registry, PIECE)
+    try:
+        if sentence:
+            with pytest.raises(SourceFailed, match=sentence) as caught:
+                await collect(store, place.name, source)
+            assert "\n" not in str(caught.value) and not store.list()
+            assert what != "a wrong byte" or not left_over(store), "nothing wrong may be taken for a beginning"
+        else:
+            await collect(store, place.name, source)
+            assert held(store, place.name) == MODEL and left_over(store) == []
+        assert {authorization for _, path, authorization in storage.seen} <= {""}
+        if "elsewhere" in switches:
+            assert storage.sent[storage.model] == len(MODEL), "each byte once, from there"
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+# Names and files.
+
+
+@pytest.mark.parametrize(
+    ("tag", "file"),
+    [
+        ("latest", "m-Q4_K_M.gguf"),
+        ("q4_k_m", "m-Q4_K_M.gguf"),
+        ("Q8_0", "big/m.Q8_0-00001-of-00002.gguf"),
+        ("fp16", "m-F16.gguf"),
+        ("m-UD-Q4_K_XL.gguf", "m-UD-Q4_K_XL.gguf"),
+        ("ud-q4_k_xl", "m-UD-Q4_K_XL.gguf"),
+    ],
+)
+def test_a_tag_picks_a_file(tag: str, file: str) -> None:
+    files = ["README.md", "m-F16.gguf", "m-UD-Q4_K_XL.gguf", "m-Q4_K_M.gguf", "mmproj-m-F16.gguf", "m.imatrix.gguf"]
+    files += [f"big/m.Q8_0-0000{n}-of-00002.gguf" for n in (2, 1)]
+    assert pick(files, tag, "here")[0] == file
+    assert len(group(files)) == 4
+    with pytest.raises(SourceFailed, match="is one of 2 parts, and not all of them are there"):
+        pick(files[:-1], "q8_0", "here")
+    assert pick(["b-Q5_K_M.gguf", "a-Q8_0.gguf"], "latest", "here") == ("b-Q5_K_M.gguf",), "the first, where there is no Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    ("typed", "there"),
+    [
+        ("phi4:mini", "phi4-mini:3.8b"),
+        ("phi4:mini-f16", "phi4-mini:3.8b-fp16"),
+        ("phi4:mini-q8_0", "phi4-mini:3.8b-q8_0"),
+        ("phi4:mini-q4_k_m", "phi4-mini:3.8b-q4_K_M"),
+        ("PHI4:Mini-Q4_K_M", "phi4-mini:3.8b-q4_K_M"),
+        ("qwen2.5:3b-q4_k_m", "qwen2.5:3b-instruct-q4_K_M"),
+        ("qwen2.5:3b-instruct-q4_k_m", "qwen2.5:3b-instruct-q4_K_M"),
+        ("llama3.2:3b-f16", "llama3.2:3b-instruct-fp16"),
+        ("deepseek-r1:1.5b-q8_0", "deepseek-r1:1.5b-qwen-distill-q8_0"),
+        ("mixtral:8x7b-q4_k_m", "mixtral:8x7b-instruct-v0.1-q4_K_M"),
+        ("nomic-embed-text:f16", "nomic-embed-text:137m-v1.5-fp16"),
+    ],
+)
+def test_names_are_spelt_as_the_library_spells_them(typed: str, there: str) -> None:
+    assert spelt(parse(typed)) == parse(there)
+    assert spelt(parse(there)) is None
+
+
+def test_names_that_need_no_spelling() -> None:
+    for name in ("qwen2.5:3b", "nomic-embed-text", "llama3.2:1b", "someone/phi4:mini", "127.0.0.1:5000/library/phi4:mini", "nope"):
+        assert spelt(parse(name)) is None, name
+    keys = [parse(model.name).key for model in shelves()]
+    assert len(keys) == len(set(keys))
+    families = {model.name.partition(":")[0] for model in shelves()}
+    assert {"llama3.2", "gemma2", "gemma3", "phi4", "qwen2.5", "qwen3", "deepseek-r1", "mistral", "mixtral", "nomic-embed-text"} <= families
+    for model in shelves():
+        assert parse(model.at) and model.type in {"instruct", "embedding"} and model.size_class in {"tiny", "small", "medium", "large"}
+        assert "{}" in model.variant and model.quantizations
