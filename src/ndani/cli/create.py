@@ -56,8 +56,12 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
     for warning in read.warnings:
         click.echo(f"Warning: {warning}", err=True)
     client = reach(load())
-    with contextlib.closing(_steps(client, {"model": model, **body}, files)) as steps:
-        progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
+    try:
+        with contextlib.closing(_steps(client, {"model": model, **body}, files)) as steps:
+            progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
+    except KeyboardInterrupt:
+        click.echo(f"{model} was not made; what was sent stays for the next `ndani create {model}`", err=True)
+        raise
 
 
 def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Path]]]:

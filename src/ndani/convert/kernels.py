@@ -46,15 +46,18 @@ class Kernels:
         """Make floats of `count` numbers of the type F16 or BF16; both places are addresses."""
         self._widen[kind](source, target, count)
 
+    def require_finite(self, kind: str, source: int, size: int) -> None:
+        """Raise ValueError when these bytes of numbers hold an infinity or no number: quantised, they would pass for some."""
+        if not self._valid(NUMBERS[kind], source, size):
+            raise ValueError("it holds numbers that are not finite")
+
     def quantise(self, kind: str, source: int, target: int, rows: int, columns: int) -> int:
         """Make rows of a type of rows of floats; the bytes that were written. Both places are addresses.
 
-        Raises ValueError when what came out holds an infinity or no number: then so does what went in.
+        Raises ValueError when what came out is not finite: numbers too large for the type.
         """
-        number = NUMBERS[kind]
-        written = int(self._quantize(number, source, target, 0, rows, columns, None))
-        if not self._valid(number, target, written):
-            raise ValueError("it holds numbers that are not finite")
+        written = int(self._quantize(NUMBERS[kind], source, target, 0, rows, columns, None))
+        self.require_finite(kind, target, written)
         return written
 
 

@@ -143,23 +143,27 @@ class _Bench:
         length = _size(piece.kind, count)
         read = self._buffer("read", length)
         _read_all(self._sources[piece.source], read[:length], piece.begin + _size(piece.kind, row * piece.columns))
-        place = piece.place + _size(piece.becomes, row * piece.columns)
+        try:
+            made = self._made(piece, rows, read[:length])
+        except ValueError as error:
+            raise BadRequest(f"the tensor {piece.name} cannot be quantized: {error}; get the file again") from None
+        _write_all(self._output, made, piece.place + _size(piece.becomes, row * piece.columns))
+        return length
+
+    def _made(self, piece: Piece, rows: int, read: memoryview) -> memoryview:
+        """The bytes that some rows become. Raises ValueError for what are no numbers."""
+        source, count = _address(read), rows * piece.columns
+        if self._kernels and piece.kind in kinds.PLAIN:
+            self._kernels.require_finite(piece.kind, source, len(read))
         if piece.kind == piece.becomes:
-            _write_all(self._output, read[:length], place)
-            return length
+            return read
         assert self._kernels
-        source = _address(read)
         if piece.kind != "F32":
             floats = self._buffer("floats", 4 * count)
             self._kernels.widen(piece.kind, source, _address(floats), count)
             source = _address(floats)
         made = self._buffer("made", 4 * count)
-        try:
-            written = self._kernels.quantise(piece.becomes, source, _address(made), rows, piece.columns)
-        except ValueError as error:
-            raise BadRequest(f"the tensor {piece.name} cannot be quantized: {error}; get the file again") from None
-        _write_all(self._output, made[:written], place)
-        return length
+        return made[: self._kernels.quantise(piece.becomes, source, _address(made), rows, piece.columns)]
 
     def _buffer(self, name: str, size: int) -> memoryview:
         """This thread's buffer of that name, with room for `size` bytes."""
@@ -179,7 +183,8 @@ def _portions(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, int]]:
 
 
 def _require_plain(first: Source, tensors: Sequence[Tensor]) -> None:
-    quantised = next((tensor.type for tensor in tensors if tensor.type not in kinds.PLAIN and tensor.type[0] != "I"), None)
+    # A type without blocks is no quantisation: tables of whole numbers pass.
+    quantised = next((tensor.type for tensor in tensors if kinds.BLOCKS.get(tensor.type, (2, 0))[0] > 1), None)
     if quantised:
         called = FILE_TYPES.get(first.head.keys.get(_TYPE_KEY, -1), "")
         raise BadRequest(

@@ -32,13 +32,14 @@ def in_order(shards: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if keys[COUNT] != count:
             raise BadRequest(f"{name} is one of {keys[COUNT]} parts of a model, and {first} one of {count}; give those of one model")
         if not isinstance(number, int) or not 0 <= number < count:
-            raise BadRequest(f"{name} says that it is part {number} of {count}, counted from 0; get this file again")
+            raise BadRequest(f"{name} is one of {count} parts of a model, and says that it is part {number}, counted from 0; get it again")
         if number in places:
             raise BadRequest(f"{name} and {places[number]} are both part {number + 1} of {count}; give each part once")
         places[number] = name
     missing = next((number + 1 for number in range(count) if number not in places), 0)
     if missing:
-        raise BadRequest(f"part {missing} of {count} is missing (…-{missing:05}-of-{count:05}.gguf); give all parts of the model")
+        other = f"part {missing} (…-{missing:05}-of-{count:05}.gguf)"
+        raise BadRequest(f"{first} is one of {count} parts of a model, and {other} is missing; give all of them")
     return [places[number] for number in range(count)]
 
 
