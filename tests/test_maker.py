@@ -22,7 +22,7 @@ from ndani.runtime.maker import Maker
 from weights import file, small, types_of
 
 #: Rows that keep two threads busy for some seconds, in the slowest kind.
-MANY, SLOW = 120_000, "IQ4_XS"
+MANY, SLOW = 60_000, "IQ4_XS"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from ndani.convert.kernels import Kernels
 from ndani.convert.outline import ALIGNMENT, Outline, aligned, bytes_of, number_key, outline
 from ndani.errors import BadRequest
 from ndani.store.gguf import Head, Tensor, read_open
-from ndani.store.inspect import FILE_TYPES
+from ndani.store.inspect import file_type_of
 
 #: Numbers that one thread works on at a time: 4 MB as floats.
 PIECE = 1 << 20
@@ -186,7 +186,7 @@ def _require_plain(first: Source, tensors: Sequence[Tensor]) -> None:
     # A type without blocks is no quantisation: tables of whole numbers pass.
     quantised = next((tensor.type for tensor in tensors if kinds.BLOCKS.get(tensor.type, (2, 0))[0] > 1), None)
     if quantised:
-        called = FILE_TYPES.get(first.head.keys.get(_TYPE_KEY, -1), "")
+        called = file_type_of(first.head.keys)
         raise BadRequest(
             f"quantization is only supported for F16, BF16 and F32 models, and {first.name} is "
             f"{quantised if called in ('', *kinds.PLAIN) else called}; give the file that it was made from"

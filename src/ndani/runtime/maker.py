@@ -22,6 +22,7 @@ from ndani.runtime.child import Jailed, Open, Refused
 from ndani.runtime.runner import start
 from ndani.store.offloop import settled
 
+_STOPPING = "the server is stopping; create the model again when it runs"
 #: Seconds between the end of a maker's words and SIGKILL.
 _GRACE = 0.5
 
@@ -39,6 +40,8 @@ class Maker:
 
         Raises BadRequest for weights that cannot be used, OSError for the disk, Unconfined, Misconfigured, Failed.
         """
+        if self._closing:
+            raise errors.Failed(_STOPPING)
         child = _Child(task)
         self._children.add(child)
         try:
@@ -68,7 +71,7 @@ class Maker:
 
     def _cause(self, code: int) -> str:
         if self._closing:
-            return "the server is stopping; create the model again when it runs"
+            return _STOPPING
         if code == -signal.SIGKILL:
             return "the process that makes the weights was killed, which is what a system short of memory does; create the model again"
         how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"

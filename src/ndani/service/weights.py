@@ -6,6 +6,7 @@ refused before that process starts.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
@@ -13,12 +14,13 @@ from dataclasses import dataclass, replace
 
 from ndani.convert import Given, Task, shards
 from ndani.convert.kinds import parse_kind
-from ndani.convert.quantise import Plan, open_source, plan
+from ndani.convert.quantise import Plan, Source, open_source, plan
 from ndani.runtime.machine import look
 from ndani.runtime.maker import Maker
 from ndani.store import Store
 from ndani.store.create import Recipe, check, projects, read_weights, refuse
 from ndani.store.disk import on_disk
+from ndani.store.inspect import file_type_of
 from ndani.store.nameless import Nameless
 from ndani.store.offloop import settled
 from ndani.types import Progress
@@ -73,13 +75,13 @@ def _begin(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
         opened.callback(os.close, descriptor)
         given.append(Given(name, descriptor))
     kind = parse_kind(recipe.quantize) if recipe.quantize else ""
-    work = plan([open_source(part.name, part.descriptor) for part in given], kind)
+    sources = [open_source(part.name, part.descriptor) for part in given]
+    work = plan(sources, kind)
     if work.same:
         return None
     file = Nameless(store.layout, work.outline.size)
     opened.callback(file.discard)
-    source = read_weights(store, *next(iter(parts.items())))[1]
-    status = f"quantizing {source.file_type} model to {kind}" if kind else f"joining {len(given)} parts"
+    status = f"quantizing {_called(sources[0])} model to {kind}" if kind else f"joining {len(given)} parts"
     return _Work(status, parts, work, Task(tuple(given), file.descriptor, kind, look().cores), file)
 
 
@@ -97,6 +99,12 @@ def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
         return {path: recipe.files[path] for path in model}
     assert recipe.base  # else `check` has found that there is no model
     return {str(recipe.base.name): recipe.base.weights.digest}
+
+
+def _called(source: Source) -> str:
+    """The kind that a file says it is, or that most of it is."""
+    largest = max(source.head.tensors, key=lambda tensor: math.prod(tensor.shape), default=None)
+    return file_type_of(source.head.keys) or (largest.type if largest else "F16")
 
 
 def _finished(recipe: Recipe, work: _Work) -> Recipe:

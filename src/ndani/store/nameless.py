@@ -6,8 +6,10 @@ Who fills it does so through the descriptor, and need not be trusted with more: 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import sys
 import uuid
 from collections.abc import Generator
 
@@ -38,12 +40,19 @@ class Nameless:
         with on_disk(layout.root, size):
             self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            with on_disk(layout.root, size):
-                if hasattr(os, "posix_fallocate") and size:
-                    os.posix_fallocate(self.descriptor, 0, size)
+            self._set_aside()
         except BaseException:
             self.discard()
             raise
+
+    def _set_aside(self) -> None:
+        with on_disk(self._layout.root, self.size):
+            try:
+                if self.size and sys.platform == "linux":
+                    os.posix_fallocate(self.descriptor, 0, self.size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
+                    raise
 
     def name(self) -> Generator[int]:
         """Give the whole file its digest for a name; yields how many bytes are hashed.
