@@ -7,8 +7,10 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from ndani.convert import Given, Task
 from ndani.errors import BadRequest, Failed
 from ndani.runtime.maker import Maker
+from ordinary import run_as_ordinary_user
 from weights import file, small, types_of
 
 #: Rows that keep two threads busy for some seconds, in the slowest kind.
@@ -104,8 +107,8 @@ async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None
         assert not held[0].is_running()
 
 
-async def test_its_front_dies_and_it_goes_too(source: Path, tmp_path: Path) -> None:
-    script = """
+#: A front of its own: makes a file of another, and prints a line for each step.
+FRONT = """
 import asyncio, os, sys
 from contextlib import aclosing
 from ndani.convert import Given, Task
@@ -113,16 +116,29 @@ from ndani.runtime.maker import Maker
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
     async with aclosing(Maker(True).make(Task((Given("x", given),), output, sys.argv[3], 2))) as steps:
-        async for _ in steps:
-            print(flush=True)
+        async for step in steps:
+            print(step, flush=True)
 asyncio.run(main())
 """
-    with subprocess.Popen([sys.executable, "-c", script, source, tmp_path / "made", SLOW], stdout=subprocess.PIPE) as front:
+
+
+async def test_its_front_dies_and_it_goes_too(source: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", FRONT, source, tmp_path / "made", SLOW], stdout=subprocess.PIPE) as front:
         assert front.stdout and await asyncio.to_thread(front.stdout.readline)
         (child,) = psutil.Process(front.pid).children()
         front.kill()
     psutil.wait_procs([child], timeout=30)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_ordinary_user_can_make_weights_too(source: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(source, f"{folder}/source")
+        for path in (folder, f"{folder}/source"):
+            os.chmod(path, 0o777)
+        done = run_as_ordinary_user([sys.executable, "-c", FRONT, f"{folder}/source", f"{folder}/made", "Q4_0"])
+        assert done.returncode == 0 and done.stdout, done.stderr
+        assert types_of(Path(folder) / "made")["token_embd.weight"] == "Q6_K"
 
 
 async def test_a_full_disk_is_the_systems_own_error(source: Path) -> None:
