@@ -126,8 +126,10 @@ TABLE: list[tuple[Any, int, str]] = [
     (asked(requires="soon"), 400, "requires must be a valid semver"),
     (asked(renderer="qwen3-coder"), 400, "RENDERER is not in this version"),
     (asked(parser="qwen3"), 400, "PARSER is not in this version"),
-    (asked(quantize="q4_K_M"), 400, "quantize is not in this version"),
-    (asked(quantization="q4_K_M"), 400, "quantization is not in this version"),
+    (asked(quantize="q9_9"), 400, "unsupported quantization type Q9_9 - supported types are F32, F16, BF16, "),
+    (asked(quantization="q2_k_s"), 400, "Q2_K_S has so few bits that it needs an importance matrix"),
+    (asked(quantize=4), 400, "quantize must be a string"),
+    (asked(draft_quantize="q8_0"), 400, "draft_quantize requires a DRAFT model"),
     (asked(remote_host="https://ollama.com"), 400, "remote_host is not in this version"),
     (asked(stream="no"), 400, "stream must be true or false"),
 ]  # fmt: skip

@@ -17,10 +17,12 @@ _STEP = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
 #: Where another process begins: what was walked through must name the other side by one of these.
 _BEGINNINGS = {
     "runtime/child.py: main": "ndani.runtime.child",
+    "runtime/workshop.py: main": "ndani.runtime.workshop",
     "sources/child.py: main": "ndani.sources.child",
     "api/native.py: Native.pull": "/api/pull",
 }
 _MARK = "*in another process*"
+WALKS = ["One chat request", "One pull", "One create"]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -66,13 +68,13 @@ def named(definition: Definition) -> tuple[set[str], set[str]]:
     return names, strings
 
 
-def test_both_walks_are_there_and_long_enough() -> None:
+def test_all_walks_are_there_and_long_enough() -> None:
     steps = {heading: len(found) for heading, found in walks().items()}
-    assert list(steps) == ["One chat request", "One pull"]
-    assert steps["One chat request"] >= 40 and steps["One pull"] >= 25, steps
+    assert list(steps) == WALKS
+    assert steps["One chat request"] >= 40 and steps["One pull"] >= 25 and steps["One create"] >= 15, steps
 
 
-@pytest.mark.parametrize("heading", ["One chat request", "One pull"])
+@pytest.mark.parametrize("heading", WALKS)
 def test_steps_are_numbered_and_every_name_exists(heading: str) -> None:
     steps = walks()[heading]
     assert [number for number, _, _ in steps] == list(range(1, len(steps) + 1))
@@ -84,7 +86,7 @@ def test_steps_are_numbered_and_every_name_exists(heading: str) -> None:
             assert located(file, qualified), f"step {number}: {file} has no {qualified}"
 
 
-@pytest.mark.parametrize("heading", ["One chat request", "One pull"])
+@pytest.mark.parametrize("heading", WALKS)
 def test_each_step_is_reached_from_an_earlier_one(heading: str) -> None:
     names: set[str] = set()
     strings: set[str] = set()

@@ -62,6 +62,7 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
         requires=fields.text(body, "requires"),
         renderer=fields.text(body, "renderer"),
         parser=fields.text(body, "parser"),
+        quantize=fields.text(body, "quantize") or fields.text(body, "quantization"),
     )
     if any(path.lower().endswith((".safetensors", ".bin", ".pth")) for path in (*recipe.files, *recipe.adapters)):
         raise Unsupported("only GGUF files can be made into models in this version; convert the weights to GGUF and give that file")
@@ -70,9 +71,8 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
 
 def _refuse_later(body: dict[str, Any]) -> None:
     """What later versions bring, refused when it asks for something."""
-    for name in ("quantize", "quantization", "draft_quantize"):
-        if fields.text(body, name):
-            raise Unsupported(f"{name} is not in this version; give a file that is quantized already")
+    if fields.text(body, "draft_quantize"):
+        raise Unsupported("draft_quantize requires a DRAFT model, and DRAFT is not in this version of ndani")
     for name in ("remote_host", "remote_model"):
         if fields.text(body, name):
             raise Unsupported(f"{name} is not in this version: every model runs on this machine")

@@ -99,7 +99,7 @@ async def _serve(settings: Settings, listener: socket.socket, folder: Path, log:
     try:
         await server.serve(sockets=[listener])
     finally:
-        await asyncio.gather(pool.close(), service.fetcher.close())
+        await asyncio.gather(pool.close(), service.fetcher.close(), service.maker.close())
         for task in (idle, owner):
             task.cancel()
         await asyncio.gather(idle, owner, tidying, return_exceptions=True)
@@ -128,7 +128,7 @@ class Server(uvicorn.Server):
 
     async def _end(self) -> None:
         try:
-            await asyncio.gather(self._service.pool.close(), self._service.fetcher.close())
+            await asyncio.gather(self._service.pool.close(), self._service.fetcher.close(), self._service.maker.close())
         finally:
             self.should_exit = True
 

@@ -19,6 +19,7 @@ from ndani.cli import progress
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.verb import Verb, exactly
+from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import load
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
@@ -31,13 +32,13 @@ _WEIGHTS = (".safetensors", ".bin", ".pth")
 
 @click.command("create", cls=Verb, usage="create MODEL", takes=exactly(1), help="Create a model")
 @click.option("-f", "--file", "place", default="", help='Name of the Modelfile (default "Modelfile")')
-@click.option("-q", "--quantize", default="", help="Quantize model to this level (not in this version)")
+@click.option("-q", "--quantize", default="", help="Quantize model to this level (e.g. q4_K_M)")
 def create(args: tuple[str, ...], place: str, quantize: str) -> None:
     """Make a model as a Modelfile says, with its progress on stderr."""
     model = args[0]
     names.parse(model)
     if quantize:
-        raise Unsupported("--quantize is not in this version of ndani; give a file that is quantized already")
+        parse_kind(quantize)  # said before anything is sent
     path = Path(place or "Modelfile").expanduser()
     try:
         text = path.read_bytes()
@@ -48,14 +49,19 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
     try:
         read = parse(text)
         body, files = gather(read, path.parent)
+        body |= {"quantize": quantize} if quantize else {}
     except NdaniError:
         click.echo(_GATHERING["status"], err=True)
         raise
     for warning in read.warnings:
         click.echo(f"Warning: {warning}", err=True)
     client = reach(load())
-    with contextlib.closing(_steps(client, {"model": model, **body}, files)) as steps:
-        progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
+    try:
+        with contextlib.closing(_steps(client, {"model": model, **body}, files)) as steps:
+            progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
+    except KeyboardInterrupt:
+        click.echo(f"{model} was not made; what was sent stays for the next `ndani create {model}`", err=True)
+        raise
 
 
 def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Path]]]:

@@ -83,7 +83,7 @@ class Pipes:
         line, _, self._held = self._held.partition(b"\n")
         return line
 
-    def say(self, event: Event) -> None:
+    def say(self, event: msgspec.Struct) -> None:
         """Tell the front; a front that is gone ends this process."""
         try:
             os.write(self._events, msgspec.json.encode(event) + b"\n")

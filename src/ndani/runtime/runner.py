@@ -70,31 +70,13 @@ class Runner:
         place.mkdir(mode=0o700)
         # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
-        inherited = (theirs_in, theirs_out) if weights is None else (theirs_in, theirs_out, weights)
         try:
-            # Blocks for the milliseconds of a vfork; on a thread of a pool the child would die with that thread.
-            process = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-I", "-m", "ndani.runtime.child", str(theirs_in), str(theirs_out)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=inherited,
-                env=environment(os.environ),
-                cwd="/" if os.name == "posix" else None,
-                start_new_session=True,  # a terminal's Ctrl-C is for the front
-            )
+            process, commands, events = start("ndani.runtime.child", () if weights is None else (weights,))
         except OSError as error:
-            os.close(ours_out)
-            os.close(ours_in)
             place.rmdir()
             sentence = f"no process could be started for the model ({error.strerror}); close something and try again"
             raise errors.LoadFailed(sentence) from None
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
-        runner = cls(process, launch, ours_out, ours_in)
+        runner = cls(process, launch, commands, events)
         runner._send(msgspec.json.encode(child.Order(launch, os.getpid(), require_jail)))
         return runner
 
@@ -212,6 +194,35 @@ class Runner:
         shutil.rmtree(Path(self.socket).parent, ignore_errors=True)
         self._said.put_nowait(None)
         self.exited.set()
+
+
+def start(module: str, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start a child of ours in a module, with two pipes and these descriptors: the process, its commands, its events.
+
+    The two descriptors are ours to close; the commands' end is the child's lifeline. Raises OSError when there is no process to be had.
+    """
+    theirs_in, ours_out = os.pipe()
+    ours_in, theirs_out = os.pipe()
+    try:
+        # Blocks for the milliseconds of a vfork; on a thread of a pool the child would die with that thread.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", module, str(theirs_in), str(theirs_out)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(theirs_in, theirs_out, *inherited),
+            env=environment(os.environ),
+            cwd="/" if os.name == "posix" else None,
+            start_new_session=True,  # a terminal's Ctrl-C is for the front
+        )
+    except OSError:
+        os.close(ours_out)
+        os.close(ours_in)
+        raise
+    finally:
+        os.close(theirs_in)
+        os.close(theirs_out)
+    return process, ours_out, ours_in
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:

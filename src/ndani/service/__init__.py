@@ -14,6 +14,7 @@ from ndani import names
 from ndani.errors import EngineFailed, Failed
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
+from ndani.runtime.maker import Maker
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Want
 from ndani.runtime.runner import Runner
@@ -40,7 +41,8 @@ class Service:
         self.counts = counts
         self.cards = Cards(settings, store)
         self.answers = Answers(self.cards, pool, counts)
-        self.models = Models(store, self.cards, pool, fetcher)
+        self.maker = Maker(settings.require_jail)
+        self.models = Models(store, self.cards, pool, fetcher, self.maker)
 
     def health(self) -> dict[str, Any]:
         """What is loaded and counted. Raises Failed with the reason when nothing could be served."""

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndani import names
+from ndani.convert.kinds import parse_kind
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
+from ndani.runtime.maker import Maker
 from ndani.runtime.pool import Pool
 from ndani.service.cards import Cards, read_template
+from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
@@ -37,11 +40,12 @@ class Shown:
 class Models:
     """What can be done with the models of a store."""
 
-    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher) -> None:
+    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, maker: Maker) -> None:
         self.store = store
         self._cards = cards
         self._pool = pool
         self._fetcher = fetcher
+        self._maker = maker
 
     def installed(self) -> list[Model]:
         """The models in the store, the newest first."""
@@ -99,7 +103,10 @@ class Models:
         return await receive(self.store, digest, size, pieces)
 
     async def create(self, model: str, base: str, recipe: Recipe) -> AsyncGenerator[Progress]:
-        """Make a model of another (`base`, pulled when it is not here) or of blobs. Raises BadRequest, StoreFailed, …"""
+        """Make a model of another (`base`, pulled when it is not here) or of blobs, quantised if the recipe says so.
+
+        Raises BadRequest, StoreFailed, …
+        """
         name = names.parse(model)
         await asyncio.to_thread(_check, recipe)
         if base:
@@ -113,14 +120,24 @@ class Models:
                 entry = self._cards.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
         old = None
-        with contextlib.suppress(NotFound, StoreFailed):
-            old = self.store.find(name).weights
-        making = create(self.store, name, recipe)
         try:
-            while step_made := await settled(next, making, None):
-                yield step_made
+            async with aclosing(made(self.store, self._maker, recipe)) as prepared:
+                async for found in prepared:
+                    if isinstance(found, Recipe):
+                        recipe = found
+                    else:
+                        yield found
+            with contextlib.suppress(NotFound, StoreFailed):
+                old = self.store.find(name).weights
+            making = create(self.store, name, recipe)
+            try:
+                while step_made := await settled(next, making, None):
+                    yield step_made
+            finally:
+                await settled(making.close)
         finally:
-            await settled(making.close)
+            if recipe.made:
+                await settled(self.store.drop, set(recipe.made))  # when nothing came of it; else it is referred to
         if old and not self.store.blobs.has(old.digest):
             self._pool.unload(old.digest)
 
@@ -128,5 +145,7 @@ class Models:
 def _check(recipe: Recipe) -> None:
     """Refuse what is wrong with a recipe and only an engine knows of. Raises BadRequest."""
     read(check_parameters(recipe.parameters)[0])
+    if recipe.quantize:
+        parse_kind(recipe.quantize)
     if isinstance(error := read_template(recipe.template), BadRequest):
         raise BadRequest(f"template error: {error}")

@@ -10,9 +10,10 @@ import hashlib
 import importlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from ndani.convert.shards import join
+from ndani.convert import Given, Task, make
 from ndani.errors import NdaniError, SourceFailed, Unsupported
 from ndani.names import Name
 from ndani.sources import Assembly
@@ -37,7 +38,7 @@ def assemble(store: Store, name: Name, assembly: Assembly) -> Generator[Progress
     if len(gguf) == 1:
         yield from _name(store, name, gguf[0], assembly)
         return
-    making: Convert = converter() if not gguf else lambda paths, out: join(list(paths.values()), out)
+    making: Convert = converter() if not gguf else _join
     total = sum(path.stat().st_size for path in files.values())
     require_room(store.layout.root, total)
     # One name for one model, so that a made-half file is written over and not left lying beside the next.
@@ -60,6 +61,13 @@ def assemble(store: Store, name: Name, assembly: Assembly) -> Generator[Progress
     finally:
         out.unlink(missing_ok=True)
         lock.release()
+
+
+def _join(files: Mapping[str, Path], out: Path) -> Iterator[int]:
+    """The parts of one model as one file; which comes first, the parts themselves say."""
+    with ExitStack() as open_files, out.open("wb") as output:
+        given = [Given(name, open_files.enter_context(path.open("rb")).fileno()) for name, path in files.items()]
+        yield from make(Task(tuple(given), output.fileno()), None)
 
 
 def converter() -> Convert:

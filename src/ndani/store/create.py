@@ -57,6 +57,11 @@ class Recipe:
     requires: str = ""
     renderer: str = ""
     parser: str = ""
+    #: The kind that the weights are to be quantised to. Done before `create`, which finds the result in `files` or, for a
+    #: base's own weights, in `weights`; `made` has the digests of what came of it.
+    quantize: str = ""
+    weights: str = ""
+    made: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,11 @@ class _Part:
 
     layer: Layer
     content: bytes | None = None
+
+
+def check(store: Store, recipe: Recipe) -> None:
+    """Refuse what `create` would refuse, but for weights in several parts: before they are joined, which takes long."""
+    _plan(store, recipe, whole=False)
 
 
 def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
@@ -76,7 +86,8 @@ def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
     parts, config, warnings = _plan(store, recipe)
     content = _ordered(config)
     head = Layer(kinds.CONFIG, digest_of(content), len(content))
-    yield from (Progress("parsing GGUF") for _ in (*recipe.files, *recipe.adapters))
+    given = [digest for digest in (*recipe.files.values(), *recipe.adapters.values()) if digest not in recipe.made]
+    yield from (Progress("parsing GGUF") for _ in given)
     yield from (Progress(f"warning: {warning}") for warning in warnings)
     with store.claim({head.digest, *(part.layer.digest for part in parts)}):
         for part in parts:
@@ -85,6 +96,7 @@ def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
                 store.blobs.put(part.content)
             elif not known:  # removed by another process since the plan was made
                 raise StoreFailed("a file of this model was removed from the store in the meantime; pull or send it again")
+            known = known and part.layer.digest not in recipe.made
             yield Progress(f"{'using existing' if known else 'creating new'} layer {part.layer.digest}")
         store.blobs.put(content)
         yield Progress("writing manifest")
@@ -93,11 +105,11 @@ def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
     yield Progress("success")
 
 
-def _plan(store: Store, recipe: Recipe) -> tuple[list[_Part], dict[str, Any], tuple[str, ...]]:
+def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part], dict[str, Any], tuple[str, ...]]:
     """Every layer in its order, the config, and what the user is to be told. Writes nothing."""
-    _refuse(recipe)
+    refuse(recipe)
     said, warnings = check_parameters(recipe.parameters)
-    parts, config, model = _weights(store, recipe)
+    parts, config, model = _weights(store, recipe, whole)
     for path, digest in recipe.adapters.items():
         parts = _over(parts, _Part(_adapter(store, path, digest, model)))
     if recipe.template:
@@ -118,7 +130,7 @@ def _plan(store: Store, recipe: Recipe) -> tuple[list[_Part], dict[str, Any], tu
     return parts, config, warnings
 
 
-def _refuse(recipe: Recipe) -> None:
+def refuse(recipe: Recipe) -> None:
     """What is wrong without a look at any file, and what would have to be obeyed and cannot be."""
     for word, value in (("RENDERER", recipe.renderer), ("PARSER", recipe.parser)):
         if value:
@@ -137,7 +149,7 @@ def _refuse(recipe: Recipe) -> None:
         raise BadRequest('message role must be one of "system", "user", or "assistant"')
 
 
-def _weights(store: Store, recipe: Recipe) -> tuple[list[_Part], dict[str, Any], Header | None]:
+def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], dict[str, Any], Header | None]:
     """The layers and the config that everything else is laid over, and what the weights say of themselves."""
     parts: list[_Part] = []
     config: dict[str, Any] = {}
@@ -149,11 +161,17 @@ def _weights(store: Store, recipe: Recipe) -> tuple[list[_Part], dict[str, Any],
                 raise StoreFailed(f"the model {base.name} lacks a file in the store; pull it again")
             parts.append(_Part(msgspec.structs.replace(layer, source=str(base.name))))
         config = decode(base.blobs.read(base.manifest.config.digest), dict[str, Any], f"the config of {base.name}")
+        if recipe.weights:
+            layer, header = read_weights(store, str(base.name), recipe.weights)
+            parts = [_Part(layer) if part.layer.media_type == kinds.MODEL else part for part in parts]
+            config = config | {"file_type": header.file_type}
     for path, digest in sorted(recipe.files.items()):
-        layer, header = _gguf(store, path, digest)
+        layer, header = read_weights(store, path, digest)
+        if whole:
+            _require_whole(path, header)
         if header.keys.get("general.type") == "adapter":
             raise BadRequest(f"{path} is an adapter, not a model; name it with ADAPTER")
-        if _projects(header):
+        if projects(header):
             parts = _over(parts, _Part(msgspec.structs.replace(layer, media_type=kinds.PROJECTOR)))
             continue
         if base is not None:
@@ -169,7 +187,7 @@ def _weights(store: Store, recipe: Recipe) -> tuple[list[_Part], dict[str, Any],
     return parts, config, model
 
 
-def _gguf(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
+def read_weights(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
     """A blob as a layer of weights, and its head. Sentences name the file as the client does, never the store's path."""
     digest = f"sha256:{hex_of(digest)}"
     place = store.layout.blob(digest)
@@ -187,14 +205,18 @@ def _gguf(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
         header = inspect(place)
     except StoreFailed:
         raise BadRequest(f"{path} begins as a GGUF file and cannot be read as one; send the whole file again") from None
-    count = header.keys.get("split.count", 1)
-    if isinstance(count, int) and count > 1:
-        raise BadRequest(f"{path} is one of {count} parts of a model; join them into one file and send that")
     return Layer(kinds.MODEL, digest, size), header
 
 
+def _require_whole(path: str, header: Header) -> None:
+    count = header.keys.get("split.count", 1)
+    if isinstance(count, int) and count > 1:
+        raise BadRequest(f"{path} is one of {count} parts of a model; join them into one file and send that")
+
+
 def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Layer:
-    layer, header = _gguf(store, path, digest)
+    layer, header = read_weights(store, path, digest)
+    _require_whole(path, header)
     if header.keys.get("general.type") != "adapter":
         raise BadRequest(f"{path} is not an adapter; ADAPTER takes a LoRA in GGUF format")
     if model is not None and header.architecture != model.architecture:
@@ -202,7 +224,7 @@ def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Laye
     return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
 
 
-def _projects(header: Header) -> bool:
+def projects(header: Header) -> bool:
     """Whether this file turns images or sound into tokens, and is no model by itself."""
     if header.keys.get("general.type") in ("projector", "mmproj"):
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,31 @@ TENSOR_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: its name, the type of its numbers, its shape (the fastest dimension first)."""
+    """One tensor: its name, the type of its numbers, its shape (the fastest dimension first).
+
+    `offset` is where its bytes begin, counted from the first byte of all numbers.
+    """
 
     name: str
     type: str
     shape: tuple[int, ...]
+    offset: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """All that stands before the numbers. `spans` says from which byte to which each key stands, with its value."""
+
+    keys: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+    spans: dict[str, tuple[int, int]]
+    end: int
 
 
 class _Reader:
     """A place in the file's head. Struct errors and slices past the end mean: too short."""
 
-    def __init__(self, data: mmap.mmap, verbose: bool) -> None:
+    def __init__(self, data: mmap.mmap, verbose: bool = False) -> None:
         self.data, self.size, self.at, self.verbose = data, len(data), 0, verbose
 
     def u32(self) -> int:
@@ -110,17 +124,31 @@ def read_head(path: Path, *, verbose: bool = False) -> tuple[dict[str, Any], tup
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(_Reader(data, verbose))
+            head = _parse(_Reader(data, verbose))
+            return head.keys, head.tensors
     except FileNotFoundError:
         raise StoreFailed(f"the weights {path} are missing from the store; pull the model again") from None
     except OSError as error:
         raise StoreFailed(f"the weights {path} cannot be read ({error.strerror}); change their owner or mode") from None
     except (ValueError, struct.error, OverflowError) as error:
-        why = "it ends too early" if isinstance(error, struct.error) else str(error)
-        raise StoreFailed(f"the file {path} is not a usable GGUF file: {why}; pull or create the model again") from None
+        raise StoreFailed(f"the file {path} is not a usable GGUF file: {_reason(error)}; pull or create the model again") from None
 
 
-def _parse(head: _Reader) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+def read_open(descriptor: int) -> tuple[Head, bytes]:
+    """The head of an open GGUF file, parsed and as it stands there. Raises ValueError with a few words on what is wrong."""
+    try:
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+            head = _parse(_Reader(data))
+            return head, data[: head.end]
+    except (ValueError, struct.error, OverflowError) as error:
+        raise ValueError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    return "it ends too early" if isinstance(error, struct.error) else str(error)
+
+
+def _parse(head: _Reader) -> Head:
     if head.data[:4] != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     head.at = 4
@@ -130,9 +158,12 @@ def _parse(head: _Reader) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
     tensor_count = head.count(_MOST_TENSORS, "tensors")
     key_count = head.count(_MOST_KEYS, "keys")
     keys: dict[str, Any] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for _ in range(key_count):
+        begin = head.at
         key = head.text(_LONGEST_KEY)
         keys[key] = head.value(head.u32())
+        spans[key] = begin, head.at
     tensors = []
     for _ in range(tensor_count):
         name = head.text(_LONGEST_KEY)
@@ -141,11 +172,10 @@ def _parse(head: _Reader) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
             raise ValueError(f"a tensor claims {dimensions} dimensions")
         shape = tuple(head.u64() for _ in range(dimensions))
         kind = head.u32()
-        head.at += 8  # where its numbers begin: the engine's business
-        tensors.append(Tensor(name, TENSOR_TYPES.get(kind, f"type {kind}"), shape))
+        tensors.append(Tensor(name, TENSOR_TYPES.get(kind, f"type {kind}"), shape, head.u64()))
     if head.at > head.size:
         raise ValueError("it ends too early")
-    return keys, tuple(tensors)
+    return Head(keys, tuple(tensors), spans, head.at)
 
 
 def _form(kind: int) -> str:

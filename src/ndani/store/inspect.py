@@ -6,6 +6,7 @@ The bytes are read in `gguf`; here they get their meaning. Pure but for `inspect
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Header:
     @property
     def file_type(self) -> str:
         """The quantisation, in llama.cpp's words."""
-        return FILE_TYPES.get(self.keys.get("general.file_type", -1), "unknown")
+        return file_type_of(self.keys) or "unknown"
 
     @property
     def context_length(self) -> int:
@@ -143,6 +144,12 @@ class Header:
 
     def _head_size(self) -> int:
         return self.embedding_length // self.head_count if self.head_count else 0
+
+
+def file_type_of(keys: Mapping[str, Any]) -> str:
+    """The quantisation that a file's key/values say it has, in llama.cpp's words, or nothing."""
+    found = keys.get("general.file_type")
+    return FILE_TYPES.get(found, "") if isinstance(found, int) else ""
 
 
 def inspect(path: Path) -> Header:

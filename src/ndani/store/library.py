@@ -149,6 +149,11 @@ class Store:
             self._manifests.write(name, manifest)
             self._sweep(old)
 
+    def drop(self, digests: set[str]) -> None:
+        """Remove those of these blobs that nothing refers to. Raises StoreFailed."""
+        with on_disk(self.layout.root), self._locks.store():
+            self._sweep(digests)
+
     def prune(self) -> tuple[str, ...]:
         """Remove blobs that nothing refers to and unfinished pulls of long ago; digests removed. Raises StoreFailed.
 

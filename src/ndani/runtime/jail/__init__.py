@@ -14,7 +14,10 @@ from ndani.errors import Unconfined
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one runner needs of the machine: the folder of its socket, and the descriptor of its weights (-1: none)."""
+    """What one child needs of the machine: the folder of its socket, and the descriptor of its weights (-1: none).
+
+    Without a folder it gets no socket of any kind, and only the files that it has open already.
+    """
 
     socket_folder: str
     weights: int = -1

@@ -50,7 +50,7 @@ def shut(policy: Policy) -> Confinement:
             os._exit(1)  # the front died in between, so nobody is left to send the signal
         _prctl(_NO_NEW_PRIVS, 1)
         files = _confine_files(policy)
-        seccomp.apply()
+        seccomp.apply(sockets=bool(policy.socket_folder))
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "unknown")
         raise Unconfined(
@@ -120,7 +120,8 @@ def _drop_capabilities() -> None:
 
 def _confine_files(policy: Policy) -> bool:
     paths = dict(_READABLE)
-    paths[policy.socket_folder] = landlock.MAKE_SOCK | landlock.REMOVE_FILE
+    if policy.socket_folder:
+        paths[policy.socket_folder] = landlock.MAKE_SOCK | landlock.REMOVE_FILE
     descriptors = {policy.weights: landlock.READ_FILE} if policy.weights >= 0 else {}
     return landlock.restrict(paths, descriptors)
 

@@ -18,13 +18,15 @@ _F_GETPATH = 50
 _PROFILE = """(version 1)
 (allow default)
 (deny network*)
-(allow network-bind network-inbound (local unix-socket))
 (deny process-exec*)
 (deny process-fork)
 (deny file-write*)
-(allow file-write* (subpath {folder}))
 (allow file-write* (literal "/dev/null"))
 (deny file-read-data (subpath "/Users") (subpath "/private/tmp") (subpath "/private/var/folders") (subpath "/Volumes"))
+"""
+#: What a process that listens needs on top.
+_LISTENING = """(allow network-bind network-inbound (local unix-socket))
+(allow file-write* (subpath {folder}))
 (allow file-read-data (subpath {folder}){weights})
 """
 
@@ -35,7 +37,9 @@ def shut(policy: Policy) -> Confinement:
     if policy.weights >= 0:
         path = fcntl.fcntl(policy.weights, _F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
         weights = f" (literal {_quote(path)})"
-    profile = _PROFILE.format(folder=_quote(os.path.realpath(policy.socket_folder)), weights=weights)
+    profile = _PROFILE
+    if policy.socket_folder:
+        profile += _LISTENING.format(folder=_quote(os.path.realpath(policy.socket_folder)), weights=weights)
     system = ctypes.CDLL(None)
     message = ctypes.c_char_p()
     if system.sandbox_init(profile.encode(), ctypes.c_uint64(0), ctypes.byref(message)) != 0:

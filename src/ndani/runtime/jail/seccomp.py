@@ -68,8 +68,11 @@ class _Program(ctypes.Structure):
 Steps = list[tuple[int, int, int, int]]
 
 
-def program(machine: Machine, pid: int) -> Steps:
-    """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold."""
+def program(machine: Machine, pid: int, sockets: bool = True) -> Steps:
+    """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold.
+
+    Without `sockets` none can be made, not even one to listen on.
+    """
     steps: Steps = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
         (_EQUAL, 1, 0, machine.audit),  # 32-bit calls on a 64-bit machine have other numbers: no half-measures
@@ -80,19 +83,22 @@ def program(machine: Machine, pid: int) -> Steps:
     ]
     rules = [(call, _refuse(errno.ENOSYS)) for call in ABSENT]
     rules += [(call, _refuse(errno.EPERM)) for call in REFUSED]
-    rules += [(call, body) for call, body in _with_arguments(pid).items()]
+    bodies = _with_arguments(pid)
+    if not sockets:
+        bodies |= dict.fromkeys(("socket", "socketpair"), _refuse(errno.EPERM))
+    rules += bodies.items()
     for call, body in rules:
         if (found := number(call, machine)) is not None:
             steps += [(_EQUAL, 0, len(body), found), *body]
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 
-def apply() -> None:
+def apply(sockets: bool = True) -> None:
     """Put the filter on this process, all threads at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
     machine = MACHINES.get(os.uname().machine)
     if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
-    steps = program(machine, os.getpid())
+    steps = program(machine, os.getpid(), sockets)
     array = (Step * len(steps))(*(Step(*step) for step in steps))
     held = _Program(len(steps), array)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,74 @@
+"""What a GGUF file that is being made looks like: its head as bytes, and where each tensor's numbers go. Pure.
+
+Key/values are taken over as the bytes they were, so that nothing that this version does not know of is lost or changed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ndani.convert.kernels import NUMBERS
+from ndani.convert.kinds import BLOCKS
+from ndani.store.gguf import Tensor
+
+ALIGNMENT = 32
+_VERSION, _UINT32 = 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The head of a file, where each tensor's numbers begin (counted from the file's first byte), and the file's size."""
+
+    head: bytes
+    places: tuple[int, ...]
+    size: int
+
+
+def number_key(key: str, value: int) -> bytes:
+    """A key with a 32-bit number, as a GGUF file holds it."""
+    return _text(key) + struct.pack("<II", _UINT32, value)
+
+
+def outline(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mapping[str, str], alignment: int = ALIGNMENT) -> Outline:
+    """Lay out a file of these key/values and of these tensors, each of the type that `types` has for its name."""
+    head = b"".join((b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(keys)), *keys))
+    at, offsets, infos = 0, [], []
+    for tensor in tensors:
+        shape = _trimmed(tensor.shape)
+        kind = types[tensor.name]
+        infos.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, NUMBERS[kind], at))
+        offsets.append(at)
+        at += aligned(bytes_of(kind, shape), alignment)
+    head += b"".join(infos)
+    head += bytes(aligned(len(head), alignment) - len(head))
+    return Outline(head, tuple(len(head) + offset for offset in offsets), len(head) + at)
+
+
+def bytes_of(kind: str, shape: Sequence[int]) -> int:
+    """Bytes that the numbers of a tensor take. Raises ValueError when its rows do not fill the type's blocks."""
+    numbers, size = BLOCKS[kind]
+    columns, rest = divmod(shape[0], numbers)
+    if rest:
+        raise ValueError(f"rows of {shape[0]} numbers do not fill blocks of {kind}")
+    for more in shape[1:]:
+        columns *= more
+    return columns * size
+
+
+def aligned(size: int, alignment: int) -> int:
+    """`size`, and as much more as it takes to the next whole `alignment`."""
+    return -(-size // alignment) * alignment
+
+
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its last ones, as llama.cpp writes it."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(raw)) + raw

@@ -1,0 +1,244 @@
+"""GGUF in, GGUF out: numbers of fewer bits, or the same ones brought together out of several files.
+
+`plan` is pure and says all that can be refused; `write` does the work, in pieces of rows on several threads, with
+memory for a few pieces however large a tensor is. The same input makes the same bytes, whatever the number of threads,
+and they are the bytes that llama.cpp's own tool makes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ndani.convert import kinds, shards
+from ndani.convert.kernels import Kernels
+from ndani.convert.outline import ALIGNMENT, Outline, aligned, bytes_of, number_key, outline
+from ndani.errors import BadRequest
+from ndani.store.gguf import Head, Tensor, read_open
+from ndani.store.inspect import file_type_of
+
+#: Numbers that one thread works on at a time: 4 MB as floats.
+PIECE = 1 << 20
+_TYPE_KEY, _VERSION_KEY, _VERSION = "general.file_type", "general.quantization_version", 2
+_MOST_ALIGNMENT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open GGUF file: the name that its owner knows it by, its head, the head's bytes, the file's size."""
+
+    name: str
+    head: Head
+    raw: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One tensor on its way: from a place in a source to a place in the file that is made."""
+
+    name: str
+    source: int
+    begin: int
+    kind: str
+    becomes: str
+    columns: int
+    rows: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything about a file that is to be made. `total` is how many bytes of the sources will be read."""
+
+    outline: Outline
+    pieces: tuple[Piece, ...]
+    total: int
+    same: bool  # the one source is what is asked for: there is nothing to do
+
+
+def open_source(name: str, descriptor: int) -> Source:
+    """Read the head of an open file. Raises BadRequest when it cannot be read as GGUF."""
+    size = os.fstat(descriptor).st_size
+    try:
+        head, raw = read_open(descriptor)
+    except ValueError as error:
+        raise BadRequest(f"{name} is not a usable GGUF file: {error}; send the whole file again") from None
+    return Source(name, head, raw, size)
+
+
+def plan(sources: Sequence[Source], kind: str = "") -> Plan:
+    """How one file of `kind` is made of these, the parts of a model in their order. Without a kind, types stay.
+
+    Raises BadRequest when the sources are damaged, are not whole, or hold weights that are quantised already.
+    """
+    first = sources[0]
+    owners: dict[str, tuple[int, Tensor]] = {}
+    for number, source in enumerate(sources):
+        for tensor in source.head.tensors:
+            if tensor.name in owners:
+                raise BadRequest(f"{source.name} has the tensor {tensor.name}, which is there already; get the file again")
+            owners[tensor.name] = number, tensor
+    shards.check_whole([(source.name, source.head.keys) for source in sources], len(owners))
+    tensors = [tensor for _, tensor in owners.values()]
+    types = {tensor.name: tensor.type for tensor in tensors}
+    keys = {key: first.raw[begin:end] for key, (begin, end) in first.head.spans.items() if key not in shards.KEYS}
+    same = len(sources) == 1
+    if kind:
+        _require_plain(first, tensors)
+        types = kinds.choose(kind, kinds.facts(first.head.keys), tensors)
+        same = same and first.head.keys.get(_TYPE_KEY) == kinds.file_type(kind) and all(t.type == types[t.name] for t in tensors)
+        tensors = kinds.in_order(tensors)
+        for key, value in ((_VERSION_KEY, _VERSION), (_TYPE_KEY, kinds.file_type(kind))):
+            keys.pop(key, None)  # they go to the end, where llama.cpp writes them
+            keys[key] = number_key(key, value)
+    places = [_place(sources[owners[tensor.name][0]], tensor) for tensor in tensors]
+    made = outline(list(keys.values()), tensors, types, _alignment(first))
+    pieces = tuple(
+        Piece(t.name, owners[t.name][0], begin, t.type, types[t.name], t.shape[0], _rows(t), place)
+        for t, (begin, _), place in zip(tensors, places, made.places, strict=True)
+    )
+    return Plan(made, pieces, sum(size for _, size in places), same)
+
+
+def write(work: Plan, sources: Sequence[int], output: int, kernels: Kernels | None, threads: int) -> Generator[int]:
+    """Make the file of a plan; yields how many bytes of the sources are done, again and again, until all are.
+
+    `sources` and `output` are descriptors; `kernels` are needed where a type changes. Raises BadRequest for weights that
+    are no numbers, OSError for the disk. Closing it stops the threads after the pieces that they have in hand.
+    """
+    _write_all(output, memoryview(work.outline.head), 0)
+    os.ftruncate(output, work.outline.size)  # the last tensor's padding, and what lies between tensors, are zeros
+    bench = _Bench(sources, output, kernels)
+    done, pending = 0, deque[Future[int]]()
+    pool = ThreadPoolExecutor(threads, "weights")
+    try:
+        for piece, row, rows in _portions(work.pieces):
+            pending.append(pool.submit(bench.do, piece, row, rows))
+            if len(pending) > 2 * threads:
+                done += pending.popleft().result()
+                yield done
+        while pending:
+            done += pending.popleft().result()
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Bench:
+    """What the threads share, and the two buffers that each has of its own."""
+
+    def __init__(self, sources: Sequence[int], output: int, kernels: Kernels | None) -> None:
+        self._sources, self._output, self._kernels = sources, output, kernels
+        self._own = threading.local()
+
+    def do(self, piece: Piece, row: int, rows: int) -> int:
+        """Bring some rows of a tensor over; the bytes of the source that were read."""
+        count = rows * piece.columns
+        length = _size(piece.kind, count)
+        read = self._buffer("read", length)
+        _read_all(self._sources[piece.source], read[:length], piece.begin + _size(piece.kind, row * piece.columns))
+        try:
+            made = self._made(piece, rows, read[:length])
+        except ValueError as error:
+            raise BadRequest(f"the tensor {piece.name} cannot be quantized: {error}; get the file again") from None
+        _write_all(self._output, made, piece.place + _size(piece.becomes, row * piece.columns))
+        return length
+
+    def _made(self, piece: Piece, rows: int, read: memoryview) -> memoryview:
+        """The bytes that some rows become. Raises ValueError for what are no numbers."""
+        source, count = _address(read), rows * piece.columns
+        if self._kernels and piece.kind in kinds.PLAIN:
+            self._kernels.require_finite(piece.kind, source, len(read))
+        if piece.kind == piece.becomes:
+            return read
+        assert self._kernels
+        if piece.kind != "F32":
+            floats = self._buffer("floats", 4 * count)
+            self._kernels.widen(piece.kind, source, _address(floats), count)
+            source = _address(floats)
+        made = self._buffer("made", 4 * count)
+        return made[: self._kernels.quantise(piece.becomes, source, _address(made), rows, piece.columns)]
+
+    def _buffer(self, name: str, size: int) -> memoryview:
+        """This thread's buffer of that name, with room for `size` bytes."""
+        held: memoryview | None = getattr(self._own, name, None)
+        if held is None or len(held) < size:
+            held = memoryview((ctypes.c_char * size)()).cast("B")
+            setattr(self._own, name, held)
+        return held
+
+
+def _portions(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, int]]:
+    """Every tensor in portions of whole rows: the tensor, its first row, how many."""
+    for piece in pieces:
+        rows = max(1, PIECE // piece.columns)
+        for row in range(0, piece.rows, rows):
+            yield piece, row, min(rows, piece.rows - row)
+
+
+def _require_plain(first: Source, tensors: Sequence[Tensor]) -> None:
+    # A type without blocks is no quantisation: tables of whole numbers pass.
+    quantised = next((tensor.type for tensor in tensors if kinds.BLOCKS.get(tensor.type, (2, 0))[0] > 1), None)
+    if quantised:
+        called = file_type_of(first.head.keys)
+        raise BadRequest(
+            f"quantization is only supported for F16, BF16 and F32 models, and {first.name} is "
+            f"{quantised if called in ('', *kinds.PLAIN) else called}; give the file that it was made from"
+        )
+
+
+def _place(source: Source, tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor's numbers begin in its file, and how many bytes they are. Raises BadRequest when they are not there."""
+    if tensor.type not in kinds.BLOCKS:
+        raise BadRequest(f"{source.name} holds weights of the {tensor.type}, which this version does not know; update ndani")
+    begin = aligned(source.head.end, _alignment(source)) + tensor.offset
+    try:
+        size = bytes_of(tensor.type, tensor.shape)
+    except ValueError as error:
+        raise BadRequest(f"{source.name} is not a usable GGUF file: {error}; send the whole file again") from None
+    if not size or begin + size > source.size:
+        raise BadRequest(f"{source.name} is not a usable GGUF file: the tensor {tensor.name} is cut off; send the whole file again")
+    return begin, size
+
+
+def _alignment(source: Source) -> int:
+    found = source.head.keys.get("general.alignment", ALIGNMENT)
+    if not isinstance(found, int) or not 8 <= found <= _MOST_ALIGNMENT or found & (found - 1):
+        raise BadRequest(f"{source.name} is not a usable GGUF file: its alignment is {found}; send the whole file again")
+    return found
+
+
+def _rows(tensor: Tensor) -> int:
+    rows = 1
+    for size in tensor.shape[1:]:
+        rows *= size
+    return rows
+
+
+def _size(kind: str, count: int) -> int:
+    numbers, size = kinds.BLOCKS[kind]
+    return count // numbers * size
+
+
+def _address(buffer: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def _read_all(descriptor: int, target: memoryview, at: int) -> None:
+    while target:
+        got = os.preadv(descriptor, [target], at)
+        if not got:
+            raise BadRequest("the weights ended too early while they were read; send the whole file again")
+        target, at = target[got:], at + got
+
+
+def _write_all(descriptor: int, content: memoryview, at: int) -> None:
+    while content:
+        done = os.pwrite(descriptor, content, at)
+        content, at = content[done:], at + done

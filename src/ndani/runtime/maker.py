@@ -1,0 +1,126 @@
+"""Weights files being made, as the front sees it: a child for each, told what to do, watched, and killed when nobody waits.
+
+What the child is told is a `convert.Task` with descriptors that are open here, so that it needs no path and no right to
+open anything. What becomes of the file afterwards is the caller's business; when this raises, its content is worthless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from ndani import errors
+from ndani.convert import Task
+from ndani.runtime import jail, workshop
+from ndani.runtime.child import Jailed, Open, Refused
+from ndani.runtime.runner import start
+from ndani.store.offloop import settled
+
+_STOPPING = "the server is stopping; create the model again when it runs"
+#: Seconds between the end of a maker's words and SIGKILL.
+_GRACE = 0.5
+
+
+class Maker:
+    """All weights that one server is making."""
+
+    def __init__(self, require_jail: bool) -> None:
+        self._require_jail = require_jail
+        self._children: set[_Child] = set()
+        self._closing = False
+
+    async def make(self, task: Task) -> AsyncGenerator[int]:
+        """Have a task done: yields how many bytes of its sources are done. Consume it under aclosing; closing it kills the child.
+
+        Raises BadRequest for weights that cannot be used, OSError for the disk, Unconfined, Misconfigured, Failed.
+        """
+        if self._closing:
+            raise errors.Failed(_STOPPING)
+        child = _Child(task)
+        self._children.add(child)
+        try:
+            child.say(workshop.Order(task, os.getpid(), self._require_jail))
+            while not isinstance(said := await child.hear(), workshop.Made):
+                match said:
+                    case workshop.Working(completed):
+                        yield completed
+                    case Jailed(confinement):
+                        jail.verify(child.process.pid, confinement)
+                        child.say(Open())
+                    case Refused(code, sentence):
+                        raise errors.tree().get(code, errors.Failed)(sentence)
+                    case workshop.Stuck(number):
+                        raise OSError(number, os.strerror(number))
+                    case None:
+                        raise errors.Failed(self._cause(await child.end(_GRACE)))
+        finally:
+            self._children.discard(child)
+            await child.end()
+
+    async def close(self) -> None:
+        """End whatever is being made; those who wait for it hear that the server stops."""
+        self._closing = True
+        for child in self._children:
+            child.process.kill()
+
+    def _cause(self, code: int) -> str:
+        if self._closing:
+            return _STOPPING
+        if code == -signal.SIGKILL:
+            return "the process that makes the weights was killed, which is what a system short of memory does; create the model again"
+        how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"
+        return f"the process that makes the weights {how}; create the model again, and report it if it stays"
+
+
+class _Child:
+    """One process and its two pipes."""
+
+    def __init__(self, task: Task) -> None:
+        inherited = (*(given.descriptor for given in task.sources), task.output)
+        try:
+            self.process, self._commands, events = start("ndani.runtime.workshop", inherited)
+        except OSError as error:
+            sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
+            raise errors.Failed(sentence) from None
+        self._events = os.fdopen(events, "rb", 0)
+        self._decoder: msgspec.json.Decoder[workshop.Event] = msgspec.json.Decoder(workshop.Event)
+        self._reader = asyncio.StreamReader()
+        self._transport: asyncio.ReadTransport | None = None
+        self._code: int | None = None
+
+    def say(self, line: msgspec.Struct) -> None:
+        """Write it a line."""
+        with contextlib.suppress(BrokenPipeError):  # it is gone, which whoever waits for an answer hears
+            os.write(self._commands, msgspec.json.encode(line) + b"\n")
+
+    async def hear(self) -> workshop.Event | None:
+        """The next thing that it says; None when nothing more comes, or what no maker of ours says."""
+        if self._transport is None:
+            protocol = asyncio.StreamReaderProtocol(self._reader)
+            self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._events)
+        try:
+            line = await self._reader.readline()
+            return self._decoder.decode(line) if line else None
+        except (ValueError, msgspec.DecodeError):
+            self.process.kill()
+            return None
+
+    async def end(self, grace: float = 0.0) -> int:
+        """Make sure that it is gone, killed after `grace` seconds, and how it went. May be called again."""
+        if self._code is None:
+            self._code = await settled(self._reap, grace)
+            os.close(self._commands)
+            self._transport.close() if self._transport else self._events.close()
+        return self._code
+
+    def _reap(self, grace: float) -> int:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(grace)
+        self.process.kill()
+        return self.process.wait()

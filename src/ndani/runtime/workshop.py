@@ -1,0 +1,94 @@
+"""The main of a maker's process: `python -I -m ndani.runtime.workshop COMMANDS EVENTS` (two inherited descriptors).
+
+It makes one weights file of others and ends. The order is a runner's (docs/decisions/004): libraries, the jail, a look
+from outside, and only then the first byte of foreign weights. It needs less than a runner, so its jail is tighter: no
+socket at all, and no file but those that it inherits open. Standard streams lead to /dev/null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+
+import msgspec
+
+from ndani import convert, errors
+from ndani.runtime import jail
+from ndani.runtime.child import Jailed, Open, Pipes, Refused
+
+_EVERY = 0.06  # seconds between two signs of life
+#: Whoever asks a model is waiting for it; whoever makes one has time.
+_NICE = 10
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The one line that a maker reads: what to make, the front's process id, and whether a jail is required."""
+
+    task: convert.Task
+    front: int
+    require_jail: bool = False
+
+
+class Working(msgspec.Struct, frozen=True, tag="working"):
+    """From the maker: so many bytes of the sources are done."""
+
+    completed: int
+
+
+class Made(msgspec.Struct, frozen=True, tag="made"):
+    """From the maker: the file is whole."""
+
+
+class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
+    """From the maker: the disk said no, with this number of the system's."""
+
+    errno: int
+
+
+Event = Jailed | Working | Made | Stuck | Refused
+
+
+def main(commands: int, events: int) -> None:
+    """Do one task. Ends by `os._exit`: threads may be in native code."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)  # the front's, which ends this process when it should end
+    pipes = Pipes(commands, events)
+    order = msgspec.json.decode(pipes.line(), type=Order)
+    try:
+        _work(order, pipes)
+    except errors.NdaniError as error:
+        pipes.say(Refused(error.code, str(error)))
+    except OSError as error:
+        pipes.say(Stuck(error.errno or 0))
+    except BaseException as error:
+        pipes.say(Refused("failed", f"the weights could not be made ({type(error).__name__}); try again, and report it if it stays"))
+    else:
+        pipes.say(Made())
+    os._exit(0)
+
+
+def _work(order: Order, pipes: Pipes) -> None:
+    kernels = convert.prepare(order.task)
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(_NICE)
+    if os.getppid() != order.front:
+        os._exit(0)  # the front died before the kernel was asked to tell us
+    pipes.say(Jailed(jail.shut(jail.Policy("", require=order.require_jail))))
+    msgspec.json.decode(pipes.line(), type=Open)
+    threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
+    jail.seal()
+    said = time.monotonic()
+    with contextlib.closing(convert.make(order.task, kernels)) as steps:
+        for completed in steps:
+            if time.monotonic() - said >= _EVERY:
+                said = time.monotonic()
+                pipes.say(Working(completed))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

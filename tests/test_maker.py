@@ -1,0 +1,200 @@
+"""The process that makes weights: what it can reach, and how it ends when somebody or something ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ndani.convert import Given, Task
+from ndani.errors import BadRequest, Failed
+from ndani.runtime.maker import Maker
+from ordinary import run_as_ordinary_user
+from weights import file, small, types_of
+
+#: Rows that keep two threads busy for some seconds, in the slowest kind.
+MANY, SLOW = 60_000, "IQ4_XS"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "source.gguf"
+    path.write_bytes(file(*small(rows=MANY)))
+    return path
+
+
+@contextlib.contextmanager
+def task(source: Path, target: Path, kind: str) -> Iterator[Task]:
+    given, output = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR | os.O_CREAT)
+    try:
+        yield Task((Given(source.name, given),), output, kind, 2)
+    finally:
+        os.close(given)
+        os.close(output)
+
+
+@contextlib.asynccontextmanager
+async def under_way(maker: Maker, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[int], psutil.Process]]:
+    """A task whose first piece is done: its steps, and its process."""
+    before = set(psutil.Process().children())
+    async with aclosing(maker.make(task)) as steps:
+        assert await anext(steps) > 0
+        (child,) = set(psutil.Process().children()) - before
+        yield steps, child
+
+
+async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -> None:
+    with task(source, tmp_path / "made", "Q6_K") as work:
+        async with aclosing(Maker(True).make(work)) as steps:
+            done = [step async for step in steps]
+    assert done == sorted(done) and all(done)
+    assert types_of(tmp_path / "made")["token_embd.weight"] == "Q6_K"
+
+
+async def test_a_maker_that_is_killed_is_one_sentence(source: Path, tmp_path: Path) -> None:
+    with task(source, tmp_path / "made", SLOW) as work:
+        async with under_way(Maker(True), work) as (steps, child):
+            child.kill()
+            with pytest.raises(Failed, match=r"^the process that makes the weights was killed, which is what"):
+                async for _ in steps:
+                    pass
+        assert not child.is_running()
+
+
+async def test_a_server_that_ends_says_so(source: Path, tmp_path: Path) -> None:
+    maker = Maker(True)
+    with task(source, tmp_path / "made", SLOW) as work:
+        async with under_way(maker, work) as (steps, child):
+            await maker.close()
+            with pytest.raises(Failed, match=r"^the server is stopping"):
+                async for _ in steps:
+                    pass
+        assert not child.is_running()
+
+
+async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None:
+    with task(source, tmp_path / "made", SLOW) as work:
+        async with under_way(Maker(True), work) as (_, child):
+            pass
+        assert not child.is_running()
+        # Cancelled between two words, as when a client hangs up.
+        held: list[psutil.Process] = []
+
+        async def follow() -> None:
+            async with under_way(Maker(True), work) as (steps, child):
+                held.append(child)
+                async for _ in steps:
+                    pass
+
+        following = asyncio.create_task(follow())
+        while not held:
+            await asyncio.sleep(0.01)
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+        assert not held[0].is_running()
+
+
+#: A front of its own: makes a file of another, and prints a line for each step.
+FRONT = """
+import asyncio, os, sys
+from contextlib import aclosing
+from ndani.convert import Given, Task
+from ndani.runtime.maker import Maker
+async def main():
+    given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+    async with aclosing(Maker(True).make(Task((Given("x", given),), output, sys.argv[3], 2))) as steps:
+        async for step in steps:
+            print(step, flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_its_front_dies_and_it_goes_too(source: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", FRONT, source, tmp_path / "made", SLOW], stdout=subprocess.PIPE) as front:
+        assert front.stdout and await asyncio.to_thread(front.stdout.readline)
+        (child,) = psutil.Process(front.pid).children()
+        front.kill()
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_ordinary_user_can_make_weights_too(source: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(source, f"{folder}/source")
+        for path in (folder, f"{folder}/source"):
+            os.chmod(path, 0o777)
+        done = run_as_ordinary_user([sys.executable, "-c", FRONT, f"{folder}/source", f"{folder}/made", "Q4_0"])
+        assert done.returncode == 0 and done.stdout, done.stderr
+        assert types_of(Path(folder) / "made")["token_embd.weight"] == "Q6_K"
+
+
+async def test_a_full_disk_is_the_systems_own_error(source: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no disk that is always full")
+    with task(source, Path("/dev/full"), "Q8_0") as work, pytest.raises(OSError) as met:
+        async with aclosing(Maker(True).make(work)) as steps:
+            async for _ in steps:
+                pass
+    assert met.value.errno == errno.ENOSPC
+
+
+async def test_what_is_wrong_with_the_weights_comes_back_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"GGUF, and then something else")
+    with task(tmp_path / "bad", tmp_path / "made", "Q8_0") as work, pytest.raises(BadRequest, match=r"^bad is not a usable GGUF file"):
+        async with aclosing(Maker(True).make(work)) as steps:
+            async for _ in steps:
+                pass
+
+
+INSIDE = """
+import errno, json, os, socket, sys, threading
+from ndani.runtime import jail
+found = {}
+def attempt(name, call):
+    try:
+        call()
+    except OSError as error:
+        found[name] = errno.errorcode[error.errno]
+    else:
+        found[name] = "ok"
+read, write = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+held = jail.shut(jail.Policy(""))
+def thread():
+    ran = threading.Event()
+    threading.Thread(target=ran.set).start()
+    assert ran.wait(30)
+attempt("read what is open", lambda: os.pread(read, 1, 0))
+attempt("write what is open", lambda: (os.pwrite(write, b"x", 0), os.ftruncate(write, 9)))
+attempt("thread", thread)
+attempt("unix socket", lambda: socket.socket(socket.AF_UNIX))
+attempt("inet socket", lambda: socket.socket(socket.AF_INET))
+attempt("pair", socket.socketpair)
+attempt("open what is open", lambda: os.open(sys.argv[1], os.O_RDONLY))
+attempt("make a file", lambda: os.open(sys.argv[2] + "2", os.O_RDWR | os.O_CREAT))
+print(json.dumps([found, held.word, held.landlock]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
+def test_its_jail_has_no_socket_and_no_file_but_its_own(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"x")
+    command = [sys.executable, "-I", "-c", INSIDE, str(tmp_path / "in"), str(tmp_path / "out")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    found, word, landlock = json.loads(said)
+    allowed = dict.fromkeys(("read what is open", "write what is open", "thread"), "ok")
+    refused = dict.fromkeys(("unix socket", "inet socket", "pair"), "EPERM")
+    files = dict.fromkeys(("open what is open", "make a file"), "EACCES" if landlock else "ok")
+    assert (found, word) == (allowed | refused | files, "confined")
