@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -57,13 +58,15 @@ class Runner:
         self._commands: int | None = commands
         self._said: asyncio.Queue[child.Event | None] = asyncio.Queue()
         self._asking = asyncio.Lock()
+        self._numbers = itertools.count(1)
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
     @classmethod
     async def spawn(cls, launch: Launch, weights: int | None, folder: Path, *, require_jail: bool = False) -> Runner:
         """Start a child in a folder of its own under `folder`; `launch.socket` and `launch.weights` are filled in here.
 
-        `weights` is a descriptor of ours, open for reading, or None; the child inherits it, we may close ours after.
+        `weights` is a descriptor of ours, open for reading, or None, and `launch.adapter` one or -1; the child inherits
+        them, we may close ours after.
         Raises LoadFailed when no process can be started.
         """
         place = folder / secrets.token_hex(4)
@@ -72,7 +75,7 @@ class Runner:
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        inherited = (theirs_in, theirs_out) if weights is None else (theirs_in, theirs_out, weights)
+        inherited = (theirs_in, theirs_out, *(held for held in (launch.weights, launch.adapter) if held >= 0))
         try:
             # Blocks for the milliseconds of a vfork; on a thread of a pool the child would die with that thread.
             process = subprocess.Popen(  # noqa: ASYNC220
@@ -118,8 +121,11 @@ class Runner:
     async def probe(self, addresses: Addresses) -> list[Outcome]:
         """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone."""
         async with self._asking:
-            self._send(msgspec.json.encode(child.Probe(addresses)))
+            number = next(self._numbers)
+            self._send(msgspec.json.encode(child.Probe(addresses, number)))
             said = await self._said.get()
+            while isinstance(said, child.Probed) and said.number != number:  # the answer to a probe that was cancelled
+                said = await self._said.get()
         if not isinstance(said, child.Probed):
             self._said.put_nowait(None)
             raise errors.EngineFailed(f"the runner went away while it was probed: {self.cause}")

@@ -13,7 +13,7 @@ from ndani import names
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.runtime.pool import Pool
-from ndani.service.cards import Cards, read_template
+from ndani.service.cards import Cards, read_template, runner_key
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
@@ -66,13 +66,9 @@ class Models:
     async def delete(self, model: str) -> None:
         """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too."""
         name = names.parse(model, error=f'name "{model}" is invalid')
-        weights: tuple[Path, str] | None = None
-        with contextlib.suppress(StoreFailed):
-            entry = self.store.find(name, missing=f"model '{model}' not found")
-            weights = entry.weights_path, entry.weights.digest
+        old = self._runs(name)
         await settled(self.store.delete, name, missing=f"model '{model}' not found")
-        if weights and not weights[0].exists():
-            self._pool.unload(weights[1])
+        self._let_go(old)
 
     async def pull(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
         """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.
@@ -112,17 +108,26 @@ class Models:
                             yield step
                 entry = self._cards.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
-        old = None
-        with contextlib.suppress(NotFound, StoreFailed):
-            old = self.store.find(name).weights
+        old = self._runs(name)
         making = create(self.store, name, recipe)
         try:
             while step_made := await settled(next, making, None):
                 yield step_made
         finally:
             await settled(making.close)
-        if old and not self.store.blobs.has(old.digest):
-            self._pool.unload(old.digest)
+        self._let_go(old)
+
+    def _runs(self, name: names.Name) -> Entry | None:
+        """What a name stands for, where it stands for something that a runner may have loaded."""
+        with contextlib.suppress(NotFound, StoreFailed):
+            entry = self.store.find(name)
+            return entry if entry.weights else None
+        return None
+
+    def _let_go(self, old: Entry | None) -> None:
+        """Unload what the store has no more: nobody can ask for it again."""
+        if old and not all(path.exists() for path in (old.weights_path, old.adapter) if path):
+            self._pool.unload(runner_key(old))
 
 
 def _check(recipe: Recipe) -> None:

@@ -23,6 +23,7 @@ from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.inspect import Header, inspect
 from ndani.store.layout import digest_of, hex_of
 from ndani.store.library import Store
+from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters
 from ndani.types import Message, Progress
@@ -195,10 +196,7 @@ def _gguf(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
 
 def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Layer:
     layer, header = _gguf(store, path, digest)
-    if header.keys.get("general.type") != "adapter":
-        raise BadRequest(f"{path} is not an adapter; ADAPTER takes a LoRA in GGUF format")
-    if model is not None and header.architecture != model.architecture:
-        raise BadRequest(f"{path} was made for a model of the kind {header.architecture}, and this one is {model.architecture}")
+    check_lora(path, header, model)
     return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
 
 

@@ -14,11 +14,13 @@ from ndani.errors import Unconfined
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one runner needs of the machine: the folder of its socket, and the descriptor of its weights (-1: none)."""
+    """What one runner needs of the machine: the folder of its socket, the descriptors of its files (-1: none), a GPU."""
 
     socket_folder: str
     weights: int = -1
     require: bool = False  # NDANI_REQUIRE_JAIL: no jail is an error
+    adapter: int = -1
+    gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
