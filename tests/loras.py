@@ -8,7 +8,7 @@ import struct
 _ALIGNMENT = 32
 
 
-def lora(  # noqa: PLR0913 - what a file of this kind may say wrongly
+def lora(
     blocks: int = 4,
     inside: int = 576,
     outside: int = 576,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_what_a_model_puts_in_front_of_every_prompt_comes_once(start: Start, mod
         told = server.ask(GENERATE, body)
         assert told["context"][0] == first and first not in told["context"][1 : told["prompt_eval_count"]]
         lengths.append(len(told["context"]))
-    assert all(1 <= more - less <= 8 for less, more in zip(lengths, lengths[1:], strict=False)), lengths
+    assert all(1 <= more - less <= 8 for less, more in itertools.pairwise(lengths)), lengths
 
 
 @pytest.mark.weights

@@ -217,7 +217,8 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     blobs = {
         "model": sent(store, salt="m"), "text": store.blobs.put(b"hello, world"), "empty": store.blobs.put(b""),
         "cut": store.blobs.put(gguf()[:60]), "part": sent(store, salt="p", **{"split.count": 3}), "missing": "sha256:" + "1" * 64,
-        "adapter": sent(store, salt="a", **{"general.type": "adapter", "adapter.type": "lora"}), "eyes": sent(store, salt="e", **{"general.type": "projector"}),
+        "adapter": sent(store, salt="a", **{"general.type": "adapter", "adapter.type": "lora"}),
+        "eyes": sent(store, salt="e", **{"general.type": "projector"}),
         "qwen": sent(store, salt="q", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "qwen2"}),
     }  # fmt: skip
     asked = {key: base(store) if key == "base" else value for key, value in asked.items()}

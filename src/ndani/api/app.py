@@ -41,6 +41,7 @@ def build(service: Service) -> Starlette:
             Route("/api/create", making.create, methods=["POST"]),
             Route("/api/blobs/{digest}", making.has_blob, methods=["HEAD"]),
             Route("/api/blobs/{digest}", making.send_blob, methods=["POST"]),
+            Route("/api/handover", making.hand_over, methods=["POST"]),
             Route("/api/push", native.push, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
             Route("/api/doctor", admin.doctor, methods=["GET"]),

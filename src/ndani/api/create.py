@@ -37,6 +37,14 @@ class Making:
             raise Cancelled("request canceled") from None
         return Response(status_code=201 if new else 200)
 
+    async def hand_over(self, request: Request) -> Response:
+        """POST /api/handover: a place to link a file to, or, with that place's name, a blob of what was linked there."""
+        body = await wire.decode(request)
+        place = fields.text(body, "place")
+        if not place:
+            return wire.reply({"place": await self._service.models.prepare_handover()})
+        return await wire.progress(self._service.models.accept_handover(place), fields.flag(body, "stream", True))
+
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         body = await wire.decode(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from ndani.service.cards import Cards, read_template, runner_key
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
+from ndani.store.handover import accept, prepare
 from ndani.store.inspect import Header
 from ndani.store.offloop import settled
 from ndani.store.parameters import check_parameters
@@ -94,6 +95,16 @@ class Models:
         """Store a blob that a client sends; False when it was here before. Raises BadRequest, StoreFailed."""
         return await receive(self.store, digest, size, pieces)
 
+    async def prepare_handover(self) -> str:
+        """A place in the store where its own user may link a file to. Raises StoreFailed, Unsupported."""
+        return await settled(prepare, self.store.layout)
+
+    async def accept_handover(self, place: str) -> AsyncGenerator[Progress]:
+        """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
+        async with aclosing(_stepped(accept(self.store, place))) as steps:
+            async for step in steps:
+                yield step
+
     async def create(self, model: str, base: str, recipe: Recipe) -> AsyncGenerator[Progress]:
         """Make a model of another (`base`, pulled when it is not here) or of blobs. Raises BadRequest, StoreFailed, …"""
         name = names.parse(model)
@@ -109,12 +120,9 @@ class Models:
                 entry = self._cards.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
         old = self._runs(name)
-        making = create(self.store, name, recipe)
-        try:
-            while step_made := await settled(next, making, None):
+        async with aclosing(_stepped(create(self.store, name, recipe))) as steps_made:
+            async for step_made in steps_made:
                 yield step_made
-        finally:
-            await settled(making.close)
         self._let_go(old)
 
     def _runs(self, name: names.Name) -> Entry | None:
@@ -128,6 +136,15 @@ class Models:
         """Unload what the store has no more: nobody can ask for it again."""
         if old and not all(path.exists() for path in (old.weights_path, old.adapter) if path):
             self._pool.unload(runner_key(old))
+
+
+async def _stepped(work: Generator[Progress]) -> AsyncGenerator[Progress]:
+    """Work on the disk, each step of it in a thread; it is closed when nobody listens any more."""
+    try:
+        while step := await settled(next, work, None):
+            yield step
+    finally:
+        await settled(work.close)
 
 
 def _check(recipe: Recipe) -> None:

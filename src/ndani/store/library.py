@@ -149,7 +149,12 @@ class Store:
             return ()
         with on_disk(self.layout.root), self._locks.store():
             oldest = time.time() - YOUNG
-            old = {digest for digest, status in self.blobs.listed() if status.st_mtime < oldest}
+            # A file that was linked keeps the time of its making; when it came here, its last change of a name tells.
+            old = {
+                digest
+                for digest, status in self.blobs.listed()
+                if status.st_mtime < oldest and (status.st_nlink < 2 or status.st_ctime < oldest)
+            }
             self.blobs.remove_stale(self._locks.claimed())
             return self._sweep(old)
 
