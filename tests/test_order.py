@@ -83,6 +83,12 @@ def test_what_a_model_could_do_and_this_version_cannot_is_said_so(server: Server
     assert refused(server, CHAT, "able", tools=TOOLS)[1] == "tools are not in this version; leave them out"
 
 
+def test_there_is_no_cloud_and_it_says_so(server: Server) -> None:
+    for path in ("/api/me", "/api/signout", "/api/experimental/web_search", "/api/experimental/web_fetch"):
+        answer = server.post(path, {"query": "x", "url": "http://127.0.0.1:9/"})
+        assert answer.status_code == 403 and answer.json()["error"].startswith("ollama cloud is disabled: "), answer.text
+
+
 def test_a_model_that_cannot_speak_is_not_loaded_to_speak(server: Server) -> None:
     assert refused(server, GENERATE, "embeds", prompt="") == (400, '"embeds" does not support generate')
     assert refused(server, CHAT, "embeds", messages=[]) == (400, '"embeds" does not support chat')
