@@ -15,12 +15,13 @@ import pytest
 
 from cli_server import free_port
 from cli_server import serving as cli_serving
+from conftest import Start
 from golden_cli import run
 from ndani.cli import handover as linking
 from ndani.errors import BadRequest, NdaniError, NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store.handover import accept, prepare
-from server import Server, serving
+from server import Server, serving, until
 from stores import gguf, put_echo
 from test_malformed import judge
 
@@ -121,6 +122,15 @@ def test_places_that_nobody_came_back_to_are_swept_and_there_is_an_end_to_them(s
     store.layout.handover.chmod(0o755)
     with pytest.raises(StoreFailed, match="can be entered by others"):
         prepare(store.layout)
+
+
+def test_a_server_sweeps_them_when_it_starts(start: Start, store: Store) -> None:
+    young, _ = placed(store)
+    _, path = placed(store)
+    path.write_bytes(b"x")
+    os.utime(path.parent, (1000, 1000))
+    start(store.layout.root)
+    until(lambda: [p.name for p in store.layout.handover.iterdir()] == [young], 20, "only the young one is left")
 
 
 def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from ndani.service.cards import abilities
 from ndani.settings import Settings, without_effect
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
+from ndani.store.handover import sweep
 
 #: Seconds that open answers get to say their last line when the server stops.
 GRACE = 3
@@ -157,6 +158,7 @@ def _tidy(store: Store, settings: Settings, log: Log) -> None:
     if settings.noprune:
         return
     try:
+        sweep(store.layout)
         removed = store.prune()
     except Exception as error:  # tidying must never stop a server
         log.debug("not tidied", why=type(error).__name__)

@@ -54,7 +54,7 @@ def prepare(layout: Layout) -> str:
             folder.mkdir(mode=0o700)
         if not is_private(folder.lstat()):
             raise StoreFailed(f"the folder {folder} can be entered by others, so nothing is handed over there; make it 0700")
-        _sweep(folder)
+        sweep(layout)
         if sum(1 for _ in folder.iterdir()) >= _MOST:
             raise StoreFailed(f"too many files are being handed over at once; {_ELSE}")
         (folder / place).mkdir(mode=0o700)
@@ -89,6 +89,16 @@ def accept(store: Store, place: str) -> Generator[Progress]:
     yield Progress("success", digest)
 
 
+def sweep(layout: Layout) -> None:
+    """Remove the places that nobody came back to."""
+    oldest = time.time() - _STALE
+    for place in layout.handover.glob("*"):
+        with contextlib.suppress(OSError):
+            if place.lstat().st_mtime < oldest:
+                (place / FILE).unlink(missing_ok=True)
+                place.rmdir()
+
+
 @contextmanager
 def _opened(place: Path) -> Iterator[tuple[int, int]]:
     """The place and the file in it, open, by no link; both are cleared away after. Raises NotFound, OSError."""
@@ -114,12 +124,3 @@ def _clear(place: Path, folder: int) -> None:
     os.close(folder)
     with contextlib.suppress(OSError):
         place.rmdir()
-
-
-def _sweep(folder: Path) -> None:
-    oldest = time.time() - _STALE
-    for place in folder.iterdir():
-        with contextlib.suppress(OSError):
-            if place.lstat().st_mtime < oldest:
-                (place / FILE).unlink(missing_ok=True)
-                place.rmdir()
