@@ -143,14 +143,14 @@ def test_over_itself(store: Store) -> None:
 
 def test_adapters_and_projectors(store: Store) -> None:
     old = base(store)
-    adapter = sent(store, salt="lora", **{"general.type": "adapter"})
+    adapter = sent(store, salt="lora", **{"general.type": "adapter", "adapter.type": "lora"})
     eyes = sent(store, salt="eyes", **{"general.type": "mmproj"})
     make(store, "both", Recipe(base=old, files={"eyes.gguf": eyes}, adapters={"lora.gguf": adapter}))
     both = find(store, "both")
     assert both.adapter == store.layout.blob(adapter) and both.projector == store.layout.blob(eyes)
     make(store, "together", Recipe(files={"eyes.gguf": eyes, "m.gguf": old.weights.digest}))
     assert find(store, "together").weights.digest == old.weights.digest and find(store, "together").projector
-    other = sent(store, salt="other", **{"general.type": "adapter"})
+    other = sent(store, salt="other", **{"general.type": "adapter", "adapter.type": "lora"})
     make(store, "again", Recipe(base=both, adapters={"other.gguf": other}))
     assert find(store, "again").adapter == store.layout.blob(other)
     assert [layer.media_type for layer in find(store, "again").layers].count(kinds.ADAPTER) == 1
@@ -217,8 +217,9 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     blobs = {
         "model": sent(store, salt="m"), "text": store.blobs.put(b"hello, world"), "empty": store.blobs.put(b""),
         "cut": store.blobs.put(gguf()[:60]), "part": sent(store, salt="p", **{"split.count": 3}), "missing": "sha256:" + "1" * 64,
-        "adapter": sent(store, salt="a", **{"general.type": "adapter"}), "eyes": sent(store, salt="e", **{"general.type": "projector"}),
-        "qwen": sent(store, salt="q", **{"general.type": "adapter", "general.architecture": "qwen2"}),
+        "adapter": sent(store, salt="a", **{"general.type": "adapter", "adapter.type": "lora"}),
+        "eyes": sent(store, salt="e", **{"general.type": "projector"}),
+        "qwen": sent(store, salt="q", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "qwen2"}),
     }  # fmt: skip
     asked = {key: base(store) if key == "base" else value for key, value in asked.items()}
     for key in ("files", "adapters", "drafts"):

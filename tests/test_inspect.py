@@ -108,21 +108,21 @@ def test_the_cache_of_a_token_is_counted_from_heads_and_lengths(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("extra", "template", "able"),
+    ("extra", "added", "able"),
     [
         ({}, None, ("completion",)),
         ({"llama.pooling_type": 1}, None, ("embedding",)),
         ({"tokenizer.chat_template": "{% if tools %}"}, None, ("completion", "tools")),
         ({"tokenizer.chat_template": "<think>"}, None, ("completion", "thinking")),
-        ({"tokenizer.chat_template": "{% if tools %}"}, "{{ .Prompt }}", ("completion",)),
-        ({}, "{{ .Tools }}{{ .Suffix }}", ("completion", "tools", "insert")),
+        ({"tokenizer.chat_template": "{% if tools %}"}, (), ("completion",)),
+        ({}, {"insert", "tools"}, ("completion", "tools", "insert")),
         ({"llama.vision.block_count": 2}, None, ("completion", "vision")),
     ],
 )
-def test_capabilities_follow_the_keys_and_the_template(tmp_path: Path, extra: Any, template: str | None, able: Any) -> None:
+def test_capabilities_follow_the_keys_and_the_template(tmp_path: Path, extra: Any, added: Any, able: Any) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf({**LLAMA, **extra}))
-    assert inspect(path).capabilities(template) == able
+    assert inspect(path).capabilities(added) == able
 
 
 @pytest.mark.parametrize(

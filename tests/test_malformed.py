@@ -152,7 +152,7 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CHAT, option(stop=[1]), 400, 'option "stop" must be of an array of strings'),
     # What a later version brings.
     (CHAT, chat(tools={}), 400, "tools must be an array"),
-    (CHAT, chat(tools=[{"type": "function"}]), 400, '"echo" does not support tools'),
+    (CHAT, chat(tools=[{"type": "function"}]), 400, "registry.ollama.ai/library/echo:latest does not support tools"),
     (CHAT, chat(think=True), 400, '"echo" does not support thinking'),
     (CHAT, chat(think="high"), 400, '"echo" does not support thinking'),
     (CHAT, chat(think="hard"), 400, "invalid think value"),
@@ -185,7 +185,7 @@ TABLE: list[tuple[str, Any, int, str]] = [
     # A model that the store cannot give.
     (CHAT, chat(model="embeds"), 400, '"embeds" does not support chat'),
     (GENERATE, ask(model="embeds"), 400, '"embeds" does not support generate'),
-    (CHAT, chat(model="adapted"), 400, "models with a projector or an adapter are not in this version"),
+    (CHAT, chat(model="sees"), 400, "models with a projector are not in this version"),
     (PULL, {"model": "127.0.0.1:9/x/y", "stream": False}, 500, "pull model manifest: Get \"https://127.0.0.1:9/v2/x/y/"),
 ]  # fmt: skip
 
@@ -199,7 +199,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     put_echo(store, "echo")
     put_echo(store, "embeds", gguf("embeds", **{"llama.pooling_type": 1}))
     put_echo(store, "crooked", template="{{ .System }}\n{{ end }}")
-    put_echo(store, "adapted", adapter="bytes of an adapter")
+    put_echo(store, "sees", projector="bytes of a projector")
     with serving(store.parent, store) as started:
         yield started
 

@@ -196,6 +196,40 @@ def test_what_needs_more_memory_than_there_is_gets_a_sentence(start: Start, tmp_
     assert "num_ctx" in answer.json()["error"] and server.http.get("/").status_code == 200
 
 
+def test_what_can_never_fit_leaves_the_runner_that_is_there_alone(start: Start, tmp_path: Path) -> None:
+    put_echo(tmp_path / "models", "wide", gguf("wide", context=2**31 - 1, **{"llama.block_count": 60}))
+    server = start(tmp_path / "models", OLLAMA_DEBUG="1")
+    ask(server, "wide", options={"num_predict": 1})
+    before = pids(server)
+    long = Asking(server, "wide", text="@delay=0.05", num_predict=1)
+    for _ in range(2):
+        body = {"model": "wide", "messages": [{"role": "user", "content": "x"}], "options": {"num_ctx": 2**30}}
+        answer = server.post("/api/chat", body)
+        assert answer.status_code == 503 and "more than this machine can free" in answer.json()["error"], answer.text
+    assert long.done().status_code == 200
+    assert pids(server) == before
+    assert "a model leaves" not in server.log and "no room for a model model=wide:latest" in server.log
+
+
+def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_DEBUG="1", OLLAMA_MAX_LOADED_MODELS="1", OLLAMA_MAX_QUEUE="0")
+    ask(server, text="SECRET WORDS", options={"num_thread": 3, "num_gpu": 1, "num_batch": 64})
+    ask(server, text="SECRET WORDS", options={"num_thread": 2})
+    ask(server, "other", text="SECRET WORDS", keep_alive="100ms")
+    until(lambda: "a keep-alive ran out model=other:latest" in server.log, 20, "it expires")
+    for line in (
+        "debug how it loads model=echo:latest size=", "num_batch=64 num_thread=3 num_gpu=1 adapter=False", "num_thread=2 num_gpu=1",
+        "debug a model is loaded model=echo:latest pid=", "debug a slot is given model=echo:latest waited_ms=",
+        "debug a runner must start otherwise model=echo:latest slots=", "debug a model leaves for another model=echo:latest size=",
+        'to=other:latest why="1 idle model(s) leave"', "debug a model leaves model=echo:latest pid=",
+    ):  # fmt: skip
+        assert line in server.log, line
+    assert "SECRET" not in server.log
+    quiet = start(echo_store)
+    ask(quiet)
+    assert " debug " not in quiet.log and "info loading a model" in quiet.log
+
+
 def test_another_batch_starts_another_runner_and_the_same_does_not(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     ask(server, options={"num_batch": 64})

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,42 +17,22 @@ from ndani import names
 from ndani.store import Store
 from ndani.store.modelfile import parse, to_request
 from server import Server, UnixHTTP
-from stores import REAL, put_echo
+from stores import REAL, put_echo, shorten
 
 CREATE, GENERATE, CHAT = "/api/create", "/api/generate", "/api/chat"
 
-#: A published Modelfile; `FILE` lines, which this version refuses, are taken out.
-ASSISTANT = '''FROM qwen2.5:3b
-
-PARAMETER temperature 0.7
-PARAMETER top_p 0.9
-PARAMETER context_length 4096
-PARAMETER num_gpu 1
-PARAMETER num_thread 8
-
-SYSTEM """
-You are an enterprise assistant for Contoso Corporation.
-Always maintain a professional tone and prioritize security best practices.
-Never share confidential information without proper authentication.
-"""
-
-# Custom model knowledge (optional)
-'''
+#: Published examples, letter for letter as their users bring them.
+DATA = Path(__file__).parent / "data"
+#: `FILE` lines, which this version refuses, are taken out.
+ASSISTANT = "".join(line for line in (DATA / "02-Modelfile").read_text().splitlines(True) if not line.startswith("FILE "))
 RULES = (
     "\nYou are an enterprise assistant for Contoso Corporation.\n"
     "Always maintain a professional tone and prioritize security best practices.\n"
     "Never share confidential information without proper authentication.\n"
 )
 #: One that has no FROM, for whoever sends it adds that.
-WRITER = '''SYSTEM """
-You are a specialized enterprise assistant focused on technical documentation and code analysis.
-Provide concise, accurate responses with practical examples.
-"""
-
-TEMPLATE """{{ .System }}
-User: {{ .Prompt }}
-Assistant: """
-'''
+WRITER = (DATA / "08-Modelfile-template").read_text()
+CALLS = DATA / "05-curl.sh"
 HABITS = (
     "\nYou are a specialized enterprise assistant focused on technical documentation and code analysis.\n"
     "Provide concise, accurate responses with practical examples.\n"
@@ -111,6 +95,36 @@ def test_the_writer_is_sent_its_own_template_token_by_token(start: Start, real_s
     # `context` goes on from there; it travels as text, so the last token may join what follows it.
     more = server.ask(GENERATE, {"model": "writer", "prompt": "And?", "context": told["context"], "options": {"num_predict": 1}})
     assert more["context"][: len(ids) - 1] == ids[:-1] and more["prompt_eval_count"] > len(ids)
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
+def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, tmp_path: Path) -> None:
+    """Local models stand behind the names; the answers are kept short by the models, as the calls set no limit."""
+    shorten(real_store, 8)
+    for name in ("phi4:mini", "qwen2.5:3b"):
+        Store(real_store).copy(names.parse(REAL), names.parse(name))
+    server = start(real_store)
+    # curl itself is told where that address is; the script stays as it was published.
+    (tmp_path / ".curlrc").write_text(f"connect-to = localhost:11434:127.0.0.1:{server.port}\nsilent\n")
+    told = subprocess.run(
+        ["sh", str(CALLS)], capture_output=True, text=True, check=True, timeout=300, env=server.environment | {"HOME": str(tmp_path)}
+    ).stdout
+    generated, end = json.JSONDecoder().raw_decode(told)
+    chatted, _ = json.JSONDecoder().raw_decode(told[end:])
+    # The third call asks for an embedding, of a model that this store does not have.
+    bodies = [json.loads(body) for body in re.findall(r"-d '(\{.*?\n  \})'", CALLS.read_text(), re.DOTALL)]
+    assert [body["model"] for body in bodies] == ["phi4:mini", "qwen2.5:3b", "nomic-embed-text"]
+    question, system = bodies[0]["prompt"], bodies[1]["messages"][0]["content"]
+    for path, body, answer, asks in ((GENERATE, bodies[0], generated, question), (CHAT, bodies[1], chatted, "What is edge computing?")):
+        del body["stream"]
+        shown = rendered(server, path, **body)
+        assert shown.endswith(f"<|im_start|>user\n{asks}<|im_end|>\n<|im_start|>assistant\n")
+        assert answer["done"] and answer["model"] == body["model"] and 0 < answer["eval_count"] <= 8
+        assert answer["prompt_eval_count"] == len(tokens(server, shown)) and "truncated" not in answer
+    assert generated["response"].strip() and chatted["message"]["content"].strip()
+    assert generated["context"][: generated["prompt_eval_count"]] == tokens(server, rendered(server, GENERATE, **bodies[0]))
+    assert rendered(server, CHAT, **bodies[1]).startswith(f"<|im_start|>system\n{system}<|im_end|>\n")
 
 
 @pytest.mark.weights

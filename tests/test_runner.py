@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import uvloop
 
@@ -98,6 +99,23 @@ async def test_a_killed_child_is_seen_at_once(folder: Path) -> None:
         assert runner.returncode == -signal.SIGKILL
         assert "killed" in runner.cause
         assert not Path(runner.socket).exists()
+
+
+async def test_a_probe_that_is_cancelled_leaves_no_answer_for_the_next(folder: Path) -> None:
+    async with echo(folder) as runner:
+        await runner.ready(20)
+        with Targets() as first, Targets() as second:
+            os.kill(runner.pid, signal.SIGSTOP)
+            probing = asyncio.create_task(runner.probe(first.addresses))
+            await asyncio.sleep(0.1)
+            probing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await probing
+            os.kill(runner.pid, signal.SIGCONT)
+            unfit = msgspec.structs.replace(second.addresses, readable="/nowhere/at/all")
+            outcomes = await runner.probe(unfit)
+        assert {o.name: o.error for o in outcomes}["read a file of the user"] == "ENOENT"
+        assert runner._said.empty(), "nothing is left that a third probe could take for its own"
 
 
 async def test_two_runners_each_have_their_own_lifeline(folder: Path) -> None:

@@ -47,7 +47,9 @@ class Sampling:
 class ChatRequest:
     """A conversation to be continued. `model` is the name as the client spelt it; `keep_alive` is in seconds, negative: forever.
 
-    `render_only` asks for the prompt that would be sent, and for nothing else.
+    `render_only` asks for the prompt that would be sent, and for nothing else. `asks` is what is wanted beyond text:
+    thinking, tools, tool_calls, images, format, logprobs. `wrong` is what is wrong with its options, said once the model is known to be
+    there and able.
     """
 
     model: str
@@ -57,13 +59,16 @@ class ChatRequest:
     truncate: bool = True
     shift: bool = True
     render_only: bool = False
+    asks: frozenset[str] = frozenset()
+    wrong: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """A prompt to be answered. `raw` sends it as it is; `context` is the token ids of an earlier exchange.
 
-    `template` counts instead of the model's; with `suffix`, what is wanted stands between the prompt and it.
+    `template` counts instead of the model's; with `suffix`, what is wanted stands between the prompt and it. `asks` and
+    `wrong` are as in a ChatRequest.
     """
 
     model: str
@@ -78,6 +83,8 @@ class GenerateRequest:
     truncate: bool = True
     shift: bool = True
     render_only: bool = False
+    asks: frozenset[str] = frozenset()
+    wrong: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,8 @@ class Done:
     """The end of an answer; every request ends in exactly one of these or in one error.
 
     `reason` is stop, length, load or unload. `context` is the ids of prompt and answer (generate only).
-    `truncated` is how many prompt tokens the model never saw.
+    `truncated` is how many tokens left the model's sight: of the prompt before the answer, or while it went on past the
+    context's end.
     """
 
     reason: str

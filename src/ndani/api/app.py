@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
+from ndani.api import cloud
 from ndani.api.admin import Admin
 from ndani.api.create import Making
 from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
@@ -41,7 +42,12 @@ def build(service: Service) -> Starlette:
             Route("/api/create", making.create, methods=["POST"]),
             Route("/api/blobs/{digest}", making.has_blob, methods=["HEAD"]),
             Route("/api/blobs/{digest}", making.send_blob, methods=["POST"]),
+            Route("/api/handover", making.hand_over, methods=["POST"]),
             Route("/api/push", native.push, methods=["POST"]),
+            Route("/api/me", cloud.account, methods=["POST"]),
+            Route("/api/signout", cloud.account, methods=["POST"]),
+            Route("/api/experimental/web_search", cloud.web_search, methods=["POST"]),
+            Route("/api/experimental/web_fetch", cloud.web_fetch, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
             Route("/api/doctor", admin.doctor, methods=["GET"]),
         ],

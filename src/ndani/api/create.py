@@ -11,7 +11,7 @@ from ndani.api import fields, wire
 from ndani.errors import BadName, BadRequest, Cancelled, Unsupported
 from ndani.service import Service
 from ndani.store.create import Recipe
-from ndani.types import Message
+from ndani.store.modelfile import ROLES
 
 
 class Making:
@@ -37,6 +37,14 @@ class Making:
             raise Cancelled("request canceled") from None
         return Response(status_code=201 if new else 200)
 
+    async def hand_over(self, request: Request) -> Response:
+        """POST /api/handover: a place to link a file to, or, with that place's name, a blob of what was linked there."""
+        body = await wire.decode(request)
+        place = fields.text(body, "place")
+        if not place:
+            return wire.reply({"place": await self._service.models.prepare_handover()})
+        return await wire.progress(self._service.models.accept_handover(place), fields.flag(body, "stream", True))
+
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         body = await wire.decode(request)
@@ -50,6 +58,9 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
     if not name:
         raise BadName("invalid model name")
     _refuse_later(body)
+    messages, more = fields.messages(body, ROLES)
+    if more:
+        raise Unsupported("messages of a model hold text alone in this version; leave out images and tool_calls")
     recipe = Recipe(
         files=_digests(body, "files"),
         adapters=_digests(body, "adapters"),
@@ -58,7 +69,7 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
         system=fields.text(body, "system"),
         licenses=_licenses(body.get("license")),
         parameters=_object(body, "parameters"),
-        messages=_messages(body.get("messages")),
+        messages=messages,
         requires=fields.text(body, "requires"),
         renderer=fields.text(body, "renderer"),
         parser=fields.text(body, "parser"),
@@ -100,20 +111,3 @@ def _licenses(value: Any) -> tuple[str, ...]:
     if not all(isinstance(text, str) for text in texts):
         raise BadRequest("license must be a string or an array of strings")
     return tuple(text for text in texts if text)
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise BadRequest("messages must be an array")
-    turns = []
-    for number, turn in enumerate(value):
-        said = {key.lower(): part for key, part in turn.items()} if isinstance(turn, dict) else {}
-        role, content = said.get("role"), said.get("content", "")
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise BadRequest(f"messages[{number}] must be an object with role and content")
-        if said.get("images") or said.get("tool_calls"):
-            raise Unsupported("messages of a model hold text alone in this version; leave out images and tool_calls")
-        turns.append(Message(role.lower(), content))
-    return tuple(turns)

@@ -11,7 +11,7 @@ from typing import Any
 from ndani.durations import parse_duration
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest
-from ndani.types import Sampling
+from ndani.types import Message, Sampling
 
 
 def text(body: dict[str, Any], name: str, default: str = "") -> str:
@@ -70,3 +70,36 @@ def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
     if not isinstance(options, dict):
         raise BadRequest("options must be an object")
     return read(options)
+
+
+def options(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
+    """As `sampling`, with what is wrong with a value as a sentence: it is said only of a model that is there (reference 1.6)."""
+    try:
+        return (*sampling(body), "")
+    except BadRequest as error:
+        if not isinstance(body.get("options"), dict):
+            raise
+        return Sampling(), [], str(error)
+
+
+def messages(body: dict[str, Any], roles: tuple[str, ...]) -> tuple[tuple[Message, ...], frozenset[str]]:
+    """The turns of a conversation, and what they hold beyond text: images, tool_calls."""
+    value = body.get("messages")
+    if value is None:
+        return (), frozenset()
+    if not isinstance(value, list):
+        raise BadRequest("messages must be an array")
+    turns, more = [], set()
+    for number, turn in enumerate(value):
+        if not isinstance(turn, dict):
+            raise BadRequest(f"messages[{number}] must be an object with role and content")
+        said = {key.lower(): part for key, part in turn.items()}
+        role, content = said.get("role"), said.get("content")
+        if not isinstance(role, str) or role.lower() not in roles:
+            raise BadRequest(f"messages[{number}].role must be one of {', '.join(roles)}")
+        if content is not None and not isinstance(content, str):
+            raise BadRequest(f"messages[{number}].content must be a string")
+        more |= {"images"} if said.get("images") else set()
+        more |= {"tool_calls"} if said.get("tool_calls") else set()
+        turns.append(Message(role.lower(), content or ""))
+    return tuple(turns), frozenset(more)

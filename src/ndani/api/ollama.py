@@ -1,6 +1,7 @@
 """Ollama's dialect, in and out: JSON bodies to the house's types, and events to its lines. No I/O, no decisions.
 
-The routes that use it are in `native.py`. What this version cannot do is refused here, where it is asked for.
+The routes that use it are in `native.py`. What is wrong with a body by itself is refused here; what a model cannot do
+is for the service to refuse, which knows the model.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from typing import Any
 
 from ndani.api import fields
 from ndani.api.wire import Clock, Fold, Render, encode, local_stamp
-from ndani.errors import BadRequest, Unsupported
-from ndani.types import ChatRequest, Details, Done, Event, GenerateRequest, Message, Model, Rendered, Resident, Text
+from ndani.errors import BadRequest
+from ndani.types import ChatRequest, Details, Done, Event, GenerateRequest, Model, Rendered, Resident, Text
+
+#: Who speaks in a conversation.
+ROLES = ("system", "user", "assistant", "tool")
 
 #: What Ollama prints for "for ever": the end of Go's longest duration, about 292 years from now.
 FOREVER = 292 * 365.25 * 86400
@@ -20,28 +24,23 @@ FOREVER = 292 * 365.25 * 86400
 
 def parse_generate(body: dict[str, Any]) -> tuple[GenerateRequest, list[str]]:
     """A body of /api/generate, and the options in it that nothing obeys."""
-    name = fields.model(body)
-    _refuse_later(body, name)
-    sampling, ignored = fields.sampling(body)
+    sampling, ignored, wrong = fields.options(body)
     system = body.get("system")
-    context = fields.numbers(body, "context")
-    raw = fields.flag(body, "raw", False)
-    template = fields.text(body, "template")
-    if raw and (template or fields.text(body, "system") or context):
-        raise BadRequest("raw mode does not support template, system, or context")
     request = GenerateRequest(
-        model=name,
+        model=fields.model(body),
         prompt=fields.text(body, "prompt"),
         system=None if system is None else fields.text(body, "system"),
-        template=template,
+        template=fields.text(body, "template"),
         suffix=fields.text(body, "suffix"),
-        raw=raw,
-        context=context,
+        raw=fields.flag(body, "raw", False),
+        context=fields.numbers(body, "context"),
         sampling=sampling,
         keep_alive=fields.keep_alive(body),
         truncate=fields.flag(body, "truncate", True),
         shift=fields.flag(body, "shift", True),
         render_only=fields.flag(body, "_debug_render_only", False),
+        asks=_asks(body),
+        wrong=wrong,
     )
     return request, ignored
 
@@ -51,66 +50,43 @@ def parse_chat(body: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
     name = fields.model(body)
     if not name:
         raise BadRequest("model is required")
-    _refuse_later(body, name)
-    tools = body.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise BadRequest("tools must be an array")
-    if tools:
-        raise Unsupported(f'"{name}" does not support tools in this version')
-    sampling, ignored = fields.sampling(body)
+    sampling, ignored, wrong = fields.options(body)
+    messages, more = fields.messages(body, ROLES)
     request = ChatRequest(
         model=name,
-        messages=_messages(body.get("messages")),
+        messages=messages,
         sampling=sampling,
         keep_alive=fields.keep_alive(body),
         truncate=fields.flag(body, "truncate", True),
         shift=fields.flag(body, "shift", True),
         render_only=fields.flag(body, "_debug_render_only", False),
+        asks=_asks(body) | more,
+        wrong=wrong,
     )
     return request, ignored
 
 
-def _messages(value: Any) -> tuple[Message, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise BadRequest("messages must be an array")
-    turns = []
-    for number, turn in enumerate(value):
-        if not isinstance(turn, dict):
-            raise BadRequest(f"messages[{number}] must be an object with role and content")
-        said = {key.lower(): part for key, part in turn.items()}
-        role, content = said.get("role"), said.get("content")
-        if not isinstance(role, str) or role.lower() not in ("system", "user", "assistant", "tool"):
-            raise BadRequest(f"messages[{number}].role must be one of system, user, assistant, tool")
-        if content is not None and not isinstance(content, str):
-            raise BadRequest(f"messages[{number}].content must be a string")
-        if said.get("images"):
-            raise Unsupported("images are not in this version")
-        if said.get("tool_calls"):
-            raise Unsupported("tool_calls are not in this version")
-        turns.append(Message(role.lower(), content or ""))
-    return tuple(turns)
-
-
-def _refuse_later(body: dict[str, Any], name: str) -> None:
-    """What later versions bring, refused when it asks for something; what clients send by habit passes."""
+def _asks(body: dict[str, Any]) -> frozenset[str]:
+    """What a body asks for beyond text; what clients send by habit (`false`, empty) asks for nothing."""
     think = body.get("think")
     if think is not None and not isinstance(think, (bool, str)):
         raise BadRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
     if isinstance(think, str) and think not in ("high", "medium", "low", "max", "true", "false", ""):
         raise BadRequest('invalid think value (must be "high", "medium", "low", "max", true, or false)')
-    if think not in (None, False, "", "false"):
-        raise Unsupported(f'"{name}" does not support thinking')
-    if body.get("format") not in (None, ""):
-        raise Unsupported("format is not in this version; ask for free text")
+    tools = body.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise BadRequest("tools must be an array")
     top = body.get("top_logprobs")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20):
         raise BadRequest("top_logprobs must be between 0 and 20")
-    if fields.flag(body, "logprobs", False) or top:
-        raise Unsupported("logprobs are not in this version")
-    if body.get("images"):
-        raise Unsupported("images are not in this version")
+    asked = {
+        "thinking": think not in (None, False, "", "false"),
+        "tools": bool(tools),
+        "images": bool(body.get("images")),
+        "format": body.get("format") not in (None, ""),
+        "logprobs": fields.flag(body, "logprobs", False) or bool(top),
+    }
+    return frozenset(word for word, true in asked.items() if true)
 
 
 def render_generate(model: str, clock: Clock) -> tuple[Render, Fold]:

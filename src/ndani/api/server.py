@@ -28,9 +28,11 @@ from ndani.runtime.folder import runtime_folder
 from ndani.runtime.pool import Pool
 from ndani.runtime.runner import Runner
 from ndani.service import Service
+from ndani.service.cards import abilities
 from ndani.settings import Settings, without_effect
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
+from ndani.store.handover import sweep
 
 #: Seconds that open answers get to say their last line when the server stops.
 GRACE = 3
@@ -73,7 +75,7 @@ def listen(settings: Settings) -> socket.socket:
 
 async def _serve(settings: Settings, listener: socket.socket, folder: Path, log: Log) -> None:
     counts = Counts()
-    store = Store(settings.models)
+    store = Store(settings.models, abilities)
 
     async def spawn(launch: Launch, weights: int) -> Runner:
         child = await Runner.spawn(launch, weights if weights >= 0 else None, folder, require_jail=settings.require_jail)
@@ -99,6 +101,7 @@ async def _serve(settings: Settings, listener: socket.socket, folder: Path, log:
     try:
         await server.serve(sockets=[listener])
     finally:
+        store.close()
         await asyncio.gather(pool.close(), service.fetcher.close(), service.maker.close())
         for task in (idle, owner):
             task.cancel()
@@ -127,6 +130,7 @@ class Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._end())
 
     async def _end(self) -> None:
+        self._service.store.close()
         try:
             await asyncio.gather(self._service.pool.close(), self._service.fetcher.close(), self._service.maker.close())
         finally:
@@ -154,6 +158,7 @@ def _tidy(store: Store, settings: Settings, log: Log) -> None:
     if settings.noprune:
         return
     try:
+        sweep(store.layout)
         removed = store.prune()
     except Exception as error:  # tidying must never stop a server
         log.debug("not tidied", why=type(error).__name__)

@@ -1,4 +1,4 @@
-"""`ndani create`: a Modelfile read here, its files sent by digest, the rest said to the server.
+"""`ndani create`: a Modelfile read here, its files linked or sent by digest, the rest said to the server.
 
 A path in a Modelfile is the user's, and is opened here with the user's rights; the server is never told one.
 """
@@ -18,6 +18,7 @@ from ndani import names
 from ndani.cli import progress
 from ndani.cli.background import reach
 from ndani.cli.client import Client
+from ndani.cli.handover import hand_over
 from ndani.cli.verb import Verb, exactly
 from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
@@ -55,9 +56,10 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
         raise
     for warning in read.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    client = reach(load())
+    settings = load()
+    client = reach(settings)
     try:
-        with contextlib.closing(_steps(client, {"model": model, **body}, files)) as steps:
+        with contextlib.closing(_steps(client, settings.models, {"model": model, **body}, files)) as steps:
             progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
     except KeyboardInterrupt:
         click.echo(f"{model} was not made; what was sent stays for the next `ndani create {model}`", err=True)
@@ -113,13 +115,13 @@ def _called(path: Path, taken: dict[str, Path]) -> str:
     return path.name if path.name not in taken else f"{len(taken)}/{path.name}"
 
 
-def _steps(client: Client, body: dict[str, Any], files: dict[str, dict[str, Path]]) -> Generator[dict[str, Any]]:
-    """Send what the server lacks, have the model made, and tell of each step."""
+def _steps(client: Client, models: Path, body: dict[str, Any], files: dict[str, dict[str, Path]]) -> Generator[dict[str, Any]]:
+    """Link or send what the server lacks, have the model made, and tell of each step."""
     for field, paths in files.items():
         digests = {}
         for name, path in paths.items():
             with path.open("rb") as file:
-                digests[name] = yield from _sent(client, path, file)
+                digests[name] = (yield from hand_over(client, models, path, file)) or (yield from _sent(client, path, file))
         if digests:
             body[field] = digests
     with contextlib.closing(client.stream("/api/create", body)) as events:

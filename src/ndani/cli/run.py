@@ -62,7 +62,7 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     if ask["prompt"]:
         click.echo("\n")
     if cut := done.get("truncated"):
-        click.echo(f"Warning: the prompt is longer than the model's context; {cut} of its tokens were not read", err=True)
+        click.echo(f"Warning: this is longer than the model's context; {cut} tokens of it were out of the model's sight", err=True)
     if verbose:
         click.echo(timings(done), nl=False, err=True)
 

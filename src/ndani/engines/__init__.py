@@ -16,11 +16,12 @@ from ndani.errors import Misconfigured
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """All that a runner is told when it starts. A change in any field but `socket` and `weights` means another runner."""
+    """All that a runner is told when it starts. A change in any field but `socket` and the descriptors means another runner."""
 
     engine: str
     socket: str  # a path of at most 107 bytes, new for each spawn
     weights: int  # an inherited descriptor open for reading; -1 where the engine needs none
+    adapter: int = -1  # one more, of a LoRA laid over the weights; -1 where there is none
     slots: int = 4  # answers at once
     num_ctx: int = 4096  # tokens of context of each slot
     num_batch: int = 256  # prompt tokens between two looks at whether the client is still there
@@ -34,7 +35,13 @@ class Launch:
 
 
 class Host(Protocol):
-    """The side of an engine that lives in the runner. Both calls happen on the main thread, in this order."""
+    """The side of an engine that lives in the runner. Both calls happen on the main thread, in this order.
+
+    `gpu`, set by `prepare`, says whether the engine will compute on a GPU where there is one: the jail then leaves its
+    devices open.
+    """
+
+    gpu: bool
 
     def prepare(self, launch: Launch) -> None:
         """Import every library the engine needs. Called before the jail shuts; must start no thread.

@@ -58,7 +58,7 @@ async def answer(engine: Engine, question: Question, outlet: Outlet | None = Non
 
     Raises BadRequest, EngineFailed.
     """
-    render = _renderer(engine, question, await engine.detokenize(question.context) if question.context else "")
+    render = _renderer(engine, question, await _before(engine, question.context) if question.context else "")
     prompt = await render(question.messages)
     fitted = Fitted(prompt, 0)
     # A token has at least one byte: only a prompt of more bytes than the request's own, smaller context can exceed it.
@@ -89,7 +89,7 @@ async def answer(engine: Engine, question: Question, outlet: Outlet | None = Non
                 raise BadRequest(TOO_LONG) from None
             fitted, counted = await _fit(engine, question, render), True
     context = (*await _ids(engine, fitted), *tally.made) if question.wants_context else None
-    yield tally.done(context, fitted.truncated)
+    yield tally.done(context, fitted.truncated, question.slot_ctx)
 
 
 class Tally:
@@ -139,8 +139,8 @@ class Tally:
 
         return take
 
-    def done(self, context: tuple[int, ...] | None, truncated: int) -> Done:
-        """The end, with what it cost."""
+    def done(self, context: tuple[int, ...] | None, truncated: int, slot_ctx: int) -> Done:
+        """The end, with what it cost. What went past the slot's context pushed as many tokens out of sight."""
         last = self.last
         assert last is not None  # `complete` raises rather than end without one
         timings = last.timings or Timings(predicted_n=self._count, predicted_ms=(time.monotonic_ns() - self._started) / 1e6)
@@ -151,7 +151,16 @@ class Tally:
             prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
             output_ns=max(int(timings.predicted_ms * 1e6), 1),
         )
-        return Done("length" if last.stop_type == "limit" else "stop", usage, context, truncated)
+        pushed_out = max(0, usage.prompt_tokens + usage.output_tokens - slot_ctx) if slot_ctx else 0
+        return Done("length" if last.stop_type == "limit" else "stop", usage, context, truncated + pushed_out)
+
+
+async def _before(engine: Engine, context: tuple[int, ...]) -> str:
+    """The text of an earlier exchange, without what the model puts in front of every prompt: it will do so again."""
+    front = tuple(await engine.tokenize(""))
+    while front and context[: len(front)] == front:
+        context = context[len(front) :]
+    return await engine.detokenize(context) if context else ""
 
 
 def _renderer(engine: Engine, question: Question, prefix: str) -> Render:

@@ -346,8 +346,7 @@ class Line(asyncio.Protocol):
         async for event in events:
             line = b"data: " + (event.encode() if isinstance(event, str) else msgspec.json.encode(event)) + b"\n\n"
             if not begun:
-                head = b"HTTP/1.1 200 OK\r\nServer: echo\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-                self._transport.write(head)
+                self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
                 begun = True
             self._transport.write(b"%x\r\n%s\r\n" % (len(line), line))
             await self._may_write.wait()
@@ -378,6 +377,8 @@ class Line(asyncio.Protocol):
 
 class EchoHost:
     """The echo engine as a runner's host."""
+
+    gpu = False
 
     def prepare(self, launch: Launch) -> None:
         """Nothing to import: this file has imported all it needs, and the jail may shut."""

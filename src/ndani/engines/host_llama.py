@@ -8,6 +8,7 @@ engine wheel"; the numbers are its numbers).
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from ndani.errors import LoadFailed, Misconfigured
 
 #: HTTP threads beyond one per slot: health, slots, tokenize and a hung-up client's last read (trap 3).
 SPARE_HTTP_THREADS = 6
+
+_BROKEN = "the engine could not load this model: the file is damaged, of a kind it does not know, or memory is short"
+_BROKEN_WITH_ADAPTER = (
+    "the engine could not load this model with its adapter: the adapter was made for another model, a file is damaged "
+    "or of a kind it does not know, or memory is short"
+)
 
 _CACHE_TYPES = {
     "f32": "F32",
@@ -31,10 +38,15 @@ _CACHE_TYPES = {
 }
 
 
+#: How the library names each backend that it was built with, in front of what that can do: `CPU : AVX2 = 1 | …`
+_BACKEND = re.compile(r"(?:\A|\| )(\w+) : ")
+
+
 class LlamaHost:
     """llama.cpp, as xllamacpp carries it."""
 
     def __init__(self) -> None:
+        self.gpu = False
         self._library: Any = None
         self._server: Any = None  # dropping it would stop the server
 
@@ -53,6 +65,7 @@ class LlamaHost:
         except ImportError:
             raise Misconfigured("the engine xllamacpp is not installed or does not fit this system; install ndani again") from None
         self._library = xllamacpp
+        self.gpu = launch.num_gpu != 0 and set(_BACKEND.findall(xllamacpp.get_system_info())) > {"CPU"}
 
     def open(self, launch: Launch) -> None:
         """Load and serve. The constructor returns when the model answers, and raises one wordless error when it cannot."""
@@ -62,14 +75,16 @@ class LlamaHost:
         try:
             self._server = self._library.Server(parameters)
         except RuntimeError:  # its words are left out on purpose: they can quote what was given (trap 8)
-            raise LoadFailed(
-                "the engine could not load this model: the file is damaged, of a kind it does not know, or memory is short"
-            ) from None
+            raise LoadFailed(_BROKEN if launch.adapter < 0 else _BROKEN_WITH_ADAPTER) from None
 
     def _parameters(self, launch: Launch) -> Any:
         lib = self._library
         p = lib.CommonParams()
         p.model.path = f"/proc/self/fd/{launch.weights}"
+        if launch.adapter >= 0:
+            lora = lib.CommonAdapterLoraInfo()
+            lora.path, lora.scale = f"/proc/self/fd/{launch.adapter}", 1.0
+            p.lora_adapters = [lora]
         p.hostnames = [launch.socket]
         p.n_parallel = launch.slots
         p.n_ctx = launch.slots * launch.num_ctx  # it divides n_ctx by its slots (trap 10)

@@ -89,10 +89,15 @@ def _option(name: str, value: Any) -> Any:
     if name == "seed":
         low, high = -(2**63), 2**64 - 1  # a clock's nanoseconds are a common seed: folded into the engine's 32 bits
     if not low <= value <= high:
-        raise BadRequest(f'option "{name}" must be between {low:g} and {high:g}')
+        raise BadRequest(f'option "{name}" must be between {_shown(low)} and {_shown(high)}')
     if name == "seed":
         return int(value) if value < 0 else int(value) & 0x7FFFFFFF
     return int(value) if name in _INT else float(value)
+
+
+def _shown(number: float) -> str:
+    """A whole number with all its digits, which a user can copy."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def merge(*layers: Sampling) -> Sampling:

@@ -32,9 +32,10 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 
 class Probe(msgspec.Struct, frozen=True, tag="probe"):
-    """From the front: try every route to these targets."""
+    """From the front: try every route to these targets. The answer bears the same number."""
 
     addresses: routes.Addresses
+    number: int
 
 
 class Jailed(msgspec.Struct, frozen=True, tag="jailed"):
@@ -50,9 +51,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Probed(msgspec.Struct, frozen=True, tag="probed"):
-    """From the runner: what became of every route."""
+    """From the runner: what became of every route, in the probe of this number."""
 
     outcomes: list[routes.Outcome]
+    number: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -112,7 +114,7 @@ def main(commands: int, events: int) -> None:
     while host is not None:  # held here for life: an engine that is dropped stops serving
         command = decoder.decode(pipes.line())
         if isinstance(command, Probe):
-            pipes.say(Probed(routes.attempt(command.addresses)))
+            pipes.say(Probed(routes.attempt(command.addresses), command.number))
 
 
 def _start(order: Order, pipes: Pipes) -> engines.Host:
@@ -121,7 +123,8 @@ def _start(order: Order, pipes: Pipes) -> engines.Host:
     if os.getppid() != order.front:
         os._exit(0)  # the front died before the kernel was asked to tell us
     folder = os.path.dirname(order.launch.socket)  # noqa: PTH120 - pathlib is one import more inside the jail
-    confinement = jail.shut(jail.Policy(folder, order.launch.weights, order.require_jail))
+    launch = order.launch
+    confinement = jail.shut(jail.Policy(folder, launch.weights, order.require_jail, launch.adapter, host.gpu))
     pipes.say(Jailed(confinement))
     msgspec.json.decode(pipes.line(), type=Open)
     began = time.monotonic_ns()

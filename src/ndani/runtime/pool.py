@@ -6,7 +6,8 @@ front and, for each request,
 
 1. grants a slot, where the model is in memory, fits and has a slot free (such requests do not queue behind loads);
 2. waits, where the model is in memory and its slots are taken, or where it is being loaded;
-3. drains the runner, where the model is in memory but must be started otherwise (more context, another batch);
+3. drains the runner, where the model is in memory but must be started otherwise (more context, another batch), if
+   what is asked for can fit at all;
 4. else asks `eviction.decide`: load it, wait for busy models to drain, or refuse. One load at a time.
 
 The numbers are repeated at the code. `eviction.py` decides, `residence.py` holds the values.
@@ -37,6 +38,7 @@ from ndani.types import Resident
 #: Ollama's own sentence, two spaces and all: clients look for it.
 FULL = "server busy, please try again.  maximum pending requests exceeded"
 
+#: Start a runner: the launch, with the descriptor of its adapter, and that of its weights (-1: none).
 Spawn = Callable[[Launch, int], Awaitable[Child]]
 
 
@@ -73,6 +75,7 @@ class Pool:
         if self._closing:
             raise Failed("the server is stopping")
         if self.waiting >= self._settings.max_queue + self._free(want):
+            self._log.debug("the queue is full", model=want.name, waiting=self.waiting)
             raise Busy(FULL)
         asked = Asked(want, asyncio.get_running_loop().create_future(), time.monotonic_ns())
         self._waiting.append(asked)
@@ -82,6 +85,7 @@ class Pool:
         try:
             lease = await asked.granted
             lease.waited_ns = time.monotonic_ns() - asked.since
+            self._log.debug("a slot is given", model=want.name, waited_ms=lease.waited_ns // 1_000_000, waiting=self.waiting)
             yield lease
         except EngineFailed:
             broken = True
@@ -200,6 +204,7 @@ class Pool:
                 place.stopping = True  # its last leases still come back
             case Expired(place):
                 if place.leases == 0:
+                    self._log.debug("a keep-alive ran out", model=place.want.name, seconds=place.keep_alive)
                     self._stop(place)
             case Unloaded(key):
                 if found := self._places.get(key):
@@ -246,9 +251,7 @@ class Pool:
                 continue
             still.append(asked)
             if place and place.child and not place.stopping and not place.draining and not blocked:
-                self._replaced[asked.want.key] = place.launch
-                self._drain(place)  # 3.
-                blocked = True
+                blocked = self._replace(asked, place)  # 3.
             elif place is None and not blocked:
                 blocked = self._admit(asked)  # 4.
         self._waiting = [a for a in still if not a.granted.done()]
@@ -270,27 +273,54 @@ class Pool:
         if place.idle:
             self._stop(place)
 
+    def _replace(self, asked: Asked, place: Place) -> bool:
+        """Let a runner go that must be started otherwise, unless that could not be; True when it goes."""
+        _, _, decision = self._decide(asked.want, place.launch)
+        if decision.action == "refuse":
+            return self._refuse(asked, decision)
+        self._log.debug("a runner must start otherwise", model=asked.want.name, slots=place.launch.slots, num_ctx=place.launch.num_ctx)
+        self._replaced[asked.want.key] = place.launch
+        self._drain(place)
+        return True
+
     def _admit(self, asked: Asked) -> bool:
         """Act on the decision; True when later requests must not load before this one."""
         want = asked.want
-        launch = want.launch(self._replaced.get(want.key), self._defaults(want))
-        need = eviction.Need(want.size, launch.num_ctx * want.kv_bytes, launch.slots)
-        held = [
-            eviction.Held(p.want.key, p.size, p.idle, math.inf if p.expires is None else p.expires, p.used) for p in self._places.values()
-        ]
-        decision = eviction.decide(need, held, self._look().available, self._most)
+        launch, need, decision = self._decide(want, self._replaced.get(want.key))
         if decision.action == "refuse":
-            asked.granted.set_exception(OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
-            return False
+            return self._refuse(asked, decision)
         for key in decision.evict:
+            if not self._places[key].draining and not self._places[key].stopping:
+                held = self._places[key]
+                self._log.debug(
+                    "a model leaves for another", model=held.want.name, size=held.size, idle=held.idle, to=want.name, why=decision.reason
+                )
             self._drain(self._places[key])
         if decision.action == "load" and not decision.evict:
-            self._log.info("loading a model", model=want.name, why=decision.reason, slots=decision.slots, num_ctx=launch.num_ctx)
             place = Place(want, replace(launch, slots=decision.slots), need.size(decision.slots), keep_alive=self._settings.keep_alive)
+            self._log.info("loading a model", model=want.name, why=decision.reason, slots=decision.slots, num_ctx=launch.num_ctx)
+            self._log.debug(
+                "how it loads", model=want.name, size=place.size, weights=want.size, slot=need.slot, waiting=self.waiting,
+                num_batch=launch.num_batch, num_thread=launch.num_thread, num_gpu=launch.num_gpu, adapter=want.adapter is not None,
+            )  # fmt: skip
             self._places[want.key] = place
             self._replaced.pop(want.key, None)
             self._task(self._load(place), "load")
         return True
+
+    def _decide(self, want: Want, before: Launch | None) -> tuple[Launch, eviction.Need, eviction.Decision]:
+        """How a runner for this would start, what that takes, and whether it may. Changes nothing."""
+        launch = want.launch(before, self._defaults(want))
+        need = eviction.Need(want.size, launch.num_ctx * want.kv_bytes, launch.slots)
+        held = [
+            eviction.Held(p.want.key, p.size, p.idle, math.inf if p.expires is None else p.expires, p.used) for p in self._places.values()
+        ]
+        return launch, need, eviction.decide(need, held, self._look().available, self._most)
+
+    def _refuse(self, asked: Asked, decision: eviction.Decision) -> bool:
+        self._log.debug("no room for a model", model=asked.want.name, why=decision.reason)
+        asked.granted.set_exception(OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
+        return False
 
     def _defaults(self, want: Want) -> Launch:
         s = self._settings
@@ -312,16 +342,20 @@ class Pool:
         if place.stopping or place.child is None:
             return
         place.stopping = True
+        self._log.debug("a model leaves", model=place.want.name, pid=place.child.pid, size=place.size, waiting=self.waiting)
         self._task(_ending(place.child), "stop")
 
     async def _load(self, place: Place) -> None:
-        weights = -1
-        limit = self._settings.load_timeout
+        weights = adapter = -1
+        limit, began = self._settings.load_timeout, time.monotonic()
         try:
             if place.want.weights is not None:
                 weights = os.open(place.want.weights, os.O_RDONLY | os.O_CLOEXEC)
+            if place.want.adapter is not None:
+                adapter = os.open(place.want.adapter, os.O_RDONLY | os.O_CLOEXEC)
             async with asyncio.timeout(limit if limit > 0 else None):
-                child = await self._spawn(place.launch, weights)
+                child = await self._spawn(replace(place.launch, adapter=adapter), weights)
+            self._log.debug("a model is loaded", model=place.want.name, pid=child.pid, seconds=f"{time.monotonic() - began:.2f}")
             self._note(Loaded(place, child))
         except TimeoutError:
             self._note(Broke(place, LoadFailed(f"timed out waiting for the runner to start - the model did not load within {limit:.0f} s")))
@@ -332,8 +366,9 @@ class Pool:
         except Exception as error:  # whatever it was, nobody may wait for this load for ever
             self._note(Broke(place, LoadFailed(f"the model could not be started ({type(error).__name__}); please report it")))
         finally:
-            if weights >= 0:
-                os.close(weights)
+            for held in (weights, adapter):
+                if held >= 0:
+                    os.close(held)
 
     async def _watch(self, place: Place, child: Child) -> None:
         await child.exited.wait()

@@ -45,7 +45,8 @@ class Child(Protocol):
 class Want:
     """A model and what one request needs of its runner. `None`: the request does not mind.
 
-    `key` says which runners are the same (the weights' digest); `kv_bytes` is one token of context, in bytes.
+    `key` says which runners are the same (the digests of the weights and of the adapter over them), `size` is the bytes
+    of those files, `kv_bytes` is one token of context, in bytes.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Want:
     kv_bytes: int
     trained_ctx: int
     engine: str = "llama"
+    adapter: Path | None = None
     num_ctx: int | None = None
     num_batch: int | None = None
     num_thread: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -57,13 +58,15 @@ class Runner:
         self._commands: int | None = commands
         self._said: asyncio.Queue[child.Event | None] = asyncio.Queue()
         self._asking = asyncio.Lock()
+        self._numbers = itertools.count(1)
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
     @classmethod
     async def spawn(cls, launch: Launch, weights: int | None, folder: Path, *, require_jail: bool = False) -> Runner:
         """Start a child in a folder of its own under `folder`; `launch.socket` and `launch.weights` are filled in here.
 
-        `weights` is a descriptor of ours, open for reading, or None; the child inherits it, we may close ours after.
+        `weights` is a descriptor of ours, open for reading, or None, and `launch.adapter` one or -1; the child inherits
+        them, we may close ours after.
         Raises LoadFailed when no process can be started.
         """
         place = folder / secrets.token_hex(4)
@@ -71,7 +74,7 @@ class Runner:
         # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
         try:
-            process, commands, events = start("ndani.runtime.child", () if weights is None else (weights,))
+            process, commands, events = start("ndani.runtime.child", tuple(held for held in (launch.weights, launch.adapter) if held >= 0))
         except OSError as error:
             place.rmdir()
             sentence = f"no process could be started for the model ({error.strerror}); close something and try again"
@@ -100,8 +103,11 @@ class Runner:
     async def probe(self, addresses: Addresses) -> list[Outcome]:
         """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone."""
         async with self._asking:
-            self._send(msgspec.json.encode(child.Probe(addresses)))
+            number = next(self._numbers)
+            self._send(msgspec.json.encode(child.Probe(addresses, number)))
             said = await self._said.get()
+            while isinstance(said, child.Probed) and said.number != number:  # the answer to a probe that was cancelled
+                said = await self._said.get()
         if not isinstance(said, child.Probed):
             self._said.put_nowait(None)
             raise errors.EngineFailed(f"the runner went away while it was probed: {self.cause}")

@@ -16,9 +16,19 @@ from ndani.errors import BadRequest, EngineFailed, Failed, Unsupported
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX, Lease
-from ndani.service.cards import Card, Cards, read_template
+from ndani.service.cards import Card, Cards, read_template, runner_key
 from ndani.store import Entry
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Outlet, Sampling
+
+#: What a request may ask for and a later version will bring, with what is said of it until then.
+LATER = {
+    "thinking": "thinking is not in this version; leave out think, or set it to false",
+    "tools": "tools are not in this version; leave them out",
+    "tool_calls": "tool_calls are not in this version; leave them out",
+    "images": "images are not in this version; leave them out",
+    "format": "format is not in this version; ask for free text",
+    "logprobs": "logprobs are not in this version; leave out logprobs and top_logprobs",
+}
 
 
 class Answers:
@@ -37,11 +47,16 @@ class Answers:
         entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         if not request.prompt and request.keep_alive == 0:
             return self._unload(entry)
+        if request.raw and (request.template or request.system or request.context):
+            raise BadRequest("raw mode does not support template, system, or context")
         card = await self._cards.card(entry)
+        template = await asyncio.to_thread(read_template, request.template) if request.template else card.template
+        _require(card, request, "generate")
+        if request.suffix and not (isinstance(template, Template) and template.mentions("suffix")):
+            raise Unsupported(f"{entry.name.full} does not support insert")
+        _allow(request)
         if not request.prompt:
             return self._load(card, request.sampling, request.keep_alive)
-        _require_speech(card, request.model, "generate")
-        way = await _rendering(card, request)
         said: tuple[Message, ...] = (Message("user", request.prompt),)
         system = request.system if request.system is not None else entry.system
         if not request.raw:
@@ -49,7 +64,7 @@ class Answers:
         question = Question(
             said,
             merge(request.sampling, card.options),
-            render=way,
+            render="plain" if request.raw else _rendering(card, template),
             suffix=request.suffix,
             render_only=request.render_only,
             context=request.context or (),
@@ -65,16 +80,17 @@ class Answers:
         if not request.messages and request.keep_alive == 0:
             return self._unload(entry)
         card = await self._cards.card(entry)
+        _require(card, request, "chat")
+        _allow(request)
         if not request.messages:
             return self._load(card, request.sampling, request.keep_alive)
-        _require_speech(card, request.model, "chat")
         said = entry.messages + request.messages
         if entry.system and request.messages[0].role != "system":
             said = (Message("system", entry.system), *said)
         question = Question(
             said,
             merge(request.sampling, card.options),
-            render=await _rendering(card, request),
+            render=_rendering(card, card.template),
             render_only=request.render_only,
             truncate=request.truncate,
             shift=request.shift,
@@ -84,7 +100,7 @@ class Answers:
     # How it is done.
 
     async def _unload(self, entry: Entry) -> AsyncGenerator[Event]:
-        self._pool.unload(entry.weights.digest)
+        self._pool.unload(runner_key(entry))
         yield Done("unload")
 
     async def _load(self, card: Card, sampling: Sampling, keep_alive: float | None) -> AsyncGenerator[Event]:
@@ -111,24 +127,30 @@ class Answers:
                 raise
 
 
-async def _rendering(card: Card, request: GenerateRequest | ChatRequest) -> Template | Literal["engine", "plain"]:
-    """How the messages of a request become a prompt. Raises BadRequest, Unsupported."""
-    said, suffix, raw = "", "", False
-    if isinstance(request, GenerateRequest):
-        said, suffix, raw = request.template, request.suffix, request.raw
-    template = await asyncio.to_thread(read_template, said) if said else card.template
-    if suffix and not (isinstance(template, Template) and template.mentions("suffix")):
-        raise Unsupported(f"{card.entry.name.full} does not support insert")
-    if raw:
-        return "plain"
+def _require(card: Card, request: GenerateRequest | ChatRequest, verb: str) -> None:
+    """Refuse what the model cannot do, in Ollama's order (reference 1.6); its options come after that, in `_allow`."""
+    if "thinking" in request.asks and "thinking" not in card.capabilities:
+        raise Unsupported(f'"{request.model}" does not support thinking')
+    if "completion" not in card.capabilities:
+        raise Unsupported(f'"{request.model}" does not support {verb}')
+    if "tools" in request.asks and "tools" not in card.capabilities:
+        raise Unsupported(f"{card.entry.name.full} does not support tools")
+
+
+def _allow(request: GenerateRequest | ChatRequest) -> None:
+    """Refuse what the model could do and this version cannot, then options that make no sense."""
+    for word, sentence in LATER.items():
+        if word in request.asks:
+            raise Unsupported(sentence)
+    if request.wrong:
+        raise BadRequest(request.wrong)
+
+
+def _rendering(card: Card, template: Template | BadRequest | None) -> Template | Literal["engine", "plain"]:
+    """How the messages of a request become a prompt. Raises BadRequest where its template cannot be read."""
     if isinstance(template, BadRequest):
         raise BadRequest(str(template))
     return template or ("engine" if card.native else "plain")
-
-
-def _require_speech(card: Card, model: str, verb: str) -> None:
-    if not card.speaks:
-        raise Unsupported(f'"{model}" does not support {verb}')
 
 
 def _context(said: int | None, lease: Lease) -> int:

@@ -34,7 +34,7 @@ class Card:
     want: Want
     template: Template | BadRequest | None  # the Go template, or why it cannot be read
     native: bool  # its weights hold a chat template, which the engine applies
-    speaks: bool
+    capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
 
 
 class Cards:
@@ -63,16 +63,17 @@ class Cards:
         return self._cards[key]
 
     def _describe(self, entry: Entry) -> Card:
-        if entry.projector or entry.adapter:
-            raise Unsupported("models with a projector or an adapter are not in this version")
+        if entry.projector:
+            raise Unsupported("models with a projector are not in this version")
         model, header = self.store.describe(entry), self.store.header(entry)
         want = Want(
-            key=entry.weights.digest,
+            key=runner_key(entry),
             name=str(entry.name),
             digest=entry.digest,
             details=model.details,
             weights=entry.weights_path,
-            size=entry.weights.size,
+            size=entry.weights.size + (entry.adapter_layer.size if entry.adapter_layer else 0),
+            adapter=entry.adapter,
             kv_bytes=header.kv_bytes_per_token(self.settings.kv_cache_type),
             trained_ctx=header.context_length,
             engine="echo" if model.details.format == "echo" else "llama",
@@ -80,7 +81,7 @@ class Cards:
         native = header.chat_template is not None
         # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
         template = None if native and entry.config.renderer else read_template(entry.template)
-        return Card(entry, read(entry.params)[0], want, template, native, "completion" in model.capabilities)
+        return Card(entry, read(entry.params)[0], want, template, native, frozenset(model.capabilities))
 
     def want(self, card: Card, said: Sampling) -> Want:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
@@ -99,6 +100,18 @@ class Cards:
     def keep_alive(self, said: float | None) -> float:
         seconds = self.settings.keep_alive if said is None else said
         return -1.0 if seconds > FOREVER else seconds
+
+
+def abilities(template: str) -> set[str]:
+    """What a Go template makes a model capable of: any of tools, insert, thinking; nothing where it cannot be read."""
+    found = read_template(template)
+    return found.capabilities() if isinstance(found, Template) else set()
+
+
+def runner_key(entry: Entry) -> str:
+    """Which models share a runner: those with the same weights and the same adapter over them, or none."""
+    adapter = entry.adapter_layer
+    return f"{entry.weights.digest}+{adapter.digest}" if adapter else entry.weights.digest
 
 
 def read_template(text: str | None) -> Template | BadRequest | None:

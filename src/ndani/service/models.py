@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,12 @@ from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.runtime.maker import Maker
 from ndani.runtime.pool import Pool
-from ndani.service.cards import Cards, read_template
+from ndani.service.cards import Cards, read_template, runner_key
 from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
+from ndani.store.handover import accept, prepare
 from ndani.store.inspect import Header
 from ndani.store.offloop import settled
 from ndani.store.parameters import check_parameters
@@ -70,13 +71,9 @@ class Models:
     async def delete(self, model: str) -> None:
         """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too."""
         name = names.parse(model, error=f'name "{model}" is invalid')
-        weights: tuple[Path, str] | None = None
-        with contextlib.suppress(StoreFailed):
-            entry = self.store.find(name, missing=f"model '{model}' not found")
-            weights = entry.weights_path, entry.weights.digest
+        old = self._runs(name)
         await settled(self.store.delete, name, missing=f"model '{model}' not found")
-        if weights and not weights[0].exists():
-            self._pool.unload(weights[1])
+        self._let_go(old)
 
     async def pull(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
         """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.
@@ -102,6 +99,16 @@ class Models:
         """Store a blob that a client sends; False when it was here before. Raises BadRequest, StoreFailed."""
         return await receive(self.store, digest, size, pieces)
 
+    async def prepare_handover(self) -> str:
+        """A place in the store where its own user may link a file to. Raises StoreFailed, Unsupported."""
+        return await settled(prepare, self.store.layout)
+
+    async def accept_handover(self, place: str) -> AsyncGenerator[Progress]:
+        """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
+        async with aclosing(_stepped(accept(self.store, place))) as steps:
+            async for step in steps:
+                yield step
+
     async def create(self, model: str, base: str, recipe: Recipe) -> AsyncGenerator[Progress]:
         """Make a model of another (`base`, pulled when it is not here) or of blobs, quantised if the recipe says so.
 
@@ -119,7 +126,7 @@ class Models:
                             yield step
                 entry = self._cards.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
-        old = None
+        old = self._runs(name)
         try:
             async with aclosing(made(self.store, self._maker, recipe)) as prepared:
                 async for found in prepared:
@@ -127,19 +134,34 @@ class Models:
                         recipe = found
                     else:
                         yield found
-            with contextlib.suppress(NotFound, StoreFailed):
-                old = self.store.find(name).weights
-            making = create(self.store, name, recipe)
-            try:
-                while step_made := await settled(next, making, None):
+            async with aclosing(_stepped(create(self.store, name, recipe))) as steps_made:
+                async for step_made in steps_made:
                     yield step_made
-            finally:
-                await settled(making.close)
         finally:
             if recipe.made:
                 await settled(self.store.drop, set(recipe.made))  # when nothing came of it; else it is referred to
-        if old and not self.store.blobs.has(old.digest):
-            self._pool.unload(old.digest)
+        self._let_go(old)
+
+    def _runs(self, name: names.Name) -> Entry | None:
+        """What a name stands for, where it stands for something that a runner may have loaded."""
+        with contextlib.suppress(NotFound, StoreFailed):
+            entry = self.store.find(name)
+            return entry if entry.weights else None
+        return None
+
+    def _let_go(self, old: Entry | None) -> None:
+        """Unload what the store has no more: nobody can ask for it again."""
+        if old and not all(path.exists() for path in (old.weights_path, old.adapter) if path):
+            self._pool.unload(runner_key(old))
+
+
+async def _stepped(work: Generator[Progress]) -> AsyncGenerator[Progress]:
+    """Work on the disk, each step of it in a thread; it is closed when nobody listens any more."""
+    try:
+        while step := await settled(next, work, None):
+            yield step
+    finally:
+        await settled(work.close)
 
 
 def _check(recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ndani.convert import Given, Task, make
-from ndani.errors import NdaniError, SourceFailed, Unsupported
+from ndani.errors import BadRequest, NdaniError, SourceFailed, Unsupported
 from ndani.names import Name
 from ndani.sources import Assembly
 from ndani.store import Store
@@ -96,7 +96,7 @@ def _renamed(steps: Iterator[int], name: Name) -> Iterator[int]:
     """What is wrong with the files, said of the model that they were to be."""
     try:
         yield from steps
-    except ValueError as error:
+    except (ValueError, BadRequest) as error:
         raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
     except NdaniError as error:
         raise type(error)(f"the files of {name} do not make a model: {error}") from None

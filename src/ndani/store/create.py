@@ -23,6 +23,7 @@ from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.inspect import Header, inspect
 from ndani.store.layout import digest_of, hex_of
 from ndani.store.library import Store
+from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters
 from ndani.types import Message, Progress
@@ -216,11 +217,7 @@ def _require_whole(path: str, header: Header) -> None:
 
 def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Layer:
     layer, header = read_weights(store, path, digest)
-    _require_whole(path, header)
-    if header.keys.get("general.type") != "adapter":
-        raise BadRequest(f"{path} is not an adapter; ADAPTER takes a LoRA in GGUF format")
-    if model is not None and header.architecture != model.architecture:
-        raise BadRequest(f"{path} was made for a model of the kind {header.architecture}, and this one is {model.architecture}")
+    check_lora(path, header, model)
     return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ndani.errors import StoreFailed
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What the system says when there is no room.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -60,7 +61,7 @@ def sized(count: int) -> str:
 
 
 def _sentence(root: Path, error: OSError, needed: int | None) -> str:
-    if error.errno in _FULL:
+    if error.errno in FULL:
         try:
             free = shutil.disk_usage(root).free
         except OSError:

@@ -111,8 +111,13 @@ class Entry:
         return self._path(kinds.PROJECTOR)
 
     @property
+    def adapter_layer(self) -> Layer | None:
+        """The layer with the adapter (LoRA), where there is one."""
+        return self._first(kinds.ADAPTER)
+
+    @property
     def adapter(self) -> Path | None:
-        """The file with the adapter (LoRA), where there is one."""
+        """The file with the adapter, where there is one."""
         return self._path(kinds.ADAPTER)
 
     @property

@@ -6,7 +6,7 @@ The bytes are read in `gguf`; here they get their meaning. Pure but for `inspect
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,19 +104,18 @@ class Header:
         numbers = sum(self._kv_heads()) * (self.key_length + self.value_length)
         return math.ceil(numbers * CACHE_BYTES[cache_type])
 
-    def capabilities(self, template: str | None, *, projector: bool = False) -> tuple[str, ...]:
-        """What the model can do, in Ollama's words; `template` is its Go template, which then counts instead of its own."""
+    def capabilities(self, able: Collection[str] | None, *, projector: bool = False) -> tuple[str, ...]:
+        """What the model can do, in Ollama's words; `able` is what its Go template adds, which then counts instead of its own."""
         arch = self.architecture
         found = ["embedding" if f"{arch}.pooling_type" in self.keys else "completion"]
         jinja = self.chat_template or ""
-        if template is None:
-            tools, thinking, insert = "tools" in jinja or "tool_call" in jinja, "<think>" in jinja or "</think>" in jinja, False
-        else:
-            tools, thinking, insert = ".Tools" in template, ".Thinking" in template, ".Suffix" in template
+        if able is None:
+            calls, thinks = "tools" in jinja or "tool_call" in jinja, "<think>" in jinja or "</think>" in jinja
+            able = {word for word, true in {"tools": calls, "thinking": thinks}.items() if true}
         vision = projector or f"{arch}.vision.block_count" in self.keys
         audio = f"{arch}.audio.block_count" in self.keys
-        marks = {"vision": vision, "audio": audio, "tools": tools, "insert": insert, "thinking": thinking}
-        return (*found, *(word for word, true in marks.items() if true))
+        found += [word for word, true in {"vision": vision, "audio": audio}.items() if true]
+        return (*found, *(word for word in ("tools", "insert", "thinking") if word in able))
 
     def model_info(self, *, verbose: bool = False) -> dict[str, Any]:
         """The key/values for `show`. Arrays are None unless `verbose`, when the file is read again in full (StoreFailed)."""

@@ -76,6 +76,11 @@ class Layout:
         """Notes of how far pushes are; ours alone, like `locks`."""
         return self.root / ".uploads"
 
+    @property
+    def handover(self) -> Path:
+        """Places for files that are linked rather than sent; ours alone too."""
+        return self.root / ".handover"
+
     def blob(self, digest: str) -> Path:
         """The file of a blob."""
         return self.blobs / f"sha256-{hex_of(digest)}"

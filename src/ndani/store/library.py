@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +33,13 @@ YOUNG = 3600.0
 class Store:
     """One folder of models. Every failure of the disk is StoreFailed, one sentence that says what to do.
 
-    `damaged` holds, after `list`, a sentence for each manifest that cannot be used.
+    `damaged` holds, after `list`, a sentence for each manifest that cannot be used. `able` tells what a Go template makes
+    a model capable of; who only brings and removes models needs none.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, able: Callable[[str], Collection[str]] = lambda _: ()) -> None:
         self.layout = Layout(root)
+        self._able = able
         self.blobs = Blobs(self.layout)
         self.damaged: list[str] = []
         self._manifests = Manifests(self.layout, self.blobs)
@@ -46,6 +48,10 @@ class Store:
         self._headers: dict[str, Header] = {}
         self._models: dict[str, tuple[tuple[int, int, int], Model]] = {}
         self._entries: dict[str, tuple[tuple[int, int, int], Entry]] = {}
+
+    def close(self) -> None:
+        """Let nobody of this process wait for another's lock any more: a server that stops must not."""
+        self._locks.close()
 
     def list(self) -> list[Model]:
         """Every model, the newest first. A damaged manifest is left out and noted in `damaged`."""
@@ -110,7 +116,7 @@ class Store:
             entry.size,
             entry.modified,
             _details(config, header),
-            _capabilities(entry, config, header),
+            self._capabilities(entry, config, header),
         )
 
     def copy(self, source: Name, target: Name, missing: str | None = None) -> None:
@@ -163,7 +169,12 @@ class Store:
             return ()
         with on_disk(self.layout.root), self._locks.store():
             oldest = time.time() - YOUNG
-            old = {digest for digest, status in self.blobs.listed() if status.st_mtime < oldest}
+            # A file that was linked keeps the time of its making; when it came here, its last change of a name tells.
+            old = {
+                digest
+                for digest, status in self.blobs.listed()
+                if status.st_mtime < oldest and (status.st_nlink < 2 or status.st_ctime < oldest)
+            }
             self.blobs.remove_stale(self._locks.claimed())
             return self._sweep(old)
 
@@ -193,6 +204,14 @@ class Store:
         """A file of its own that becomes this blob: for bytes from a client, who may be slow and must keep nobody waiting."""
         return Partial(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
 
+    def _capabilities(self, entry: Entry, config: Config, header: Header | None) -> tuple[str, ...]:
+        if header is None:
+            return config.capabilities or ("completion",)
+        able: Collection[str] | None = None
+        with contextlib.suppress(StoreFailed):
+            able = None if entry.template is None else self._able(entry.template)
+        return header.capabilities(able, projector=entry.projector is not None)
+
     def _sweep(self, candidates: set[str]) -> tuple[str, ...]:
         """Remove those blobs that nobody needs. Called under the store's lock."""
         if not candidates:
@@ -219,11 +238,3 @@ def _details(config: Config, header: Header | None) -> Details:
         context_length=config.context_length or (header.context_length if header else 0),
         embedding_length=config.embedding_length or (header.embedding_length if header else 0),
     )
-
-
-def _capabilities(entry: Entry, config: Config, header: Header | None) -> tuple[str, ...]:
-    if header is None:
-        return config.capabilities or ("completion",)
-    with contextlib.suppress(StoreFailed):
-        return header.capabilities(entry.template, projector=entry.projector is not None)
-    return header.capabilities(None, projector=entry.projector is not None)

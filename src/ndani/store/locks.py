@@ -10,24 +10,34 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from ndani.store.disk import make_folder
+from ndani.errors import StoreFailed
+from ndani.store.disk import FULL, make_folder
 from ndani.store.layout import Layout, hex_of
 
 if sys.platform == "win32":  # written from the documentation of msvcrt, never run
     import msvcrt
 
-    def _lock(handle: int, wait: bool) -> None:
-        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+    def _lock(handle: int) -> None:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
 
-    def _lock(handle: int, wait: bool) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+#: Seconds to wait for the store's lock, which is held for milliseconds: whoever holds it longer hangs.
+PATIENCE = 30.0
+
+T = TypeVar("T")
 
 
 class Lock:
@@ -51,12 +61,12 @@ class Lock:
         os.write(self._handle, content)
 
 
-def take(path: Path, *, wait: bool) -> Lock | None:
-    """The lock at `path`, or None when somebody else has it and `wait` is false. Raises OSError."""
+def take(path: Path) -> Lock | None:
+    """The lock at `path`, or None when somebody else has it. Raises OSError."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            _lock(handle, wait)
+            _lock(handle)
             # The holder before us may have removed the file between our open and our lock: then ours guards nothing.
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return Lock(path, handle)
@@ -75,29 +85,80 @@ class Locks:
     """The locks of one store."""
 
     def __init__(self, layout: Layout) -> None:
+        self._root = layout.root
         self._folder = layout.locks
+        self._ending = threading.Event()
+
+    def close(self) -> None:
+        """Nobody waits for the store's lock any more: who does, or will, gets StoreFailed at once."""
+        self._ending.set()
 
     @contextmanager
     def store(self) -> Iterator[None]:
-        """Held while names or blobs come and go; for milliseconds only. Raises OSError."""
-        make_folder(self._folder)
-        lock = take(self._folder / "store", wait=True)
-        try:
+        """Held while names or blobs come and go; for milliseconds only. Raises OSError, StoreFailed when it cannot be had.
+
+        Two things are locked: a file, and the store's folder itself, which needs no room. On a disk so full that the file
+        cannot be made, the folder alone has to do: then a model can still be removed.
+        """
+        with contextlib.ExitStack() as stack:
+            full: OSError | None = None
+            try:
+                make_folder(self._folder)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                full = error
+            alone = self._take_folder(stack)
+            try:
+                if full:
+                    raise full
+                stack.callback(self._wait(lambda: take(self._folder / "store")).release)
+            except OSError as error:
+                if error.errno not in FULL or not alone:
+                    raise
             yield
-        finally:
-            if lock:
-                lock.release()
+
+    def _take_folder(self, stack: contextlib.ExitStack) -> bool:
+        """Lock the store's folder itself until the stack ends; False where a folder cannot be locked."""
+        try:
+            handle = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        stack.callback(os.close, handle)
+
+        def attempt() -> bool | None:
+            try:
+                _lock(handle)
+            except BlockingIOError:
+                return None
+            except OSError:  # a network's file system locks only files that are open for writing
+                return False
+            return True
+
+        return self._wait(attempt)
+
+    def _wait(self, attempt: Callable[[], T | None]) -> T:
+        """Try until it gives something. In steps, because a thread that waits inside the kernel cannot be called back."""
+        until, pause = time.monotonic() + PATIENCE, 0.001
+        while (got := attempt()) is None:
+            if self._ending.wait(pause):
+                raise StoreFailed("the server is stopping, and another program holds the model store; try again")
+            if time.monotonic() > until:
+                held = f"another program has held the model store {self._root} for {PATIENCE:.0f} seconds"
+                raise StoreFailed(f"{held}; end it, or wait for it, and try again")
+            pause = min(2 * pause, 0.05)
+        return got
 
     def blob(self, digest: str) -> Lock | None:
         """The right to bring this blob, or None while another process is bringing it. Raises OSError."""
         make_folder(self._folder)
-        return take(self._folder / f"blob-{hex_of(digest)}", wait=False)
+        return take(self._folder / f"blob-{hex_of(digest)}")
 
     @contextmanager
     def claim(self, digests: Iterable[str]) -> Iterator[None]:
         """Keep these blobs from being removed while inside. Raises OSError."""
         with self.store():
-            lock = take(self._folder / f"claim-{uuid.uuid4().hex}", wait=True)
+            lock = take(self._folder / f"claim-{uuid.uuid4().hex}")
             if lock:
                 lock.write("\n".join(sorted(digests)).encode())
         try:
@@ -110,7 +171,7 @@ class Locks:
         """Every digest that a living process has claimed. Call it under `store()`; claims of the dead are removed."""
         found: set[str] = set()
         for path in self._folder.glob("claim-*"):
-            lock = take(path, wait=False)
+            lock = take(path)
             if lock:
                 lock.release()
                 continue

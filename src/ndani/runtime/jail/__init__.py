@@ -14,7 +14,7 @@ from ndani.errors import Unconfined
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one child needs of the machine: the folder of its socket, and the descriptor of its weights (-1: none).
+    """What one child needs of the machine: the folder of its socket, the descriptors of its files (-1: none), a GPU.
 
     Without a folder it gets no socket of any kind, and only the files that it has open already.
     """
@@ -22,6 +22,8 @@ class Policy:
     socket_folder: str
     weights: int = -1
     require: bool = False  # NDANI_REQUIRE_JAIL: no jail is an error
+    adapter: int = -1
+    gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 #: From ABI 4 binding and connecting TCP, from 6 abstract sockets of others and signals to others.
 _NETWORK_FROM, _SCOPE_FROM = 4, 6
 _RULE_PATH_BENEATH, _VERSION_FLAG = 1, 1
-_FILE_RIGHTS = WRITE_FILE | READ_FILE
+#: From ABI 5 a device that may be opened may still not be commanded; older kernels do not ask.
+COMMAND_DEVICE = 1 << 15
+_FILE_RIGHTS = WRITE_FILE | READ_FILE | COMMAND_DEVICE
 
 
 class _Ruleset(ctypes.Structure):

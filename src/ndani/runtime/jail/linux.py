@@ -34,6 +34,10 @@ _READABLE = {
     "/dev/urandom": landlock.READ_FILE,
 }
 
+#: What a driver's library opens to compute on a GPU: NVIDIA's, everybody's render nodes, AMD's; and where it looks them up.
+_GPU_DEVICES = ("dev/nvidia[0-9]*", "dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-uvm-tools", "dev/nvidia-caps", "dev/dri", "dev/kfd")
+_GPU_FACTS = ("proc/driver/nvidia", "proc/modules", "sys/class/kfd", "sys/class/drm", "sys/bus/pci/devices", "sys/devices/pci*")
+
 
 def shut(policy: Policy) -> Confinement:
     """Shut the jail. Raises Unconfined when the filter, or a Landlock that is there, would not take hold."""
@@ -122,8 +126,20 @@ def _confine_files(policy: Policy) -> bool:
     paths = dict(_READABLE)
     if policy.socket_folder:
         paths[policy.socket_folder] = landlock.MAKE_SOCK | landlock.REMOVE_FILE
-    descriptors = {policy.weights: landlock.READ_FILE} if policy.weights >= 0 else {}
+    if policy.gpu:
+        paths |= gpu_paths()
+    descriptors = {held: landlock.READ_FILE for held in (policy.weights, policy.adapter) if held >= 0}
     return landlock.restrict(paths, descriptors)
+
+
+def gpu_paths(root: Path = Path("/")) -> dict[str, int]:
+    """What computing on a GPU needs of this machine, by path, with the rights; only what is there. `root` is for tests."""
+    look = landlock.READ_FILE | landlock.READ_DIR
+    use = look | landlock.WRITE_FILE | landlock.COMMAND_DEVICE
+    found = {str(path): use for pattern in _GPU_DEVICES for path in sorted(root.glob(pattern))}
+    if not found:
+        return {}
+    return found | {str(path): look for pattern in _GPU_FACTS for path in sorted(root.glob(pattern))}
 
 
 def _prctl(option: int, value: int) -> None:
