@@ -70,3 +70,9 @@ def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
     if not isinstance(options, dict):
         raise BadRequest("options must be an object")
     return read(options)
+
+
+def ignored_headers(ignored: list[str]) -> dict[str, str]:
+    """The options that nothing obeyed, by name; a name that is no plain word is not repeated."""
+    plain = [name for name in ignored if name.isascii() and name.isidentifier()][:32]
+    return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}

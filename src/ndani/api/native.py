@@ -39,7 +39,7 @@ class Native:
         asked, ignored = ollama.parse_generate(body)
         line, fold = ollama.render_generate(asked.model, self._clock)
         return await wire.answer(
-            await self._service.answers.generate(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored)
+            await self._service.answers.generate(asked), fields.flag(body, "stream", True), line, fold, fields.ignored_headers(ignored)
         )
 
     async def chat(self, request: Request) -> Response:
@@ -47,7 +47,8 @@ class Native:
         body = await wire.decode(request)
         asked, ignored = ollama.parse_chat(body)
         line, fold = ollama.render_chat(asked.model, self._clock)
-        return await wire.answer(await self._service.answers.chat(asked), fields.flag(body, "stream", True), line, fold, _headers(ignored))
+        events, stream = await self._service.answers.chat(asked), fields.flag(body, "stream", True)
+        return await wire.answer(events, stream, line, fold, fields.ignored_headers(ignored))
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
@@ -96,9 +97,3 @@ def _required(name: str) -> str:
     if not name:
         raise BadRequest("model is required")
     return name
-
-
-def _headers(ignored: list[str]) -> dict[str, str]:
-    """The options that nothing obeyed, by name; a name that is no plain word is not repeated."""
-    plain = [name for name in ignored if name.isascii() and name.isidentifier()][:32]
-    return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}

@@ -9,7 +9,7 @@ from ndani import names
 from ndani.engines.sampling import read
 from ndani.engines.template import Template, parse
 from ndani.errors import BadRequest, Forbidden, NotFound, Unsupported
-from ndani.runtime.residence import DEFAULT_CTX, Want
+from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
 from ndani.settings import Settings
 from ndani.store import Entry, Store
 from ndani.types import Sampling
@@ -35,6 +35,7 @@ class Card:
     template: Template | BadRequest | None  # the Go template, or why it cannot be read
     native: bool  # its weights hold a chat template, which the engine applies
     speaks: bool
+    embeds: bool  # it is a model of embeddings, and does nothing else
 
 
 class Cards:
@@ -66,6 +67,8 @@ class Cards:
         if entry.projector or entry.adapter:
             raise Unsupported("models with a projector or an adapter are not in this version")
         model, header = self.store.describe(entry), self.store.header(entry)
+        embeds = "embedding" in model.capabilities
+        sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
         want = Want(
             key=entry.weights.digest,
             name=str(entry.name),
@@ -73,14 +76,16 @@ class Cards:
             details=model.details,
             weights=entry.weights_path,
             size=entry.weights.size,
-            kv_bytes=header.kv_bytes_per_token(self.settings.kv_cache_type),
+            # A model that looks at a text as a whole keeps nothing of it for the next token.
+            kv_bytes=0 if sees_all else header.kv_bytes_per_token(self.settings.kv_cache_type),
             trained_ctx=header.context_length,
             engine="echo" if model.details.format == "echo" else "llama",
+            embedding=embeds,
         )
         native = header.chat_template is not None
         # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
         template = None if native and entry.config.renderer else read_template(entry.template)
-        return Card(entry, read(entry.params)[0], want, template, native, "completion" in model.capabilities)
+        return Card(entry, read(entry.params)[0], want, template, native, "completion" in model.capabilities, embeds)
 
     def want(self, card: Card, said: Sampling) -> Want:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
@@ -95,6 +100,11 @@ class Cards:
             main_gpu=said.main_gpu,
             use_mmap=said.use_mmap,
         )
+
+    def want_vectors(self, card: Card, said: Sampling) -> Want:
+        """The same for vectors of texts. A model that speaks has a runner of its own for them."""
+        want = self.want(card, said)
+        return want if card.embeds else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
 
     def keep_alive(self, said: float | None) -> float:
         seconds = self.settings.keep_alive if said is None else said

@@ -14,6 +14,7 @@ from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.runtime.pool import Pool
 from ndani.service.cards import Cards, read_template
+from ndani.service.converting import Conversion
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
@@ -112,6 +113,12 @@ class Models:
                             yield step
                 entry = self._cards.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
+        if Conversion.needed(recipe):
+            conversion = Conversion(self.store, recipe)
+            async with aclosing(conversion.steps()) as conversions:
+                async for step in conversions:
+                    yield step
+            recipe = conversion.recipe
         old = None
         with contextlib.suppress(NotFound, StoreFailed):
             old = self.store.find(name).weights

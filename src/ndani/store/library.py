@@ -134,6 +134,12 @@ class Store:
             self._manifests.write(name, manifest)
             self._sweep(old)
 
+    def drop(self, digests: set[str]) -> None:
+        """Remove these blobs where no name and no running pull needs them. Raises StoreFailed."""
+        if digests:
+            with on_disk(self.layout.root), self._locks.store():
+                self._sweep(digests)
+
     def prune(self) -> tuple[str, ...]:
         """Remove blobs that nothing refers to and unfinished pulls of long ago; digests removed. Raises StoreFailed.
 
