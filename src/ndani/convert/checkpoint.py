@@ -55,7 +55,11 @@ def prepare(sources: Mapping[str, Path]) -> Converted:
     else:
         known = ", ".join((*bert.ARCHITECTURES, *llama.ARCHITECTURES))
         raise Unsupported(f'unsupported architecture "{names[0][:60]}"; these can be converted: {known}; for others, use a GGUF file')
+    width = (keys[f"{keys['general.architecture']}.embedding_length"],)
     for target in targets:
+        shape = target.source.shape
+        if len(shape) > 2 or (target.name == "token_embd.weight" and shape[1:] != width):
+            raise BadRequest(f"{target.name} has the shape {list(shape)[:8]}, which does not fit config.json; it is another model's")
         if isinstance(target.source, Stored) and target.source.dtype not in WEIGHTS:
             raise Unsupported(f"{target.name} is stored as {target.source.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
     every: dict[str, Value] = keys | {"general.file_type": _F16, "general.quantization_version": _VERSION}
