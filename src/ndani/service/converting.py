@@ -52,7 +52,7 @@ class Conversion:
                 digest = out.finish()
             finally:
                 out.discard()
-        self.recipe = replace(self.recipe, files={"model.gguf": digest})
+        self.recipe = replace(self.recipe, files={"model.gguf": digest}, fresh=frozenset({digest} if out.fresh else ()))
 
 
 def _places(store: Store, files: Mapping[str, str]) -> dict[str, Path]:

@@ -43,6 +43,7 @@ class Recipe:
     """What a model is made of. Empty means not said: then the base's own counts, as in Ollama.
 
     `files` and `adapters` are digests of blobs in the store by the relative path that the client knows them by.
+    `fresh` are digests of blobs that were made for this recipe a moment ago.
     """
 
     base: Entry | None = None
@@ -57,6 +58,7 @@ class Recipe:
     requires: str = ""
     renderer: str = ""
     parser: str = ""
+    fresh: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
                 store.blobs.put(part.content)
             elif not known:  # removed by another process since the plan was made
                 raise StoreFailed("a file of this model was removed from the store in the meantime; pull or send it again")
-            yield Progress(f"{'using existing' if known else 'creating new'} layer {part.layer.digest}")
+            word = "using existing" if known and part.layer.digest not in recipe.fresh else "creating new"
+            yield Progress(f"{word} layer {part.layer.digest}")
         store.blobs.put(content)
         yield Progress("writing manifest")
         manifest = Manifest(2, kinds.MANIFEST, head, tuple(part.layer for part in parts))

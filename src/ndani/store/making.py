@@ -22,6 +22,8 @@ class Making:
         self._layout = store.layout
         self._size, self._written = size, 0
         self._hash = hashlib.sha256()
+        #: Once it has its name: whether there was no such blob before.
+        self.fresh = False
         with on_disk(self._layout.root, size):
             make_folder(self._layout.blobs)
         require_room(self._layout.root, size)
@@ -40,6 +42,7 @@ class Making:
         """It is whole: make it survive a power cut, give it its name, and say its digest."""
         digest = f"sha256:{self._hash.hexdigest()}"
         with on_disk(self._layout.root):
+            self.fresh = not self._layout.blob(digest).exists()
             os.fsync(self._file.fileno())
             self._file.close()
             self._path.replace(self._layout.blob(digest))
