@@ -140,6 +140,12 @@ def test_what_is_wrong_is_said(server: Server, body: Any, status: int, begins: s
     assert got == status and sentence.startswith(begins)
 
 
+def test_options_that_mean_nothing_here_are_named(server: Server) -> None:
+    options = {"temperature": 0.5, "num_thread": 1, "numa": True, "stop": None}
+    answer = server.post("/api/embed", {"model": EMBEDDER, "input": "x", "options": options})
+    assert answer.headers["x-ndani-ignored"] == "temperature, numa"
+
+
 def test_a_model_of_embeddings_does_nothing_else(server: Server) -> None:
     assert server.post("/api/show", {"model": EMBEDDER}).json()["capabilities"] == ["embedding"]
     for verb, more in (("generate", {"prompt": "x"}), ("chat", {"messages": [{"role": "user", "content": "x"}]})):
@@ -208,4 +214,6 @@ def test_the_command_line_prints_the_vector(server: Server) -> None:
     }.items():
         wrong = run(server, EMBEDDER, *flags)
         assert (wrong.returncode, wrong.stdout) == (1, "") and wrong.stderr.startswith(f"Error: {sentence}"), wrong
+    cut = run(server, EMBEDDER, "word " * 300)
+    assert len(json.loads(cut.stdout)) == 384 and cut.stderr.startswith("Warning: the text is longer") and "46 of its tokens" in cut.stderr
     assert "for models of embeddings" in run(server, "smollm2:135m", "--dimensions", "8", "x").stderr

@@ -22,7 +22,7 @@ from ndani import names
 from ndani.store import Store
 from ndani.store.gguf import read_head
 from server import Server, serving
-from stores import REAL
+from stores import REAL, put_echo
 
 SAID = [
     "The quick brown fox, isn't it? 12345 foxes!",
@@ -91,6 +91,12 @@ def test_a_bert_of_random_numbers_embeds(server: Server, tmp_path: Path) -> None
     assert any(step["status"].startswith("creating new layer sha256:") for step in steps)
     answer = server.post("/api/embed", {"model": "random-bert", "input": ["hello worlds", "a b"]}).json()
     assert [len(vector) for vector in answer["embeddings"]] == [32, 32] and answer["prompt_eval_count"] == 5 + 4
+
+
+def test_an_engine_without_vectors_says_so(server: Server) -> None:
+    put_echo(server.models, "echo")
+    answer = server.post("/api/embed", {"model": "echo", "input": "x"})
+    assert (answer.status_code, answer.json()["error"]) == (400, '"echo:latest" does not support embeddings')
 
 
 def test_what_cannot_be_made_is_said_and_leaves_nothing(server: Server, tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from starlette.responses import Response
 from ndani.api import fields, wire
 from ndani.errors import BadRequest, NotFound
 from ndani.service import Service
-from ndani.types import EmbedRequest, Vectors
+from ndani.types import EmbedRequest, Sampling, Vectors
+
+#: Options that mean something where nothing is sampled.
+_OBEYED = ("num_ctx", "num_batch", "num_thread", "num_gpu", "main_gpu", "use_mmap")
 
 
 class Embedding:
@@ -43,7 +46,7 @@ def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
     dimensions = body.get("dimensions")
     if dimensions is not None and (isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 0 <= dimensions < 1 << 31):
         raise BadRequest("dimensions must be a whole number; leave it out for all that the model has")
-    sampling, ignored = fields.sampling(body)
+    sampling, ignored = _sampling(body)
     request = EmbedRequest(
         model=name,
         texts=() if given == "" else tuple(texts),
@@ -60,8 +63,15 @@ def parse_embeddings(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
     name, prompt = fields.model(body), fields.text(body, "prompt")
     if not name:
         raise BadRequest("model is required")
-    sampling, ignored = fields.sampling(body)
+    sampling, ignored = _sampling(body)
     return EmbedRequest(name, (prompt,) if prompt else (), sampling=sampling, keep_alive=fields.keep_alive(body)), ignored
+
+
+def _sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
+    """The options, and those that nothing obeys: here also all that say how a word is chosen."""
+    sampling, _ = fields.sampling(body)
+    said = body.get("options") or {}
+    return sampling, [name for name, value in said.items() if value is not None and name not in _OBEYED]
 
 
 def render_embed(model: str, made: Vectors) -> dict[str, Any]:

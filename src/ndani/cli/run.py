@@ -42,10 +42,10 @@ class RunVerb(Verb):
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
     """Answer one prompt: words of the command line, after what is piped in. A model of embeddings gives its vector."""
     from ndani.cli.background import reach
-    from ndani.cli.embed import embeds, vector
+    from ndani.cli.embed import embeds, flags, vector
 
     model, *words = args
-    dimensions, truncate = later.pop("dimensions"), later.pop("truncate")
+    of_vectors = flags(later.pop("dimensions"), later.pop("truncate"))
     ask: dict[str, Any] = {"model": model} | _later(**later)
     if keepalive:
         parse_duration(keepalive)
@@ -53,9 +53,9 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     ask["prompt"] = prompt(words)
     client = reach(load())
     if embeds(client, model, insecure):
-        click.echo(vector(client, ask, dimensions, truncate))
+        click.echo(vector(client, ask, of_vectors))
         return
-    if dimensions not in ("", "0") or truncate.lower() in ("false", "f", "0"):
+    if of_vectors:
         raise BadRequest("--dimensions and --truncate are for models of embeddings; leave them out")
     wrap = sys.stdout.isatty() and not nowordwrap
     writer = Writer(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())

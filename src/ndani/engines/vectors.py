@@ -10,7 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 
-from ndani.engines.client import Engine
+from ndani.engines.client import Engine, TooLong
 from ndani.errors import BadRequest
 
 #: Texts, and bytes of text, that are handed over at once.
@@ -38,6 +38,17 @@ async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncat
     frame: _Frame | None = None
     portion: list[str | list[int]] = []
     held = 0
+
+    async def hand_over() -> None:
+        nonlocal read
+        try:
+            vectors, tokens = await engine.embed(portion)
+        except TooLong:  # more tokens than bytes: no tokenizer that is known makes them
+            raise BadRequest(TOO_LONG) from None
+        made.extend(_numbers(one) for one in vectors)
+        read += tokens
+        portion.clear()
+
     for text in texts:
         size = len(text.encode())
         given: str | list[int] = text
@@ -48,13 +59,12 @@ async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncat
             left_out += lost
             size = min(size, 4 * num_ctx)
         if portion and (len(portion) >= MOST_TEXTS or held + size > MOST_BYTES):
-            vectors, tokens = await engine.embed(portion)
-            made, read, portion, held = made + [_numbers(one) for one in vectors], read + tokens, [], 0
+            await hand_over()
+            held = 0
         portion.append(given)
         held += size
     if portion:
-        vectors, tokens = await engine.embed(portion)
-        made, read = made + [_numbers(one) for one in vectors], read + tokens
+        await hand_over()
     return Embedded(tuple(made), read, left_out)
 
 

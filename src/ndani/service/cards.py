@@ -102,7 +102,9 @@ class Cards:
         )
 
     def want_vectors(self, card: Card, said: Sampling) -> Want:
-        """The same for vectors of texts. A model that speaks has a runner of its own for them."""
+        """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
+        if card.want.engine != "llama":
+            raise Unsupported(f'"{card.want.name}" does not support embeddings')
         want = self.want(card, said)
         return want if card.embeds else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
 
