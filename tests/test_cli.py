@@ -65,8 +65,8 @@ def test_the_version_without_a_server(alone: dict[str, str]) -> None:
         (("run", "m", "hi", "--think=hard"), 'invalid value for --think: "hard"'),
         (("run", "m", "hi", "--format", "json"), "--format is not in this version of ndani"),
         (("run", "m", "hi", "--hidethinking"), "--hidethinking is not in this version of ndani"),
-        (("run", "m", "hi", "--dimensions", "8"), "--dimensions is not in this version of ndani"),
-        (("run", "m", "hi", "--truncate=false"), "--truncate=false is not in this version of ndani"),
+        (("run", "m", "hi", "--dimensions", "some"), 'invalid argument "some" for "--dimensions" flag'),
+        (("run", "m", "hi", "--truncate=perhaps"), 'invalid argument "perhaps" for "--truncate" flag'),
         (("help", "nope"), 'unknown help topic "nope"'),
     ],
 )

@@ -56,13 +56,16 @@ def test_a_path_is_the_modelfiles_own_and_a_name_is_a_name(tmp_path: Path, monke
         ("FROM x\nFROM y", "there are two FROM lines with the name of a model"),
         ("FROM x\nDRAFT y", "DRAFT is not in this version"),
         ("FROM empty", "no Modelfile or safetensors files found"),
-        ("FROM tensors", "only GGUF files can be made into models in this version"),
+        ("FROM tensors", "only safetensors and GGUF files can be made into models in this version"),
+        ("FROM checkpoint/model.safetensors", "checkpoint/model.safetensors is one file of a model"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "tensors").mkdir()
-    put(tmp_path / "tensors", model_safetensors=b"x")
+    put(tmp_path / "tensors", pytorch_bin=b"x")
+    (tmp_path / "checkpoint").mkdir()
+    put(tmp_path / "checkpoint", model_safetensors=b"x")
     with pytest.raises(NdaniError) as met:
         gather(parse(text), tmp_path)
     assert str(met.value).startswith(sentence) and "\n" not in str(met.value)

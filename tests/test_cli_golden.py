@@ -20,10 +20,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory, folder: Path):
+def environment(tmp_path_factory, folder: Path, checkpoint: Path):
     """A server with the recorded models, and the environment in which `ndani` finds it."""
     with serving(tmp_path_factory.mktemp("golden"), free_port(), store=weights_store()) as found:
-        prepare(found, folder)
+        prepare(found, folder, checkpoint)
         yield found
 
 

@@ -95,7 +95,7 @@ TABLE: list[tuple[Any, int, str]] = [
     (of(files={"m.gguf": digest_of(gguf("part", **{"split.count": 2}))}), 400, "m.gguf is one of 2 parts of a model"),
     (of(files={"a.gguf": digest_of(WEIGHTS), "b.gguf": digest_of(WEIGHTS)}), 400, "b.gguf is a second model"),
     (of(**{"from": "echo"}), 400, "m.gguf and echo:latest are both models"),
-    (of(files={"model.safetensors": digest_of(b"no weights")}), 400, "only GGUF files can be made into models"),
+    (of(files={"model.safetensors": digest_of(b"no weights")}), 400, "there is no config.json beside the weights"),
     (asked(adapters={"a.gguf": digest_of(WEIGHTS)}), 400, "a.gguf is not an adapter"),
     (asked(adapters={"a.gguf": NEVER, "b.gguf": NEVER}), 400, "only one adapter is currently supported"),
     (asked(adapters=[NEVER]), 400, "adapters must be an object"),

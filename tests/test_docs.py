@@ -201,10 +201,10 @@ def test_commands_that_are_not_run_could_be(block: Block) -> None:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Server]:
+def house(tmp_path_factory: pytest.TempPathFactory, models: Path, minilm: Path) -> Iterator[Server]:
     """A server over the real model, with a home of its own."""
     folder = tmp_path_factory.mktemp("docs")
-    with serving(folder, link(models, folder / "models")) as server:
+    with serving(folder, link(minilm, link(models, folder / "models"))) as server:
         # curl exits 0 on a refusal unless it is told otherwise; the pages' commands stay as they are.
         (server.home / ".curlrc").write_text("silent\nshow-error\nfail-with-body\nmax-time = 300\n")
         yield server

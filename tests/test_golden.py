@@ -25,11 +25,10 @@ ONLY = (
     "|chat(-(stream|load|unload|no-model|unknown|empty-body|tools-incapable|think-incapable).*)?$"
     "|pull|push|copy|delete(-(unknown|empty))?$)"
 )
-#: What is made out of an empty store and one GGUF file, and asked of it. Not `tags` and `show-verbose`: recorded, they
-#: show a quantised model and an embedder, which come later.
+#: What is made out of an empty store, GGUF files and a checkpoint, and asked of it.
 MADE = (
-    "^(tags-|blob|create(?!-minilm)|show(?!-embedding|-quantized|-verbose)|generate-(debug-render|bad-template|suffix)"
-    "|chat-derived|chat-system-own|delete)"
+    "^(tags(-|$)|blob|create|show(?!-quantized)|embed|generate-(debug-render|bad-template|suffix|embedder)"
+    "|chat-derived|chat-system-own|chat-embedder|delete)"
 )
 #: The one shortfall that is meant: the recorded Ollama had rewritten the weights, ours keep their publisher's digest.
 MEANT = "  create-from: $first.status: 'using existing layer sha256:"
@@ -57,8 +56,9 @@ def test_the_recorded_exchanges_agree(start: Start, tmp_path: Path, models: Path
 
 @recorded
 @pytest.mark.weights
-def test_what_is_made_of_a_file_agrees(start: Start, tmp_path: Path, models: Path) -> None:
+def test_what_is_made_of_files_agrees(start: Start, tmp_path: Path, models: Path, checkpoint: Path) -> None:
     weights = Store(models).find(names.parse(REAL)).weights_path
     unpack(weights, tmp_path / "f16.gguf")
-    agree, short = compare(start(tmp_path / "models"), "--only", MADE, "--gguf", str(weights), "--f16", str(tmp_path / "f16.gguf"))
-    assert len(short) == 1 and short[0].startswith(MEANT) and agree >= 27
+    files = ("--gguf", str(weights), "--f16", str(tmp_path / "f16.gguf"), "--minilm", str(checkpoint))
+    agree, short = compare(start(tmp_path / "models"), "--only", MADE, *files)
+    assert len(short) == 1 and short[0].startswith(MEANT) and agree >= 47

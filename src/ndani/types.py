@@ -88,6 +88,21 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts to be made vectors. `dimensions` is how many numbers of each are wanted, 0 for all.
+
+    With `truncate`, a text that is too long loses its end; without, it is an error.
+    """
+
+    model: str
+    texts: tuple[str, ...]
+    truncate: bool = True
+    dimensions: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    keep_alive: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What an answer cost. `prompt_tokens` counts those served from the prefix cache too; `cached_tokens` only those."""
 
@@ -120,6 +135,15 @@ class Done:
     reason: str
     usage: Usage = field(default_factory=Usage)
     context: tuple[int, ...] | None = None
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """A vector for each text, in order, each of length 1; `truncated` is how many tokens were left out of the texts."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage = field(default_factory=Usage)
     truncated: int = 0
 
 

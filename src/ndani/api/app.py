@@ -13,6 +13,7 @@ from ndani.api import cloud
 from ndani.api.admin import Admin
 from ndani.api.create import Making
 from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
+from ndani.api.embed import Embedding
 from ndani.api.native import Native
 from ndani.api.wire import failure, reply
 from ndani.errors import NdaniError
@@ -24,7 +25,7 @@ UPLOADS = "/api/blobs/"
 
 def build(service: Service) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down."""
-    native, making, admin = Native(service), Making(service), Admin(service)
+    native, making, embedding, admin = Native(service), Making(service), Embedding(service), Admin(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -33,6 +34,8 @@ def build(service: Service) -> Starlette:
             Route("/api/status", native.status, methods=["GET"]),
             Route("/api/generate", native.generate, methods=["POST"]),
             Route("/api/chat", native.chat, methods=["POST"]),
+            Route("/api/embed", embedding.embed, methods=["POST"]),
+            Route("/api/embeddings", embedding.embeddings, methods=["POST"]),
             Route("/api/tags", native.tags, methods=["GET"]),
             Route("/api/ps", native.ps, methods=["GET"]),
             Route("/api/show", native.show, methods=["POST"]),

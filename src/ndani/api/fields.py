@@ -103,3 +103,9 @@ def messages(body: dict[str, Any], roles: tuple[str, ...]) -> tuple[tuple[Messag
         more |= {"tool_calls"} if said.get("tool_calls") else set()
         turns.append(Message(role.lower(), content or ""))
     return tuple(turns), frozenset(more)
+
+
+def ignored_headers(ignored: list[str]) -> dict[str, str]:
+    """The options that nothing obeyed, by name; a name that is no plain word is not repeated."""
+    plain = [name for name in ignored if name.isascii() and name.isidentifier()][:32]
+    return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}

@@ -40,7 +40,9 @@ class Native:
         asked, ignored = ollama.parse_generate(body)
         stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_generate(asked.model, self._clock)
-        return await wire.answer(await self._service.answers.generate(asked, outlet), stream, line, fold, _headers(ignored), outlet)
+        return await wire.answer(
+            await self._service.answers.generate(asked, outlet), stream, line, fold, fields.ignored_headers(ignored), outlet
+        )
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
@@ -48,7 +50,9 @@ class Native:
         asked, ignored = ollama.parse_chat(body)
         stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_chat(asked.model, self._clock)
-        return await wire.answer(await self._service.answers.chat(asked, outlet), stream, line, fold, _headers(ignored), outlet)
+        return await wire.answer(
+            await self._service.answers.chat(asked, outlet), stream, line, fold, fields.ignored_headers(ignored), outlet
+        )
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
@@ -97,9 +101,3 @@ def _required(name: str) -> str:
     if not name:
         raise BadRequest("model is required")
     return name
-
-
-def _headers(ignored: list[str]) -> dict[str, str]:
-    """The options that nothing obeyed, by name; a name that is no plain word is not repeated."""
-    plain = [name for name in ignored if name.isascii() and name.isidentifier()][:32]
-    return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}

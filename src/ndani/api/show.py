@@ -15,6 +15,9 @@ from ndani.store.gguf import Tensor
 from ndani.store.modelfile import Modelfile, print_modelfile
 from ndani.store.parameters import render_parameters
 
+#: The template of a model that has none: its prompts go to it as they are.
+PLAIN = "{{ .Prompt }}"
+
 
 class _Built(msgspec.Struct, frozen=True):
     """What a model's config says of how a real Ollama renders it; shown, and not obeyed here."""
@@ -37,7 +40,7 @@ def render_show(shown: Shown, verbose: bool, system: str) -> dict[str, Any]:
         "license": "\n".join(entry.licenses),
         "modelfile": _modelfile(shown, built),
         "parameters": render_parameters(entry.params),
-        "template": entry.template or shown.header.chat_template or "",
+        "template": entry.template or shown.header.chat_template or PLAIN,
         "system": entry.system or "",
         "messages": [{"role": m.role, "content": m.content} for m in entry.messages],
         "renderer": built.renderer,

@@ -80,11 +80,13 @@ def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str
             if "from" in body:
                 raise BadRequest("there are two FROM lines with the name of a model; a model is made from one")
             body["from"] = value
+        root = folder / Path(value).expanduser()
         for path in found or ():
-            files["files"][_called(path, files["files"])] = path
+            name = path.relative_to(root).as_posix() if root.is_dir() else path.name
+            files["files"][_called(name, files["files"])] = path
     for value in modelfile.adapters:
         for path in _found(value, folder, needed="ADAPTER") or ():
-            files["adapters"][_called(path, files["adapters"])] = path
+            files["adapters"][_called(path.name, files["adapters"])] = path
     if modelfile.drafts:
         raise Unsupported("DRAFT is not in this version of ndani; take the line out: the answers are the same without it")
     return body, files
@@ -97,12 +99,14 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
     except RuntimeError:  # ~somebody, who has no home here
         raise NotFound(f"the path {value} begins with the home of somebody who is not here") from None
     if path.is_dir():
-        files = sorted(path.glob("*.gguf"))
+        files = checkpoint(path) or sorted(path.glob("*.gguf"))
         if not files and not any(file.suffix in _WEIGHTS for file in path.iterdir()):
             raise NotFound(_NOTHING)
         if not files:
-            raise Unsupported(f"only GGUF files can be made into models in this version; convert what is in {value} to GGUF first")
+            raise Unsupported(f"only safetensors and GGUF files can be made into models in this version; there are neither in {value}")
         return files
+    if path.is_file() and path.suffix == ".safetensors" and not needed:
+        raise BadRequest(f"{value} is one file of a model; give FROM its folder, with config.json and the tokenizer's files")
     if path.is_file():
         return [path]
     # What can only be a path is not asked for as a name: the answer would be about something else.
@@ -111,8 +115,20 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
     return None
 
 
-def _called(path: Path, taken: dict[str, Path]) -> str:
-    return path.name if path.name not in taken else f"{len(taken)}/{path.name}"
+def checkpoint(folder: Path) -> list[Path]:
+    """The files of a folder with safetensors: the weights, and all that says what they are. Empty where there are none.
+
+    `model*.safetensors` counts before others: some publishers put the same weights beside it in another form.
+    """
+    weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    if not weights:
+        return []
+    beside = {*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.glob("*.txt"), *folder.glob("*.jinja")}
+    return [*weights, *sorted(path for path in beside if path.is_file())]
+
+
+def _called(name: str, taken: dict[str, Path]) -> str:
+    return name if name not in taken else f"{len(taken)}/{name}"
 
 
 def _steps(client: Client, models: Path, body: dict[str, Any], files: dict[str, dict[str, Path]]) -> Generator[dict[str, Any]]:

@@ -37,19 +37,26 @@ class RunVerb(Verb):
 @click.option("--format", "format_", default="", hidden=True)
 @click.option("--think", default="false", hidden=True)
 @click.option("--hidethinking", is_flag=True, hidden=True)
-@click.option("--dimensions", default="0", hidden=True)
-@click.option("--truncate", default="true", hidden=True)
+@click.option("--dimensions", default="0", help="Numbers of the vector (embedding models only)")
+@click.option("--truncate", default="true", help="Cut a text that is too long (embedding models only)")
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
-    """Answer one prompt: words of the command line, after what is piped in."""
+    """Answer one prompt: words of the command line, after what is piped in. A model of embeddings gives its vector."""
     from ndani.cli.background import reach
+    from ndani.cli.embed import embeds, flags, vector
 
     model, *words = args
+    of_vectors = flags(later.pop("dimensions"), later.pop("truncate"))
     ask: dict[str, Any] = {"model": model} | _later(**later)
     if keepalive:
         parse_duration(keepalive)
         ask["keep_alive"] = keepalive if not keepalive.lstrip("+-").replace(".", "").isdigit() else float(keepalive)
     ask["prompt"] = prompt(words)
     client = reach(load())
+    if embeds(client, model, insecure):
+        click.echo(vector(client, ask, of_vectors))
+        return
+    if of_vectors:
+        raise BadRequest("--dimensions and --truncate are for models of embeddings; leave them out")
     wrap = sys.stdout.isatty() and not nowordwrap
     writer = Writer(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
     try:
@@ -67,13 +74,11 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         click.echo(timings(done), nl=False, err=True)
 
 
-def _later(*, format_: str, think: str, hidethinking: bool, dimensions: str, truncate: str) -> dict[str, Any]:
+def _later(*, format_: str, think: str, hidethinking: bool) -> dict[str, Any]:
     """Flags of Ollama's that ndani does not have yet: refused when they ask for something."""
     asked = {
         "--format": bool(format_),
         "--hidethinking": hidethinking,
-        "--dimensions": dimensions not in ("", "0"),
-        "--truncate=false": truncate.lower() in ("false", "f", "0"),
     }
     for flag, on in asked.items():
         if on:

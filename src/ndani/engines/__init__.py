@@ -31,7 +31,8 @@ class Launch:
     use_mmap: bool | None = None
     flash_attention: bool | None = None
     kv_cache_type: str = "f16"
-    embedding: bool = False
+    embedding: bool = False  # vectors of texts, and nothing else
+    pooling: str = ""  # of the vectors of a text's tokens: the model's own way, or `last`
 
 
 class Host(Protocol):

@@ -62,6 +62,23 @@ class Chunk(msgspec.Struct):
     error: _Error | None = None
 
 
+class _Vector(msgspec.Struct):
+    """One vector, in base64 of little-endian 32-bit floats: a quarter of the bytes of its decimals."""
+
+    index: int
+    embedding: bytes
+
+
+class _Used(msgspec.Struct):
+    prompt_tokens: int = 0
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
+    usage: _Used = msgspec.field(default_factory=_Used)
+
+
+_vectors = msgspec.json.Decoder(_Vectors)
 _chunk = msgspec.json.Decoder(Chunk)
 _refusal = msgspec.json.Decoder(_Refusal)
 
@@ -96,6 +113,21 @@ class Engine:
         """The text of token ids. Raises BadRequest for ids that this model does not have."""
         answer = await self._ask("/detokenize", {"tokens": list(tokens)}, refused="context holds token ids that this model does not have")
         return str(answer["content"])
+
+    async def embed(self, inputs: list[str | list[int]]) -> tuple[list[bytes], int]:
+        """A vector for each input (a text, or token ids that count as they are), in order, and how many tokens were read.
+
+        Vectors have length 1, as little-endian 32-bit floats. What is under way goes on when the client leaves: ask for
+        little at once. Raises BadRequest for an input without tokens.
+        """
+        body = msgspec.json.encode({"input": inputs, "encoding_format": "base64", "embd_normalize": 2})
+        async with exchange(self._socket, "/v1/embeddings", body, self._mailroom) as call:
+            status = await call.headers()
+            whole = await call.end()
+        if status != 200:
+            raise _refused(_told(whole), status, "there is a text without a single token, and this model has no vector for that")
+        found = _vectors.decode(whole)
+        return [one.embedding for one in sorted(found.data, key=lambda one: one.index)], found.usage.prompt_tokens
 
     async def complete(
         self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None

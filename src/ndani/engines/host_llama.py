@@ -98,6 +98,8 @@ class LlamaHost:
         p.flash_attn_type = lib.llama_flash_attn_type({None: -1, False: 0, True: 1}[launch.flash_attention])
         p.load_mode = lib.llama_load_mode({None: -1, False: 0, True: 1}[launch.use_mmap])
         p.embedding = launch.embedding  # the routes for it exist only then (trap 6)
+        if launch.pooling:
+            p.pooling_type = _value(lib.llama_pooling_type, f"LLAMA_POOLING_TYPE_{launch.pooling.upper()}")
         p.ctx_shift = not launch.embedding  # a long answer goes on past the context's end, as in Ollama
         p.fit_params = False  # what fits was decided in the front, with reasons
         p.warmup = False  # the first request warms it; loading is 1 s faster

@@ -31,7 +31,7 @@ from ndani.errors import Busy, EngineFailed, Failed, LoadFailed, NdaniError, Out
 from ndani.ledger.log import Log
 from ndani.runtime import eviction, machine
 from ndani.runtime.notes import Asked, Broke, Expired, Gone, Loaded, Note, Returned, Unloaded
-from ndani.runtime.residence import DEFAULT_CTX, Child, Lease, Place, Want, batch
+from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Child, Lease, Place, Want, batch
 from ndani.settings import Settings
 from ndani.types import Resident
 
@@ -118,6 +118,7 @@ class Pool:
     def unload(self, key: str) -> None:
         """Let a model go as soon as nobody uses it; nothing happens when it is not there."""
         self._note(Unloaded(key))
+        self._note(Unloaded(key + VECTORS))
 
     def resident(self) -> Want | None:
         """What the model in memory that stays longest is wanted as; None where there is none."""

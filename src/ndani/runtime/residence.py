@@ -16,6 +16,8 @@ from ndani.runtime.jail import Confinement
 from ndani.types import Details
 
 DEFAULT_CTX = 4096
+#: Behind the key of a model that speaks, when it is asked for vectors: the engine does one or the other.
+VECTORS = "/vectors"
 LEAST_CTX = 4
 
 
@@ -65,12 +67,14 @@ class Want:
     num_gpu: int | None = None
     main_gpu: int | None = None
     use_mmap: bool | None = None
+    embedding: bool = False
+    pooling: str = ""
 
     def fits(self, launch: Launch) -> bool:
         """Whether a runner launched so can serve this. One that has more context than is needed can (trap 10)."""
         if self.num_ctx is not None and self._capped(self.num_ctx) > launch.num_ctx:
             return False
-        if self.num_batch is not None and max(self.num_batch, 1) != launch.num_batch:
+        if self.num_batch is not None and not self.embedding and max(self.num_batch, 1) != launch.num_batch:
             return False
         said = ("num_thread", "num_gpu", "main_gpu", "use_mmap")
         return all(getattr(self, option) in (None, getattr(launch, option)) for option in said)
@@ -93,6 +97,9 @@ class Want:
             if (value := getattr(self, option)) is not None and not (option == "num_thread" and value <= 0)
         }
         batch = max(self.num_batch, 1) if self.num_batch is not None else old.num_batch
+        if self.embedding and not self.pooling:
+            batch = max(batch, num_ctx)  # each token looks at all others: a text is read in one go, or not at all
+        old = replace(old, embedding=self.embedding, pooling=self.pooling)
         return replace(old, engine=self.engine, num_ctx=num_ctx, num_batch=batch, slots=defaults.slots, **said)
 
     def _capped(self, num_ctx: int) -> int:

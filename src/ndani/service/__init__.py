@@ -1,8 +1,8 @@
 """The front desk: one method per verb. Each resolves the model, does the work through one room, and accounts for it.
 
 Dialects call this and nothing below it; nothing here knows a dialect. What arrives are `types`, what leaves are
-`types`, and what goes wrong is one error of the tree. `answers` has the verbs that make answers, `models` those about
-models, and `cards` what both need to know of a model.
+`types`, and what goes wrong is one error of the tree. `answers` has the verbs that make answers, `embeddings` the one
+that makes vectors, `models` those about models, and `cards` what both need to know of a model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ndani.runtime.residence import Want
 from ndani.runtime.runner import Runner
 from ndani.service.answers import Answers
 from ndani.service.cards import Cards
+from ndani.service.embed import Embeddings
 from ndani.service.models import Models
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
@@ -41,6 +42,7 @@ class Service:
         self.counts = counts
         self.cards = Cards(settings, store)
         self.answers = Answers(self.cards, pool, counts)
+        self.embeddings = Embeddings(self.cards, pool, counts)
         self.maker = Maker(settings.require_jail)
         self.models = Models(store, self.cards, pool, fetcher, self.maker)
 

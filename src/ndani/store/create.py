@@ -142,12 +142,17 @@ def refuse(recipe: Recipe) -> None:
         raise BadRequest("neither 'from' or 'files' was specified")
     if len(recipe.adapters) > 1:
         raise BadRequest("only one adapter is currently supported")
+    check_files(recipe)
+    if any(message.role not in ROLES for message in recipe.messages):
+        raise BadRequest('message role must be one of "system", "user", or "assistant"')
+
+
+def check_files(recipe: Recipe) -> None:
+    """Refuse paths that are not relative, and digests that are none. Raises BadRequest."""
     for path, digest in (*recipe.files.items(), *recipe.adapters.items()):
         if not _PATH.match(path):
             raise BadRequest("file path must be relative")
         hex_of(digest)
-    if any(message.role not in ROLES for message in recipe.messages):
-        raise BadRequest('message role must be one of "system", "user", or "assistant"')
 
 
 def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], dict[str, Any], Header | None]:

@@ -169,6 +169,8 @@ def counted(number: int) -> str:
 
 def _finite(value: Any) -> Any:
     """JSON has no infinity and no NaN; a file may. A whole number has no point, as Go writes it."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

@@ -156,9 +156,10 @@ class Store:
             self._sweep(old)
 
     def drop(self, digests: set[str]) -> None:
-        """Remove those of these blobs that nothing refers to. Raises StoreFailed."""
-        with on_disk(self.layout.root), self._locks.store():
-            self._sweep(digests)
+        """Remove these blobs where no name and no running pull needs them. Raises StoreFailed."""
+        if digests:
+            with on_disk(self.layout.root), self._locks.store():
+                self._sweep(digests)
 
     def prune(self) -> tuple[str, ...]:
         """Remove blobs that nothing refers to and unfinished pulls of long ago; digests removed. Raises StoreFailed.
@@ -177,11 +178,6 @@ class Store:
             }
             self.blobs.remove_stale(self._locks.claimed())
             return self._sweep(old)
-
-    def forget(self, digests: set[str]) -> None:
-        """Remove those of these blobs that no name and no running pull needs. Raises StoreFailed."""
-        with on_disk(self.layout.root), self._locks.store():
-            self._sweep(digests)
 
     @contextmanager
     def claim(self, digests: set[str]) -> Iterator[None]:

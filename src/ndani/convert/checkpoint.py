@@ -1,0 +1,78 @@
+"""A checkpoint (safetensors, config.json and the tokenizer's files) into one GGUF file of F16 numbers.
+
+The family is chosen by `architectures` in config.json. Nothing of the weights is in memory but a run of rows, and the
+same files give the same bytes, so that a digest of the result can be pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ndani.convert import bert, llama
+from ndani.convert.container import Out, Target, Value, head, padded, write
+from ndani.convert.safetensors import WEIGHTS, Stored, read_object, read_tensors
+from ndani.errors import BadRequest, Unsupported
+
+#: general.file_type of a file whose numbers are F16, and the version of the form of quantised numbers that all share.
+_F16, _VERSION = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A file to be: everything that stands before its numbers, and where these come from."""
+
+    head: bytes
+    targets: tuple[Target, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.head) + sum(padded(target.size) for target in self.targets)
+
+    def write(self, out: Out) -> Iterator[int]:
+        """Write it; yields how many bytes are written so far. Raises Unsupported for numbers that F16 cannot hold."""
+        return write(out, self.head, self.targets)
+
+
+def prepare(sources: Mapping[str, Path]) -> Converted:
+    """Read all but the numbers, and find everything that is wrong with it. `sources` are files by their relative path.
+
+    Raises BadRequest for files that are damaged or missing, Unsupported for what cannot be converted.
+    """
+    if "config.json" not in sources:
+        raise BadRequest("there is no config.json beside the weights; send it, and the tokenizer's files too")
+    config = read_object("config.json", sources["config.json"])
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise BadRequest("unknown architecture: config.json does not say which one; send the model's own config.json")
+    tensors = read_tensors(sources)
+    if names[0] in bert.ARCHITECTURES:
+        keys, targets = bert.lay_out(sources, config, tensors)
+    elif names[0] in llama.ARCHITECTURES:
+        keys, targets = llama.lay_out(sources, config, tensors)
+    else:
+        known = ", ".join((*bert.ARCHITECTURES, *llama.ARCHITECTURES))
+        raise Unsupported(f'unsupported architecture "{names[0][:60]}"; these can be converted: {known}; for others, use a GGUF file')
+    width = (keys[f"{keys['general.architecture']}.embedding_length"],)
+    for target in targets:
+        shape = target.source.shape
+        if len(shape) > 2 or (target.name == "token_embd.weight" and shape[1:] != width):
+            raise BadRequest(f"{target.name} has the shape {list(shape)[:8]}, which does not fit config.json; it is another model's")
+        if isinstance(target.source, Stored) and target.source.dtype not in WEIGHTS:
+            raise Unsupported(f"{target.name} is stored as {target.source.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
+    every: dict[str, Value] = keys | {"general.file_type": _F16, "general.quantization_version": _VERSION}
+    ordered = tuple(sorted(targets, key=_place))
+    return Converted(head(every, ordered), ordered)
+
+
+def convert(sources: Mapping[str, Path], out: Out) -> Iterator[int]:
+    """Convert; yields how many bytes are written so far. Raises as `prepare` does, before the first byte, and `Converted.write`."""
+    return prepare(sources).write(out)
+
+
+def _place(target: Target) -> tuple[int, str]:
+    """Tensors of no block first, then block by block, so that the order does not depend on how the files were split."""
+    number = target.name.split(".", 2)[1] if target.name.startswith("blk.") else ""
+    return (int(number) if number else -1), target.name

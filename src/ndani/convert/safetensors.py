@@ -1,0 +1,158 @@
+"""Reading safetensors: a header that is checked before it is believed, and tensors in runs of rows, never a whole file.
+
+The form: eight bytes of length, a JSON object of that length (name → dtype, shape, data_offsets), then the numbers.
+Sentences name a file as its owner does, never by a place on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndani.errors import BadRequest, Unsupported
+
+#: What the form's own library allows, too.
+MOST_HEADER = 100_000_000
+#: Numbers in one run of rows: what is in memory at once.
+RUN = 1 << 22
+
+#: What the form knows; only the first four are weights that can be converted.
+_WIDTHS = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1,
+    "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+WEIGHTS = ("F64", "F32", "F16", "BF16")
+_INDEX = ".safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor as it lies: its file, the place of its first byte there, its dtype and its shape (slowest dimension first)."""
+
+    file: str
+    path: Path
+    at: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def runs(self, unit: int = 1) -> Iterator[NDArray[np.float32]]:
+        """Its numbers as F32, some rows at a time: a multiple of `unit` rows, about RUN numbers. A vector is one row per number."""
+        rows, width = self.shape[0], math.prod(self.shape[1:])
+        step = max(RUN // max(width * unit, 1), 1) * unit
+        with self.path.open("rb") as file:
+            file.seek(self.at)
+            for first in range(0, rows, step):
+                count = min(step, rows - first)
+                raw = file.read(count * width * _WIDTHS[self.dtype])
+                if len(raw) < count * width * _WIDTHS[self.dtype]:
+                    raise BadRequest(f"{self.file} became shorter while it was read; send it again")
+                yield _numbers(raw, self.dtype).reshape(count, *self.shape[1:])
+
+
+def _numbers(raw: bytes, dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":  # the upper half of an F32
+        return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # an F64 that is too large becomes infinite, which is refused where it is written
+        return np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
+
+
+def read_tensors(sources: Mapping[str, Path]) -> dict[str, Stored]:
+    """Every tensor of the safetensors files among `sources` (name → where it lies). Raises BadRequest, Unsupported.
+
+    An index file, where there is one, has to agree with what the parts hold.
+    """
+    found: dict[str, Stored] = {}
+    for name, path in sorted(sources.items()):
+        if name.endswith(".safetensors"):
+            for tensor, stored in _header(name, path).items():
+                if tensor in found:
+                    raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {tensor}; give one set of weights")
+                found[tensor] = stored
+    if not found:
+        raise BadRequest("no files provided to convert: none of them is a safetensors file with tensors")
+    for name, path in sorted(sources.items()):
+        if name.endswith(_INDEX):
+            _compare(name, path, found)
+    return found
+
+
+def _compare(name: str, path: Path, found: Mapping[str, Stored]) -> None:
+    """Whether all parts that the index names are here."""
+    index = read_object(name, path)
+    places = index.get("weight_map")
+    if not isinstance(places, dict):
+        raise BadRequest(f"{name} is no index of safetensors files: it has no weight_map")
+    for tensor, file in places.items():
+        if tensor not in found:
+            raise BadRequest(f"{name} names the file {str(file)[:100]} for the tensor {tensor[:100]}, and it is not there; send all parts")
+
+
+def _header(name: str, path: Path) -> dict[str, Stored]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
+        if not 2 <= length <= min(MOST_HEADER, size - 8):
+            raise BadRequest(f"{name} is not a safetensors file, or not a whole one; send it again")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise BadRequest(f"the header of {name} is not JSON; it is no safetensors file, or damaged")
+    header.pop("__metadata__", None)
+    found = {tensor: _stored(name, path, tensor, said, 8 + length, size) for tensor, said in header.items()}
+    _require_whole(name, found, 8 + length, size)
+    return found
+
+
+def _stored(name: str, path: Path, tensor: str, said: Any, base: int, size: int) -> Stored:
+    wrong = BadRequest(f"{name} says something impossible of its tensor {tensor[:100]}; the file is damaged, send it again")
+    if not isinstance(said, dict):
+        raise wrong
+    dtype, shape, offsets = said.get("dtype"), _counts(said.get("shape")), _counts(said.get("data_offsets"))
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2 or len(shape) > 8:
+        raise wrong
+    if dtype not in _WIDTHS:
+        raise Unsupported(f"{name} holds numbers of the kind {dtype[:20]} ({tensor[:100]}), which cannot be converted")
+    if not offsets[0] <= offsets[1] <= size - base or math.prod(shape) * _WIDTHS[dtype] != offsets[1] - offsets[0]:
+        raise wrong
+    return Stored(name, path, base + offsets[0], dtype, tuple(shape) or (1,))
+
+
+def _require_whole(name: str, found: Mapping[str, Stored], at: int, size: int) -> None:
+    """The tensors must fill the file, one behind the other: bytes between or behind them are nobody's."""
+    for stored in sorted(found.values(), key=lambda one: one.at):
+        if stored.at != at:
+            raise BadRequest(f"the tensors of {name} overlap, or leave bytes out; the file is damaged, send it again")
+        at += math.prod(stored.shape) * _WIDTHS[stored.dtype]
+    if at != size:
+        raise BadRequest(f"{name} has {size} bytes, and its tensors end at {at}; the file is damaged, send it again")
+
+
+def _counts(value: Any) -> list[int] | None:
+    """A list of possible lengths or places; None when it is anything else."""
+    right = isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 48 for item in value)
+    return value if right else None
+
+
+def read_object(name: str, path: Path, most: int = MOST_HEADER) -> dict[str, Any]:
+    """A file that holds one JSON object. Raises BadRequest."""
+    if path.stat().st_size > most:
+        raise BadRequest(f"{name} is larger than such a file may be ({most} bytes)")
+    try:
+        value = json.loads(path.read_bytes())  # with NaN and Infinity, which some programs write into config.json
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise BadRequest(f"{name} is not a JSON object; it is damaged, or another file")
+    return value

@@ -1,0 +1,49 @@
+"""The verb that makes vectors of texts. It finds the model, leases a runner that embeds, asks, and accounts for it."""
+
+from __future__ import annotations
+
+import time
+
+from ndani.engines.sampling import merge
+from ndani.engines.vectors import embed, shorten
+from ndani.errors import EngineFailed, Failed
+from ndani.ledger.counts import Counts
+from ndani.runtime.pool import Pool
+from ndani.runtime.residence import LEAST_CTX
+from ndani.service.cards import Cards, runner_key
+from ndani.types import Done, EmbedRequest, Usage, Vectors
+
+
+class Embeddings:
+    """Texts in, vectors out."""
+
+    def __init__(self, cards: Cards, pool: Pool, counts: Counts) -> None:
+        self._cards = cards
+        self._pool = pool
+        self._counts = counts
+
+    async def embed(self, request: EmbedRequest) -> Vectors:
+        """A vector for each text. No texts load the model; with keep_alive 0 they unload it.
+
+        Raises NotFound, BadRequest for a text that is too long and may not be cut, Busy, LoadFailed, EngineFailed.
+        """
+        started = time.monotonic_ns()
+        entry = self._cards.find(request.model, missing=f'model "{request.model}" not found, try pulling it first')
+        if not request.texts and request.keep_alive == 0:
+            self._pool.unload(runner_key(entry))
+            return Vectors(())
+        card = await self._cards.card(entry)
+        said = merge(request.sampling, card.options)
+        async with self._pool.lease(self._cards.want_vectors(card, said), self._cards.keep_alive(request.keep_alive)) as lease:
+            num_ctx = max(min(said.num_ctx, lease.num_ctx), LEAST_CTX) if said.num_ctx else lease.num_ctx
+            try:
+                made = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
+            except EngineFailed:
+                if self._pool.closing:
+                    raise Failed("the server is stopping") from None
+                raise
+            total = time.monotonic_ns() - started
+            usage = Usage(prompt_tokens=made.tokens, load_ns=max(lease.waited_ns, 1), total_ns=total)
+        if request.texts:
+            self._counts.answered(Done("stop", usage, truncated=made.truncated))
+        return Vectors(tuple(shorten(vector, request.dimensions) for vector in made.vectors), usage, made.truncated)

