@@ -13,6 +13,7 @@ from ndani.api.admin import Admin
 from ndani.api.create import Making
 from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
 from ndani.api.native import Native
+from ndani.api.upkeep import Upkeep
 from ndani.api.wire import failure, reply
 from ndani.errors import NdaniError
 from ndani.service import Service
@@ -23,7 +24,7 @@ UPLOADS = "/api/blobs/"
 
 def build(service: Service) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down."""
-    native, making, admin = Native(service), Making(service), Admin(service)
+    native, making, admin, upkeep = Native(service), Making(service), Admin(service), Upkeep(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -42,6 +43,8 @@ def build(service: Service) -> Starlette:
             Route("/api/blobs/{digest}", making.has_blob, methods=["HEAD"]),
             Route("/api/blobs/{digest}", making.send_blob, methods=["POST"]),
             Route("/api/push", native.push, methods=["POST"]),
+            Route("/api/verify", upkeep.verify, methods=["POST"]),
+            Route("/api/prune", upkeep.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
             Route("/api/doctor", admin.doctor, methods=["GET"]),
         ],

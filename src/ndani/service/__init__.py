@@ -2,7 +2,7 @@
 
 Dialects call this and nothing below it; nothing here knows a dialect. What arrives are `types`, what leaves are
 `types`, and what goes wrong is one error of the tree. `answers` has the verbs that make answers, `models` those about
-models, and `cards` what both need to know of a model.
+models, `upkeep` those for the store itself, and `cards` what both need to know of a model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ndani.runtime.runner import Runner
 from ndani.service.answers import Answers
 from ndani.service.cards import Cards
 from ndani.service.models import Models
+from ndani.service.upkeep import Upkeep
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
@@ -41,12 +42,13 @@ class Service:
         self.cards = Cards(settings, store)
         self.answers = Answers(self.cards, pool, counts)
         self.models = Models(store, self.cards, pool, fetcher)
+        self.upkeep = Upkeep(store, fetcher)
 
     def health(self) -> dict[str, Any]:
         """What is loaded and counted. Raises Failed with the reason when nothing could be served."""
         if self.pool.closing:
             raise Failed("the server is stopping")
-        self.store.list()
+        self.store.names()
         return {
             "status": "ok",
             "loaded": [r.name for r in self.pool.residents()],

@@ -88,10 +88,13 @@ class Source(Protocol):
         ...
 
 
-def choose(name: Name, offline: bool, catalogue: Path | None = None, *, insecure: bool = False, key: Path | None = None) -> list[Source]:
+def choose(
+    name: Name, offline: bool, catalogue: Path | None = None, *, insecure: bool = False, key: Path | None = None, streams: int = 4
+) -> list[Source]:
     """The sources of a name, in the order to be tried: a model of the catalogue comes from there, every other from its registry.
 
-    `insecure` lets a registry be asked without TLS, `key` is the file of this user's own key. Raises Misconfigured.
+    `insecure` lets a registry be asked without TLS, `key` is the file of this user's own key, `streams` how many pieces
+    of a file are fetched from a registry at once. Raises Misconfigured.
     """
     from ndani.sources.catalogue import load
     from ndani.sources.pypi import PypiSource
@@ -100,5 +103,5 @@ def choose(name: Name, offline: bool, catalogue: Path | None = None, *, insecure
     if model is None:
         from ndani.sources.registry import Registry, RegistrySource
 
-        return [RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519"))]
+        return [RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519"), at_once=streams)]
     return [PypiSource(model, origin, offline) for origin in model.sources]

@@ -67,7 +67,8 @@ def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]
     if job.push:
         registry = Registry(name, insecure=job.insecure, offline=job.offline, key=home() / "id_ed25519")
         return push(store, name, registry, leaving)
-    return pull(store, name, choose(name, job.offline, Path(job.catalogue) if job.catalogue else None, insecure=job.insecure))
+    catalogue = Path(job.catalogue) if job.catalogue else None
+    return pull(store, name, choose(name, job.offline, catalogue, insecure=job.insecure, streams=job.streams), repair=frozenset(job.repair))
 
 
 def _say(line: Any) -> None:

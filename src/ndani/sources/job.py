@@ -9,7 +9,10 @@ PATIENCE = 10.0
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to bring into which store; or, with `push`, what to send from it to its registry."""
+    """What to bring into which store; or, with `push`, what to send from it to its registry.
+
+    With `repair`, only these blobs are brought, in place of those that are here under their digests; no name changes.
+    """
 
     name: str
     models: str
@@ -17,6 +20,8 @@ class Job(msgspec.Struct, frozen=True):
     catalogue: str | None = None
     insecure: bool = False
     push: bool = False
+    streams: int = 4
+    repair: tuple[str, ...] = ()
 
     @property
     def verb(self) -> str:
