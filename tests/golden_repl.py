@@ -45,7 +45,7 @@ def sections() -> dict[str, list[str]]:
 def brought(lines: list[str]) -> list[str]:
     """Lines in the form that is compared: the place of the store masked, parameters of a Modelfile in order."""
     text = "\n".join(line.rstrip() for line in lines if line.strip())
-    text = re.sub(r"sha256-[0-9a-f]+\n?[0-9a-f]*", "sha256-<hex>", text)
+    text = re.sub(r"(?m)sha256-[0-9a-f]+(?:\n[0-9a-f]+$)?", "sha256-<hex>", text)
     text = re.sub(r"FROM \S*/blobs", "FROM <models>/blobs", text)
     if text.startswith("# Modelfile"):
         return sorted(text.splitlines())

@@ -23,10 +23,11 @@ class Upkeep:
         self._service = service
 
     async def verify(self, request: Request) -> Response:
-        """POST /api/verify: `model` (all when empty), `repair`, `digests` (none but these files)."""
+        """POST /api/verify: `model` (all when empty), `repair`, `insecure`, `digests` (none but these files)."""
         body = await wire.decode(request)
         digests = frozenset(f"sha256:{hex_of(digest)}" for digest in _texts(body, "digests"))
-        steps = self._service.upkeep.verify(fields.model(body), digests, fields.flag(body, "repair", False))
+        repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
+        steps = self._service.upkeep.verify(fields.model(body), digests, repair, insecure)
         return await _lines(steps, fields.flag(body, "stream", True))
 
     async def prune(self, request: Request) -> Response:

@@ -21,7 +21,8 @@ from ndani.settings import load
 
 @click.command("verify", cls=Verb, usage="verify [MODEL]", takes=(0, None), help="Check that the files of models are whole")
 @click.option("--repair", is_flag=True, help="Pull again what is damaged, without asking")
-def verify(args: tuple[str, ...], repair: bool) -> int:
+@click.option("--insecure", is_flag=True, help="Use an insecure registry for repairs")
+def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
     """Hash every file of a model, or of all; exit 1 when something is damaged and stays so."""
     if len(args) > 1:
         raise BadRequest(f"accepts at most 1 arg(s), received {len(args)}")
@@ -37,7 +38,8 @@ def verify(args: tuple[str, ...], repair: bool) -> int:
     bad = _files(len(damaged))
     if not repair and not _agreed(f"Pull {bad} again?"):
         raise Failed(f"{bad} of {last['files']} damaged; `ndani verify --repair` pulls them again")
-    again = _verified(client, ask | {"repair": True, "digests": [damage["digest"] for damage in damaged if "digest" in damage]})
+    digests = [damage["digest"] for damage in damaged if "digest" in damage]
+    again = _verified(client, ask | {"repair": True, "insecure": insecure, "digests": digests})
     if again["damaged"]:
         raise Failed(f"{_files(len(again['damaged']))} could not be repaired; remove the model, or create it again")
     click.echo(f"{bad} repaired")

@@ -26,10 +26,12 @@ class Upkeep:
         self.store = store
         self._fetcher = fetcher
 
-    async def verify(self, model: str = "", digests: frozenset[str] = frozenset(), repair: bool = False) -> AsyncGenerator[Step]:
+    async def verify(
+        self, model: str = "", digests: frozenset[str] = frozenset(), repair: bool = False, insecure: bool = False
+    ) -> AsyncGenerator[Step]:
         """Hash every blob of a model, or of all; with `repair`, pull again what is bad. The last step is Verified.
 
-        What could not be repaired is still in its `damaged`, with the reason. Raises NotFound, StoreFailed.
+        `insecure` is a pull's. What could not be repaired is still in its `damaged`, with the reason. Raises NotFound, StoreFailed.
         """
         damaged: dict[str, str] = {}
         if model:
@@ -49,17 +51,17 @@ class Upkeep:
         left = []
         for damage in last.damaged:
             try:
-                async with aclosing(self._repair(damage)) as pulling:
+                async with aclosing(self._repair(damage, insecure)) as pulling:
                     async for brought in pulling:
                         yield brought
             except NdaniError as error:
                 left.append(Damage(f"{damage.problem}; it could not be pulled again: {error}", damage.models, damage.digest))
         yield Verified(last.blobs, last.size, tuple(left))
 
-    async def _repair(self, damage: Damage) -> AsyncGenerator[Progress]:
+    async def _repair(self, damage: Damage, insecure: bool) -> AsyncGenerator[Progress]:
         """Bring what is damaged again from where it came. Raises what the last source said."""
         if not damage.digest:  # the manifest itself: with it goes what it stood for
-            async with aclosing(self._fetcher.pull(names.parse(damage.models[0]))) as steps:
+            async with aclosing(self._fetcher.pull(names.parse(damage.models[0]), insecure)) as steps:
                 async for step in steps:
                     yield step
             return
@@ -67,7 +69,7 @@ class Upkeep:
         failed: NdaniError = NotFound("there is no source for it")
         for entry in users:
             try:
-                async with aclosing(self._fetcher.repair(entry.name, frozenset({damage.digest}))) as steps:
+                async with aclosing(self._fetcher.repair(entry.name, frozenset({damage.digest}), insecure)) as steps:
                     async for step in steps:
                         if step.status != "success":
                             yield step

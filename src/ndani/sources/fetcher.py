@@ -39,9 +39,9 @@ class Fetcher:
             async for step in steps:
                 yield step
 
-    async def repair(self, name: Name, digests: frozenset[str]) -> AsyncGenerator[Progress, None]:
+    async def repair(self, name: Name, digests: frozenset[str], insecure: bool = False) -> AsyncGenerator[Progress, None]:
         """Bring these blobs again from where the model comes from, in place of those that are here; otherwise as `pull`."""
-        job = msgspec.structs.replace(self._job(name, False), repair=tuple(sorted(digests)))
+        job = msgspec.structs.replace(self._job(name, insecure), repair=tuple(sorted(digests)))
         async with contextlib.aclosing(self._do(name, job)) as steps:
             async for step in steps:
                 yield step
