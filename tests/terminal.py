@@ -134,7 +134,9 @@ def drawn(raw: str) -> list[str]:
     """What a screen without an upper edge shows after these characters: text, cursor moves and erasing; colours are dropped."""
     rows: list[list[str]] = [[]]
     row = column = 0
-    for escape, count, verb, letter in re.findall(r"(\x1b(?:\[[?>]?([\d;]*)([a-zA-Z@`])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[=>()][B0]?))|(.|\n|\r)", raw):
+    for escape, count, verb, letter in re.findall(
+        r"(\x1b(?:\[[?>]?([\d;]*)([a-zA-Z@`])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[=>()][B0]?))|(.|\n|\r)", raw
+    ):
         many = int(count) if count.isdigit() else 1
         if escape:
             if verb == "A":

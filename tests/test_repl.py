@@ -153,9 +153,9 @@ def test_wrong_words_are_one_sentence_each_and_the_prompt_stays(home: Home) -> N
     with talk(home) as screen:
         prompt = Prompt(screen)
         for said, sentence in {
-            "/set parameter temperature hot": "Couldn't set parameter: \"invalid float value [hot]\"",
-            "/set parameter top_p 7": "Couldn't set parameter: \"option \\\"top_p\\\" must be between 0 and 1\"",
-            "/set parameter seed 1 2": "Couldn't set parameter: \"seed takes one value\"",
+            "/set parameter temperature hot": 'Couldn\'t set parameter: "invalid float value [hot]"',
+            "/set parameter top_p 7": 'Couldn\'t set parameter: "option \\"top_p\\" must be between 0 and 1"',
+            "/set parameter seed 1 2": 'Couldn\'t set parameter: "seed takes one value"',
             "/set format yaml": "Invalid or missing format. For 'json' mode use '/set format json'",
             "/set think": 'error: "parrot" does not support thinking',
             "/set think hard": "error: invalid think value",
@@ -205,7 +205,9 @@ def test_verbose_and_wordwrap(home: Home) -> None:
 
 def test_the_editor(home: Home, tmp_path: Path) -> None:
     editor = tmp_path / "my editor"
-    editor.write_text(f'#!{sys.executable}\nimport sys\npath = sys.argv[-1]\ntext = open(path).read()\nopen(path, "w").write(text + " edited\\n")\n')
+    editor.write_text(
+        f'#!{sys.executable}\nimport sys\npath = sys.argv[-1]\ntext = open(path).read()\nopen(path, "w").write(text + " edited\\n")\n'
+    )
     editor.chmod(0o755)
     with talk(home, NDANI_EDITOR=str(editor)) as screen:
         prompt = Prompt(screen)

@@ -25,7 +25,7 @@ from ndani.store import Store
 from ndani.store.blobs import STALE_PARTIAL
 from ndani.store.library import YOUNG
 from ndani.store.upkeep import Damage, Pruned, Unused, Verified, prune, verify
-from registries import StandIn, make_model, put_model
+from registries import StandIn, put_model
 from server import until
 from stores import put_echo
 from terminal import PATIENCE, terminal

@@ -73,9 +73,7 @@ def _positive(value: str) -> int:
     return int(value)
 
 
-def _setting(
-    default: Any, read: Callable[[str], Any], doc: str, ollama: str | tuple[str, ...] = (), *, terminal: bool = False
-) -> Any:
+def _setting(default: Any, read: Callable[[str], Any], doc: str, ollama: str | tuple[str, ...] = (), *, terminal: bool = False) -> Any:
     """A field of `Settings`; `terminal` ones are obeyed at the terminal, and no flag of the server's."""
     names = (ollama,) if isinstance(ollama, str) else ollama
     metadata = {"read": read, "doc": doc, "ollama": names, "terminal": terminal}

@@ -88,7 +88,9 @@ def prune(args: tuple[str, ...], dry_run: bool) -> None:
     if not count:
         click.echo("nothing to remove")
     else:
-        click.echo(f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}")
+        click.echo(
+            f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}"
+        )
 
 
 def _follow(
