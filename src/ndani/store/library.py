@@ -57,10 +57,10 @@ class Store:
         # One at a time: a second listing beside the first would only do the same work again.
         with self._listing, on_disk(self.layout.root):
             for name, path, status in self._manifests.walk():
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                stamp = _stamp(status)
                 kept = self._models.get(name.full)
                 try:
-                    known[name.full] = kept if kept and kept[0] == stamp else (stamp, self.describe(self._manifests.read(name, path)))
+                    known[name.full] = kept if kept and kept[0] == stamp else (stamp, self.describe(self._read(name, path, stamp)))
                 except FileNotFoundError:
                     continue
                 except StoreFailed as error:
@@ -73,14 +73,16 @@ class Store:
         with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
             found = self._manifests.locate(name)
             if found:
-                status = found[1].stat()
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-                kept = self._entries.get(found[0].full)
-                if not kept or kept[0] != stamp:
-                    kept = self._entries[found[0].full] = (stamp, self._manifests.read(*found))
-                return kept[1]
+                return self._read(*found, _stamp(found[1].stat()))
         self._entries.pop(name.full, None)
         raise NotFound(missing or f"model '{name}' not found")
+
+    def _read(self, name: Name, path: Path, stamp: tuple[int, int, int]) -> Entry:
+        """The entry of a name, read once for each state that its file has had. Raises StoreFailed, FileNotFoundError."""
+        kept = self._entries.get(name.full)
+        if not kept or kept[0] != stamp:
+            kept = self._entries[name.full] = (stamp, self._manifests.read(name, path))
+        return kept[1]
 
     def header(self, entry: Entry) -> Header:
         """What the weights of a model say of themselves. Raises StoreFailed when they are missing or are no GGUF file."""
@@ -235,9 +237,9 @@ class Store:
         if not candidates:
             return ()
         needed = self._locks.claimed()
-        for name, path, _ in self._manifests.walk():
+        for name, path, status in self._manifests.walk():
             try:
-                needed |= self._manifests.read(name, path).digests
+                needed |= self._read(name, path, _stamp(status)).digests
             except StoreFailed:
                 return ()
         return self._drop(candidates - needed)
@@ -248,6 +250,11 @@ class Store:
             self.blobs.remove(digest)
             self._heads.forget(digest)
         return gone
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes with a file's content."""
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _details(config: Config, header: Header | None) -> Details:
