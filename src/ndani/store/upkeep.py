@@ -96,11 +96,12 @@ def verify(
 def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
     """How many bytes of a blob were read, again and again; in the end what is wrong with it, if anything is."""
     path, seen, length = store.layout.blob(digest), hashlib.sha256(), 0
+    piece = memoryview(bytearray(PIECE))  # one for all: a new one for each read would cost as much as hashing it
     try:
         with path.open("rb", buffering=0) as file:
-            while piece := file.read(PIECE):
-                seen.update(piece)
-                length += len(piece)
+            while count := file.readinto(piece):
+                seen.update(piece[:count])
+                length += count
                 yield length
     except FileNotFoundError:
         yield "it is missing"
