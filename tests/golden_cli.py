@@ -128,12 +128,10 @@ def form_of(argv: tuple[str, ...]) -> Callable[[str], Any]:
     if argv[:1] == ("run",):
         return lambda text: re.sub(r"(?s)\A.+\n\n\Z", "<words>\n\n", text)
     if argv[:1] == ("show",) and "--modelfile" in argv:
-        return lambda text: text.replace("/", "").splitlines()[:4] + re.findall(r"(?m)^FROM", text)
-    if argv[:1] == ("show",) and "--parameters" in argv:
-        return lambda text: {bool(re.fullmatch(r'[a-z_]+ +("[^"]*"|[-0-9.]+)', line)) and line[30:31] for line in text.splitlines()}
-    if argv[:1] == ("show",) and set(argv) & {"--template", "--license"}:
-        return lambda text: bool(text.strip())  # the recorded model was created with texts of its own
-    if argv[:1] == ("show",) and len(argv) > 1 and "--system" not in argv:
+        return modelfile
+    if argv[:1] == ("show",) and set(argv) & {"--parameters", "--template", "--license", "--system"}:
+        return str
+    if argv[:1] == ("show",) and len(argv) > 1:
         return card
     if "--version" in argv:
         return lambda text: re.sub(r"\d+(\.\d+)+", "<version>", text)
@@ -155,25 +153,25 @@ def listing(text: str) -> Any:
 
 
 def card(text: str) -> Any:
-    """The sections of `show`, in order, each with its rows: of the parameters those that the model itself brings.
-
-    Of the license only that it is there: the recorded model was created with a short one of its own.
-    """
-    found: dict[str, list[str]] = {}
-    for block in text.rstrip("\n").split("\n\n"):
+    """The sections of `show` to the letter, in order; the rows of parameters sorted, for theirs change from run to run."""
+    if "\n  Tensors\n" in text:  # the recording is cut off in this section; its columns were as wide as those that are missing
+        text, _, tensors = text.partition("  Tensors\n")
+        rows = [line.split() for line in tensors.splitlines()[:40]]
+        return [*card(text), rows]
+    blocks = text.split("\n\n")
+    for block in blocks[:-1]:
         title, *rows = block.splitlines()
         assert re.match(r"  \w", title) and all(re.match(r"    \S", row) for row in rows), f"another indent: {block!r}"
-        widths = {len(row) for row in rows}
-        assert len(widths) == 1 or title == "  Tensors", f"a ragged section: {block!r}"
-        found[title] = [re.sub(r" {4,}", "    ", row).strip() for row in rows]
-    # The recorded model was made with `PARAMETER num_ctx 2048`; its order of parameters changes from run to run.
-    found["  Parameters"] = sorted(row for row in found.get("  Parameters", []) if not row.startswith("num_ctx"))
-    if "  Tensors" in found:  # the recording is cut off in this section
-        found["  Tensors"] = found["  Tensors"][:40]
-        found["  License"] = []
-    if "  License" in found:
-        found["  License"] = ["..."]
-    return list(found.items())
+        assert len({len(row) for row in rows}) == 1, f"a ragged section: {block!r}"
+    return [sorted(block.splitlines()) if block.startswith("  Parameters") else block for block in blocks]
+
+
+def modelfile(text: str) -> Any:
+    """A Modelfile to the letter: where the weights lie is masked, and the parameters, whose order changes, are sorted."""
+    lines = re.sub(r"(?m)^FROM .+$", "FROM <path>", text).splitlines()
+    found = [number for number, line in enumerate(lines) if line.startswith("PARAMETER ")]
+    assert not found or found == list(range(found[0], found[-1] + 1)), "parameters stand apart"
+    return lines[: found[0]] + sorted(lines[number] for number in found) + lines[found[-1] + 1 :] if found else lines
 
 
 def help_form(text: str) -> Any:

@@ -17,6 +17,11 @@ import pytest
 
 from cli_server import NDANI, end_server_on, free_port, listeners, serving, surroundings, weights_store
 from golden_cli import run
+from ndani.cli import commands
+from stores import shorten
+
+PATIENCE = 300.0  # seconds; a busy machine is six times slower than a desk
+SHORT = 16  # tokens of an answer whose words do not matter
 
 # ---------------------------------------------------------------- without a server
 
@@ -68,6 +73,11 @@ def test_the_version_without_a_server(alone: dict[str, str]) -> None:
         (("run", "m", "hi", "--dimensions", "some"), 'invalid argument "some" for "--dimensions" flag'),
         (("run", "m", "hi", "--truncate=perhaps"), 'invalid argument "perhaps" for "--truncate" flag'),
         (("help", "nope"), 'unknown help topic "nope"'),
+        (("prune", "now"), "accepts 0 arg(s), received 1"),
+        (("verify", "../x"), "invalid model name"),
+        (("verify", "a", "b"), "accepts at most 1 arg(s), received 2"),
+        (("completion",), "accepts 1 arg(s), received 0"),
+        (("serve", "--nohistory", "1"), "unknown flag: --nohistory"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(argv: tuple[str, ...], sentence: str, alone: dict[str, str]) -> None:
@@ -77,7 +87,7 @@ def test_a_wrong_command_line_is_one_sentence(argv: tuple[str, ...], sentence: s
     assert listeners(int(alone["NDANI_HOST"].split(":")[1])) == [], "a wrong command line starts no server"
 
 
-@pytest.mark.parametrize("command", ["serve", "show", "run", "stop", "pull", "push", "list", "ps", "cp", "rm", "doctor", "config", "help"])
+@pytest.mark.parametrize("command", list(commands()))
 def test_every_command_has_help(command: str, alone: dict[str, str]) -> None:
     got = run((command, "--help"), alone)
     assert (got.exit, got.stderr) == (0, "")
@@ -98,8 +108,8 @@ def test_config_show_says_where_each_value_came_from(alone: dict[str, str], tmp_
 
 def test_a_listing_imports_nothing_heavy(alone: dict[str, str]) -> None:
     code = "import sys; from ndani.cli import main; main(['list']); print(*sys.modules)"
-    got = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, timeout=60)
-    heavy = {"aiohttp", "asyncio", "rich", "starlette", "uvicorn", "msgspec", "xllamacpp", "psutil", "numpy", "ctypes"}
+    got = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, timeout=PATIENCE)
+    heavy = {"aiohttp", "asyncio", "prompt_toolkit", "rich", "starlette", "uvicorn", "msgspec", "xllamacpp", "psutil", "numpy", "ctypes"}
     assert not heavy & set(got.stdout.split())
 
 
@@ -146,7 +156,7 @@ def test_a_reader_that_leaves_is_no_error(empty: dict[str, str]) -> None:
         env=empty,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert got.returncode in (0, 141) and got.stderr == ""
 
@@ -154,7 +164,7 @@ def test_a_reader_that_leaves_is_no_error(empty: dict[str, str]) -> None:
 def test_a_terminal_without_a_prompt_is_told_what_is_needed(empty: dict[str, str]) -> None:
     here, there = pty.openpty()
     with contextlib.closing(os.fdopen(here, "rb", buffering=0)), os.fdopen(there, "rb", buffering=0) as terminal:
-        got = subprocess.run([*NDANI, "run", "smollm2"], env=empty, stdin=terminal, capture_output=True, text=True, timeout=60)
+        got = subprocess.run([*NDANI, "run", "smollm2"], env=empty, stdin=terminal, capture_output=True, text=True, timeout=PATIENCE)
     assert got.returncode == 1 and got.stdout == "" and got.stderr.startswith("Error: a prompt is needed")
 
 
@@ -172,7 +182,7 @@ def test_several_commands_at_once_start_one_server(tmp_path: Path) -> None:
         )
         for _ in range(3)
     ]
-    said = [child.communicate(timeout=90)[1] for child in children]
+    said = [child.communicate(timeout=PATIENCE)[1] for child in children]
     try:
         started = [
             text
@@ -193,14 +203,17 @@ def test_several_commands_at_once_start_one_server(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A server that has smollm2:135m."""
+    """A server that has smollm2:135m, which stops after SHORT tokens; `long` goes on until it is stopped."""
     with serving(tmp_path_factory.mktemp("smollm2"), free_port(), store=weights_store()) as environment:
+        assert run(("cp", "smollm2:135m", "long"), environment).exit == 0
+        shorten(Path(environment["NDANI_MODELS"]), SHORT)
+        # Loaded here, so that no test below waits for more than its own answer.
+        assert run(("run", "smollm2:135m"), environment, timeout=PATIENCE).exit == 0
         yield environment
 
 
 @pytest.mark.weights
 def test_an_answer_comes_in_pieces_and_ends_with_an_empty_line(smollm2: dict[str, str]) -> None:
-    run(("run", "smollm2:135m"), smollm2)  # loads it
     arrivals = []
     with subprocess.Popen(
         [*NDANI, "run", "smollm2:135m", "Count", "from one to ten."], env=smollm2, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -210,13 +223,13 @@ def test_an_answer_comes_in_pieces_and_ends_with_an_empty_line(smollm2: dict[str
         while piece := os.read(child.stdout.fileno(), 65536):
             arrivals.append(time.monotonic())
             text += piece
-    assert child.returncode == 0 and text.endswith(b"\n\n") and len(arrivals) > 3
+    assert child.returncode == 0 and text.endswith(b"\n\n") and len(arrivals) > 1
     assert b"\x1b" not in text
 
 
 @pytest.mark.weights
 def test_piped_text_comes_before_the_words(smollm2: dict[str, str]) -> None:
-    got = run(("run", "smollm2:135m", "Which", "word is it?", "--verbose"), smollm2, stdin="The word is rabbit. " * 20)
+    got = run(("run", "smollm2:135m", "Which", "word is it?", "--verbose"), smollm2, stdin="The word is rabbit. " * 20, timeout=PATIENCE)
     assert got.exit == 0 and got.stdout.endswith("\n\n")
     counted = next(int(line.split()[3]) for line in got.stderr.splitlines() if line.startswith("prompt eval count"))
     assert counted > 100, "the piped text was not part of the prompt"
@@ -224,18 +237,18 @@ def test_piped_text_comes_before_the_words(smollm2: dict[str, str]) -> None:
 
 @pytest.mark.weights
 def test_ctrl_c_ends_an_answer(smollm2: dict[str, str]) -> None:
-    ask = [*NDANI, "run", "smollm2:135m", "Write a very long story about the sea."]
+    ask = [*NDANI, "run", "long", "Write a very long story about the sea."]
     with subprocess.Popen(ask, env=smollm2, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout and child.stderr
         assert os.read(child.stdout.fileno(), 100)
         child.send_signal(signal.SIGINT)
-        assert child.wait(10) == 130
+        assert child.wait(PATIENCE) == 130
         assert child.stderr.read() == b""
 
 
 @pytest.mark.weights
 def test_ps_and_show_as_json(smollm2: dict[str, str]) -> None:
-    run(("run", "smollm2:135m"), smollm2)
+    run(("run", "smollm2:135m"), smollm2, timeout=PATIENCE)
     (resident,) = json.loads(run(("ps", "--json"), smollm2).stdout)["models"]
     assert resident["name"] == "smollm2:135m" and resident["pid"] > 0 and resident["slots"] >= 1
     assert json.loads(run(("show", "smollm2:135m", "--json"), smollm2).stdout)["details"]["family"] == "llama"
@@ -244,6 +257,6 @@ def test_ps_and_show_as_json(smollm2: dict[str, str]) -> None:
 
 @pytest.mark.weights
 def test_doctor_finds_every_route_blocked(smollm2: dict[str, str]) -> None:
-    got = run(("doctor",), smollm2)
+    got = run(("doctor",), smollm2, timeout=PATIENCE)
     assert got.exit == 0, got.stdout + got.stderr
     assert got.stdout.splitlines()[-1].startswith("All ") and got.stdout.count("blocked (") >= 13

@@ -49,13 +49,13 @@ async def told(folder: Path, asked: Question, outlet: Outlet | None) -> tuple[li
         await runner.stop()
 
 
-async def test_whoever_keeps_up_is_given_all_but_the_first_and_the_end(folder: Path) -> None:
+async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None:
     bare, _ = await told(folder, question(WORDS, keep=True), None)
     order: list[str] = []
     events, taken = await told(folder, question(WORDS, keep=True), Outlet(lambda: True, lambda text: order.append(text.text)))
     whole = [event for event in bare if isinstance(event, Text)]
     by_event = [event for event in events if isinstance(event, Text)]
-    assert by_event[0] == whole[0] and len(taken) > len(by_event), "most took the short way"
+    assert len(taken) > len(by_event), "most took the short way"
     assert sorted([*by_event, *taken], key=lambda text: whole.index(text)) == whole
     (first, last) = bare[-1], events[-1]
     assert isinstance(first, Done) and isinstance(last, Done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -228,6 +229,18 @@ async def test_pieces_come_a_few_at_once_and_each_byte_once(stand_in: StandIn, s
     await collect(store, stand_in.name, source(stand_in.name, home))
     assert stand_in.most_at_once == 4 and stand_in.sent[stand_in.model] == SIZE
     assert held(store, stand_in.name) == WEIGHTS
+
+
+async def test_as_many_pieces_at_once_as_the_settings_say(stand_in: StandIn, store: Store, tmp_path: Path) -> None:
+    stand_in.pause = 0.005
+    weights = os.urandom(17 << 20)  # three pieces of the fetcher's own size
+    stand_in.weights = weights
+    stand_in.__post_init__()
+    fetcher = Fetcher(settings.Settings(models=store.layout.root, max_transfer_streams=2))
+    async with aclosing(fetcher.pull(stand_in.name, insecure=True)) as steps:
+        async for step in steps:
+            assert step.status
+    assert stand_in.most_at_once == 2 and held(store, stand_in.name) == weights
 
 
 async def test_connections_that_break_off_or_stand_still_are_taken_up(stand_in: StandIn, store: Store, home: Path) -> None:

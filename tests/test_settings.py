@@ -55,6 +55,9 @@ def test_every_setting_has_a_name_a_meaning_and_an_origin(tmp_path: Path) -> Non
         ("NDANI_REGISTRY", "http://127.0.0.1:11435/", "registry", "http://127.0.0.1:11435"),
         ("NDANI_REGISTRY", "models.example:5000", "registry", "models.example:5000"),
         ("NDANI_SOURCES", "/media/usb, ~/models,", "sources", ("/media/usb", "~/models")),
+        ("OLLAMA_MAX_TRANSFER_STREAMS", "2", "max_transfer_streams", 2),
+        ("OLLAMA_NOHISTORY", "1", "nohistory", True),
+        ("OLLAMA_EDITOR", "vim -n", "editor", "vim -n"),
     ],
 )
 def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, text: str, name: str, value: object) -> None:
@@ -66,6 +69,7 @@ def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, tex
     [
         ({"OLLAMA_MAX_QUEUE": "many"}, "", "OLLAMA_MAX_QUEUE is 'many': a whole number is needed"),
         ({"NDANI_KEEP_ALIVE": "soon"}, "", "NDANI_KEEP_ALIVE is 'soon': a duration such as 5m is needed"),
+        ({"OLLAMA_MAX_TRANSFER_STREAMS": "0"}, "", "a whole number of 1 or more is needed"),
         ({"OLLAMA_KV_CACHE_TYPE": "q3"}, "", "OLLAMA_KV_CACHE_TYPE is 'q3': one of f32"),
         ({"OLLAMA_NO_CLOUD": "0"}, "", "OLLAMA_NO_CLOUD=0 cannot be honoured"),
         ({}, "max_queues = 1", "unknown setting 'max_queues'"),

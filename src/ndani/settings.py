@@ -76,9 +76,16 @@ def _cache_type(value: str) -> str:
     return value.lower()
 
 
-def _setting(default: Any, read: Callable[[str], Any], doc: str, ollama: str | tuple[str, ...] = ()) -> Any:
+def _positive(value: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise ValueError("a whole number of 1 or more is needed")
+    return int(value)
+
+
+def _setting(default: Any, read: Callable[[str], Any], doc: str, ollama: str | tuple[str, ...] = (), *, terminal: bool = False) -> Any:
+    """A field of `Settings`; `terminal` ones are obeyed at the terminal, and no flag of the server's."""
     names = (ollama,) if isinstance(ollama, str) else ollama
-    metadata = {"read": read, "doc": doc, "ollama": names}
+    metadata = {"read": read, "doc": doc, "ollama": names, "terminal": terminal}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -115,6 +122,9 @@ class Settings:
         0, lambda v: _whole(v) if v.isdigit() else int(_flag(v)), "1: more log lines (never a prompt or an answer)", "OLLAMA_DEBUG"
     )
     noprune: bool = _setting(False, _flag, "keep unused blobs when the server starts", "OLLAMA_NOPRUNE")
+    max_transfer_streams: int = _setting(4, _positive, "pieces of a file that a pull fetches at once", "OLLAMA_MAX_TRANSFER_STREAMS")
+    nohistory: bool = _setting(False, _flag, "do not write what is typed at the prompt to a file", "OLLAMA_NOHISTORY", terminal=True)
+    editor: str = _setting("", _text, "editor that Ctrl-G opens at the prompt (empty: VISUAL, EDITOR, vi)", "OLLAMA_EDITOR", terminal=True)
     no_cloud: bool = _setting(True, _flag, "no cloud models; ndani has none, so only true is possible", "OLLAMA_NO_CLOUD")
     offline: bool = _setting(False, _flag, "refuse everything that would dial out")
     registry: str = _setting(DEFAULT_HOST, _place, "registry that names without a host belong to (http://…: without TLS)")
@@ -163,6 +173,11 @@ def names_of(setting: dataclasses.Field[Any]) -> tuple[str, ...]:
 def fields() -> list[dataclasses.Field[Any]]:
     """The settings themselves, in the order they are shown."""
     return [f for f in dataclasses.fields(Settings) if "read" in f.metadata]
+
+
+def served() -> list[dataclasses.Field[Any]]:
+    """The settings that a server obeys."""
+    return [f for f in fields() if not f.metadata["terminal"]]
 
 
 def load(environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:

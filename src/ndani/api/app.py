@@ -15,6 +15,7 @@ from ndani.api.create import Making
 from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
 from ndani.api.embed import Embedding
 from ndani.api.native import Native
+from ndani.api.upkeep import Upkeep
 from ndani.api.wire import failure, reply
 from ndani.errors import NdaniError
 from ndani.service import Service
@@ -25,7 +26,8 @@ UPLOADS = "/api/blobs/"
 
 def build(service: Service) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down."""
-    native, making, embedding, admin = Native(service), Making(service), Embedding(service), Admin(service)
+    native, making, embedding = Native(service), Making(service), Embedding(service)
+    upkeep, admin = Upkeep(service), Admin(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -51,6 +53,8 @@ def build(service: Service) -> Starlette:
             Route("/api/signout", cloud.account, methods=["POST"]),
             Route("/api/experimental/web_search", cloud.web_search, methods=["POST"]),
             Route("/api/experimental/web_fetch", cloud.web_fetch, methods=["POST"]),
+            Route("/api/verify", upkeep.verify, methods=["POST"]),
+            Route("/api/prune", upkeep.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
             Route("/api/doctor", admin.doctor, methods=["GET"]),
         ],

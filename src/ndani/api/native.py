@@ -56,7 +56,7 @@ class Native:
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
-        return wire.reply(ollama.render_models(self._service.models.installed()))
+        return wire.reply(ollama.render_models(await self._service.models.installed()))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""

@@ -154,12 +154,14 @@ async def _leave_when_idle(limit: float, counts: Counts, end: Callable[[], None]
 
 
 def _tidy(store: Store, settings: Settings, log: Log) -> None:
-    """Blobs that nothing refers to go, as when Ollama starts; a read-only store is nobody's fault."""
-    if settings.noprune:
-        return
+    """Blobs that nothing refers to go, as when Ollama starts; a read-only store is nobody's fault.
+
+    Before that every model is looked at once, so that the first listing is as quick as the others.
+    """
     try:
         sweep(store.layout)
-        removed = store.prune()
+        store.list()
+        removed = () if settings.noprune else store.prune()
     except Exception as error:  # tidying must never stop a server
         log.debug("not tidied", why=type(error).__name__)
         return

@@ -35,9 +35,12 @@ def commands() -> dict[str, Entry]:
         "ps": Entry("ndani.cli.server", "ps", "List running models"),
         "cp": Entry("ndani.cli.models", "cp", "Copy a model"),
         "rm": Entry("ndani.cli.models", "rm", "Remove a model"),
+        "verify": Entry("ndani.cli.upkeep", "verify", "Check that the files of models are whole"),
+        "prune": Entry("ndani.cli.upkeep", "prune", "Remove files that no model needs"),
         "mirror": Entry("ndani.cli.mirror", "mirror", "Let others pull the models of this store"),
         "doctor": Entry("ndani.cli.doctor", "doctor", "Check this machine, and that a running model cannot get out"),
         "config": Entry("ndani.cli.config", "config", "Show the settings"),
+        "completion": Entry("ndani.cli.completion", "completion", "Print what makes a shell complete ndani's words"),
         "help": Entry("ndani.cli.about", "help_", "Help about any command"),
     }
 
@@ -73,6 +76,10 @@ def _run(argv: list[str]) -> int:
     from ndani.cli.about import root
 
     door = root(commands())
+    if asked := os.environ.get("_NDANI_COMPLETE"):
+        from ndani.cli.completion import answer
+
+        return answer(door, asked)
     try:
         with door.make_context("ndani", list(argv)) as ctx:
             return int(door.invoke(ctx) or 0)

@@ -28,13 +28,21 @@ def print_json(value: Any) -> None:
 def list_(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models of the store, newest first."""
     answer = Client(load()).ask("GET", "/api/tags")
-    prefix = args[0].lower() if args else ""
-    models = [model for model in answer["models"] or [] if model["name"].lower().startswith(prefix)]
+    prefix = args[0] if args else ""
     if as_json:
-        return print_json(answer | {"models": models})
-    now = time.time()
+        return print_json(answer | {"models": _beginning(answer["models"] or [], prefix)})
+    return click.echo(listing(answer["models"] or [], prefix), nl=False)
+
+
+def listing(models: list[dict[str, Any]], prefix: str = "") -> str:
+    """A table of models as the API lists them: those whose name begins with `prefix`."""
+    models, now = _beginning(models, prefix), time.time()
     rows = [(m["name"], m["digest"][:12], figures.size(m["size"]), figures.when(figures.moment(m["modified_at"]), now)) for m in models]
-    return click.echo(tables.columns(("NAME", "ID", "SIZE", "MODIFIED"), rows), nl=False)
+    return tables.columns(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+
+
+def _beginning(models: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]]:
+    return [model for model in models if model["name"].lower().startswith(prefix.lower())]
 
 
 @click.command("pull", cls=Verb, usage="pull MODEL", takes=exactly(1), help="Pull a model from its source")

@@ -29,14 +29,18 @@ class Display(Protocol):
         ...
 
 
-def follow(events: Iterator[Mapping[str, Any]], incomplete: str) -> None:
-    """Show events to their end. Raises Failed with the sentence `incomplete` when the last was not `success`."""
+def follow(events: Iterator[Mapping[str, Any]], incomplete: str, *, quiet_end: bool = False) -> None:
+    """Show events to their end. Raises Failed with the sentence `incomplete` when the last was not `success`.
+
+    With `quiet_end` that word is not shown: whoever calls says what it came to.
+    """
     status = ""
     display = _display()
     try:
         for event in events:
             status = str(event.get("status") or "")
-            display.take(event)
+            if not (quiet_end and status == "success"):
+                display.take(event)
     finally:
         display.close()
     if status != "success":

@@ -1,4 +1,7 @@
-"""`ndani run`: one prompt, one answer, streamed to stdout as it arrives; the model is pulled first where it is missing."""
+"""`ndani run`: one prompt, one answer, streamed to stdout as it arrives; the model is pulled first where it is missing.
+
+Without a prompt, at a terminal, it is a conversation: `repl`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,11 @@ from ndani.errors import BadRequest, Failed, NotFound
 from ndani.settings import load
 
 _THINK = {"": True, "true": True, "false": False} | {level: level for level in ("high", "medium", "low", "max")}
+_ENVIRONMENT = (
+    ("NDANI_EDITOR", "Path to editor for interactive prompt editing (Ctrl+G)"),
+    HOST,
+    ("NDANI_NOHISTORY", "Do not preserve readline history"),
+)
 
 
 class RunVerb(Verb):
@@ -29,7 +37,7 @@ class RunVerb(Verb):
     bare_values = {"--think": "true", "--truncate": "true"}  # noqa: RUF012
 
 
-@click.command("run", cls=RunVerb, usage="run MODEL [PROMPT]", takes=at_least(1), environment=(HOST,), help="Run a model")
+@click.command("run", cls=RunVerb, usage="run MODEL [PROMPT]", takes=at_least(1), environment=_ENVIRONMENT, help="Run a model")
 @click.option("--keepalive", default="", help="Duration to keep a model loaded (e.g. 5m)")
 @click.option("--verbose", is_flag=True, help="Show timings for response")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
@@ -40,7 +48,7 @@ class RunVerb(Verb):
 @click.option("--dimensions", default="0", help="Numbers of the vector (embedding models only)")
 @click.option("--truncate", default="true", help="Cut a text that is too long (embedding models only)")
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
-    """Answer one prompt: words of the command line, after what is piped in. A model of embeddings gives its vector."""
+    """Answer one prompt: words of the command line, after what is piped in; without any, converse. An embedder gives its vector."""
     from ndani.cli.background import reach
     from ndani.cli.embed import embeds, flags, vector
 
@@ -50,6 +58,11 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     if keepalive:
         parse_duration(keepalive)
         ask["keep_alive"] = keepalive if not keepalive.lstrip("+-").replace(".", "").isdigit() else float(keepalive)
+    if not words and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        from ndani.cli.repl import converse
+
+        settings = load()
+        return converse(reach(settings), ask, settings, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     ask["prompt"] = prompt(words)
     client = reach(load())
     if embeds(client, model, insecure):
@@ -68,6 +81,11 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         done = _answer(client, ask, writer)
     if ask["prompt"]:
         click.echo("\n")
+    return closing_words(done, verbose=verbose)
+
+
+def closing_words(done: Mapping[str, Any], *, verbose: bool) -> None:
+    """What is said on stderr when an answer is over: what the model did not read, and with `verbose` the timings."""
     if cut := done.get("truncated"):
         click.echo(f"Warning: this is longer than the model's context; {cut} tokens of it were out of the model's sight", err=True)
     if verbose:
@@ -97,7 +115,7 @@ def prompt(words: list[str]) -> str:
     text = " ".join(words)
     piped = _piped()
     if piped is None and not words:
-        raise BadRequest('a prompt is needed: ndani run MODEL "your question" (the interactive prompt is not in this version)')
+        raise BadRequest('a prompt is needed: ndani run MODEL "your question" (a conversation needs a terminal to be shown on)')
     if piped:
         text = f"{piped} {text}" if words else piped
     # Bytes that are no text would be refused by the server as broken JSON.

@@ -12,11 +12,11 @@ from ndani.cli.client import Client
 from ndani.cli.models import print_json
 from ndani.cli.verb import Verb, exactly
 from ndani.errors import BadRequest, Misconfigured, NotFound
-from ndani.settings import fields, load
+from ndani.settings import load, served
 
 
 def _flags() -> list[click.Parameter]:
-    return [click.Option([f"--{s.name.replace('_', '-')}", s.name], help=s.metadata["doc"]) for s in fields()]
+    return [click.Option([f"--{s.name.replace('_', '-')}", s.name], help=s.metadata["doc"]) for s in served()]
 
 
 def _serve(args: tuple[str, ...], **given: str | None) -> int:
@@ -24,7 +24,7 @@ def _serve(args: tuple[str, ...], **given: str | None) -> int:
     from ndani.api.server import serve as run_server
 
     flags: dict[str, Any] = {}
-    for setting in fields():
+    for setting in served():
         text = given[setting.name]
         if text is None:
             continue
@@ -40,7 +40,7 @@ serve = Verb(
     usage="serve",
     takes=exactly(0),
     aliases=("start",),
-    environment=[(f"NDANI_{s.name.upper()}", s.metadata["doc"]) for s in fields()],
+    environment=[(f"NDANI_{s.name.upper()}", s.metadata["doc"]) for s in served()],
     help="Start ndani",
     params=_flags(),
     callback=_serve,

@@ -53,10 +53,12 @@ class Verb(click.Command):
         super().__init__(**rest)
         self.usage, self.takes, self.environment, self.aliases = usage, takes, environment, aliases
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
-        self.params.append(click.Argument(["args"], nargs=-1, type=click.UNPROCESSED))
+        self.params.append(click.Argument(["args"], nargs=-1, type=click.UNPROCESSED, shell_complete=_complete_args))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read flags and words. Raises BadRequest in the words of Ollama's command line."""
+        if ctx.resilient_parsing:  # a shell asks what may follow a line that is not complete yet
+            return super().parse_args(ctx, args)
         try:
             rest = super().parse_args(ctx, _plain(self, args))
         except click.UsageError as error:
@@ -104,9 +106,18 @@ class Door(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of the first word, under its own name. Raises BadRequest for an unknown one, with what may be meant."""
         command = self.get_command(ctx, args[0])
+        if command is None and ctx.resilient_parsing:
+            return None, None, args
         if command is None:
             raise BadRequest(unknown(args[0], self.table, ctx.command_path))
         return command.name, command, args[1:]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+        """Names of commands, and flags; no command is imported for it."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=entry.short) for name, entry in self.table.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the flags before the command's name."""
@@ -128,6 +139,12 @@ class Door(click.Group):
                 f'Use "{path} [command] --help" for more information about a command.',
             ]
         )
+
+
+def _complete_args(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+    from ndani.cli.completion import complete_args
+
+    return complete_args(ctx, param, incomplete)
 
 
 def unknown(word: str, table: Mapping[str, Entry], path: str) -> str:

@@ -2,7 +2,8 @@
 
 Dialects call this and nothing below it; nothing here knows a dialect. What arrives are `types`, what leaves are
 `types`, and what goes wrong is one error of the tree. `answers` has the verbs that make answers, `embeddings` the one
-that makes vectors, `models` those about models, and `cards` what both need to know of a model.
+that makes vectors, `models` those about models, `upkeep` those for the store itself, and `cards` what all need to know
+of a model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ndani.service.answers import Answers
 from ndani.service.cards import Cards
 from ndani.service.embed import Embeddings
 from ndani.service.models import Models
+from ndani.service.upkeep import Upkeep
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
@@ -45,12 +47,13 @@ class Service:
         self.embeddings = Embeddings(self.cards, pool, counts)
         self.maker = Maker(settings.require_jail)
         self.models = Models(store, self.cards, pool, fetcher, self.maker)
+        self.upkeep = Upkeep(store, fetcher)
 
     def health(self) -> dict[str, Any]:
         """What is loaded and counted. Raises Failed with the reason when nothing could be served."""
         if self.pool.closing:
             raise Failed("the server is stopping")
-        self.store.list()
+        self.store.names()
         return {
             "status": "ok",
             "loaded": [r.name for r in self.pool.residents()],

@@ -49,9 +49,9 @@ class Models:
         self._fetcher = fetcher
         self._maker = maker
 
-    def installed(self) -> list[Model]:
-        """The models in the store, the newest first."""
-        return self.store.list()
+    async def installed(self) -> list[Model]:
+        """The models in the store, the newest first. In a thread: what was never looked at is read from the disk."""
+        return await asyncio.to_thread(self.store.list)
 
     def residents(self) -> list[Resident]:
         """The models in memory, the one that stays longest first."""

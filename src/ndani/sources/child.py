@@ -67,9 +67,10 @@ def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]
         return push(store, name, registry, leaving)
     catalogue = Path(job.catalogue) if job.catalogue else None
     folders = tuple(Path(folder) for folder in job.folders)
-    return pull(
-        store, name, choose(name, job.offline, catalogue, insecure=job.insecure, house=job.registry, folders=folders, own=store.layout.root)
+    sources = choose(
+        name, job.offline, catalogue, insecure=job.insecure, house=job.registry, folders=folders, own=store.layout.root, streams=job.streams
     )
+    return pull(store, name, sources, repair=frozenset(job.repair))
 
 
 def _say(line: Any) -> None:

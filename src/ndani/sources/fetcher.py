@@ -39,6 +39,13 @@ class Fetcher:
             async for step in steps:
                 yield step
 
+    async def repair(self, name: Name, digests: frozenset[str], insecure: bool = False) -> AsyncGenerator[Progress, None]:
+        """Bring these blobs again from where the model comes from, in place of those that are here; otherwise as `pull`."""
+        job = msgspec.structs.replace(self._job(name, insecure), repair=tuple(sorted(digests)))
+        async with contextlib.aclosing(self._do(name, job)) as steps:
+            async for step in steps:
+                yield step
+
     async def push(self, name: Name, insecure: bool = False) -> AsyncGenerator[Progress, None]:
         """Send a model of the store to its registry; otherwise as `pull`."""
         async with contextlib.aclosing(self._do(name, self._job(name, insecure, push=True))) as steps:
@@ -50,7 +57,7 @@ class Fetcher:
         await asyncio.gather(*(run.end() for run in list(self._runs.values())))
 
     async def _do(self, name: Name, job: Job) -> AsyncGenerator[Progress, None]:
-        key = f"{job.verb} {name.key} {job.insecure}"
+        key = f"{job.verb} {name.key} {job.insecure} {job.repair}"
         run = self._runs.get(key)
         if run and not run.watchers:
             await asyncio.wait([run.task])  # it is being ended, and a push of the same may take its time for that
@@ -75,7 +82,8 @@ class Fetcher:
         catalogue = str(self._catalogue) if self._catalogue else None
         settings = self._settings
         folders = tuple(str(Path(folder).expanduser().absolute()) for folder in settings.sources)
-        return Job(name.full, str(settings.models), settings.offline, catalogue, insecure, push, settings.registry, folders)
+        streams = settings.max_transfer_streams
+        return Job(name.full, str(settings.models), settings.offline, catalogue, insecure, push, settings.registry, folders, streams)
 
 
 class _Run:

@@ -19,7 +19,7 @@ import msgspec
 from ndani.errors import NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG
 from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
-from ndani.sources.ahead import PIECE
+from ndani.sources.ahead import AT_ONCE, PIECE
 from ndani.sources.assemble import converter
 from ndani.sources.gguf import group, pick
 from ndani.sources.patience import insist
@@ -50,8 +50,8 @@ class Listed:
 class HubSource(RegistrySource):
     """One model of one hub, or of a registry that turns out to be none."""
 
-    def __init__(self, registry: Registry, piece: int = PIECE) -> None:
-        super().__init__(registry, piece)
+    def __init__(self, registry: Registry, piece: int = PIECE, at_once: int = AT_ONCE) -> None:
+        super().__init__(registry, piece, at_once)
         name = registry.name
         self._repository = f"{name.namespace}/{name.model}"
         self._revision = _BRANCH

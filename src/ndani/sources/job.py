@@ -12,6 +12,7 @@ class Job(msgspec.Struct, frozen=True):
     """What to bring into which store; or, with `push`, what to send from it to its registry.
 
     `registry` is whom names without a host belong to, `folders` are looked into before anybody is asked.
+    With `repair`, only these blobs are brought, in place of those that are here under their digests; no name changes.
     """
 
     name: str
@@ -22,6 +23,8 @@ class Job(msgspec.Struct, frozen=True):
     push: bool = False
     registry: str = ""
     folders: tuple[str, ...] = ()
+    streams: int = 4
+    repair: tuple[str, ...] = ()
 
     @property
     def verb(self) -> str:

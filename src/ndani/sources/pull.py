@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from ndani.errors import NotFound, Offline, SourceFailed
 from ndani.names import Name
-from ndani.sources import Assembly, PlannedLayer, Source, Surveyed
+from ndani.sources import Assembly, Plan, PlannedLayer, Source, Surveyed
 from ndani.sources.assemble import assemble
 from ndani.sources.convert import make
 from ndani.sources.http import Interrupted
@@ -20,20 +20,24 @@ from ndani.sources.inflow import Inflow, received
 from ndani.sources.patience import Patience
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
+from ndani.store.disk import on_disk
 from ndani.store.offloop import settled
 from ndani.types import Progress
 
 
-async def pull(store: Store, name: Name, sources: Sequence[Source], patience: Patience | None = None) -> AsyncGenerator[Progress, None]:
+async def pull(
+    store: Store, name: Name, sources: Sequence[Source], patience: Patience | None = None, repair: frozenset[str] = frozenset()
+) -> AsyncGenerator[Progress, None]:
     """Bring a model into the store and give it its name. Consume it under aclosing.
 
-    Sources are tried in order. Raises NotFound, SourceFailed, StoreFailed, Offline; what has come stays for the next pull.
+    With `repair` only these blobs are brought, in place of those that are here, and no name changes. Sources are tried
+    in order. Raises NotFound, SourceFailed, StoreFailed, Offline; what has come stays for the next pull.
     """
     failed: NotFound | SourceFailed | None = None
     yield Progress("pulling manifest")
     for source in sources:
         try:
-            async with aclosing(_pull_from(store, name, source, patience or Patience())) as steps:
+            async with aclosing(_pull_from(store, name, source, patience or Patience(), repair)) as steps:
                 async for step in steps:
                     yield step
             return
@@ -49,12 +53,19 @@ async def pull(store: Store, name: Name, sources: Sequence[Source], patience: Pa
     raise failed or NotFound("pull model manifest: file does not exist")
 
 
-async def _pull_from(store: Store, name: Name, source: Source, patience: Patience) -> AsyncGenerator[Progress, None]:
+async def _pull_from(
+    store: Store, name: Name, source: Source, patience: Patience, repair: frozenset[str]
+) -> AsyncGenerator[Progress, None]:
     if isinstance(source, Surveyed):
         async with aclosing(source.survey()) as looks:
             async for look in looks:
                 yield look
     plan = await source.plan()
+    if repair:
+        async with aclosing(_replace(store, name, source, plan, patience, repair)) as steps:
+            async for step in steps:
+                yield step
+        return
     # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
     ingredients = {one.digest for layer in plan.layers for one in layer.ingredients}
     with store.claim({layer.digest for layer in plan.layers} | ingredients):
@@ -85,8 +96,28 @@ async def _assembled(store: Store, name: Name, assembly: Assembly) -> AsyncGener
         await settled(making.close)
 
 
-async def _bring(store: Store, source: Source, layer: PlannedLayer, patience: Patience) -> AsyncGenerator[Progress, None]:
-    """One layer into the store, by us or by whoever is at it already."""
+async def _replace(
+    store: Store, name: Name, source: Source, plan: Plan, patience: Patience, repair: frozenset[str]
+) -> AsyncGenerator[Progress, None]:
+    """Bring blobs again that have gone bad. Raises SourceFailed when the source has others now."""
+    layers = [layer for layer in plan.layers if layer.digest in repair]
+    if len({layer.digest for layer in layers}) < len(repair):
+        raise SourceFailed(f"where {name} comes from has other files by now; `ndani pull {name}` fetches those")
+    with store.claim(set(repair)):
+        for layer in layers:
+            if layer.content is not None:
+                with on_disk(store.layout.root):
+                    store.blobs.remove(layer.digest)  # what is there already is not written again
+            async with aclosing(_bring(store, source, layer, patience, afresh=True)) as steps:
+                async for step in steps:
+                    yield step
+    yield Progress("success")
+
+
+async def _bring(
+    store: Store, source: Source, layer: PlannedLayer, patience: Patience, *, afresh: bool = False
+) -> AsyncGenerator[Progress, None]:
+    """One layer into the store, by us or by whoever is at it already; `afresh` even when the blob is here."""
     if layer.content is not None:
         store.blobs.put(layer.content)
         yield _progress(layer, layer.size)
@@ -99,7 +130,7 @@ async def _bring(store: Store, source: Source, layer: PlannedLayer, patience: Pa
         yield _progress(layer, received(store, layer))
         await asyncio.sleep(patience.look)
     try:
-        if not store.blobs.has(layer.digest, layer.size):
+        if afresh or not store.blobs.has(layer.digest, layer.size):
             bringing = make(store, layer) if layer.made else _transfer(store, source, layer, patience)
             async with aclosing(bringing) as steps:
                 async for step in steps:

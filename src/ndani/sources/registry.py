@@ -176,8 +176,8 @@ class Registry:
 class RegistrySource:
     """One model of one registry."""
 
-    def __init__(self, registry: Registry, piece: int = PIECE) -> None:
-        self._registry, self._piece = registry, piece
+    def __init__(self, registry: Registry, piece: int = PIECE, at_once: int = AT_ONCE) -> None:
+        self._registry, self._piece, self._at_once = registry, piece, at_once
         self._ranges = True
         self._places: dict[str, str] = {}
 
@@ -191,7 +191,7 @@ class RegistrySource:
             at = start
             try:
                 pieces = cut(start, part.size, self._piece)
-                async with aclosing(in_order(pieces, lambda piece: self._insist(part, piece), AT_ONCE)) as chunks:
+                async with aclosing(in_order(pieces, lambda piece: self._insist(part, piece), self._at_once)) as chunks:
                     async for chunk in chunks:
                         at += len(chunk)
                         yield chunk

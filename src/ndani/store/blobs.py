@@ -158,15 +158,22 @@ class Blobs:
         """Remove a blob; one that is gone already is fine. Raises OSError."""
         self._layout.blob(digest).unlink(missing_ok=True)
 
-    def remove_stale(self, busy: set[str]) -> None:
-        """Remove what unfinished pulls left a week ago; `busy` digests are left alone. Raises OSError."""
+    def stale(self, busy: set[str]) -> Iterator[tuple[Path, os.stat_result]]:
+        """Files that unfinished pulls left a week ago; those of `busy` digests are no such. Raises OSError."""
         oldest = time.time() - STALE_PARTIAL
         for path in self._layout.blobs.glob("*"):
             unfinished = "-partial" in path.name or path.name.startswith(".")
             if unfinished and f"sha256:{path.name[7:71]}" not in busy:
                 with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_mtime < oldest:
-                        path.unlink()
+                    status = path.stat()
+                    if status.st_mtime < oldest:
+                        yield path, status
+
+    def remove_stale(self, busy: set[str], only: set[Path] | None = None) -> None:
+        """Remove what `stale` finds; with `only`, none but those. Raises OSError."""
+        for path, _ in self.stale(busy):
+            if only is None or path in only:
+                path.unlink(missing_ok=True)
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -33,11 +33,15 @@ _HIDDEN = ("general.name", "tokenizer.chat_template")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The head of one GGUF file. Numbers that the file does not give are 0."""
+    """The head of one GGUF file. Numbers that the file does not give are 0.
+
+    One that comes from a note of what was read before (`heads`) has no tensors, and `counted` says their numbers.
+    """
 
     path: Path
     keys: dict[str, Any]
     tensors: tuple[Tensor, ...]
+    counted: int | None = None
 
     @property
     def architecture(self) -> str:
@@ -46,7 +50,7 @@ class Header:
     @property
     def parameter_count(self) -> int:
         """Numbers in all tensors together."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+        return sum(math.prod(tensor.shape) for tensor in self.tensors) if self.counted is None else self.counted
 
     @property
     def parameter_size(self) -> str:

@@ -81,6 +81,15 @@ class Layout:
         """Places for files that are linked rather than sent; ours alone too."""
         return self.root / ".handover"
 
+    @property
+    def heads(self) -> Path:
+        """Notes of what weights say of themselves; ours alone, like `locks`, and made again where they are missing."""
+        return self.root / ".heads"
+
+    def head(self, digest: str) -> Path:
+        """The note about one blob of weights."""
+        return self.heads / hex_of(digest)
+
     def blob(self, digest: str) -> Path:
         """The file of a blob."""
         return self.blobs / f"sha256-{hex_of(digest)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -20,6 +21,7 @@ from ndani.names import Name
 from ndani.store.blobs import Blobs, Partial
 from ndani.store.disk import make_folder, on_disk
 from ndani.store.entry import Config, Entry
+from ndani.store.heads import Heads
 from ndani.store.inspect import Header, inspect
 from ndani.store.layout import Layout
 from ndani.store.locks import Lock, Locks
@@ -44,8 +46,11 @@ class Store:
         self.damaged: list[str] = []
         self._manifests = Manifests(self.layout, self.blobs)
         self._locks = Locks(self.layout)
+        self._heads = Heads(self.layout)
         # Blobs never change, so what was read of one is right for ever; a manifest is read again when its file changed.
+        self._listing = threading.Lock()
         self._headers: dict[str, Header] = {}
+        self._outlines: dict[str, Header] = {}
         self._models: dict[str, tuple[tuple[int, int, int], Model]] = {}
         self._entries: dict[str, tuple[tuple[int, int, int], Entry]] = {}
 
@@ -56,17 +61,18 @@ class Store:
     def list(self) -> list[Model]:
         """Every model, the newest first. A damaged manifest is left out and noted in `damaged`."""
         known, damaged = {}, []
-        with on_disk(self.layout.root):
+        # One at a time: a second listing beside the first would only do the same work again.
+        with self._listing, on_disk(self.layout.root):
             for name, path, status in self._manifests.walk():
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                stamp = _stamp(status)
                 kept = self._models.get(name.full)
                 try:
-                    known[name.full] = kept if kept and kept[0] == stamp else (stamp, self.describe(self._manifests.read(name, path)))
+                    known[name.full] = kept if kept and kept[0] == stamp else (stamp, self.describe(self._read(name, path, stamp)))
                 except FileNotFoundError:
                     continue
                 except StoreFailed as error:
                     damaged.append(str(error))
-        self._models, self.damaged = known, damaged
+            self._models, self.damaged = known, damaged
         return sorted((model for _, model in known.values()), key=lambda model: (-model.modified, model.name))
 
     def entries(self, repository: str = "") -> builtins.list[Entry]:
@@ -77,7 +83,7 @@ class Store:
                 if repository and f"{name.namespace}/{name.model}".lower() != repository.lower():
                     continue
                 with contextlib.suppress(StoreFailed, FileNotFoundError):
-                    found.append(self._entry(name, path, status))
+                    found.append(self._read(name, path, _stamp(status)))
         return found
 
     def find(self, name: Name, missing: str | None = None) -> Entry:
@@ -85,12 +91,12 @@ class Store:
         with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
             found = self._manifests.locate(name)
             if found:
-                return self._entry(*found, found[1].stat())
+                return self._read(*found, _stamp(found[1].stat()))
         self._entries.pop(name.full, None)
         raise NotFound(missing or f"model '{name}' not found")
 
-    def _entry(self, name: Name, path: Path, status: os.stat_result) -> Entry:
-        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    def _read(self, name: Name, path: Path, stamp: tuple[int, int, int]) -> Entry:
+        """The entry of a name, read once for each state that its file has had. Raises StoreFailed, FileNotFoundError."""
         kept = self._entries.get(name.full)
         if not kept or kept[0] != stamp:
             kept = self._entries[name.full] = (stamp, self._manifests.read(name, path))
@@ -103,13 +109,20 @@ class Store:
             self._headers[digest] = inspect(entry.weights_path)
         return self._headers[digest]
 
+    def outline(self, entry: Entry) -> Header:
+        """As `header`, but without the tensors; quick where the weights were looked at before, by whatever process."""
+        digest = entry.weights.digest
+        if digest not in self._outlines:
+            self._outlines[digest] = self._headers.get(digest) or self._heads.read(digest)
+        return self._outlines[digest]
+
     def describe(self, entry: Entry) -> Model:
         """A model as a listing shows it. Raises StoreFailed when its config is damaged."""
         config = entry.config
         header = None
         # A listing must not fail for weights that are gone or odd; loading them will say so.
         with contextlib.suppress(StoreFailed):
-            header = self.header(entry)
+            header = self.outline(entry)
         return Model(
             str(entry.name),
             entry.digest,
@@ -164,7 +177,7 @@ class Store:
     def prune(self) -> tuple[str, ...]:
         """Remove blobs that nothing refers to and unfinished pulls of long ago; digests removed. Raises StoreFailed.
 
-        Nothing is removed while a manifest is damaged: what it refers to cannot be known.
+        Nothing is removed while a manifest is damaged: what it refers to cannot be known. (`upkeep` does it step by step.)
         """
         if not self.layout.blobs.is_dir():
             return ()
@@ -178,6 +191,54 @@ class Store:
             }
             self.blobs.remove_stale(self._locks.claimed())
             return self._sweep(old)
+
+    def names(self) -> tuple[Name, ...]:
+        """Every name here, in no order, without a look at what it stands for. Raises StoreFailed."""
+        with on_disk(self.layout.root):
+            return tuple(name for name, _, _ in self._manifests.walk())
+
+    def survey(self) -> tuple[tuple[Entry, ...], dict[str, str]]:
+        """Every model's entry; and for each name whose manifest is damaged a sentence. Raises StoreFailed."""
+        found, damaged = [], {}
+        for name in self.names():
+            try:
+                found.append(self.find(name))
+            except NotFound:
+                continue  # removed in the meantime
+            except StoreFailed as error:
+                damaged[str(name)] = str(error)
+        return tuple(found), damaged
+
+    def removable(self) -> tuple[dict[str, os.stat_result], dict[Path, os.stat_result]]:
+        """What may go: blobs by their digests, files of unfinished transfers by their paths. Raises StoreFailed.
+
+        Also when a manifest is damaged: what it refers to cannot be known.
+        """
+        if not self.layout.blobs.is_dir():
+            return {}, {}
+        oldest = time.time() - YOUNG
+        with on_disk(self.layout.root):
+            # Listed before the names are read: what is named in between is known by its name.
+            found = {digest: status for digest, status in self.blobs.listed() if status.st_mtime < oldest}
+            unfinished = dict(self.blobs.stale(self._locks.claimed() if self.layout.locks.is_dir() else set()))
+            needed = self._needed()
+        return {digest: status for digest, status in found.items() if digest not in needed}, unfinished
+
+    def discard(self, digests: set[str], unfinished: set[Path]) -> tuple[str, ...]:
+        """Remove those of these that may still go; the digests that went. Raises StoreFailed, as `removable`."""
+        with on_disk(self.layout.root), self._locks.store():
+            needed = self._needed()
+            gone = self._drop(digests - needed)
+            self.blobs.remove_stale(self._locks.claimed(), unfinished)
+        return gone
+
+    def _needed(self) -> set[str]:
+        """Every digest that a name or a running pull needs. Raises StoreFailed when a manifest is damaged."""
+        entries, damaged = self.survey()
+        if damaged:
+            raise StoreFailed(f"nothing can be removed while a manifest cannot be read: {next(iter(damaged.values()))}")
+        claimed = self._locks.claimed() if self.layout.locks.is_dir() else set()
+        return claimed.union(*(entry.digests for entry in entries))
 
     @contextmanager
     def claim(self, digests: set[str]) -> Iterator[None]:
@@ -213,15 +274,24 @@ class Store:
         if not candidates:
             return ()
         needed = self._locks.claimed()
-        for name, path, _ in self._manifests.walk():
+        for name, path, status in self._manifests.walk():
             try:
-                needed |= self._manifests.read(name, path).digests
+                needed |= self._read(name, path, _stamp(status)).digests
             except StoreFailed:
                 return ()
-        orphans = tuple(sorted(candidates - needed))
-        for digest in orphans:
+        return self._drop(candidates - needed)
+
+    def _drop(self, digests: set[str]) -> tuple[str, ...]:
+        gone = tuple(sorted(digests))
+        for digest in gone:
             self.blobs.remove(digest)
-        return orphans
+            self._heads.forget(digest)
+        return gone
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes with a file's content."""
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _details(config: Config, header: Header | None) -> Details:

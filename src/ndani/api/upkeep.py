@@ -1,0 +1,81 @@
+"""The routes that look after the store: verify and prune. Each is a stream of lines, as a pull is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ndani.api import fields, wire
+from ndani.errors import BadRequest
+from ndani.service import Service
+from ndani.service.upkeep import Step
+from ndani.store.layout import hex_of
+from ndani.store.upkeep import Damage, Pruned, Unused, Verified
+
+
+class Upkeep:
+    """The routes over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def verify(self, request: Request) -> Response:
+        """POST /api/verify: `model` (all when empty), `repair`, `insecure`, `digests` (none but these files)."""
+        body = await wire.decode(request)
+        digests = frozenset(f"sha256:{hex_of(digest)}" for digest in _texts(body, "digests"))
+        repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
+        steps = self._service.upkeep.verify(fields.model(body), digests, repair, insecure)
+        return await _lines(steps, fields.flag(body, "stream", True))
+
+    async def prune(self, request: Request) -> Response:
+        """POST /api/prune: `dry_run` removes nothing."""
+        body = await wire.decode(request)
+        steps = self._service.upkeep.prune(fields.flag(body, "dry_run", False))
+        return await _lines(steps, fields.flag(body, "stream", True))
+
+
+def _texts(body: dict[str, Any], name: str) -> list[str]:
+    found = body.get(name)
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise BadRequest(f"{name} must be an array of strings")
+    return found
+
+
+async def _lines(steps: AsyncGenerator[Step], stream: bool) -> Response:
+    """A line per step, or only the last step when not streaming."""
+    try:
+        step = await anext(steps)
+        if stream:
+            return wire.Lines(_line(step), steps, _line)
+        async for later in steps:
+            step = later
+        return Response(_line(step)[:-1], 200, None, wire.JSON)
+    except BaseException:
+        await steps.aclose()
+        raise
+
+
+def _line(step: Step) -> bytes:
+    if isinstance(step, Damage):
+        said: dict[str, Any] = {"status": "damaged", **_damage(step)}
+    elif isinstance(step, Verified):
+        damaged = [_damage(damage) for damage in step.damaged]
+        said = {"status": "success", "files": step.blobs, "size": step.size, "damaged": damaged}
+    elif isinstance(step, Unused):
+        said = {"status": "unused", "file": step.file, "size": step.size}
+    elif isinstance(step, Pruned):
+        said = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
+    else:
+        said = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
+        said = {key: value for key, value in said.items() if value is not None}
+    return wire.encode(said) + b"\n"
+
+
+def _damage(damage: Damage) -> dict[str, Any]:
+    said = {"digest": damage.digest, "problem": damage.problem, "models": list(damage.models)}
+    return {key: value for key, value in said.items() if value}

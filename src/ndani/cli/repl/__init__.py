@@ -1,0 +1,72 @@
+"""The interactive prompt of `ndani run`: lines become messages or commands, until the user leaves.
+
+`line` reads, `commands` obeys what begins with a slash, `session` talks to the server, `words` is the help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ndani.cli.client import Client
+from ndani.cli.repl import words
+from ndani.cli.repl.commands import QUOTES, Commands, Leave, gather
+from ndani.cli.repl.line import Line
+from ndani.cli.repl.session import Session
+from ndani.errors import NdaniError
+from ndani.settings import Settings
+
+
+def converse(client: Client, said: Mapping[str, Any], settings: Settings, *, verbose: bool, wordwrap: bool, insecure: bool) -> None:
+    """Talk with a model until Ctrl-D or /bye. `said` is what every request says, the model's name among it.
+
+    Raises what the server says when the model cannot be loaded (one that is not here is pulled first).
+    """
+    session = Session(client, said, verbose=verbose, wordwrap=wordwrap)
+    session.open(session.model, insecure=insecure)
+    line = Line(settings)
+    if line.history.lost:
+        click.echo(f"Warning: {line.history.lost}", err=True)
+    _recall(session)
+    commands = Commands(session, line)
+    while True:
+        try:
+            _turn(session, commands, line)
+        except KeyboardInterrupt:
+            continue  # whatever was under way is given up; the prompt stays
+        except EOFError:
+            click.echo()
+            return
+        except Leave:
+            return
+        except NdaniError as error:
+            click.echo(f"error: {error}")
+
+
+def _turn(session: Session, commands: Commands, line: Line) -> None:
+    """One line and what it leads to."""
+    try:
+        text = line.read()
+    except KeyboardInterrupt:
+        click.echo(words.LEAVE)
+        return
+    if text.startswith(QUOTES):
+        text = gather(line, text)
+    elif text.startswith("/") and "\n" not in text:  # of several lines is a paste, such as code that begins with a comment
+        commands.obey(text)
+        return
+    if text.strip():
+        session.say(text)
+
+
+def _recall(session: Session) -> None:
+    """Show the conversation that the model brings with it."""
+    for turn in session.before:
+        writer = session.writer()
+        if turn["role"] == "user":
+            writer.write(f">>> {turn['content']}\n")
+        elif turn["role"] == "assistant":
+            writer.write(f"{turn['content']}\n\n")
+        writer.close()

@@ -1,0 +1,140 @@
+"""One conversation at a terminal: with which model, what was said and set. It asks the server, and prints answers.
+
+What is typed becomes calls of this in `commands` and in the loop (`__init__`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ndani import names
+from ndani.cli.client import Client
+from ndani.cli.run import closing_words
+from ndani.cli.wrap import Writer
+from ndani.errors import Failed, NdaniError, NotFound
+
+Turn = dict[str, str]
+
+
+class Session:
+    """`said` is what every request says (model, keep_alive, think, …); `turns` the conversation so far.
+
+    Every method raises what the server answers.
+    """
+
+    def __init__(self, client: Client, said: Mapping[str, Any], *, verbose: bool, wordwrap: bool) -> None:
+        self.client = client
+        self.said = dict(said)
+        self.verbose, self.wordwrap = verbose, wordwrap
+        self.system = ""
+        self.options: dict[str, Any] = {}
+        self.turns: list[Turn] = []
+        self.before: list[Turn] = []  # what every conversation with this model begins with
+
+    @property
+    def model(self) -> str:
+        """The model's name as the user wrote it."""
+        return str(self.said["model"])
+
+    def open(self, model: str, *, insecure: bool | None = None) -> None:
+        """Load a model and begin a conversation with it; with `insecure` said, one that is not here is pulled first."""
+        try:
+            self._load(model)
+        except NotFound:
+            if insecure is None:
+                raise
+            from ndani.cli.models import fetch
+
+            fetch(self.client, model, insecure=insecure)
+            self._load(model)
+        shown = self.client.ask("POST", "/api/show", {"model": model})
+        self.said["model"] = model
+        self.before = [{"role": turn["role"], "content": turn["content"]} for turn in shown.get("messages") or ()]
+        self.turns = []
+
+    def _load(self, model: str) -> None:
+        with _waiting(f"loading {model}"):
+            self.client.ask("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
+
+    def require(self, **fields: Any) -> None:
+        """Raise what the server says of a request with these fields; nothing is generated."""
+        self.client.ask("POST", "/api/chat", self._request([]) | fields | {"stream": False})
+
+    def show(self) -> dict[str, Any]:
+        """What the server knows of the model."""
+        return dict(self.client.ask("POST", "/api/show", {"model": self.model}))
+
+    def say(self, text: str) -> None:
+        """Send a message and print the answer as it comes. Ctrl-C ends the answer: what came of it stays in the conversation."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        turns = [*self.turns, {"role": "user", "content": text}]
+        writer = self.writer()
+        answer: list[str] = []
+        done: Mapping[str, Any] | None = None
+        try:
+            with contextlib.closing(self.client.stream("/api/chat", self._request([*system, *turns]))) as events:
+                for event in events:
+                    piece = (event.get("message") or {}).get("content") or ""
+                    answer.append(piece)
+                    writer.write(piece)
+                    done = event if event.get("done") else None
+            if done is None:
+                raise Failed("the server ended the answer in the middle; ask again, and look at its log if it stays so")
+        except KeyboardInterrupt:
+            writer.close()
+            click.echo("\n")
+        except NdaniError:
+            if writer.close():
+                click.echo("\n")
+            raise
+        else:
+            writer.close()
+            click.echo("\n")
+            closing_words(done, verbose=self.verbose)
+        # A question without any answer is not part of a conversation: models expect the turns to alternate.
+        if done or any(answer):
+            self.turns = [*turns, {"role": "assistant", "content": "".join(answer)}]
+
+    def save(self, name: str) -> None:
+        """Make a model of this one, with what was said and set in this conversation."""
+        names.parse(name)
+        body: dict[str, Any] = {"model": name, "from": self.model}
+        if self.system:
+            body["system"] = self.system
+        if self.options:
+            body["parameters"] = self.options
+        talk = self.before + self.turns
+        if self.turns:
+            body["messages"] = talk
+        status = ""
+        with contextlib.closing(self.client.stream("/api/create", body)) as events:
+            for event in events:
+                status = str(event.get("status") or "")
+        if status != "success":
+            raise Failed(f"the server ended before {name} was made; save it again")
+        if names.parse(name).key == names.parse(self.model).key:
+            # From now on the model itself begins with all this.
+            self.before, self.turns = talk, []
+
+    def writer(self) -> Writer:
+        """What puts a model's words on the screen."""
+        return Writer(sys.stdout, columns=shutil.get_terminal_size().columns if self.wordwrap else 0, terminal=True)
+
+    def _request(self, messages: list[Turn]) -> dict[str, Any]:
+        return {**self.said, "messages": messages} | ({"options": self.options} if self.options else {})
+
+
+@contextlib.contextmanager
+def _waiting(words: str) -> Any:
+    """A sign of life on a terminal while nothing else can be shown; gone when it is over."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(words)):
+        yield

@@ -1,0 +1,119 @@
+"""Commands that look after the store: verify, prune."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from ndani import names
+from ndani.cli import progress
+from ndani.cli.background import reach
+from ndani.cli.client import Client
+from ndani.cli.figures import size
+from ndani.cli.verb import Verb, exactly
+from ndani.errors import BadRequest, Failed
+from ndani.settings import load
+
+
+@click.command("verify", cls=Verb, usage="verify [MODEL]", takes=(0, None), help="Check that the files of models are whole")
+@click.option("--repair", is_flag=True, help="Pull again what is damaged, without asking")
+@click.option("--insecure", is_flag=True, help="Use an insecure registry for repairs")
+def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
+    """Hash every file of a model, or of all; exit 1 when something is damaged and stays so."""
+    if len(args) > 1:
+        raise BadRequest(f"accepts at most 1 arg(s), received {len(args)}")
+    ask: dict[str, Any] = {"model": args[0]} if args else {}
+    for name in args:
+        names.parse(name)
+    client = reach(load())
+    last = _verified(client, ask)
+    damaged = last["damaged"]
+    if not damaged:
+        click.echo(f"{_files(last['files'])} checked ({size(last['size'])}), all whole")
+        return 0
+    bad = _files(len(damaged))
+    if not repair and not _agreed(f"Pull {bad} again?"):
+        raise Failed(f"{bad} of {last['files']} damaged; `ndani verify --repair` pulls them again")
+    digests = [damage["digest"] for damage in damaged if "digest" in damage]
+    again = _verified(client, ask | {"repair": True, "insecure": insecure, "digests": digests})
+    if again["damaged"]:
+        raise Failed(f"{_files(len(again['damaged']))} could not be repaired; remove the model, or create it again")
+    click.echo(f"{bad} repaired")
+    return 0
+
+
+def _verified(client: Client, ask: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One verification to its end, shown as it goes; its last line. What is damaged is said on stderr."""
+    try:
+        last = _follow(client, "/api/verify", ask, "the server ended before everything was checked; run it again")
+    except KeyboardInterrupt:
+        click.echo("stopped; nothing was changed" if not ask.get("repair") else "stopped; run it again to go on", err=True)
+        raise
+    for damage in last["damaged"]:
+        file = f"{damage['digest'].replace(':', '-')}: " if "digest" in damage else ""
+        click.echo(f"damaged: {file}{damage['problem']} (needed by {', '.join(damage['models'])})", err=True)
+    return last
+
+
+def _agreed(question: str) -> bool:
+    """Whether a person at a terminal says yes; False where nobody can be asked."""
+    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:  # Ctrl-C and Ctrl-D at the question
+        click.echo(err=True)
+        return False
+
+
+@click.command("prune", cls=Verb, usage="prune", takes=exactly(0), help="Remove files that no model needs")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed")
+def prune(args: tuple[str, ...], dry_run: bool) -> None:
+    """Remove blobs that no name needs, and unfinished pulls of more than a week ago."""
+    unused: list[Mapping[str, Any]] = []
+    client = reach(load())
+    try:
+        last = _follow(client, "/api/prune", {"dry_run": dry_run}, "the server ended before it was done; run it again", unused)
+    except KeyboardInterrupt:
+        click.echo("stopped; what was removed stays removed", err=True)
+        raise
+    if dry_run:
+        for file in unused:
+            click.echo(f"{file['file']}  {size(file['size'])}")
+    count = last["files"] + last["unfinished"]
+    if not count:
+        click.echo("nothing to remove")
+    else:
+        click.echo(
+            f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}"
+        )
+
+
+def _follow(
+    client: Client, path: str, body: Mapping[str, Any], incomplete: str, unused: list[Mapping[str, Any]] | None = None
+) -> Mapping[str, Any]:
+    """Show long work to its end; its last line. Files that are reported on the way go to `unused`."""
+    last: dict[str, Any] = {}
+
+    def shown(events: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        for event in events:
+            last.clear()
+            last.update(event)
+            if event.get("status") == "unused" and unused is not None:
+                unused.append(event)
+            elif event.get("status") not in ("unused", "damaged", "success"):
+                yield event
+        if last.get("status") == "success":
+            yield {"status": "success"}
+
+    with contextlib.closing(client.stream(path, dict(body))) as events:
+        progress.follow(shown(events), incomplete, quiet_end=True)
+    return last
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"

@@ -1,0 +1,168 @@
+"""Looking after a store: every blob hashed again (`verify`), what nobody needs removed (`prune`).
+
+Both go step by step and may be closed between any two, so that whoever asked can leave. Reading takes no lock: what is
+found wrong is held against the names once more before it is said, for a model may be removed while its files are read.
+Bringing a bad blob again is `sources`' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+
+from ndani.errors import StoreFailed
+from ndani.store.blobs import PIECE
+from ndani.store.disk import sized
+from ndani.store.entry import Entry
+from ndani.store.library import Store
+from ndani.types import Progress
+
+_EVERY = 0.1  # seconds between two words of progress
+_BATCH = 64  # files that are removed under one hold of the store's lock
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A blob that is not what its digest says, and the models that need it; without a digest, a manifest that cannot be read."""
+
+    problem: str
+    models: tuple[str, ...]
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The end of `verify`: how many blobs were read, their bytes, and what is wrong."""
+
+    blobs: int
+    size: int
+    damaged: tuple[Damage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A file that nobody needs, and the bytes it takes."""
+
+    file: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The end of `prune`: what went (or would go), and the bytes it took on the disk."""
+
+    blobs: int
+    unfinished: int
+    freed: int
+
+
+def verify(
+    store: Store, entries: Iterable[Entry], damaged: dict[str, str], only: frozenset[str] = frozenset()
+) -> Generator[Progress | Damage | Verified]:
+    """Hash every blob of these models (`only` these digests, if any are said); each damage as it is found, then the sum.
+
+    `damaged` are names whose manifests cannot be read, with a sentence for each. Raises StoreFailed.
+    """
+    needed: dict[str, int] = {}
+    for entry in entries:
+        for layer in (entry.manifest.config, *entry.layers):
+            if not only or layer.digest in only:
+                needed[layer.digest] = layer.size
+    found = [Damage(sentence, (name,)) for name, sentence in sorted(damaged.items())]
+    yield from found
+    total, done, said = sum(needed.values()), 0, 0.0
+    status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {sized(total)}"
+    yield Progress(status, total=total, completed=0)
+    for digest, size in needed.items():
+        problem, begin = "", done
+        for step in _read(store, digest, size):
+            if isinstance(step, str):
+                problem = step
+            else:
+                done = begin + min(step, size)
+                if time.monotonic() - said >= _EVERY:
+                    said = time.monotonic()
+                    yield Progress(status, total=total, completed=done)
+        done = begin + size
+        if problem and (models := _users(store, digest)):
+            found.append(Damage(problem, models, digest))
+            yield found[-1]
+    yield Progress(status, total=total, completed=total)
+    yield Verified(len(needed), total, tuple(found))
+
+
+def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
+    """How many bytes of a blob were read, again and again; in the end what is wrong with it, if anything is."""
+    path, seen, length = store.layout.blob(digest), hashlib.sha256(), 0
+    piece = memoryview(bytearray(PIECE))  # one for all: a new one for each read would cost as much as hashing it
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(piece):
+                seen.update(piece[:count])
+                length += count
+                yield length
+    except FileNotFoundError:
+        yield "it is missing"
+        return
+    except OSError as error:
+        yield f"it cannot be read ({error.strerror})"
+        return
+    if length != size:
+        yield f"it has {length} bytes, and should have {size}"
+    elif seen.hexdigest() != digest.removeprefix("sha256:"):
+        yield "its bytes are not those of its digest"
+
+
+def _users(store: Store, digest: str) -> tuple[str, ...]:
+    """The models that need a blob at this moment."""
+    return tuple(sorted(str(entry.name) for entry in store.survey()[0] if digest in entry.digests))
+
+
+def prune(store: Store, *, rehearse: bool = False) -> Generator[Progress | Unused | Pruned]:
+    """Remove blobs that nothing refers to and unfinished transfers of long ago; `rehearse` only says which they are.
+
+    Raises StoreFailed, also when a manifest is damaged.
+    """
+    yield Progress("looking for unused files")
+    blobs, unfinished = store.removable()
+    files = {digest.replace(":", "-"): _taken(status) for digest, status in blobs.items()}
+    files |= {path.name: _taken(status) for path, status in unfinished.items()}
+    yield from (Unused(name, size) for name, size in sorted(files.items()))
+    total = sum(files.values())
+    if rehearse:
+        yield Pruned(len(blobs), len(unfinished), total)
+        return
+    gone, freed = 0, 0
+    waiting = sorted(blobs)
+    while waiting:
+        batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
+        went = store.discard(set(batch), set())
+        gone += len(went)
+        freed += sum(_taken(blobs[digest]) for digest in went)
+        yield Progress("removing unused files", total=total or None, completed=freed if total else None)
+    left = 0
+    if unfinished:
+        store.discard(set(), set(unfinished))
+        left = sum(path.exists() for path in unfinished)
+        freed += sum(_taken(status) for path, status in unfinished.items() if not path.exists())
+    yield Pruned(gone, len(unfinished) - left, freed)
+
+
+def _taken(status: object) -> int:
+    """Bytes that a file takes on the disk: a sparse one takes less than it is long."""
+    blocks = getattr(status, "st_blocks", None)
+    length = int(getattr(status, "st_size", 0))
+    return length if blocks is None else min(length, int(blocks) * 512)
+
+
+def restorers(store: Store, digest: str) -> tuple[Entry, ...]:
+    """The models that a blob may be pulled for again: those that were not made from another one here first.
+
+    Raises StoreFailed when nobody needs it any more.
+    """
+    users = [entry for entry in store.survey()[0] if digest in entry.digests]
+    if not users:
+        raise StoreFailed("no model needs this file any more")
+    return tuple(sorted(users, key=lambda entry: (bool(entry.parent), str(entry.name))))
