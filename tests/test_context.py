@@ -40,7 +40,7 @@ def test_what_a_model_puts_in_front_of_every_prompt_comes_once(start: Start, mod
 @pytest.mark.weights
 def test_a_real_answer_that_outgrows_its_context_says_how_much(start: Start, real_store: Path) -> None:
     server = start(real_store, OLLAMA_CONTEXT_LENGTH="64", OLLAMA_NUM_PARALLEL="1")
-    body = {"model": REAL, "prompt": "word " * 48, "raw": True, "options": {"num_predict": 24, "temperature": 1, "stop": ["\x00"]}}
+    body = {"model": REAL, "prompt": "word " * 48, "raw": True, "options": {"num_predict": 24, "temperature": 0, "repeat_penalty": 1}}
     told = server.ask(GENERATE, body)
     over = told["prompt_eval_count"] + told["eval_count"] - 64
     assert told.get("truncated", 0) == max(over, 0)
