@@ -1,7 +1,7 @@
 """Completing ndani's words in bash, zsh and fish: the script a shell is given, and the answers to what it then asks.
 
-The machinery is click's; a shell asks by running `ndani` with `_NDANI_COMPLETE` set. What may stand in a place is read
-from the command's own usage line. Nothing here ever prints an error: it would land in the middle of a command line.
+The machinery is click's; a shell asks by running `ndani` with `_NDANI_COMPLETE` set. What may stand in a place says
+`candidates`. Nothing here ever prints an error: it would land in the middle of a command line.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class, split_arg_string
+from click.shell_completion import BashComplete, add_completion_class, get_completion_class, split_arg_string
 
-from ndani.cli.verb import Door, Verb, exactly
-from ndani.errors import BadRequest, NdaniError
+from ndani.cli.verb import Verb, exactly
+from ndani.errors import BadRequest
 
 VARIABLE = "_NDANI_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
-_PATIENCE = 0.5  # seconds for a server to say what models it has; then the store is read
 
 #: Bash breaks words at colons, and names of models have one: the whole line is asked about, and what bash took off is cut.
 _BASH = """\
@@ -90,43 +88,3 @@ def _complete(door: click.Command, shell: str) -> click.shell_completion.ShellCo
     found = get_completion_class(shell)
     assert found  # click knows all of SHELLS
     return found(door, {}, "ndani", VARIABLE)
-
-
-def complete_args(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What may be the next word of a command, by its usage line."""
-    command = ctx.command
-    if not isinstance(command, Verb):
-        return []
-    places = command.usage.split()[1:]
-    given = len(ctx.params.get("args") or ())
-    place = places[min(given, len(places) - 1)] if places else ""
-    if given >= len(places) and not place.endswith("...]"):
-        return []
-    return [CompletionItem(word) for word in sorted(set(_candidates(ctx, place.strip("[].")))) if word.startswith(incomplete)]
-
-
-def _candidates(ctx: click.Context, place: str) -> Iterable[str]:
-    if place in ("MODEL", "MODEL...", "SOURCE", "PREFIX"):
-        return _models(running=ctx.info_name in ("stop", "ps"))
-    if place == "command":
-        root = ctx.find_root().command
-        return root.list_commands(ctx) if isinstance(root, Door) else ()
-    return place.split("|") if "|" in place else ()
-
-
-def _models(*, running: bool) -> Sequence[str]:
-    """Names of models: of the server that runs, else of the store."""
-    from ndani.cli.client import Client
-    from ndani.settings import load
-
-    settings = load()
-    client = Client(settings)
-    with contextlib.suppress(NdaniError):
-        if client.alive(_PATIENCE):
-            found = client.ask("GET", "/api/ps" if running else "/api/tags")["models"] or []
-            return [model["name"] for model in found]
-    if running:
-        return ()
-    from ndani.store import Store
-
-    return [str(name) for name in Store(settings.models).names()]

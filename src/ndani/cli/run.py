@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from ndani.cli import figures
 from ndani.cli.client import Client
+from ndani.cli.closing import closing_words
 from ndani.cli.verb import HOST, Verb, at_least
 from ndani.cli.wrap import Writer
 from ndani.durations import parse_duration
@@ -84,14 +84,6 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     return closing_words(done, verbose=verbose)
 
 
-def closing_words(done: Mapping[str, Any], *, verbose: bool) -> None:
-    """What is said on stderr when an answer is over: what the model did not read, and with `verbose` the timings."""
-    if cut := done.get("truncated"):
-        click.echo(f"Warning: this is longer than the model's context; {cut} tokens of it were out of the model's sight", err=True)
-    if verbose:
-        click.echo(timings(done), nl=False, err=True)
-
-
 def _later(*, format_: str, think: str, hidethinking: bool) -> dict[str, Any]:
     """Flags of Ollama's that ndani does not have yet: refused when they ask for something."""
     asked = {
@@ -157,20 +149,3 @@ def _answer(client: Client, ask: Mapping[str, Any], writer: Writer) -> Mapping[s
         raise
     writer.close()
     return done
-
-
-def timings(done: Mapping[str, Any]) -> str:
-    """The lines of `--verbose`, one figure each; those that are not known are left out."""
-    rows: list[tuple[str, str]] = []
-    for name, key in (("total duration", "total_duration"), ("load duration", "load_duration")):
-        if done.get(key):
-            rows.append((name, figures.duration(done[key])))
-    for name in ("prompt eval", "eval"):
-        key = name.replace(" ", "_")
-        count, took = done.get(f"{key}_count") or 0, done.get(f"{key}_duration") or 0
-        if count:
-            rows.append((f"{name} count", f"{count} token(s)"))
-        if took:
-            rows.append((f"{name} duration", figures.duration(took)))
-            rows.append((f"{name} rate", f"{count / took * 1e9:.2f} tokens/s"))
-    return "".join(f"{name + ':':<21} {words}\n" for name, words in rows)

@@ -142,7 +142,7 @@ class Door(click.Group):
 
 
 def _complete_args(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[click.shell_completion.CompletionItem]:
-    from ndani.cli.completion import complete_args
+    from ndani.cli.candidates import complete_args
 
     return complete_args(ctx, param, incomplete)
 

@@ -15,7 +15,7 @@ import click
 
 from ndani import names
 from ndani.cli.client import Client
-from ndani.cli.run import closing_words
+from ndani.cli.closing import closing_words
 from ndani.cli.wrap import Writer
 from ndani.errors import Failed, NdaniError, NotFound
 
