@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from golden_cli import plan
-from ndani.cli import doctor, figures, show, tables
-from ndani.cli import run as running
+from ndani.cli import closing, doctor, figures, show, tables
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.config import written
@@ -147,7 +146,7 @@ def test_timings_are_those_recorded() -> None:
     done = {"total_duration": 37923883, "load_duration": 1079249, "prompt_eval_count": 34, "prompt_eval_duration": 14627000}
     done |= {"eval_count": 3, "eval_duration": 16398000}
     # The recorded rates were made of durations that had not been rounded to microseconds.
-    assert running.timings(done).splitlines()[:6] == GOLDEN[("run", "terse", "Hello", "--verbose")].stderr.splitlines()[:6]
+    assert closing.timings(done).splitlines()[:6] == GOLDEN[("run", "terse", "Hello", "--verbose")].stderr.splitlines()[:6]
 
 
 def test_settings_are_written_as_users_write_them() -> None:
