@@ -20,6 +20,7 @@ from checkpoints import sources
 from ndani.sources.catalogue import load
 from server import Server, serving, until
 from stores import EMBEDDER, link
+from terminal import terminal
 
 pytestmark = pytest.mark.weights
 
@@ -214,6 +215,11 @@ def test_the_command_line_prints_the_vector(server: Server) -> None:
     }.items():
         wrong = run(server, EMBEDDER, *flags)
         assert (wrong.returncode, wrong.stdout) == (1, "") and wrong.stderr.startswith(f"Error: {sentence}"), wrong
+    assert run(server, EMBEDDER, "").stderr == 'Error: a text is needed: ndani run all-minilm "your text"\n'
+    environment = server.environment | {"NDANI_HOST": f"127.0.0.1:{server.port}"}
+    with terminal([sys.executable, "-m", "ndani", "run", EMBEDDER], environment) as screen:
+        assert screen.exit() == 1
+        assert 'Error: a text is needed: ndani run all-minilm "your text"' in screen.lines(), "no conversing with it"
     cut = run(server, EMBEDDER, "word " * 300)
     assert len(json.loads(cut.stdout)) == 384 and cut.stderr.startswith("Warning: the text is longer") and "46 of its tokens" in cut.stderr
     assert "for models of embeddings" in run(server, "smollm2:135m", "--dimensions", "8", "x").stderr

@@ -27,7 +27,7 @@ ONLY = (
 )
 #: What is made out of an empty store, GGUF files and a checkpoint, and asked of it.
 MADE = (
-    "^(tags(-|$)|blob|create|show(?!-quantized)|embed|generate-(debug-render|bad-template|suffix|embedder)"
+    "^(tags(-|$)|blob|create|show|embed|generate-(debug-render|bad-template|suffix|embedder)"
     "|chat-derived|chat-system-own|chat-embedder|delete)"
 )
 #: The one shortfall that is meant: the recorded Ollama had rewritten the weights, ours keep their publisher's digest.
@@ -61,4 +61,4 @@ def test_what_is_made_of_files_agrees(start: Start, tmp_path: Path, models: Path
     unpack(weights, tmp_path / "f16.gguf")
     files = ("--gguf", str(weights), "--f16", str(tmp_path / "f16.gguf"), "--minilm", str(checkpoint))
     agree, short = compare(start(tmp_path / "models"), "--only", MADE, *files)
-    assert len(short) == 1 and short[0].startswith(MEANT) and agree >= 47
+    assert len(short) == 1 and short[0].startswith(MEANT) and agree >= 48

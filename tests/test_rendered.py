@@ -17,7 +17,7 @@ from ndani import names
 from ndani.store import Store
 from ndani.store.modelfile import parse, to_request
 from server import Server, UnixHTTP
-from stores import REAL, put_echo, shorten
+from stores import EMBEDDER, REAL, link, put_echo, shorten
 
 CREATE, GENERATE, CHAT = "/api/create", "/api/generate", "/api/chat"
 
@@ -99,11 +99,13 @@ def test_the_writer_is_sent_its_own_template_token_by_token(start: Start, real_s
 
 @pytest.mark.weights
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
-def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, tmp_path: Path) -> None:
+def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, minilm: Path, tmp_path: Path) -> None:
     """Local models stand behind the names; the answers are kept short by the models, as the calls set no limit."""
     shorten(real_store, 8)
     for name in ("phi4:mini", "qwen2.5:3b"):
         Store(real_store).copy(names.parse(REAL), names.parse(name))
+    link(minilm, real_store)
+    Store(real_store).copy(names.parse(EMBEDDER), names.parse("nomic-embed-text"))
     server = start(real_store)
     # curl itself is told where that address is; the script stays as it was published.
     (tmp_path / ".curlrc").write_text(f"connect-to = localhost:11434:127.0.0.1:{server.port}\nsilent\n")
@@ -111,8 +113,8 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, tmp
         ["sh", str(CALLS)], capture_output=True, text=True, check=True, timeout=300, env=server.environment | {"HOME": str(tmp_path)}
     ).stdout
     generated, end = json.JSONDecoder().raw_decode(told)
-    chatted, _ = json.JSONDecoder().raw_decode(told[end:])
-    # The third call asks for an embedding, of a model that this store does not have.
+    chatted, length = json.JSONDecoder().raw_decode(told[end:])
+    embedded = json.loads(told[end + length :])
     bodies = [json.loads(body) for body in re.findall(r"-d '(\{.*?\n  \})'", CALLS.read_text(), re.DOTALL)]
     assert [body["model"] for body in bodies] == ["phi4:mini", "qwen2.5:3b", "nomic-embed-text"]
     question, system = bodies[0]["prompt"], bodies[1]["messages"][0]["content"]
@@ -125,6 +127,9 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, tmp
     assert generated["response"].strip() and chatted["message"]["content"].strip()
     assert generated["context"][: generated["prompt_eval_count"]] == tokens(server, rendered(server, GENERATE, **bodies[0]))
     assert rendered(server, CHAT, **bodies[1]).startswith(f"<|im_start|>system\n{system}<|im_end|>\n")
+    again = server.ask("/api/embed", {"model": EMBEDDER, "input": bodies[2]["prompt"]})["embeddings"][0]
+    assert set(embedded) == {"embedding"} and len(embedded["embedding"]) == 384
+    assert embedded["embedding"] == pytest.approx(again, abs=1e-5), "the vector of that very prompt"
 
 
 @pytest.mark.weights

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,10 +215,13 @@ def without_effect(environ: Mapping[str, str] | None = None) -> list[str]:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        import tomllib  # most users have no such file, and every command line would wait for it
+
+        written = tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or no TOML
         raise Misconfigured(f"the settings file {path} cannot be read: {error}") from None
     unknown = sorted(set(written) - {f.name for f in fields()})
     if unknown:

@@ -38,7 +38,7 @@ def flags(dimensions: str, truncate: str) -> dict[str, Any]:
 
 def vector(client: Client, ask: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The vector of `ask["prompt"]` as JSON, as the flags have it. Raises BadRequest when there is no text."""
-    if not ask["prompt"]:
+    if not ask.get("prompt"):
         raise BadRequest(f'a text is needed: ndani run {ask["model"]} "your text"')
     body = {"model": ask["model"], "input": ask["prompt"], **asked}
     if "keep_alive" in ask:

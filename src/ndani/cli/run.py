@@ -62,7 +62,10 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         from ndani.cli.repl import converse
 
         settings = load()
-        return converse(reach(settings), ask, settings, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
+        client = reach(settings)
+        if embeds(client, model, insecure):
+            click.echo(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
+        return converse(client, ask, settings, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     ask["prompt"] = prompt(words)
     client = reach(load())
     if embeds(client, model, insecure):

@@ -19,6 +19,7 @@ import msgspec
 from ndani.errors import BadRequest, StoreFailed, Unsupported
 from ndani.names import Name
 from ndani.store import layout as kinds
+from ndani.store.chats import recognise
 from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.inspect import Header, inspect
 from ndani.store.layout import digest_of, hex_of
@@ -67,10 +68,11 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A layer to be: its content where it is new, None where the blob must be there already."""
+    """A layer to be: its content where it is new, None where the blob must be there already; a status of its own, if any."""
 
     layer: Layer
     content: bytes | None = None
+    status: str = ""
 
 
 def check(store: Store, recipe: Recipe) -> None:
@@ -98,7 +100,7 @@ def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
             elif not known:  # removed by another process since the plan was made
                 raise StoreFailed("a file of this model was removed from the store in the meantime; pull or send it again")
             known = known and part.layer.digest not in recipe.made
-            yield Progress(f"{'using existing' if known else 'creating new'} layer {part.layer.digest}")
+            yield Progress(part.status or f"{'using existing' if known else 'creating new'} layer {part.layer.digest}")
         store.blobs.put(content)
         yield Progress("writing manifest")
         manifest = Manifest(2, kinds.MANIFEST, head, tuple(part.layer for part in parts))
@@ -111,6 +113,10 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
     refuse(recipe)
     said, warnings = check_parameters(recipe.parameters)
     parts, config, model = _weights(store, recipe, whole)
+    chat = recognise(model.chat_template) if model and recipe.base is None else None
+    if chat:
+        found = _text(kinds.TEMPLATE, chat.template)
+        parts.append(_Part(found.layer, found.content, f"using autodetected template {chat.name}"))
     for path, digest in recipe.adapters.items():
         parts = _over(parts, _Part(_adapter(store, path, digest, model)))
     if recipe.template:
@@ -120,7 +126,7 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
     known = {part.layer.digest for part in parts if part.layer.media_type == kinds.LICENSE}
     licenses = [_text(kinds.LICENSE, text) for text in dict.fromkeys(recipe.licenses) if text]
     parts += [part for part in licenses if part.layer.digest not in known]
-    params = (recipe.base.params if recipe.base else {}) | said
+    params = (recipe.base.params if recipe.base else dict(chat.parameters) if chat else {}) | said
     if params:
         parts = _over(parts, _part(kinds.PARAMS, _json(dict(sorted(params.items())))))
     if recipe.messages:

@@ -1,0 +1,85 @@
+"""Known chat templates: weights that carry one of them get, at create, the Go template and the stop words that belong to it.
+
+As in Ollama, a chat template counts as known when fewer than `NEAR` letters of it have to be changed, for models carry it
+with a system sentence of their own; unlike there, the marks between its turns must also be the family's. What is not known
+stays as it is: the engine applies the template that the weights carry. Data and pure functions. To add a family, add a
+`Chat`; its Go template must say what its chat template says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: Edits (a letter put in, taken out or changed) from which on a chat template is another one.
+NEAR = 100
+
+_BEGIN = "{% for message in messages %}"
+_TURNS = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+_ANSWER = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+_SYSTEM = (
+    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A family of chat templates: how models spell it (jinja), the same as a Go template, and what comes with it."""
+
+    name: str
+    spelled: tuple[str, ...]
+    template: str
+    stops: tuple[str, ...]  # the marks between turns, and where an answer ends
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """What PARAMETER lines would say."""
+        return {"stop": list(self.stops)}
+
+
+CHATS = (
+    Chat(
+        "chatml",
+        (_BEGIN + _TURNS + _ANSWER, _BEGIN + _SYSTEM + _TURNS + _ANSWER),
+        "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
+        ("<|im_start|>", "<|im_end|>"),
+    ),
+)
+
+
+def recognise(spelled: str | None) -> Chat | None:
+    """The family that a chat template is of, the nearest one; None where it is of none that is known."""
+    if not spelled:
+        return None
+    near = [
+        (edits(known, spelled), number)
+        for number, chat in enumerate(CHATS)
+        if all(mark in spelled for mark in chat.stops)
+        for known in chat.spelled
+        if abs(len(known) - len(spelled)) < NEAR  # so many edits are needed at the least
+    ]
+    fewest, number = min(near, default=(NEAR, 0))
+    return CHATS[number] if fewest < NEAR else None
+
+
+def edits(one: str, other: str) -> int:
+    """Levenshtein's distance of two texts.
+
+    A whole column of the table at once, in the bits of a number (Myers 1999, in Hyyrö's form of 2003).
+    """
+    if not one:
+        return len(other)
+    places: dict[str, int] = {}
+    for place, letter in enumerate(one):
+        places[letter] = places.get(letter, 0) | 1 << place
+    every, last, distance = (1 << len(one)) - 1, 1 << len(one) - 1, len(one)
+    more, less = every, 0  # where a cell is one more, or one less, than the cell above it
+    for letter in other:
+        same = places.get(letter, 0)
+        straight = same | less
+        slanted = (((same & more) + more) ^ more) | same
+        up, down = less | ~(slanted | more) & every, more & slanted
+        distance += bool(up & last) - bool(down & last)
+        up, down = (up << 1 | 1) & every, down << 1 & every
+        more, less = down | ~(straight | up) & every, up & straight
+    return distance
