@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -9,11 +11,15 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from ndani.convert.checkpoint import prepare
+from ndani.convert.container import Out
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and the dog barks at 12,345 foxes.",
@@ -61,6 +67,20 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 def sources(folder: Path) -> dict[str, Path]:
     """The files of a folder by their relative path."""
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def convert(folder: Path, out: Out) -> Iterator[int]:
+    """Convert a folder; yields how many bytes are written so far. The converter gets its files open."""
+    with contextlib.ExitStack() as held:
+        files = {name: held.enter_context(path.open("rb")).fileno() for name, path in sources(folder).items()}
+        yield from prepare(files).write(out)
+
+
+def made_of(folder: Path) -> bytes:
+    """The whole GGUF file that a folder becomes."""
+    out = io.BytesIO()
+    list(convert(folder, out))
+    return out.getvalue()
 
 
 def tiny_bert(folder: Path, *, width: int = 32, blocks: int = 2, **config: Any) -> Path:

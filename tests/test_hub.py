@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import byte_level, made_of, sources, tiny_bert, tiny_llama
 from gguf_files import gguf, shards, tensors
 from hubs import SHA, Hub
 from ndani import settings
-from ndani.errors import NotFound, SourceFailed, Unsupported
+from ndani.errors import NotFound, SourceFailed
 from ndani.names import Name, parse
 from ndani.sources import choose, open_registry
 from ndani.sources.fetcher import Fetcher
@@ -112,27 +113,64 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     assert {digest for digest, _ in store.blobs.listed()} == entry.digests, "the shards are gone"
 
 
-async def test_safetensors_are_left_to_a_converter(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.files = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": b"weights", "README.md": b"#"}
-    name = parse("hf.co/ns/tiny")
-    import ndani.convert
-
-    monkeypatch.setattr(ndani.convert, "convert", None, raising=False)
-    with pytest.raises(Unsupported, match="has safetensors and no GGUF file, and this version cannot convert them"):
-        await collect(store, name, ask(name))
-    assert not any("resolve" in path for _, path, _ in hub.seen), "said before anything is fetched"
-
-    def convert(sources: dict[str, Path], out: Path) -> list[int]:
-        assert set(sources) == {"config.json", "tokenizer.json", "model.safetensors"}
-        out.write_bytes(SMALL)
-        return [len(SMALL)]
-
-    monkeypatch.setattr(ndani.convert, "convert", convert)
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+async def test_safetensors_are_converted(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / kind
+    if kind == "llama":
+        tiny_llama(folder, byte_level(), shards=2)
+    else:
+        folder.mkdir()
+        tiny_bert(folder)
+    hub.files = {name: path.read_bytes() for name, path in sources(folder).items()}
+    hub.files |= {
+        "README.md": b"#",
+        "LICENSE": b"Free.",
+        "consolidated.safetensors": b"the same in another form",
+        "onnx/config.json": b"{}",
+    }
+    name, before = parse("hf.co/ns/tiny"), {path.name for path in store.layout.blobs.glob("*")}
     runner = await hub.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    await collect(store, name, ask(name))
+    steps = await collect(store, name, ask(name))
     await runner.cleanup()
-    assert held(store, name) == SMALL
+    converting = [step for step in steps if step.status == "converting model"]
+    assert converting[-1].completed == converting[-1].total == len(held(store, name)) and steps[-1].status == "success"
+    assert held(store, name) == made_of(folder)
+    entry = store.find(name)
+    assert store.describe(entry).capabilities == (("completion",) if kind == "llama" else ("embedding",))
+    there = {path.name for path in store.layout.blobs.iterdir()} - before
+    assert there == {digest.replace(":", "-") for digest in entry.digests}, "what it was made of is gone"
+    assert not any("consolidated" in path or "onnx" in path for _, path, _ in hub.seen)
+
+
+async def test_safetensors_that_cannot_be_converted_are_not_fetched(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for config, said in [
+        (b'{"architectures": ["MambaForCausalLM"]}', 'cannot be converted: unsupported architecture "MambaForCausalLM"'),
+        (b"{}", "cannot be converted: unknown architecture"),
+        (b"[", "cannot be converted: its config.json is not JSON"),
+    ]:
+        hub.files = {"config.json": config, "tokenizer.json": b"{}", "model.safetensors": b"weights"}
+        runner = await hub.start()
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        with pytest.raises(SourceFailed, match=said):
+            await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
+        await runner.cleanup()
+    assert not any("safetensors" in path for _, path, _ in hub.seen), "said before anything large is fetched"
+
+
+async def test_safetensors_that_are_damaged_are_one_sentence(
+    hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.files = {name: path.read_bytes() for name, path in sources(tiny_llama(tmp_path / "l", byte_level())).items()}
+    hub.files["model.safetensors"] = hub.files["model.safetensors"][:-100]
+    runner = await hub.start()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    with pytest.raises(
+        SourceFailed, match=r"^the files of hf.co/ns/tiny.* do not make a model: model.safetensors says something impossible"
+    ):
+        await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
+    await runner.cleanup()
+    assert store.list() == [] and left_over(store) == []
 
 
 async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from gguf.quants import dequantize
 from tokenizers import Tokenizer, pre_tokenizers
 
-from checkpoints import LLAMA3, byte_level, sentence_pieces, sources, split, tiny_bert, tiny_llama, write_safetensors
+from checkpoints import LLAMA3, byte_level, read_safetensors, sentence_pieces, sources, split, tiny_bert, tiny_llama, write_safetensors
 from ndani import names
 from ndani.store import Store
 from ndani.store.gguf import read_head
@@ -91,6 +91,55 @@ def test_a_bert_of_random_numbers_embeds(server: Server, tmp_path: Path) -> None
     assert any(step["status"].startswith("creating new layer sha256:") for step in steps)
     answer = server.post("/api/embed", {"model": "random-bert", "input": ["hello worlds", "a b"]}).json()
     assert [len(vector) for vector in answer["embeddings"]] == [32, 32] and answer["prompt_eval_count"] == 5 + 4
+
+
+def blobs(server: Server) -> set[str]:
+    return {path.name for path in (server.models / "blobs").iterdir()}
+
+
+def test_the_server_itself_loads_no_numpy(server: Server, tmp_path: Path) -> None:
+    """What is converted is read in the maker: nothing that could read it is in the process that everybody asks."""
+    create(server, "elsewhere", tiny_bert(tmp_path))
+    maps = Path(f"/proc/{server.pid}/maps")
+    if not maps.exists():
+        pytest.skip("this system does not say what a process has loaded")
+    assert "msgspec" in maps.read_text() and "numpy" not in maps.read_text()
+
+
+def test_it_is_converted_and_quantised_in_one_go(server: Server, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path, byte_level(), width=256)
+    digests, before = send(server, folder), blobs(server)
+    steps = server.lines("/api/create", {"model": "small", "files": digests, "quantize": "q4_K_M"})
+    assert steps[-1] == {"status": "success"}, steps[-1]
+    said = list(dict.fromkeys(step["status"].partition(":")[0] for step in steps))
+    assert said[:4] == ["converting model", "verifying conversion", "parsing GGUF", "quantizing F16 model to Q4_K_M"]
+    assert server.post("/api/show", {"model": "small"}).json()["details"]["quantization_level"] == "Q4_K_M"
+    entry = Store(server.models).find(names.parse("small"))
+    assert blobs(server) - before == {digest.replace(":", "-") for digest in entry.digests}, "the form between is gone"
+    assert len(tokens(server, "small", "The quick brown fox")) > 1
+    server.post("/api/generate", {"model": "small", "keep_alive": 0})
+
+
+def test_what_is_found_wrong_late_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "l", byte_level())
+    digests = send(server, folder)
+    weights = read_safetensors(folder / "model.safetensors")
+    weights["model.norm.weight"] = np.full_like(weights["model.norm.weight"], np.inf)
+    write_safetensors(tmp_path / "worse" / "model.safetensors", weights)
+    late = digests | send(server, tmp_path / "worse")
+    before = blobs(server)
+    for body, begins in [
+        ({"files": late}, "the tensor output_norm.weight has numbers that F32 cannot hold"),
+        (
+            {"files": digests, "quantize": "q4_0", "adapters": {"a.gguf": digests["config.json"]}},
+            "supplied file was not in GGUF format: a.gguf",
+        ),
+        ({"files": digests, "adapters": {"a.gguf": digests["config.json"]}}, "supplied file was not in GGUF format: a.gguf"),
+        ({"files": digests | {f"{n}/{'x' * 90}.json": digests["config.json"] for n in range(900)}}, "these are 903 files, which is more"),
+    ]:
+        answer = server.post("/api/create", {"model": "late", **body}).text.splitlines()[-1]
+        assert json.loads(answer)["error"].startswith(begins), answer
+        assert blobs(server) == before
 
 
 def test_an_engine_without_vectors_says_so(server: Server) -> None:

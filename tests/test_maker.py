@@ -18,8 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
-from ndani.errors import BadRequest, Failed
+from ndani.errors import BadRequest, Failed, StoreFailed
 from ndani.runtime.maker import Maker
 from ordinary import run_as_ordinary_user
 from weights import file, small, types_of
@@ -111,6 +112,7 @@ async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None
 FRONT = """
 import asyncio, os, sys
 from contextlib import aclosing
+from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
 from ndani.runtime.maker import Maker
 async def main():
@@ -157,6 +159,26 @@ async def test_what_is_wrong_with_the_weights_comes_back_as_it_is(tmp_path: Path
         async with aclosing(Maker(True).make(work)) as steps:
             async for _ in steps:
                 pass
+
+
+async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: Path) -> None:
+    folder, target = tiny_llama(tmp_path / "l", byte_level()), tmp_path / "made"
+    with contextlib.ExitStack() as held:
+        given = tuple(Given(name, held.enter_context(path.open("rb")).fileno()) for name, path in sources(folder).items())
+        work = Task(given, held.enter_context(target.open("w+b")).fileno(), checkpoint=True)
+        told: list[int] = []
+
+        def no_room(size: int) -> None:
+            told.append(size)
+            raise StoreFailed("no room")
+
+        with pytest.raises(StoreFailed, match="no room"):
+            async with aclosing(Maker(True).make(work, no_room)) as steps:
+                await anext(steps)
+        assert target.stat().st_size == 0
+        async with aclosing(Maker(True).make(work, told.append)) as steps:
+            _ = [step async for step in steps]
+    assert target.read_bytes() == made_of(folder) and told == [target.stat().st_size] * 2
 
 
 INSIDE = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -12,9 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from checkpoints import sources, tiny_bert
+from checkpoints import made_of, sources, tiny_bert
 from ndani import names
-from ndani.convert.checkpoint import convert
 from ndani.errors import SourceFailed
 from ndani.sources.catalogue import Model, describe, load
 from ndani.sources.pull import Patience, pull
@@ -41,18 +39,17 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 def model(house: House, bert: Path, digest: str = "") -> Model:
     """A catalogue's entry for the checkpoint; `digest` is another than the one that converting gives."""
-    out = io.BytesIO()
-    list(convert(sources(bert), out))
+    content = made_of(bert)
     made, parts = {}, {}
     for name in sources(bert):
         part = describe(house.folder / "tiny_bert-1.0-py3-none-any.whl", name, PROJECT)
         made[name] = f"sha256:{part.sha256}"
         parts[made[name]] = [msgspec.to_builtins(part)]
-    digest = digest or f"sha256:{hashlib.sha256(out.getvalue()).hexdigest()}"
+    digest = digest or f"sha256:{hashlib.sha256(content).hexdigest()}"
     said = {
         "name": "tiny-bert", "family": "bert", "parameters": "1M", "quantization": "F16", "context": 64, "embedding": 256, "license": "MIT",
         "type": "embedding", "size_class": "tiny", "notice": "be nice",
-        "layers": [{"kind": "model", "digest": digest, "size": len(out.getvalue()), "made": made}],
+        "layers": [{"kind": "model", "digest": digest, "size": len(content), "made": made}],
         "sources": [{"source": "pypi", "parts": parts}],
     }  # fmt: skip
     place = bert / "catalogue.json"

@@ -1,13 +1,16 @@
-"""Weights made of other weights: quantised, or brought together out of several files. The door: a `Task`, and `make`.
+"""Weights made of other weights: quantised, joined, or converted from safetensors. The door: a `Task`, and `make`.
 
-It runs in a maker's process, which has every file open before it starts and can open no other (`runtime/maker.py`).
-The front uses the pure parts (`kinds`, `shards`, `quantise.plan`) to say what is wrong before a process is started.
+For a user's weights it runs in a maker's process, which has every file open before it starts and can open no other
+(`runtime/maker.py`); for files that have come from elsewhere, in the fetcher (`sources/assemble.py`). The front uses the
+pure parts (`kinds`, `shards`, `quantise.plan`) to say what is wrong before a process is started.
 Which of a recipe's files need this, and what the result is called, is the front's business.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -23,20 +26,48 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What to make: one GGUF file of `kind` (empty: types stay) out of the parts of one model, into an open descriptor."""
+    """What to make: one GGUF file, into an open descriptor.
+
+    Either out of the parts of one model, of `kind` (empty: types stay), or of a `checkpoint`: safetensors and all that
+    says what they are.
+    """
 
     sources: tuple[Given, ...]
     output: int
     kind: str = ""
     threads: int = 1
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A file about to be made: its bytes, and the steps to it, of which none is done; each says how many of `total` bytes are."""
+
+    size: int
+    total: int
+    steps: Generator[int]
 
 
 def prepare(task: Task) -> Kernels | None:
     """Load what the task needs, before the jail shuts. Raises Misconfigured."""
+    if task.checkpoint:
+        # numpy's library for matrices, which nothing here uses, starts a thread per core as it is loaded; a jail holds one.
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        import ndani.convert.checkpoint  # noqa: F401 - with numpy, which only who converts has to load
     return load() if task.kind else None
 
 
-def make(task: Task, kernels: Kernels | None) -> Generator[int]:
-    """Do the task; yields how many bytes of the sources are done. Raises BadRequest for the weights, OSError for the disk."""
+def make(task: Task, kernels: Kernels | None) -> Work:
+    """Look at the sources, and say what is wrong with them. The steps are then to be consumed; both may raise.
+
+    Raises BadRequest and Unsupported for the weights, OSError for the disk.
+    """
+    if task.checkpoint:
+        from ndani.convert.checkpoint import prepare as converted
+
+        file = converted({given.name: given.descriptor for given in task.sources})
+        return Work(file.size, file.size, file.fill(task.output))
     sources = [open_source(given.name, given.descriptor) for given in task.sources]
-    yield from write(plan(sources, task.kind), [given.descriptor for given in task.sources], task.output, kernels, task.threads)
+    found = plan(sources, task.kind)
+    steps = write(found, [given.descriptor for given in task.sources], task.output, kernels, task.threads)
+    return Work(found.outline.size, found.total, steps)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ndani.convert.container import Target, Value
 from ndani.convert.numbers import fraction, whole
-from ndani.convert.safetensors import Stored, read_object
+from ndani.convert.safetensors import Stored, read_file, read_object
 from ndani.convert.vocabulary import read_wordpiece
 from ndani.errors import BadRequest, Unsupported
 
@@ -34,7 +34,7 @@ _LEFT_OUT = ("embeddings.position_ids", "pooler.", "cls.")
 _POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
 
 
-def lay_out(sources: Mapping[str, Path], config: dict[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Value], list[Target]]:
+def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Value], list[Target]]:
     """The keys and the tensors of the file to be. Raises BadRequest, Unsupported."""
     for name, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
         if config.get(name, known) != known:
@@ -86,11 +86,11 @@ def _targets(tensors: Mapping[str, Stored], blocks: int) -> list[Target]:
     return list(made.values())
 
 
-def _pooling(sources: Mapping[str, Path]) -> tuple[int, bool]:
+def _pooling(sources: Mapping[str, int]) -> tuple[int, bool]:
     """How the tokens' vectors become the text's (the engine's number for it), and whether that is scaled to length 1."""
     if "modules.json" not in sources:
         raise BadRequest("there is no modules.json, which says how the tokens' vectors become one; send it and 1_Pooling/config.json too")
-    modules = _modules(sources["modules.json"])
+    modules = _modules(read_file("modules.json", sources["modules.json"]))
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     if extra := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
         raise Unsupported(f"a module of the kind {sorted(extra)[0][:30]} behind the model cannot be converted")
@@ -105,11 +105,9 @@ def _pooling(sources: Mapping[str, Path]) -> tuple[int, bool]:
     return _POOLING[modes[0]], "Normalize" in kinds
 
 
-def _modules(path: Path) -> list[dict[str, Any]]:
-    import json
-
+def _modules(content: bytes) -> list[dict[str, Any]]:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(module, dict) for module in value):

@@ -6,9 +6,9 @@ same files give the same bytes, so that a digest of the result can be pinned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from ndani.convert import bert, llama
 from ndani.convert.container import Out, Target, Value, head, padded, write
@@ -35,26 +35,23 @@ class Converted:
         """Write it; yields how many bytes are written so far. Raises Unsupported for numbers that F16 cannot hold."""
         return write(out, self.head, self.targets)
 
+    def fill(self, descriptor: int) -> Generator[int]:
+        """The same, from the start of an open file."""
+        with open(descriptor, "wb", closefd=False) as out:
+            out.seek(0)
+            yield from self.write(out)
 
-def prepare(sources: Mapping[str, Path]) -> Converted:
-    """Read all but the numbers, and find everything that is wrong with it. `sources` are files by their relative path.
+
+def prepare(sources: Mapping[str, int]) -> Converted:
+    """Read all but the numbers, and find everything that is wrong with it. `sources` are open descriptors by their relative path.
 
     Raises BadRequest for files that are damaged or missing, Unsupported for what cannot be converted.
     """
     if "config.json" not in sources:
         raise BadRequest("there is no config.json beside the weights; send it, and the tokenizer's files too")
     config = read_object("config.json", sources["config.json"])
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise BadRequest("unknown architecture: config.json does not say which one; send the model's own config.json")
-    tensors = read_tensors(sources)
-    if names[0] in bert.ARCHITECTURES:
-        keys, targets = bert.lay_out(sources, config, tensors)
-    elif names[0] in llama.ARCHITECTURES:
-        keys, targets = llama.lay_out(sources, config, tensors)
-    else:
-        known = ", ".join((*bert.ARCHITECTURES, *llama.ARCHITECTURES))
-        raise Unsupported(f'unsupported architecture "{names[0][:60]}"; these can be converted: {known}; for others, use a GGUF file')
+    lay_out = bert.lay_out if require_known(config) in bert.ARCHITECTURES else llama.lay_out
+    keys, targets = lay_out(sources, config, read_tensors(sources))
     width = (keys[f"{keys['general.architecture']}.embedding_length"],)
     for target in targets:
         shape = target.source.shape
@@ -67,9 +64,16 @@ def prepare(sources: Mapping[str, Path]) -> Converted:
     return Converted(head(every, ordered), ordered)
 
 
-def convert(sources: Mapping[str, Path], out: Out) -> Iterator[int]:
-    """Convert; yields how many bytes are written so far. Raises as `prepare` does, before the first byte, and `Converted.write`."""
-    return prepare(sources).write(out)
+def require_known(config: Mapping[str, Any]) -> str:
+    """The architecture that config.json says. Raises BadRequest where it says none, Unsupported for one that cannot be converted."""
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise BadRequest("unknown architecture: config.json does not say which one; send the model's own config.json")
+    known = (*bert.ARCHITECTURES, *llama.ARCHITECTURES)
+    if names[0] not in known:
+        can = ", ".join(known)
+        raise Unsupported(f'unsupported architecture "{names[0][:60]}"; these can be converted: {can}; for others, use a GGUF file')
+    return names[0]
 
 
 def _place(target: Target) -> tuple[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ _BLOCK = {
 }
 
 
-def lay_out(sources: Mapping[str, Path], config: dict[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Value], list[Target]]:
+def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Value], list[Target]]:
     """The keys and the tensors of the file to be. Raises BadRequest, Unsupported."""
     arch = ARCHITECTURES[config["architectures"][0]]
     if config.get("hidden_act", "silu") != "silu":

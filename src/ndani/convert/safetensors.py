@@ -1,17 +1,18 @@
 """Reading safetensors: a header that is checked before it is believed, and tensors in runs of rows, never a whole file.
 
 The form: eight bytes of length, a JSON object of that length (name → dtype, shape, data_offsets), then the numbers.
-Sentences name a file as its owner does, never by a place on this machine.
+Files are open descriptors by the names that their owner knows them by: whoever reads here may be in a jail that lets it
+open nothing. Sentences name a file so, too.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,10 @@ _INDEX = ".safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor as it lies: its file, the place of its first byte there, its dtype and its shape (slowest dimension first)."""
+    """One tensor as it lies: its file (open), the place of its first byte there, its dtype and its shape (slowest dimension first)."""
 
     file: str
-    path: Path
+    descriptor: int
     at: int
     dtype: str
     shape: tuple[int, ...]
@@ -47,14 +48,13 @@ class Stored:
         """Its numbers as F32, some rows at a time: a multiple of `unit` rows, about RUN numbers. A vector is one row per number."""
         rows, width = self.shape[0], math.prod(self.shape[1:])
         step = max(RUN // max(width * unit, 1), 1) * unit
-        with self.path.open("rb") as file:
-            file.seek(self.at)
-            for first in range(0, rows, step):
-                count = min(step, rows - first)
-                raw = file.read(count * width * _WIDTHS[self.dtype])
-                if len(raw) < count * width * _WIDTHS[self.dtype]:
-                    raise BadRequest(f"{self.file} became shorter while it was read; send it again")
-                yield _numbers(raw, self.dtype).reshape(count, *self.shape[1:])
+        size = width * _WIDTHS[self.dtype]  # bytes of a row
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            raw = _read(self.descriptor, count * size, self.at + first * size)
+            if len(raw) < count * size:
+                raise BadRequest(f"{self.file} became shorter while it was read; send it again")
+            yield _numbers(raw, self.dtype).reshape(count, *self.shape[1:])
 
 
 def _numbers(raw: bytes, dtype: str) -> NDArray[np.float32]:
@@ -64,29 +64,29 @@ def _numbers(raw: bytes, dtype: str) -> NDArray[np.float32]:
         return np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 
-def read_tensors(sources: Mapping[str, Path]) -> dict[str, Stored]:
-    """Every tensor of the safetensors files among `sources` (name → where it lies). Raises BadRequest, Unsupported.
+def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
+    """Every tensor of the safetensors files among `sources` (open descriptors by name). Raises BadRequest, Unsupported.
 
     An index file, where there is one, has to agree with what the parts hold.
     """
     found: dict[str, Stored] = {}
-    for name, path in sorted(sources.items()):
+    for name, descriptor in sorted(sources.items()):
         if name.endswith(".safetensors"):
-            for tensor, stored in _header(name, path).items():
+            for tensor, stored in _header(name, descriptor).items():
                 if tensor in found:
                     raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {tensor}; give one set of weights")
                 found[tensor] = stored
     if not found:
         raise BadRequest("no files provided to convert: none of them is a safetensors file with tensors")
-    for name, path in sorted(sources.items()):
+    for name, descriptor in sorted(sources.items()):
         if name.endswith(_INDEX):
-            _compare(name, path, found)
+            _compare(name, descriptor, found)
     return found
 
 
-def _compare(name: str, path: Path, found: Mapping[str, Stored]) -> None:
+def _compare(name: str, descriptor: int, found: Mapping[str, Stored]) -> None:
     """Whether all parts that the index names are here."""
-    index = read_object(name, path)
+    index = read_object(name, descriptor)
     places = index.get("weight_map")
     if not isinstance(places, dict):
         raise BadRequest(f"{name} is no index of safetensors files: it has no weight_map")
@@ -95,27 +95,25 @@ def _compare(name: str, path: Path, found: Mapping[str, Stored]) -> None:
             raise BadRequest(f"{name} names the file {str(file)[:100]} for the tensor {tensor[:100]}, and it is not there; send all parts")
 
 
-def _header(name: str, path: Path) -> dict[str, Stored]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
-        if not 2 <= length <= min(MOST_HEADER, size - 8):
-            raise BadRequest(f"{name} is not a safetensors file, or not a whole one; send it again")
-        raw = file.read(length)
+def _header(name: str, descriptor: int) -> dict[str, Stored]:
+    size = os.fstat(descriptor).st_size
+    first = _read(descriptor, 8, 0)
+    length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
+    if not 2 <= length <= min(MOST_HEADER, size - 8):
+        raise BadRequest(f"{name} is not a safetensors file, or not a whole one; send it again")
     try:
-        header = json.loads(raw)
+        header = json.loads(_read(descriptor, length, 8))
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise BadRequest(f"the header of {name} is not JSON; it is no safetensors file, or damaged")
     header.pop("__metadata__", None)
-    found = {tensor: _stored(name, path, tensor, said, 8 + length, size) for tensor, said in header.items()}
+    found = {tensor: _stored(name, descriptor, tensor, said, 8 + length, size) for tensor, said in header.items()}
     _require_whole(name, found, 8 + length, size)
     return found
 
 
-def _stored(name: str, path: Path, tensor: str, said: Any, base: int, size: int) -> Stored:
+def _stored(name: str, descriptor: int, tensor: str, said: Any, base: int, size: int) -> Stored:
     wrong = BadRequest(f"{name} says something impossible of its tensor {tensor[:100]}; the file is damaged, send it again")
     if not isinstance(said, dict):
         raise wrong
@@ -126,7 +124,7 @@ def _stored(name: str, path: Path, tensor: str, said: Any, base: int, size: int)
         raise Unsupported(f"{name} holds numbers of the kind {dtype[:20]} ({tensor[:100]}), which cannot be converted")
     if not offsets[0] <= offsets[1] <= size - base or math.prod(shape) * _WIDTHS[dtype] != offsets[1] - offsets[0]:
         raise wrong
-    return Stored(name, path, base + offsets[0], dtype, tuple(shape) or (1,))
+    return Stored(name, descriptor, base + offsets[0], dtype, tuple(shape) or (1,))
 
 
 def _require_whole(name: str, found: Mapping[str, Stored], at: int, size: int) -> None:
@@ -145,14 +143,30 @@ def _counts(value: Any) -> list[int] | None:
     return value if right else None
 
 
-def read_object(name: str, path: Path, most: int = MOST_HEADER) -> dict[str, Any]:
+def read_file(name: str, descriptor: int) -> bytes:
+    """A file that says something of the weights. Raises BadRequest for one that is too large for that."""
+    size = os.fstat(descriptor).st_size
+    if size > MOST_HEADER:
+        raise BadRequest(f"{name} is larger than such a file may be ({MOST_HEADER} bytes)")
+    return _read(descriptor, size, 0)
+
+
+def read_object(name: str, descriptor: int) -> dict[str, Any]:
     """A file that holds one JSON object. Raises BadRequest."""
-    if path.stat().st_size > most:
-        raise BadRequest(f"{name} is larger than such a file may be ({most} bytes)")
+    content = read_file(name, descriptor)
     try:
-        value = json.loads(path.read_bytes())  # with NaN and Infinity, which some programs write into config.json
+        value = json.loads(content)  # with NaN and Infinity, which some programs write into config.json
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise BadRequest(f"{name} is not a JSON object; it is damaged, or another file")
     return value
+
+
+def _read(descriptor: int, length: int, at: int) -> bytes:
+    """So many bytes from a place in an open file; fewer where it ends."""
+    pieces = []
+    while length and (piece := os.pread(descriptor, length, at)):
+        pieces.append(piece)
+        length, at = length - len(piece), at + len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

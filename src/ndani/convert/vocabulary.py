@@ -12,11 +12,10 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ndani.convert.container import Value
-from ndani.convert.safetensors import read_object
+from ndani.convert.safetensors import read_file, read_object
 from ndani.errors import BadRequest, Unsupported
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -78,7 +77,7 @@ class Vocabulary:
         return said
 
 
-def read_wordpiece(sources: Mapping[str, Path]) -> Vocabulary:
+def read_wordpiece(sources: Mapping[str, int]) -> Vocabulary:
     """The vocabulary of a BERT, its words in the engine's form: `▁` before what begins a word, nothing before what goes on.
 
     Raises BadRequest, Unsupported.
@@ -93,7 +92,7 @@ def read_wordpiece(sources: Mapping[str, Path]) -> Vocabulary:
         tokens, types = _listed(whole)
     elif "vocab.txt" in sources:
         try:
-            tokens = sources["vocab.txt"].read_text(encoding="utf-8").rstrip("\n").split("\n")
+            tokens = _lines(read_file("vocab.txt", sources["vocab.txt"]).decode())
         except UnicodeDecodeError:
             raise BadRequest("vocab.txt is not UTF-8 text; send it again") from None
         types = [CONTROL if token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") else NORMAL for token in tokens]
@@ -108,7 +107,7 @@ def read_wordpiece(sources: Mapping[str, Path]) -> Vocabulary:
     return Vocabulary("bert", "default", shown, types, [float(number) for number in range(len(tokens))], special=special)
 
 
-def read_bpe(sources: Mapping[str, Path]) -> Vocabulary:
+def read_bpe(sources: Mapping[str, int]) -> Vocabulary:
     """The vocabulary of a Llama and its like, with its merges or scores, its special tokens and its chat template.
 
     Raises BadRequest, Unsupported.
@@ -220,7 +219,7 @@ def _prefixed(whole: dict[str, Any]) -> bool:
     return False
 
 
-def _special(sources: Mapping[str, Path], tokens: list[str], defaults: Mapping[str, str]) -> dict[str, int]:
+def _special(sources: Mapping[str, int], tokens: list[str], defaults: Mapping[str, str]) -> dict[str, int]:
     """Ids of the special tokens: by their text, else by the ids of config.json."""
     by_text = {token: number for number, token in enumerate(tokens)}
     said: dict[str, Any] = dict(defaults.items())
@@ -239,7 +238,7 @@ def _special(sources: Mapping[str, Path], tokens: list[str], defaults: Mapping[s
     return {role: special[role] for role in _SPECIAL if role in special}
 
 
-def _added(sources: Mapping[str, Path], whole: dict[str, Any], found: Vocabulary) -> dict[str, bool]:
+def _added(sources: Mapping[str, int], whole: dict[str, Any], found: Vocabulary) -> dict[str, bool]:
     """Whether every text is put between the special tokens for begin and end."""
     config = read_object("tokenizer_config.json", sources["tokenizer_config.json"]) if "tokenizer_config.json" in sources else {}
     single: list[Any] = []
@@ -257,10 +256,10 @@ def _added(sources: Mapping[str, Path], whole: dict[str, Any], found: Vocabulary
     return flags
 
 
-def _template(sources: Mapping[str, Path]) -> str:
+def _template(sources: Mapping[str, int]) -> str:
     """The chat template, wherever it stands; of several the one that is called default."""
     if "chat_template.jinja" in sources:
-        return sources["chat_template.jinja"].read_text(encoding="utf-8", errors="replace")
+        return _text(read_file("chat_template.jinja", sources["chat_template.jinja"]).decode(errors="replace"))
     for name in ("chat_template.json", "tokenizer_config.json"):
         value = read_object(name, sources[name]).get("chat_template") if name in sources else None
         if isinstance(value, list):
@@ -272,3 +271,12 @@ def _template(sources: Mapping[str, Path]) -> str:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _text(content: str) -> str:
+    """Ends of lines as they are counted here, whatever system wrote them."""
+    return content.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _lines(content: str) -> list[str]:
+    return _text(content).rstrip("\n").split("\n")

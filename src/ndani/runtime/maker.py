@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
@@ -35,9 +35,11 @@ class Maker:
         self._children: set[_Child] = set()
         self._closing = False
 
-    async def make(self, task: Task) -> AsyncGenerator[int]:
-        """Have a task done: yields how many bytes of its sources are done. Consume it under aclosing; closing it kills the child.
+    async def make(self, task: Task, aside: Callable[[int], None] | None = None) -> AsyncGenerator[int]:
+        """Have a task done: yields how many bytes are done. Consume it under aclosing; closing it kills the child.
 
+        `aside` is called in a thread, before the first byte is written, with the number that the file will have; what it
+        raises ends the work. For a checkpoint the bytes are those of that file, else those of the sources.
         Raises BadRequest for weights that cannot be used, OSError for the disk, Unconfined, Misconfigured, Failed.
         """
         if self._closing:
@@ -53,6 +55,10 @@ class Maker:
                     case Jailed(confinement):
                         jail.verify(child.process.pid, confinement)
                         child.say(Open())
+                    case workshop.Planned(size):
+                        if aside:
+                            await settled(aside, size)
+                        child.say(workshop.Write())
                     case Refused(code, sentence):
                         raise errors.tree().get(code, errors.Failed)(sentence)
                     case workshop.Stuck(number):

@@ -33,8 +33,18 @@ class Order(msgspec.Struct, frozen=True):
     require_jail: bool = False
 
 
+class Planned(msgspec.Struct, frozen=True, tag="planned"):
+    """From the maker: nothing is wrong with the sources so far, and the file will have so many bytes."""
+
+    size: int
+
+
+class Write(msgspec.Struct, frozen=True, tag="write"):
+    """From the front: there is room for that."""
+
+
 class Working(msgspec.Struct, frozen=True, tag="working"):
-    """From the maker: so many bytes of the sources are done."""
+    """From the maker: so many bytes are done (`convert.Work` says of what)."""
 
     completed: int
 
@@ -49,7 +59,7 @@ class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
     errno: int
 
 
-Event = Jailed | Working | Made | Stuck | Refused
+Event = Jailed | Planned | Working | Made | Stuck | Refused
 
 
 def main(commands: int, events: int) -> None:
@@ -80,10 +90,13 @@ def _work(order: Order, pipes: Pipes) -> None:
         os._exit(0)  # the front died before the kernel was asked to tell us
     pipes.say(Jailed(jail.shut(jail.Policy("", require=order.require_jail))))
     msgspec.json.decode(pipes.line(), type=Open)
-    threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
     jail.seal()
+    work = convert.make(order.task, kernels)
+    pipes.say(Planned(work.size))
+    msgspec.json.decode(pipes.line(), type=Write)
+    threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
     said = time.monotonic()
-    with contextlib.closing(convert.make(order.task, kernels)) as steps:
+    with contextlib.closing(work.steps) as steps:
         for completed in steps:
             if time.monotonic() - said >= _EVERY:
                 said = time.monotonic()

@@ -16,7 +16,6 @@ from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.runtime.maker import Maker
 from ndani.runtime.pool import Pool
 from ndani.service.cards import Cards, read_template, runner_key
-from ndani.service.converting import Conversion
 from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
@@ -111,7 +110,7 @@ class Models:
                 yield step
 
     async def create(self, model: str, base: str, recipe: Recipe) -> AsyncGenerator[Progress]:
-        """Make a model of another (`base`, pulled when it is not here) or of blobs, quantised if the recipe says so.
+        """Make a model of another (`base`, pulled when it is not here) or of blobs, converted, joined and quantised as it takes.
 
         Raises BadRequest, StoreFailed, …
         """
@@ -127,12 +126,6 @@ class Models:
                             yield step
                 entry = self._cards.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
-        if Conversion.needed(recipe):
-            conversion = Conversion(self.store, recipe)
-            async with aclosing(conversion.steps()) as conversions:
-                async for step in conversions:
-                    yield step
-            recipe = conversion.recipe
         old = self._runs(name)
         try:
             async with aclosing(made(self.store, self._maker, recipe)) as prepared:

@@ -1,20 +1,21 @@
-"""What a recipe's weights still need before a model can be made of them: parts joined, numbers quantised.
+"""What a recipe's weights still need before a model can be made of them: safetensors converted, parts joined, numbers quantised.
 
-Decided here, worked out by `convert`, done in a process of its own by `runtime/maker.py`. Everything that can be refused is
-refused before that process starts.
+Decided here, worked out by `convert`, done in a process of its own by `runtime/maker.py`. Of GGUF everything that can be
+refused is refused before that process starts; a checkpoint is read there, and by nobody else.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 
 from ndani.convert import Given, Task, shards
 from ndani.convert.kinds import parse_kind
 from ndani.convert.quantise import Plan, Source, open_source, plan
+from ndani.errors import BadRequest
 from ndani.runtime.machine import look
 from ndani.runtime.maker import Maker
 from ndani.store import Store
@@ -25,64 +26,111 @@ from ndani.store.nameless import Nameless
 from ndani.store.offloop import settled
 from ndani.types import Progress
 
+_SUFFIX = ".safetensors"
+#: Characters of all names that fit the one line that a maker reads, and those beside each name there. Some 600 files: the
+#: largest models that anybody gives away have 200.
+_MOST_NAMED, _BESIDE = 48_000, 40
+
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is to be done. `parts` are digests by the names that their sender knows; all files are open."""
+    """What is to be done. `parts` are digests by the names that their sender knows; all files are open.
+
+    A checkpoint has no `plan` here.
+    """
 
     status: str
-    parts: dict[str, str]
-    plan: Plan
+    parts: Mapping[str, str]
+    plan: Plan | None
     task: Task
     file: Nameless
 
+    @property
+    def total(self) -> int:
+        """How many bytes are to be done: of the sources, or of the file where it is converted."""
+        return self.plan.total if self.plan else self.file.size
+
 
 async def made(store: Store, maker: Maker, recipe: Recipe) -> AsyncGenerator[Progress | Recipe]:
-    """Make what the recipe's weights still need: its steps, and last the recipe as `create` can use it.
+    """Make what the recipe's weights still need: the steps of each file, and then the recipe with that file in it.
 
-    Consume it under aclosing: closing it stops the work, and nothing of it stays. Raises BadRequest, StoreFailed, Failed, …
+    With the last one `create` can use it, or as it was where none comes. Consume it under aclosing: closing it stops the
+    work, and nothing of it stays. Raises BadRequest, StoreFailed, Failed, …
     """
-    with ExitStack() as opened:
-        work = await settled(_begin, store, recipe, opened)
-        if work is None:
+    for begin in (_checkpoint, _gguf):
+        with ExitStack() as opened:
+            work = await settled(begin, store, recipe, opened)
+            if work is None:
+                continue
+            async with aclosing(_steps(store, maker, work)) as steps:
+                async for step in steps:
+                    yield step
+            recipe = _finished(recipe, work)
             yield recipe
-            return
-        for _ in work.parts:
-            yield Progress("parsing GGUF")
-        digest, total = next(iter(work.parts.values())), work.plan.total
-        with on_disk(store.layout.root, work.file.size):
-            async with aclosing(maker.make(work.task)) as steps:
-                async for completed in steps:
-                    yield Progress(work.status, digest, total, completed)
-        yield Progress(work.status, digest, total, total)
-        size, naming = work.file.size, iter(work.file.name())
-        yield Progress("verifying conversion", total=size, completed=0)
-        while hashed := await settled(next, naming, 0):
-            yield Progress("verifying conversion", total=size, completed=hashed)
-        yield Progress("verifying conversion", total=size, completed=size)
-        yield _finished(recipe, work)
 
 
-def _begin(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
-    """Look at the weights, and open what is needed, or None where nothing is to be done. In a thread; `opened` closes it all."""
-    parts = _parts(store, recipe)
-    if not parts:
+async def _steps(store: Store, maker: Maker, work: _Work) -> AsyncGenerator[Progress]:
+    """The work itself, until the file has its name."""
+    for _ in work.parts if work.plan else ():
+        yield Progress("parsing GGUF")
+    digest = next(iter(work.parts.values())) if work.plan else None
+    with on_disk(store.layout.root):
+        async with aclosing(maker.make(work.task, work.file.set_aside)) as steps:
+            async for completed in steps:
+                yield Progress(work.status, digest, work.total, completed)
+    yield Progress(work.status, digest, work.total, work.total)
+    size, reckoning = work.file.size, iter(work.file.reckon())
+    yield Progress("verifying conversion", total=size, completed=0)
+    while hashed := await settled(next, reckoning, 0):
+        yield Progress("verifying conversion", total=size, completed=hashed)
+    await settled(work.file.name)
+    yield Progress("verifying conversion", total=size, completed=size)
+
+
+def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
+    """What makes GGUF of safetensors, or None where there are none. In a thread; `opened` closes it all."""
+    if not any(path.endswith(_SUFFIX) for path in recipe.files):
         return None
+    refuse(recipe)
+    if recipe.base is not None or any(path.lower().endswith(".gguf") for path in recipe.files):
+        raise BadRequest("there are safetensors and another model; FROM takes one of them")
+    if sum(len(path) + _BESIDE for path in recipe.files) > _MOST_NAMED:
+        raise BadRequest(f"these are {len(recipe.files)} files, which is more than one model has; send those of one model alone")
+    given = _opened(store, recipe.files, opened)
+    file = Nameless(store.layout)
+    opened.callback(file.discard)
+    return _Work("converting model", recipe.files, None, Task(given, file.descriptor, checkpoint=True), file)
+
+
+def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[Given, ...]:
+    """The blobs, open, by the names that their sender knows. Raises BadRequest for one that is not there."""
     given = []
     for name, digest in parts.items():
         with on_disk(store.layout.root):
-            descriptor = os.open(store.layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(store.layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise BadRequest(f"the file {name} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
         opened.callback(os.close, descriptor)
         given.append(Given(name, descriptor))
+    return tuple(given)
+
+
+def _gguf(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
+    """What joins or quantises GGUF, or None where nothing is to be done. In a thread; `opened` closes it all."""
+    parts = _parts(store, recipe)
+    if not parts:
+        return None
+    given = _opened(store, parts, opened)
     kind = parse_kind(recipe.quantize) if recipe.quantize else ""
     sources = [open_source(part.name, part.descriptor) for part in given]
     work = plan(sources, kind)
     if work.same:
         return None
-    file = Nameless(store.layout, work.outline.size)
+    file = Nameless(store.layout)
     opened.callback(file.discard)
     status = f"quantizing {_called(sources[0])} model to {kind}" if kind else f"joining {len(given)} parts"
-    return _Work(status, parts, work, Task(tuple(given), file.descriptor, kind, look().cores), file)
+    return _Work(status, parts, work, Task(given, file.descriptor, kind, look().cores), file)
 
 
 def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
@@ -110,6 +158,8 @@ def _called(source: Source) -> str:
 def _finished(recipe: Recipe, work: _Work) -> Recipe:
     """The recipe with the file that was made in the place of its parts."""
     fresh = recipe.made | ({work.file.digest} if work.file.fresh else set())
+    if work.plan is None:
+        return replace(recipe, files={"model.gguf": work.file.digest}, made=fresh)
     named = [path for path in work.parts if path in recipe.files]
     if not named:
         return replace(recipe, weights=work.file.digest, made=fresh)

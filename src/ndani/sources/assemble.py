@@ -1,31 +1,25 @@
-"""Files that came from a place without manifests become a model: shards are joined, other formats converted, a name written.
+"""Files that came from elsewhere become weights: shards are joined, safetensors converted, a name written.
 
 Runs in the fetcher, at the end of a pull, when every file is in the store and its digest is right. What a kill leaves
-half-made has a name of its own in the store, and the next pull of the same model begins it anew.
+half-made has a name of its own in the store, and the next pull of the same model writes over it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
 
-from ndani.convert import Given, Task, make
-from ndani.errors import BadRequest, NdaniError, SourceFailed, Unsupported
+from ndani.convert import Given, Task, make, prepare
+from ndani.errors import BadRequest, SourceFailed
 from ndani.names import Name
-from ndani.sources import Assembly
+from ndani.sources import Assembly, PlannedLayer
 from ndani.store import Store
-from ndani.store.blobs import PIECE
 from ndani.store.create import Recipe, create
-from ndani.store.disk import on_disk, require_room, settle
+from ndani.store.disk import on_disk
 from ndani.store.layout import digest_of
+from ndani.store.nameless import Nameless
 from ndani.types import Progress
-
-#: What is made of files of another format: from their paths by name, into a file; bytes written so far, step by step.
-Convert = Callable[[Mapping[str, Path], Path], Iterator[int]]
 
 
 def assemble(store: Store, name: Name, assembly: Assembly) -> Generator[Progress]:
@@ -33,50 +27,72 @@ def assemble(store: Store, name: Name, assembly: Assembly) -> Generator[Progress
 
     Raises BadRequest, Unsupported, StoreFailed, SourceFailed.
     """
-    files = {file: store.layout.blob(digest) for file, digest in assembly.files.items()}
-    gguf = [digest for file, digest in assembly.files.items() if file.lower().endswith(".gguf")]
+    gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
     if len(gguf) == 1:
         yield from _name(store, name, gguf[0], assembly)
         return
-    making: Convert = converter() if not gguf else _join
-    total = sum(path.stat().st_size for path in files.values())
-    require_room(store.layout.root, total)
-    # One name for one model, so that a made-half file is written over and not left lying beside the next.
+    # One name for one model, so that a half-made file is written over and not left lying beside the next.
     mark = digest_of("\n".join(sorted(assembly.files.values())).encode())
-    out = store.layout.blobs / f".making-{mark[7:39]}"
     while not (lock := store.lock(mark)):
         yield Progress("waiting for another pull that makes the same model")
         time.sleep(0.2)
+    file = None
     try:
-        verb = "joining parts" if gguf else "converting model"
-        with on_disk(store.layout.root, total):
-            for done in _renamed(making(files, out), name):
-                yield Progress(verb, mark, total, min(done, total))
-            size = out.stat().st_size
-            digest = yield from _hashed(out, size)
-        with store.claim({digest}), on_disk(store.layout.root):
-            out.replace(store.layout.blob(digest))
-            settle(store.layout.blobs)
-            yield from _name(store, name, digest, assembly)
+        file = Nameless(store.layout, mark[7:])
+        try:
+            yield from _fill(store, file, assembly.files, mark)
+        except BadRequest as error:
+            raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
+        with store.claim({file.digest}):
+            file.name()
+            yield from _name(store, name, file.digest, assembly)
     finally:
-        out.unlink(missing_ok=True)
+        if file:
+            file.discard()
         lock.release()
 
 
-def _join(files: Mapping[str, Path], out: Path) -> Iterator[int]:
-    """The parts of one model as one file; which comes first, the parts themselves say."""
-    with ExitStack() as open_files, out.open("wb") as output:
-        given = [Given(name, open_files.enter_context(path.open("rb")).fileno()) for name, path in files.items()]
-        yield from make(Task(tuple(given), output.fileno()), None)
+def convert(store: Store, layer: PlannedLayer) -> Generator[Progress]:
+    """Make a layer that the catalogue pins of the checkpoint that it names, whose blobs must be here; its lock must be held.
+
+    The same files give the same bytes, so it is held against its digest as if it had travelled, before it has a name.
+    Raises SourceFailed when they are others, StoreFailed.
+    """
+    file = Nameless(store.layout, layer.digest[7:])
+    try:
+        yield from _fill(store, file, {name: one.digest for name, one in layer.made}, layer.digest)
+        if file.digest != layer.digest:
+            raise BadRequest(f"want {layer.digest}, got {file.digest}")
+        file.name()
+    except BadRequest as error:
+        raise SourceFailed(
+            f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
+        ) from None
+    finally:
+        file.discard()
 
 
-def converter() -> Convert:
-    """What makes a GGUF file of safetensors. Raises Unsupported where this version has none."""
-    found = getattr(importlib.import_module("ndani.convert"), "convert", None)
-    if found is None:
-        raise Unsupported("this repository has safetensors and no GGUF file, and this version cannot convert them; pull a GGUF form of it")
-    making: Convert = found
-    return making
+def _fill(store: Store, file: Nameless, files: Mapping[str, str], mark: str) -> Generator[Progress]:
+    """One GGUF file of these blobs (digests by name), hashed and not yet named: shards joined, or a checkpoint converted."""
+    checkpoint = not any(map(_is_gguf, files))
+    verb = "converting model" if checkpoint else "joining parts"
+    with ExitStack() as opened:
+        given = []
+        with on_disk(store.layout.root):
+            for name, digest in files.items():
+                given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
+            task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
+            work = make(task, prepare(task))
+        file.set_aside(work.size)
+        with on_disk(store.layout.root, work.size), closing(work.steps) as steps:
+            for done in steps:
+                yield Progress(verb, mark, work.total, done)
+    for done in file.reckon():
+        yield Progress("hashing the model", None, file.size, done)
+
+
+def _is_gguf(file: str) -> bool:
+    return file.lower().endswith(".gguf")
 
 
 def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> Iterator[Progress]:
@@ -90,23 +106,3 @@ def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> Iterator
     for step in create(store, name, recipe):
         if step.status == "writing manifest" or step.status.startswith("warning"):
             yield step
-
-
-def _renamed(steps: Iterator[int], name: Name) -> Iterator[int]:
-    """What is wrong with the files, said of the model that they were to be."""
-    try:
-        yield from steps
-    except (ValueError, BadRequest) as error:
-        raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
-    except NdaniError as error:
-        raise type(error)(f"the files of {name} do not make a model: {error}") from None
-
-
-def _hashed(path: Path, size: int) -> Generator[Progress, None, str]:
-    found, done = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while piece := file.read(16 * PIECE):
-            found.update(piece)
-            done += len(piece)
-            yield Progress("hashing the model", None, size, done)
-    return f"sha256:{found.hexdigest()}"

@@ -16,11 +16,10 @@ from urllib.parse import quote, urljoin
 
 import msgspec
 
-from ndani.errors import NotFound, SourceFailed
+from ndani.errors import BadRequest, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG
 from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
 from ndani.sources.ahead import AT_ONCE, PIECE
-from ndani.sources.assemble import converter
 from ndani.sources.gguf import group, pick
 from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, RegistrySource
@@ -33,7 +32,8 @@ _LIST_LIMIT = 16 << 20
 _SMALL = 64 << 20  # bytes of a file that is kept in git itself, and not in large file storage
 _MOST_PAGES = 100
 #: What a converter wants beside the weights.
-_BESIDE = (".json", ".model", ".txt", ".jinja")
+_BESIDE = (".json", ".txt", ".jinja")
+_POOLING = re.compile(r"[^/]*Pooling/config\.json")
 _LICENCES = ("license", "license.txt", "license.md")
 
 
@@ -152,12 +152,12 @@ class HubSource(RegistrySource):
         by_path = {file.path: file for file in files}
         tag, place = self._registry.name.tag, f"{self._registry.host}/{self._repository}"
         found = group(by_path)
-        chosen = [by_path[path] for path in pick(by_path, tag, place)] if found else self._safetensors(by_path, tag, place)
+        paths = pick(by_path, tag, place) if found else await self._checkpoint(by_path, tag, place)
         layers, digests = [], {}
-        for file in chosen:
-            layer = await self._layer(file)
+        for path in paths:
+            layer = await self._layer(by_path[path])
             layers.append(layer)
-            digests[PurePosixPath(file.path).name] = layer.digest
+            digests[PurePosixPath(path).name if found else path] = layer.digest
         texts = {name: await self._text(by_path[name]) for name in ("template", "system", "params") if name in by_path}
         licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
         try:
@@ -167,16 +167,26 @@ class HubSource(RegistrySource):
         assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
         return Plan(b"", tuple(layers), assembly)
 
-    def _safetensors(self, files: dict[str, Listed], tag: str, place: str) -> list[Listed]:
-        """What a converter needs of a repository without a GGUF file."""
+    async def _checkpoint(self, files: dict[str, Listed], tag: str, place: str) -> list[str]:
+        """What a converter needs of a repository without a GGUF file. Raises Unsupported before the weights come.
+
+        `model*.safetensors` counts before others: some publishers put the same weights beside it in another form.
+        """
         weights = [path for path in files if path.endswith(".safetensors") and "/" not in path]
+        weights = [path for path in weights if path.startswith("model")] or weights
         if not weights or "config.json" not in files:
             raise NotFound(f"{place} has neither a GGUF file nor safetensors with a config.json: it is no model that can run here")
         if tag != DEFAULT_TAG:
             raise NotFound(f"{place} has no {tag}; it has safetensors only, which are pulled without a tag")
-        converter()
+        from ndani.convert.checkpoint import require_known  # with numpy, which most pulls do without
+
+        try:
+            require_known(msgspec.json.decode(await self._content(files["config.json"]), type=dict[str, Any]))
+        except (msgspec.DecodeError, BadRequest) as error:
+            said = error if isinstance(error, BadRequest) else "its config.json is not JSON"
+            raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {said}") from None
         beside = [path for path in files if path.lower().endswith(_BESIDE) and "/" not in path and path.lower() not in _LICENCES]
-        return [files[path] for path in (*weights, *beside)]
+        return [*weights, *beside, *(path for path in files if _POOLING.fullmatch(path))]
 
     async def _layer(self, file: Listed) -> PlannedLayer:
         """One file as a blob: by its sha256, or at once where git's id is all there is to check it by."""

@@ -7,14 +7,13 @@ other follows its progress on the disk, and takes over if the first one dies.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing
 
 from ndani.errors import NotFound, Offline, SourceFailed
 from ndani.names import Name
-from ndani.sources import Assembly, Plan, PlannedLayer, Source, Surveyed
-from ndani.sources.assemble import assemble
-from ndani.sources.convert import make
+from ndani.sources import Plan, PlannedLayer, Source, Surveyed
+from ndani.sources.assemble import assemble, convert
 from ndani.sources.http import Interrupted
 from ndani.sources.inflow import Inflow, received
 from ndani.sources.patience import Patience
@@ -75,7 +74,7 @@ async def _pull_from(
                     yield step
         yield Progress("verifying sha256 digest")
         if plan.assembly:
-            async with aclosing(_assembled(store, name, plan.assembly)) as steps:
+            async with aclosing(_stepped(assemble(store, name, plan.assembly))) as steps:
                 async for step in steps:
                     yield step
         else:
@@ -86,9 +85,8 @@ async def _pull_from(
     yield Progress("success")
 
 
-async def _assembled(store: Store, name: Name, assembly: Assembly) -> AsyncGenerator[Progress, None]:
-    """A model of files, made in a thread: joining and converting take as long as reading the whole model."""
-    making = assemble(store, name, assembly)
+async def _stepped(making: Generator[Progress]) -> AsyncGenerator[Progress, None]:
+    """Weights being made, in a thread: joining and converting take as long as reading the whole model."""
     try:
         while step := await settled(next, making, None):
             yield step
@@ -131,7 +129,7 @@ async def _bring(
         await asyncio.sleep(patience.look)
     try:
         if afresh or not store.blobs.has(layer.digest, layer.size):
-            bringing = make(store, layer) if layer.made else _transfer(store, source, layer, patience)
+            bringing = _stepped(convert(store, layer)) if layer.made else _transfer(store, source, layer, patience)
             async with aclosing(bringing) as steps:
                 async for step in steps:
                     yield step

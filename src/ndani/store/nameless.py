@@ -1,6 +1,7 @@
 """A file that grows into a blob whose digest nobody knows yet: it is hashed when it is whole, and named last.
 
-Who fills it does so through the descriptor, and need not be trusted with more: its size is set, its digest is reckoned here.
+The one way by which weights that are made on this machine come into the store. Who fills it does so through the
+descriptor, and need not be trusted with more: its size is set, its digest is reckoned here.
 """
 
 from __future__ import annotations
@@ -22,63 +23,68 @@ _STRIDE = 64 * PIECE  # bytes hashed between two words of it
 
 
 class Nameless:
-    """The file, open for reading and writing. Its disk space is set aside at once, where the file system can do that.
+    """The file, open for reading and writing: `set_aside`, then fill it, then `reckon`, then `name`; `discard` in any case.
 
-    Once it is named, `digest` is its name, and `fresh` says whether the store lacked that blob before.
+    `digest` is reckoned; `fresh` says, once it is named, whether the store lacked that blob before.
     """
 
-    def __init__(self, layout: Layout, size: int) -> None:
-        """Make it, with room for `size` bytes. Raises StoreFailed now when there is not that much, rather than when it is half done."""
-        self.size = size
-        self.digest, self.fresh = "", False
+    def __init__(self, layout: Layout, mark: str = "") -> None:
+        """Make it. With a `mark`, it takes the place of what a killed process left of the same mark, whose lock must be held.
+
+        Raises StoreFailed.
+        """
+        self.size, self.digest, self.fresh = 0, "", False
         self._layout = layout
+        # A dot, and without a mark a name of its own, like an upload's: what a server that died left is tidied away after a week.
+        self._path = layout.blobs / f".{mark or uuid.uuid4().hex}"
+        flags = os.O_TRUNC if mark else os.O_EXCL
         with on_disk(layout.root):
             make_folder(layout.blobs)
-        require_room(layout.root, size)
-        # A dot and a name of its own, like an upload's: what a server that died left behind is tidied away after a week.
-        self._path = layout.blobs / f".{uuid.uuid4().hex}"
-        with on_disk(layout.root, size):
-            self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            self._set_aside()
-        except BaseException:
-            self.discard()
-            raise
+            self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o644)
 
-    def _set_aside(self) -> None:
-        with on_disk(self._layout.root, self.size):
+    def set_aside(self, size: int) -> None:
+        """Say how many bytes it will have, which are then taken at once, where the file system can do that.
+
+        Raises StoreFailed now when there is not that much room, rather than when it is half done.
+        """
+        self.size = size
+        require_room(self._layout.root, size)
+        with on_disk(self._layout.root, size):
             try:
-                if self.size and sys.platform == "linux":
-                    os.posix_fallocate(self.descriptor, 0, self.size)
+                if size and sys.platform == "linux":
+                    os.posix_fallocate(self.descriptor, 0, size)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
                     raise
 
-    def name(self) -> Generator[int]:
-        """Give the whole file its digest for a name; yields how many bytes are hashed.
-
-        Raises StoreFailed. Nobody may write to it any more.
-        """
+    def reckon(self) -> Generator[int]:
+        """Work out its digest; yields how many bytes are hashed. Nobody may write to it any more. Raises StoreFailed."""
         seen, done = hashlib.sha256(), 0
         with on_disk(self._layout.root):
             if os.fstat(self.descriptor).st_size != self.size:
-                raise StoreFailed("the file that was made has another size than it should; create the model again")
+                raise StoreFailed("the file that was made has another size than it should; try again, and report it if it stays")
             while piece := os.pread(self.descriptor, PIECE, done):
                 seen.update(piece)
                 done += len(piece)
                 if done % _STRIDE == 0:
                     yield done
             os.fsync(self.descriptor)
-            self.digest = f"sha256:{seen.hexdigest()}"
-            place = self._layout.blob(self.digest)
+        self.digest = f"sha256:{seen.hexdigest()}"
+
+    def name(self) -> None:
+        """Give it its digest for a name. Raises StoreFailed."""
+        assert self.digest, "it is reckoned before it is named"
+        place = self._layout.blob(self.digest)
+        with on_disk(self._layout.root):
             self.fresh = not place.exists()
             self._path.replace(place)
             settle(self._layout.blobs)
 
     def discard(self) -> None:
-        """Close the file, and remove it unless it has its name."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        """Close the file, and remove it unless it has its name. May be called again."""
+        if self.descriptor < 0:
+            return
+        os.close(self.descriptor)
+        self.descriptor = -1
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
