@@ -19,7 +19,7 @@ from ndani.errors import BadRequest, NdaniError
 
 VARIABLE = "_NDANI_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
-_PATIENCE = 0.5  # seconds for a server to say what models it has; then the store is read
+_PATIENCE = 2.0  # seconds for a server to say what models it has; then the store is read
 
 #: Bash breaks words at colons, and names of models have one: the whole line is asked about, and what bash took off is cut.
 _BASH = """\
