@@ -10,7 +10,7 @@ setup: $(VENV)/.tested
 fmt: $(VENV)/.tested ; $(BIN)/ruff check --fix src tests bench; $(BIN)/ruff format src tests bench
 check: $(VENV)/.tested ; $(BIN)/ruff check src tests bench && $(BIN)/ruff format --check src tests bench && $(BIN)/mypy
 test: $(VENV)/.tested ; $(BIN)/python -m pytest
-test-fast: $(VENV)/.tested ; $(BIN)/python -m pytest -m "not weights"
+test-fast: $(VENV)/.tested ; $(BIN)/python -m pytest -m "not weights and not slow"
 bench: $(VENV)/.tested ; $(BIN)/python -m bench
 docs: $(VENV)/.tested ; $(BIN)/python -m pytest tests/test_docs.py tests/test_walk.py
 

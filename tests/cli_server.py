@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import psutil
 from golden_cli import run
 from ndani.cli.client import Client
 from ndani.settings import load
+from server import PATIENCE, until
 
 NDANI = [sys.executable, "-m", "ndani"]
 
@@ -43,14 +43,16 @@ def serving(home: Path, port: int, *, store: Path | None = None, **more: str) ->
     with (home / "serve.log").open("wb") as log, subprocess.Popen([*NDANI, "serve"], env=environment, stdout=log, stderr=log) as server:
         try:
             client = Client(load(environment))
-            deadline = time.monotonic() + 30
-            while not client.alive():
-                assert server.poll() is None and time.monotonic() < deadline, (home / "serve.log").read_text()
-                time.sleep(0.05)
+
+            def answers() -> bool:
+                assert server.poll() is None, (home / "serve.log").read_text()
+                return client.alive(PATIENCE)
+
+            until(answers, PATIENCE, "the server answers")
             yield environment
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(PATIENCE)
 
 
 def _link(source: str, target: str) -> None:
@@ -83,6 +85,9 @@ def _pip_settings() -> dict[str, str]:
 
 def listeners(port: int) -> list[int]:
     """Processes that listen on a port."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)):
+            return []  # refused: there is nobody to look for
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -97,4 +102,4 @@ def end_server_on(port: int) -> None:
         server = psutil.Process(pid)
         assert "ndani" in " ".join(server.cmdline())
         server.terminate()
-        server.wait(20)
+        server.wait(PATIENCE)

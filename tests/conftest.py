@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,20 @@ ROOT = Path(__file__).parents[1]
 # The place where real weights stay between runs; set here so that every test file agrees on it.
 os.environ.setdefault("NDANI_TEST_MODELS", str(ROOT / ".cache" / "models"))
 
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that. Here it means what it means to a person.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Start = Callable[..., Server]
+
+#: A test that asks for one of these starts processes of its own, and is slow without saying so.
+SLOW = frozenset({"start", "debian"})
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

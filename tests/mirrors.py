@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from server import until
+from server import PATIENCE, until
 
 
 class Mirror:
@@ -29,7 +29,7 @@ class Mirror:
                 stderr=log,
             )
         try:
-            self.host = f"127.0.0.1:{until(self._listening, 60, 'the mirror listens')}"
+            self.host = f"127.0.0.1:{until(self._listening, PATIENCE, 'the mirror listens')}"
         except BaseException:
             self.process.kill()
             raise
@@ -48,4 +48,4 @@ class Mirror:
         """Ctrl-C; the exit code."""
         self.http.close()
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)

@@ -23,6 +23,7 @@ from ndani.names import Name, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
 from ranged import begin
+from server import PATIENCE, slowness, until
 
 STEP = 1 << 16
 #: bcrypt of "open sesame", for the user "aladdin".
@@ -84,12 +85,14 @@ class Debian:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(["docker-registry", "serve", str(self.settings)], stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log_path.read_text()
-            time.sleep(0.05)
+
+        def answers() -> bool:
+            assert self.process.poll() is None, self.log_path.read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 10):
+                return True
+            return False
+
+        until(answers, PATIENCE, "the registry answers")
 
     def stop(self) -> None:
         self.process.kill()
@@ -107,7 +110,7 @@ class Debian:
 
     def settle(self, quiet: float = 0.8) -> None:
         """Wait until the log has stopped growing: a request has its line when it has ended, a broken one a moment later."""
-        size, since = -1, time.monotonic()
+        size, since, quiet = -1, time.monotonic(), quiet * min(slowness(), 8)
         while time.monotonic() - since < quiet:
             if (now := self.log_path.stat().st_size) != size:
                 size, since = now, time.monotonic()

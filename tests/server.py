@@ -26,22 +26,29 @@ import psutil
 HOST = "127.0.0.1"
 
 
-#: Seconds that a machine at rest takes for the work in `slowness`.
+#: Seconds of a processor that a desk takes for the work in `slowness`.
 AT_REST = 0.04
+#: Seconds after which a thing that should happen is taken not to happen, on a desk that is not busy.
+PATIENCE = 60.0
 
 
 def slowness() -> float:
-    """How many times longer things take just now than on a machine at rest; at least 1.
+    """How many times longer things take just now than on a desk at rest; at least 1.
 
-    Limits in seconds are a promise about a machine at rest. On a busy one they are stretched by what its own load is.
+    Limits in seconds are a promise about a desk at rest. They are stretched by how slow the processors are, times how
+    many want each of them: by the wait of this very work, or by the kernel's count of the last minute.
     """
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.thread_time()
     sum(number for number in range(1_000_000))
-    return max(1.0, (time.perf_counter() - began) / AT_REST)
+    took, used = time.perf_counter() - began, time.thread_time() - used
+    return max(1.0, used / AT_REST) * max(1.0, took / used, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def until(true: Callable[[], Any], seconds: float, what: str, pause: float = 0.01) -> Any:
-    """Wait until something is true and give what it was; fails, saying `what`, when it does not become so in time."""
+    """Wait until something is true and give what it was; fails, saying `what`, when it does not become so in time.
+
+    `seconds` are a promise about a desk at rest; see `slowness`. What only has to happen gets `PATIENCE`.
+    """
     began = time.monotonic()
     while not (found := true()):
         late = time.monotonic() - began
@@ -81,7 +88,7 @@ class Server:
                 [sys.executable, "-m", "ndani", "serve"], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
-            self.port = until(self._listening, 20, "the server listens")
+            self.port = until(self._listening, PATIENCE, "the server listens")
         except BaseException:
             self.kill()
             raise
@@ -164,14 +171,14 @@ class Server:
         return int(psutil.Process(self.pid).memory_info().rss)
 
     def terminate(self, seconds: float = 15) -> int:
-        """SIGTERM and wait; the exit code."""
+        """SIGTERM and wait; the exit code. `seconds` are of a desk at rest."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(seconds)
+        return self.process.wait(seconds * 3 * slowness())
 
     def kill(self) -> None:
         """SIGKILL: nothing of the server's own runs any more."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
     def close(self) -> None:
         """End it if it lives, and clear its sockets away."""
@@ -184,7 +191,7 @@ class Server:
                 self.terminate()
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise AssertionError(f"the server did not end within 15 s of SIGTERM:\n{self.log}") from None
+                raise AssertionError(f"the server did not end in time after SIGTERM:\n{self.log}") from None
             finally:
                 for runner in runners:
                     with contextlib.suppress(psutil.NoSuchProcess):

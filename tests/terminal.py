@@ -125,7 +125,7 @@ class Pty:
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
-            self._process.wait(20)
+            self._process.wait(PATIENCE)
         self._reader.join(5)
         os.close(self._here)
 

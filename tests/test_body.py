@@ -12,6 +12,8 @@ import pytest
 from conftest import Start
 from server import HOST, Server, slowness
 
+pytestmark = pytest.mark.slow
+
 MB = 2**20
 PIECE = b" " * MB
 HEAD = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

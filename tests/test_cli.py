@@ -20,6 +20,8 @@ from golden_cli import run
 from ndani.cli import commands
 from stores import shorten
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 300.0  # seconds; a busy machine is six times slower than a desk
 SHORT = 16  # tokens of an answer whose words do not matter
 

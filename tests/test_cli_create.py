@@ -17,6 +17,8 @@ from ndani.store.modelfile import parse
 from ndani.store.offloop import settled
 from stores import gguf
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = gguf("terminal")
 
 
@@ -128,12 +130,12 @@ async def test_work_that_is_cancelled_is_waited_for() -> None:
 
     def work() -> None:
         begun.set()
-        go.wait(5)
+        go.wait(60)
         done.append("done")
         raise BadRequest("nobody is there to be told")
 
     task = asyncio.create_task(settled(work))
-    await asyncio.to_thread(begun.wait, 5)
+    await asyncio.to_thread(begun.wait, 60)
     task.cancel()
     await asyncio.sleep(0.05)
     assert not task.done()

@@ -133,10 +133,14 @@ ERRORS: list[tuple[Callable[[Any], Any], int, str]] = [
     (lambda c: c.delete("nobody"), 404, "model 'nobody' not found"),
     (lambda c: c.pull(" "), 400, "invalid model name"),
     (lambda c: c.chat("smollm2", HI, options={"num_ctx": "x"}), 400, 'option "num_ctx" must be of type integer'),
-    (lambda c: c.chat("smollm2", HI, think=True), 400, '"smollm2" does not support thinking'),
-    (lambda c: c.chat("smollm2", HI, format="json"), 400, "format is not in this version"),
-    (lambda c: c.chat("smollm2", HI, keep_alive="soon"), 400, 'time: invalid duration "soon"'),
-    (lambda c: c.generate("smollm2", "x", suffix="y"), 400, "registry.ollama.ai/library/smollm2:latest does not support insert"),
+    (lambda c: c.chat("smollm2", HI, think=True, options=FEW), 400, '"smollm2" does not support thinking'),
+    (lambda c: c.chat("smollm2", HI, format="json", options=FEW), 400, "format is not in this version"),
+    (lambda c: c.chat("smollm2", HI, keep_alive="soon", options=FEW), 400, 'time: invalid duration "soon"'),
+    (
+        lambda c: c.generate("smollm2", "x", suffix="y", options=FEW),
+        400,
+        "registry.ollama.ai/library/smollm2:latest does not support insert",
+    ),
     (lambda c: c.chat("gpt:cloud", HI), 403, "ollama cloud is disabled"),
     (lambda c: c.chat("echo", [{"role": "user", "content": "a @crash=1"}], options={"num_predict": 5}), 500, "an error was encountered"),
 ]

@@ -17,6 +17,8 @@ from server import until
 from stores import put_echo
 from terminal import PATIENCE, terminal
 
+pytestmark = pytest.mark.slow
+
 Home = dict[str, str]
 
 #: What is typed, and what the line is after Tab (where one word is possible).

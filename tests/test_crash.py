@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from conftest import Start
-from server import Server, slowness, until
+from server import PATIENCE, Server, slowness, until
 
 pytestmark = pytest.mark.weights
 
@@ -58,7 +58,7 @@ def test_a_killed_runner_costs_one_answer(real_store: Path, start: Start) -> Non
     asking.start()
     until(lambda: server.busy() == 1, 10, "the model computes")
     fresh.kill()
-    asking.join(2)
+    asking.join(PATIENCE)
     assert whole and whole[0].status_code == 500 and whole[0].json()["error"].startswith("an error was encountered")
     assert server.ask("/api/chat", SUM)["done"]
 
@@ -82,7 +82,7 @@ def test_every_stream_of_a_killed_runner_ends_with_an_error(real_store: Path, st
     until(lambda: server.busy() == 2, 15, "those who waited get a fresh runner")
     server.terminate()
     for follower in followers:
-        follower.join(5)
+        follower.join(PATIENCE)
     assert len(ends) == 6
 
 
@@ -108,7 +108,7 @@ def test_sigterm_ends_streams_cleanly_and_leaves_no_child(real_store: Path, star
     assert children
     server.process.send_signal(signal.SIGTERM)
     said = [first + rest_of(line) for first, line in zip(begun, lines, strict=True)]
-    assert server.process.wait(10) == 0
+    assert server.process.wait(PATIENCE) == 0
     for one in said:
         assert one.startswith(b"HTTP/1.1 200") and one.endswith(b"\r\n0\r\n\r\n"), "a proper end of a chunked body"
         last = json.loads([piece for piece in one.split(b"\r\n") if piece.startswith(b"{")][-1])
@@ -125,7 +125,7 @@ def test_sigterm_while_a_model_loads(real_store: Path, start: Start) -> None:
     asking.start()
     children = [p.pid for p in until(server.runners, 5, "a runner starts")]
     assert server.terminate() == 0
-    asking.join(5)
+    asking.join(PATIENCE)
     assert answers[0].status_code >= 500 and answers[0].json() == {"error": "the server is stopping"}
     assert alive(children) == []
 
@@ -156,7 +156,7 @@ def test_two_servers_on_one_store_are_both_right(real_store: Path, start: Start)
     for thread in asking:
         thread.start()
     for thread in asking:
-        thread.join(60)
+        thread.join(2 * PATIENCE)
     assert len(answers) == 2 and answers[0] == answers[1] != ""
     assert {p.pid for p in one.runners()} & {p.pid for p in two.runners()} == set()
     one.post("/api/copy", {"source": "smollm2", "destination": "twin"})

@@ -18,7 +18,7 @@ from ndani.engines import Launch
 from ndani.engines.host_echo import Words
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
-from server import slowness
+from server import PATIENCE, slowness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts a runner")
 Events = list[Any]
@@ -49,8 +49,16 @@ async def busy(client: httpx.AsyncClient) -> int:
     return sum(slot["is_processing"] for slot in (await client.get("/slots")).json())
 
 
+async def reached(client: httpx.AsyncClient, count: int) -> None:
+    """Wait until so many slots compute; never more."""
+    async with asyncio.timeout(PATIENCE):
+        while (now := await busy(client)) != count:
+            assert now < count
+            await asyncio.sleep(0.01)
+
+
 async def idle_within(client: httpx.AsyncClient, seconds: float) -> bool:
-    end = time.monotonic() + seconds * slowness()
+    end = time.monotonic() + 3 * seconds * slowness()
     while time.monotonic() < end:
         if await busy(client) == 0:
             return True
@@ -134,8 +142,7 @@ def test_ids_are_the_same_in_every_process() -> None:
 async def test_slots_are_a_limit_and_the_rest_waits() -> None:
     async with running(slots=2) as (_, client):
         tasks = [asyncio.create_task(stream(client, "/completion", {"prompt": "@delay=0.1 w", "n_predict": 4})) for _ in range(4)]
-        await asyncio.sleep(0.2)
-        assert await busy(client) == 2
+        await reached(client, 2)
         answers = await asyncio.gather(*tasks)
         assert all(answer[-1]["tokens_predicted"] == 4 for answer in answers)
         assert await idle_within(client, 0.5)
@@ -148,8 +155,7 @@ async def test_a_client_that_leaves_frees_the_slot(prompt: str, streamed: bool) 
         _, writer = await asyncio.open_unix_connection(runner.socket)
         body = json.dumps({"prompt": prompt, "n_predict": 1000, "stream": streamed}).encode()
         writer.write(b"POST /completion HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        await asyncio.sleep(0.1)
-        assert await busy(client) == 1
+        await reached(client, 1)
         writer.close()
         assert await idle_within(client, 0.5)
 
@@ -157,7 +163,7 @@ async def test_a_client_that_leaves_frees_the_slot(prompt: str, streamed: bool) 
 async def test_a_waiting_client_that_leaves_takes_no_slot() -> None:
     async with running(slots=1) as (runner, client):
         first = asyncio.create_task(stream(client, "/completion", {"prompt": "@delay=0.05 w", "n_predict": 8}))
-        await asyncio.sleep(0.1)
+        await reached(client, 1)
         _, writer = await asyncio.open_unix_connection(runner.socket)
         body = b'{"prompt": "@hang w", "stream": true}'
         writer.write(b"POST /completion HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))

@@ -24,8 +24,10 @@ from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.inspect import inspect
 from ndani.types import Progress
-from server import slowness
+from server import slowness, until
 from wheelhouse import House, make_catalogue, make_wheel, weights
+
+pytestmark = pytest.mark.slow
 
 SIZE = 2_000_000
 NAME = names.parse("tiny:1")
@@ -190,10 +192,7 @@ async def test_a_fetcher_dies_with_its_parent(place: Place) -> None:
     [orphan] = children(parent.pid)
     parent.kill()
     await parent.wait()
-    deadline = time.monotonic() + 2 * slowness()
-    while lives(orphan) and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
-    assert not lives(orphan)
+    until(lambda: not lives(orphan), 2, "the orphan ends")
 
 
 def lives(process: psutil.Process) -> bool:

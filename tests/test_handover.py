@@ -252,6 +252,7 @@ def test_a_file_of_somebody_else_is_sent(tmp_path: Path, environment: dict[str, 
     assert done.exit == 0 and (clones(tmp_path) or "linking" not in done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_linking_costs_one_reading(tmp_path: Path, environment: dict[str, str]) -> None:
     """A gigabyte that takes no room on the disk: sent, it would be hashed twice and written once."""
     with (tmp_path / "m.gguf").open("wb") as file:

@@ -198,6 +198,7 @@ async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatc
     assert not any("hf_secret" in authorization for _, _, authorization in other.seen)
 
 
+@pytest.mark.slow
 async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) -> None:
     hub.pause = 0.05
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
@@ -273,6 +274,7 @@ TABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["registry", "hub"])
 @pytest.mark.parametrize("what", list(TABLE))
 async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

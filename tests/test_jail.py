@@ -148,7 +148,7 @@ def listen():
 def thread():
     ran = threading.Event()
     threading.Thread(target=ran.set).start()
-    assert ran.wait(5)
+    assert ran.wait(60)
 libc = ctypes.CDLL(None, use_errno=True)
 def raw(*args):
     if libc.syscall(*map(ctypes.c_long, args)) < 0:

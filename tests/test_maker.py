@@ -25,6 +25,8 @@ from ndani.runtime.maker import Maker
 from ordinary import run_as_ordinary_user
 from weights import file, small, types_of
 
+pytestmark = pytest.mark.slow
+
 #: Rows that keep two threads busy for some seconds, in the slowest kind.
 MANY, SLOW = 60_000, "IQ4_XS"
 
@@ -129,7 +131,7 @@ async def test_its_front_dies_and_it_goes_too(source: Path, tmp_path: Path) -> N
         assert front.stdout and await asyncio.to_thread(front.stdout.readline)
         (child,) = psutil.Process(front.pid).children()
         front.kill()
-    psutil.wait_procs([child], timeout=30)
+    psutil.wait_procs([child], timeout=60)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
@@ -197,7 +199,7 @@ held = jail.shut(jail.Policy(""))
 def thread():
     ran = threading.Event()
     threading.Thread(target=ran.set).start()
-    assert ran.wait(30)
+    assert ran.wait(60)
 attempt("read what is open", lambda: os.pread(read, 1, 0))
 attempt("write what is open", lambda: (os.pwrite(write, b"x", 0), os.ftruncate(write, 9)))
 attempt("thread", thread)

@@ -22,7 +22,7 @@ from ndani.store.layout import digest_of
 from registries import put_model
 from test_fetcher import kill_children
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 WEIGHTS = random.Random(5).randbytes(2 << 20)
 NAME = parse("tiny:1")

@@ -15,7 +15,7 @@ from conftest import Start
 from ndani.engines import Launch
 from ndani.runtime.residence import LEAST_CTX, Want
 from ndani.types import Details
-from server import Server, until
+from server import PATIENCE, Server, until
 from stores import gguf, put_echo
 
 
@@ -40,7 +40,7 @@ class Asking:
     def _run(self, server: Server, body: dict[str, Any]) -> None:
         self.answer = server.post("/api/chat", body)
 
-    def done(self, seconds: float = 20) -> Any:
+    def done(self, seconds: float = 2 * PATIENCE) -> Any:
         self._thread.join(seconds)
         assert self.answer is not None, f"no answer within {seconds} s"
         return self.answer
@@ -65,7 +65,7 @@ def test_requests_that_come_together_load_a_model_once(start: Start, echo_store:
 def test_parallel_slots_answer_at_once_and_num_parallel_says_how_many(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_NUM_PARALLEL="2")
     assert ask(server) and server.resident()["echo:latest"]["slots"] == 2
-    many = [Asking(server, text="a @delay=0.3") for _ in range(3)]
+    many = [Asking(server, text="a @delay=0.5") for _ in range(3)]
     until(lambda: server.busy() == 2 and server.health()["waiting"] == 1, 5, "two answer and one waits")
     assert all(one.done().status_code == 200 for one in many)
     four = start(echo_store)

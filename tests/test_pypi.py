@@ -88,6 +88,7 @@ async def test_pip_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await ask_pip()).indexes[0].startswith("https://")
 
 
+@pytest.mark.slow
 async def test_without_pip_the_one_that_python_carries_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pip", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -30,6 +30,8 @@ from stores import REAL
 from test_quantise import OLLAMAS_Q8_0
 from weights import file, numbers, small, split, types_of, unpack
 
+pytestmark = pytest.mark.slow
+
 CREATE = "/api/create"
 #: A model of a few megabytes, and one that keeps two threads busy for some seconds in the slowest kind.
 QUICK, LONG = file(*small(rows=600)), 60_000
@@ -196,7 +198,7 @@ def test_a_server_that_is_stopped_ends_the_work(start: Start, tmp_path: Path) ->
         (maker,) = makers(server)
         server.process.send_signal(signal.SIGTERM)
         *_, last = lines
-    assert last["error"].startswith("the server is stopping") and server.process.wait(30) == 0
+    assert last["error"].startswith("the server is stopping") and server.process.wait(60) == 0
     assert not maker.is_running() and blobs(server) == {digest.replace(":", "-")}
 
 

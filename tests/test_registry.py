@@ -153,6 +153,7 @@ async def follow(fetcher: Fetcher, name: Name) -> list[Progress]:
         return [step async for step in steps]
 
 
+@pytest.mark.slow
 async def test_a_fetcher_killed_in_mid_pull_is_taken_up_where_it_stopped(stand_in: StandIn, store: Store) -> None:
     stand_in.pause = 0.02
     with pytest.raises(SourceFailed, match="ended from outside"):
@@ -172,6 +173,7 @@ async def test_a_fetcher_killed_in_mid_pull_is_taken_up_where_it_stopped(stand_i
     assert held(store, stand_in.name) == WEIGHTS
 
 
+@pytest.mark.slow
 async def test_two_servers_pulling_at_once_transfer_it_once(stand_in: StandIn, store: Store) -> None:
     stand_in.pause = 0.01
     one, two = await asyncio.gather(follow(fetcher(store), stand_in.name), follow(fetcher(store), stand_in.name))
@@ -231,6 +233,7 @@ async def test_pieces_come_a_few_at_once_and_each_byte_once(stand_in: StandIn, s
     assert held(store, stand_in.name) == WEIGHTS
 
 
+@pytest.mark.slow
 async def test_as_many_pieces_at_once_as_the_settings_say(stand_in: StandIn, store: Store, tmp_path: Path) -> None:
     stand_in.pause = 0.005
     weights = os.urandom(17 << 20)  # three pieces of the fetcher's own size
@@ -243,6 +246,7 @@ async def test_as_many_pieces_at_once_as_the_settings_say(stand_in: StandIn, sto
     assert stand_in.most_at_once == 2 and held(store, stand_in.name) == weights
 
 
+@pytest.mark.slow
 async def test_connections_that_break_off_or_stand_still_are_taken_up(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.breaks, stand_in.stall = 5, 2
     await collect(store, stand_in.name, source(stand_in.name, home, stall=2.0))
@@ -293,6 +297,7 @@ async def test_a_manifest_that_breaks_off_leaves_no_name(stand_in: StandIn, stor
     assert not store.list() and not store.layout.manifests.exists()
 
 
+@pytest.mark.slow
 async def test_429_is_waited_out(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.busy, stand_in.retry_after = 2, "1"
     began = asyncio.get_running_loop().time()

@@ -135,7 +135,7 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
 @pytest.mark.weights
 def test_stop_words_of_a_created_model_end_its_answer(start: Start, real_store: Any) -> None:
     server = start(real_store)
-    server.ask(CREATE, {"model": "short", "from": "smollm2", "parameters": {"stop": [" "], "temperature": 0, "seed": 1}})
+    server.ask(CREATE, {"model": "short", "from": "smollm2", "parameters": {"stop": [" "], "temperature": 0, "seed": 1, "num_predict": 64}})
     told = server.ask(CHAT, {"model": "short", "messages": [{"role": "user", "content": "Tell me a long story."}]})
     assert told["done_reason"] == "stop" and " " not in told["message"]["content"]
 

@@ -20,6 +20,8 @@ from ndani.cli.repl.commands import gather
 from stores import put_echo
 from terminal import KINDS, PATIENCE, Prompt, drawn, terminal
 
+pytestmark = pytest.mark.slow
+
 SECTIONS = sections()
 BOTH = [pytest.param(kind, marks=pytest.mark.skipif(kind == "tmux" and not shutil.which("tmux"), reason="no tmux here")) for kind in KINDS]
 

@@ -163,6 +163,7 @@ def test_prune_takes_old_orphans_and_leaves_the_young_and_the_named(store: Store
     assert fresh.exists() and not week.exists()
 
 
+@pytest.mark.slow
 def test_three_hundred_models_list_within_50_ms_and_a_change_is_seen(store: Store) -> None:
     for number in range(300):
         put_model(store, f"m{number}:t", b"same weights", system=b"%d" % number)
@@ -267,6 +268,7 @@ def test_a_blob_is_brought_by_one_process_at_a_time(store: Store) -> None:
     assert not list(store.layout.locks.iterdir())
 
 
+@pytest.mark.slow
 def test_many_processes_copy_and_delete_at_once_and_nothing_is_lost(store: Store) -> None:
     put_model(store, "a", b"precious")
     code = """

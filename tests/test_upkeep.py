@@ -105,6 +105,7 @@ async def registry() -> AsyncIterator[StandIn]:
     await runner.cleanup()
 
 
+@pytest.mark.slow
 async def test_what_is_damaged_is_brought_again_and_no_name_changes(registry: StandIn, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     name = registry.name
@@ -124,6 +125,7 @@ async def test_what_is_damaged_is_brought_again_and_no_name_changes(registry: St
     assert store.layout.manifest(name).read_bytes() == before
 
 
+@pytest.mark.slow
 async def test_a_source_that_has_other_files_by_now_is_no_repair(registry: StandIn, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     put_model(store, registry.name, b"another version" * 9)
@@ -242,6 +244,7 @@ def test_a_store_that_may_not_be_written_to_is_listed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the commands
 
 
+@pytest.mark.slow
 def test_the_commands_over_a_damaged_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     put_echo(tmp_path / "models", "echo")
@@ -267,6 +270,7 @@ def test_the_commands_over_a_damaged_store(tmp_path: Path) -> None:
         assert run(("verify", "echo"), home).exit == 0
 
 
+@pytest.mark.slow
 def test_a_person_is_asked_before_anything_is_pulled(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     put_echo(tmp_path / "models", "127.0.0.1:9/x/gone")
@@ -284,6 +288,7 @@ def test_a_person_is_asked_before_anything_is_pulled(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- many models
 
 
+@pytest.mark.slow
 def test_three_hundred_models(tmp_path: Path) -> None:
     """Forty gigabytes of holes: listed at once, verified until Ctrl-C, pruned; the server answers all the while."""
     store = build(tmp_path / "models", 300, 40 * 10**9, tokens=300)

@@ -22,7 +22,7 @@ from ndani.errors import Failed, NoServer
 from ndani.settings import Settings
 
 _IDLE_S = 600.0
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0  # a slow and busy machine takes most of a minute; a child that dies is seen at once
 _RIVAL_S = 0.5  # a rival has bound the port that our child found taken, and listens a moment later
 _LOG_LIMIT = 4_000_000
 

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from ndani.errors import NdaniError
 
-_PATIENCE = 0.5  # seconds for a server to say what models it has; then the store is read
+_PATIENCE = 2.0  # seconds for a server to say what models it has; then the store is read
 
 
 def complete_args(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
