@@ -114,7 +114,6 @@ async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None
 FRONT = """
 import asyncio, os, sys
 from contextlib import aclosing
-from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
 from ndani.runtime.maker import Maker
 async def main():

@@ -83,8 +83,8 @@ async def _steps(store: Store, maker: Maker, work: _Work) -> AsyncGenerator[Prog
     yield Progress("verifying conversion", total=size, completed=0)
     while hashed := await settled(next, reckoning, 0):
         yield Progress("verifying conversion", total=size, completed=hashed)
-    await settled(work.file.name)
     yield Progress("verifying conversion", total=size, completed=size)
+    await settled(work.file.name)  # last: who stops listening before this leaves nothing behind
 
 
 def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
