@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ndani.errors import BadRequest
 from ndani.store import Store
 from ndani.store.create import Recipe, check_files
 from ndani.store.making import Making
-from ndani.store.offloop import settled
+from ndani.store.offloop import stepped
 from ndani.types import Progress
 
 _SUFFIX = ".safetensors"
@@ -30,12 +31,9 @@ class Conversion:
 
     async def steps(self) -> AsyncGenerator[Progress]:
         """Convert, in a thread; closing it stops the work and leaves nothing behind. Raises BadRequest, Unsupported, StoreFailed."""
-        making = self._convert()
-        try:
-            while step := await settled(next, making, None):
+        async with aclosing(stepped(self._convert())) as steps:
+            async for step in steps:
                 yield step
-        finally:
-            await settled(making.close)
 
     def _convert(self) -> Generator[Progress]:
         check_files(self.recipe)

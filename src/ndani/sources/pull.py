@@ -21,7 +21,7 @@ from ndani.sources.patience import Patience
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
 from ndani.store.disk import on_disk
-from ndani.store.offloop import settled
+from ndani.store.offloop import stepped
 from ndani.types import Progress
 
 
@@ -88,12 +88,9 @@ async def _pull_from(
 
 async def _assembled(store: Store, name: Name, assembly: Assembly) -> AsyncGenerator[Progress, None]:
     """A model of files, made in a thread: joining and converting take as long as reading the whole model."""
-    making = assemble(store, name, assembly)
-    try:
-        while step := await settled(next, making, None):
+    async with aclosing(stepped(assemble(store, name, assembly))) as steps:
+        async for step in steps:
             yield step
-    finally:
-        await settled(making.close)
 
 
 async def _replace(
