@@ -77,6 +77,8 @@ def test_the_version_without_a_server(alone: dict[str, str]) -> None:
         (("help", "nope"), 'unknown help topic "nope"'),
         (("prune", "now"), "accepts 0 arg(s), received 1"),
         (("verify", "../x"), "invalid model name"),
+        (("list", "a", "b"), "accepts at most 1 arg(s), received 2"),
+        (("ps", "a", "b"), "accepts at most 1 arg(s), received 2"),
         (("verify", "a", "b"), "accepts at most 1 arg(s), received 2"),
         (("completion",), "accepts 1 arg(s), received 0"),
         (("serve", "--nohistory", "1"), "unknown flag: --nohistory"),

@@ -21,6 +21,7 @@ from ndani.cli import handover as linking
 from ndani.errors import BadRequest, NdaniError, NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store.handover import accept, prepare
+from ndani.store.upkeep import Pruned, prune
 from server import Server, serving, until
 from stores import gguf, put_echo
 from test_malformed import judge
@@ -141,6 +142,7 @@ def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_p
     path.hardlink_to(old)
     list(accept(store, place))
     assert store.prune() == () and store.blobs.has(DIGEST), "nothing names it yet, and somebody is about to"
+    assert list(prune(store))[-1] == Pruned(0, 0, 0), "nor by `ndani prune`"
 
 
 # ---------------------------------------------------------------- over HTTP

@@ -122,3 +122,19 @@ def test_a_lock_that_another_program_holds_does_not_keep_a_server_from_ending(st
             waiting.join(60)
             holder.kill()
     assert {m.name for m in Store(echo_store).list()} == {"echo:latest", "other:latest"}
+
+
+def test_a_claim_is_made_even_while_somebody_looks_who_claims_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, take, looks = Store(tmp_path), locks.take, iter((True, False))
+
+    def looked_at(path: Path) -> locks.Lock | None:
+        # The first try meets somebody who has just opened the new file to see whether it is held.
+        return None if path.name.startswith("claim-") and next(looks, False) else take(path)
+
+    monkeypatch.setattr(locks, "take", looked_at)
+    digest = "sha256:" + "a" * 64
+    with store.claim({digest}):
+        monkeypatch.undo()
+        [claim] = store.layout.locks.glob("claim-*")
+        assert claim.read_text() == digest and locks.take(claim) is None
+    assert not list(store.layout.locks.glob("claim-*"))

@@ -52,6 +52,8 @@ def test_it_speaks_the_protocol(mirror: Mirror, store: Store) -> None:
     assert page.json() == {"repositories": ["library/tiny"]}
     assert http.get(re.search("<(.*)>", page.headers["link"])[1]).json() == {"repositories": ["someone/other"]}  # type: ignore[index]
     assert http.get("/v2/library/tiny/tags/list").json() == {"name": "library/tiny", "tags": ["1"]}
+    for odd in ("0", "-1", "²", "9" * 5000):
+        assert len(http.get("/v2/_catalog", params={"n": odd}).json()["repositories"]) == 2, odd
     for reference in ("1", digest_of(manifest)):
         got = http.get(f"/v2/library/tiny/manifests/{reference}")
         assert got.content == manifest and got.headers["docker-content-digest"] == digest_of(manifest)
@@ -77,7 +79,7 @@ def test_ranges(mirror: Mirror) -> None:
         got = mirror.http.get(blob, headers={"Range": f"bytes={said}"})
         assert got.status_code == 206 and got.content == WEIGHTS[first:end], said
         assert got.headers["content-range"] == f"bytes {first}-{end - 1}/{size}"
-    for odd in ("bytes=0-1,4-5", "lines=1-2", "bytes=x"):
+    for odd in ("bytes=0-1,4-5", "lines=1-2", "bytes=x", f"bytes=0-{'9' * 5000}"):
         got = mirror.http.get(blob, headers={"Range": odd})
         assert got.status_code == 200 and got.content == WEIGHTS, odd
     for beyond in (f"bytes={size}-", "bytes=-0", "bytes=9-3"):

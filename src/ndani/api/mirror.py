@@ -38,7 +38,8 @@ from ndani.store.layout import digest_of, hex_of
 PORT = 11435
 
 _PIECE = 1 << 20
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
+_COUNT = re.compile(r"[0-9]{1,9}\Z")
 _HEADERS = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _GRACE = 3
 _MOST = 1000  # names on one page of a list
@@ -78,7 +79,10 @@ class Mirror:
         wanted = request.path_params["reference"]
         for entry in await self._entries(request):
             if wanted.lower() in (entry.name.tag.lower(), f"sha256:{entry.digest}"):
-                content = await asyncio.to_thread(entry.path.read_bytes)
+                try:
+                    content = await asyncio.to_thread(entry.path.read_bytes)
+                except FileNotFoundError:  # removed since it was looked up
+                    break
                 digest = digest_of(content)
                 return Response(content, headers={**_HEADERS, "Docker-Content-Digest": digest}, media_type=entry.manifest.media_type)
         raise HTTPException(404, "MANIFEST_UNKNOWN")
@@ -151,7 +155,7 @@ def _repository(entry: Entry) -> str:
 def _page(request: Request, path: str, field: str, names: list[str], more: Mapping[str, Any]) -> Response:
     """One page of a list, and in `Link` where the next one is."""
     said, last = request.query_params.get("n", ""), request.query_params.get("last", "")
-    count = min(int(said), _MOST) if said.isdigit() and int(said) else _MOST
+    count = min(int(said), _MOST) if _COUNT.match(said) and int(said) else _MOST
     rest = [name for name in names if name > last]
     headers = dict(_HEADERS)
     if len(rest) > count:

@@ -67,7 +67,7 @@ class Native:
         body = await wire.decode(request)
         name = _required(fields.model(body))
         verbose = fields.flag(body, "verbose", False)
-        return wire.reply(render_show(self._service.models.show(name), verbose, fields.text(body, "system")))
+        return wire.reply(render_show(await self._service.models.show(name), verbose, fields.text(body, "system")))
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""

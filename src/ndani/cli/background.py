@@ -19,7 +19,7 @@ import click
 from ndani.cli.client import Client
 from ndani.cli.figures import duration
 from ndani.errors import Failed, NoServer
-from ndani.settings import Settings
+from ndani.settings import Settings, home
 
 _IDLE_S = 600.0
 _PATIENCE_S = 120.0  # a slow and busy machine takes most of a minute; a child that dies is seen at once
@@ -37,7 +37,7 @@ def reach(settings: Settings) -> Client:
         return client
     if not client.local:
         raise NoServer(client.absent)
-    folder = Path(os.environ.get("HOME") or "~").expanduser() / ".ndani" / "logs"
+    folder = home() / "logs"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _turn(folder / f"start-{settings.address[1]}.lock"):

@@ -13,7 +13,7 @@ import click
 from ndani import names
 from ndani.cli import figures, tables
 from ndani.cli.client import Client
-from ndani.cli.verb import Verb, at_least, exactly
+from ndani.cli.verb import Verb, at_least, at_most, exactly
 from ndani.errors import NotFound
 from ndani.settings import load
 
@@ -23,7 +23,7 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-@click.command("list", cls=Verb, usage="list [PREFIX]", takes=(0, None), aliases=("ls",), help="List models")
+@click.command("list", cls=Verb, usage="list [PREFIX]", takes=at_most(1), aliases=("ls",), help="List models")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def list_(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models of the store, newest first."""

@@ -10,7 +10,7 @@ import click
 from ndani.cli import figures, tables
 from ndani.cli.client import Client
 from ndani.cli.models import print_json
-from ndani.cli.verb import Verb, exactly
+from ndani.cli.verb import Verb, at_most, exactly
 from ndani.errors import BadRequest, Misconfigured, NotFound
 from ndani.settings import load, served
 
@@ -47,7 +47,7 @@ serve = Verb(
 )
 
 
-@click.command("ps", cls=Verb, usage="ps [PREFIX]", takes=(0, None), help="List running models")
+@click.command("ps", cls=Verb, usage="ps [PREFIX]", takes=at_most(1), help="List running models")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def ps(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models in memory."""

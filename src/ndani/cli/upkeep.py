@@ -14,18 +14,16 @@ from ndani.cli import progress
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.figures import size
-from ndani.cli.verb import Verb, exactly
-from ndani.errors import BadRequest, Failed
+from ndani.cli.verb import Verb, at_most, exactly
+from ndani.errors import Failed
 from ndani.settings import load
 
 
-@click.command("verify", cls=Verb, usage="verify [MODEL]", takes=(0, None), help="Check that the files of models are whole")
+@click.command("verify", cls=Verb, usage="verify [MODEL]", takes=at_most(1), help="Check that the files of models are whole")
 @click.option("--repair", is_flag=True, help="Pull again what is damaged, without asking")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry for repairs")
 def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
     """Hash every file of a model, or of all; exit 1 when something is damaged and stays so."""
-    if len(args) > 1:
-        raise BadRequest(f"accepts at most 1 arg(s), received {len(args)}")
     ask: dict[str, Any] = {"model": args[0]} if args else {}
     for name in args:
         names.parse(name)

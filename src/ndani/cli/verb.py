@@ -33,6 +33,11 @@ def exactly(count: int) -> tuple[int, int | None]:
     return count, count
 
 
+def at_most(count: int) -> tuple[int, int | None]:
+    """A command that takes this many arguments or fewer."""
+    return 0, count
+
+
 def at_least(count: int) -> tuple[int, int | None]:
     """A command that takes this many arguments or more."""
     return count, None
@@ -68,6 +73,8 @@ class Verb(click.Command):
             raise BadRequest(f"accepts {least} arg(s), received {given}")
         if given < least:
             raise BadRequest(f"requires at least {least} arg(s), only received {given}")
+        if most is not None and given > most:
+            raise BadRequest(f"accepts at most {most} arg(s), received {given}")
         return rest
 
     def get_help(self, ctx: click.Context) -> str:

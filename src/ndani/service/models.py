@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept, prepare
 from ndani.store.inspect import Header
-from ndani.store.offloop import settled
+from ndani.store.offloop import settled, stepped
 from ndani.store.parameters import check_parameters
 from ndani.store.upload import receive
 from ndani.types import Model, Progress, Resident
@@ -56,8 +56,11 @@ class Models:
         """The models in memory, the one that stays longest first."""
         return self._pool.residents()
 
-    def show(self, model: str) -> Shown:
-        """What a model is. Raises NotFound."""
+    async def show(self, model: str) -> Shown:
+        """What a model is. Raises NotFound. In a thread: the head of weights that were never looked at takes a while to read."""
+        return await asyncio.to_thread(self._shown, model)
+
+    def _shown(self, model: str) -> Shown:
         name = names.parse(model)
         entry = self._cards.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
         return Shown(self.store.describe(entry), entry, self.store.header(entry), entry.weights_path)
@@ -105,7 +108,7 @@ class Models:
 
     async def accept_handover(self, place: str) -> AsyncGenerator[Progress]:
         """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
-        async with aclosing(_stepped(accept(self.store, place))) as steps:
+        async with aclosing(stepped(accept(self.store, place))) as steps:
             async for step in steps:
                 yield step
 
@@ -134,7 +137,7 @@ class Models:
                         recipe = found
                     else:
                         yield found
-            async with aclosing(_stepped(create(self.store, name, recipe))) as steps_made:
+            async with aclosing(stepped(create(self.store, name, recipe))) as steps_made:
                 async for step_made in steps_made:
                     yield step_made
         finally:
@@ -153,15 +156,6 @@ class Models:
         """Unload what the store has no more: nobody can ask for it again."""
         if old and not all(path.exists() for path in (old.weights_path, old.adapter) if path):
             self._pool.unload(runner_key(old))
-
-
-async def _stepped(work: Generator[Progress]) -> AsyncGenerator[Progress]:
-    """Work on the disk, each step of it in a thread; it is closed when nobody listens any more."""
-    try:
-        while step := await settled(next, work, None):
-            yield step
-    finally:
-        await settled(work.close)
 
 
 def _check(recipe: Recipe) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TypeVar
 
 from ndani import names
 from ndani.errors import NdaniError, NotFound, Offline
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
-from ndani.store.offloop import settled
+from ndani.store.offloop import settled, stepped
 from ndani.store.upkeep import Damage, Pruned, Unused, Verified, prune, restorers, verify
 from ndani.types import Progress
 
-T = TypeVar("T")
 Step = Progress | Damage | Verified | Unused | Pruned
 
 
@@ -39,7 +36,7 @@ class Upkeep:
         else:
             entries, damaged = await settled(self.store.survey)
         last = Verified(0, 0, ())
-        async with aclosing(_stepwise(lambda: verify(self.store, entries, damaged, digests))) as steps:
+        async with aclosing(stepped(verify(self.store, entries, damaged, digests))) as steps:
             async for step in steps:
                 if isinstance(step, Verified):
                     last = step
@@ -82,17 +79,6 @@ class Upkeep:
 
     async def prune(self, rehearse: bool = False) -> AsyncGenerator[Step]:
         """Remove what no model needs, or only say what that is. The last step is Pruned. Raises StoreFailed."""
-        async with aclosing(_stepwise(lambda: prune(self.store, rehearse=rehearse))) as steps:
+        async with aclosing(stepped(prune(self.store, rehearse=rehearse))) as steps:
             async for step in steps:
                 yield step
-
-
-async def _stepwise(begin: Callable[[], Generator[T]]) -> AsyncGenerator[T]:
-    """A generator's steps, each made in a thread: the disk may be slow, and the event loop has others to serve."""
-    steps = begin()
-    try:
-        while (step := await settled(next, steps, None)) is not None:
-            yield step
-    finally:
-        with contextlib.suppress(ValueError):  # closing is refused only while a thread is in it, and `settled` waits for that
-            await settled(steps.close)

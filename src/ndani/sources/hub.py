@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 import msgspec
 
@@ -115,7 +115,7 @@ class HubSource(RegistrySource):
             following = re.search(r'<([^>]+)>;\s*rel="next"', link)
             if not following:
                 return files
-            url = urljoin(url, following[1])
+            url = self._registry.follow(url, following[1])
         raise self._odd()
 
     async def _json(self, url: str) -> tuple[Any, str] | None:

@@ -7,7 +7,7 @@ other follows its progress on the disk, and takes over if the first one dies.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from ndani.errors import NotFound, Offline, SourceFailed
@@ -20,7 +20,7 @@ from ndani.sources.patience import Patience
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
 from ndani.store.disk import on_disk
-from ndani.store.offloop import settled
+from ndani.store.offloop import stepped
 from ndani.types import Progress
 
 
@@ -74,7 +74,7 @@ async def _pull_from(
                     yield step
         yield Progress("verifying sha256 digest")
         if plan.assembly:
-            async with aclosing(_stepped(assemble(store, name, plan.assembly))) as steps:
+            async with aclosing(stepped(assemble(store, name, plan.assembly))) as steps:
                 async for step in steps:
                     yield step
         else:
@@ -83,15 +83,6 @@ async def _pull_from(
     # Shards that were joined, and what was converted, are of no more use.
     store.drop(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
     yield Progress("success")
-
-
-async def _stepped(making: Generator[Progress]) -> AsyncGenerator[Progress, None]:
-    """Weights being made, in a thread: joining and converting take as long as reading the whole model."""
-    try:
-        while step := await settled(next, making, None):
-            yield step
-    finally:
-        await settled(making.close)
 
 
 async def _replace(
@@ -129,7 +120,7 @@ async def _bring(
         await asyncio.sleep(patience.look)
     try:
         if afresh or not store.blobs.has(layer.digest, layer.size):
-            bringing = _stepped(convert(store, layer)) if layer.made else _transfer(store, source, layer, patience)
+            bringing = stepped(convert(store, layer)) if layer.made else _transfer(store, source, layer, patience)
             async with aclosing(bringing) as steps:
                 async for step in steps:
                     yield step

@@ -182,13 +182,7 @@ class Store:
         if not self.layout.blobs.is_dir():
             return ()
         with on_disk(self.layout.root), self._locks.store():
-            oldest = time.time() - YOUNG
-            # A file that was linked keeps the time of its making; when it came here, its last change of a name tells.
-            old = {
-                digest
-                for digest, status in self.blobs.listed()
-                if status.st_mtime < oldest and (status.st_nlink < 2 or status.st_ctime < oldest)
-            }
+            old = {digest for digest, status in self.blobs.listed() if _settled(status)}
             self.blobs.remove_stale(self._locks.claimed())
             return self._sweep(old)
 
@@ -216,10 +210,9 @@ class Store:
         """
         if not self.layout.blobs.is_dir():
             return {}, {}
-        oldest = time.time() - YOUNG
         with on_disk(self.layout.root):
             # Listed before the names are read: what is named in between is known by its name.
-            found = {digest: status for digest, status in self.blobs.listed() if status.st_mtime < oldest}
+            found = {digest: status for digest, status in self.blobs.listed() if _settled(status)}
             unfinished = dict(self.blobs.stale(self._locks.claimed() if self.layout.locks.is_dir() else set()))
             needed = self._needed()
         return {digest: status for digest, status in found.items() if digest not in needed}, unfinished
@@ -287,6 +280,13 @@ class Store:
             self.blobs.remove(digest)
             self._heads.forget(digest)
         return gone
+
+
+def _settled(status: os.stat_result) -> bool:
+    """Whether a blob has been here for long enough that nobody is about to name it."""
+    oldest = time.time() - YOUNG
+    # A file that was linked keeps the time of its making; when it came here, its last change of a name tells.
+    return status.st_mtime < oldest and (status.st_nlink < 2 or status.st_ctime < oldest)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

@@ -158,14 +158,14 @@ class Locks:
     def claim(self, digests: Iterable[str]) -> Iterator[None]:
         """Keep these blobs from being removed while inside. Raises OSError."""
         with self.store():
-            lock = take(self._folder / f"claim-{uuid.uuid4().hex}")
-            if lock:
-                lock.write("\n".join(sorted(digests)).encode())
+            path = self._folder / f"claim-{uuid.uuid4().hex}"
+            # The name is new, so nobody holds it for long: somebody only looks whether it is held.
+            lock = self._wait(lambda: take(path))
+            lock.write("\n".join(sorted(digests)).encode())
         try:
             yield
         finally:
-            if lock:
-                lock.release()
+            lock.release()
 
     def claimed(self) -> set[str]:
         """Every digest that a living process has claimed. Call it under `store()`; claims of the dead are removed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -20,3 +20,12 @@ async def settled(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if not task.cancelled():
             task.exception()  # seen: nobody is there to be told
         raise
+
+
+async def stepped(work: Generator[T]) -> AsyncGenerator[T]:
+    """The steps of `work`, each made in a thread. Consume it under aclosing: closing it closes `work`, once its thread is out of it."""
+    try:
+        while (step := await settled(next, work, None)) is not None:
+            yield step
+    finally:
+        await settled(work.close)
