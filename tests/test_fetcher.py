@@ -18,6 +18,7 @@ import pytest
 from ndani import names, settings
 from ndani.errors import NotFound, Offline, SourceFailed, StoreFailed
 from ndani.names import Name
+from ndani.service.cards import abilities
 from ndani.sources.catalogue import load
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
@@ -232,7 +233,7 @@ async def test_the_first_model_comes_through_the_users_own_index(tmp_path: Path)
     name = names.parse("smollm2:135m")
     steps = await collect(Fetcher(settings.load({"NDANI_MODELS": str(tmp_path / "models")})), name)
     assert steps[-1].status == "success"
-    store = Store(tmp_path / "models")
+    store = Store(tmp_path / "models", abilities)
     entry, [model] = store.find(name), store.list()
     assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]} and "Apache License" in entry.licenses[0]
     head = store.header(entry)
