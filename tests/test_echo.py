@@ -20,7 +20,8 @@ from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 from server import PATIENCE, slowness
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts a runner")
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="starts a runner")]
 Events = list[Any]
 
 

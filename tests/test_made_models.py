@@ -24,6 +24,8 @@ from ndani.store.gguf import read_head
 from server import Server, serving
 from stores import REAL, put_echo
 
+pytestmark = pytest.mark.slow
+
 SAID = [
     "The quick brown fox, isn't it? 12345 foxes!",
     "Wörter wie naïve und 東京 🦊; don't   forget\n\n  spaces\tand tabs.",

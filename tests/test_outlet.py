@@ -21,6 +21,8 @@ from ndani.runtime.runner import Runner
 from ndani.types import Done, Event, Message, Outlet, Sampling, Text
 from server import HOST, Server
 
+pytestmark = pytest.mark.slow
+
 WORDS = " ".join(f"w{number}" for number in range(400))
 
 
