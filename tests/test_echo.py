@@ -20,7 +20,6 @@ from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 from server import PATIENCE, slowness
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="starts a runner")]
 Events = list[Any]
 
