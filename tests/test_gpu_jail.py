@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ndani.runtime.jail import landlock, linux
+from ndani.jail import landlock, linux
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
 
@@ -31,8 +31,8 @@ def test_a_gpu_is_left_open_for_a_runner_that_uses_one_and_only_what_is_there(tm
 GPU = """
 import errno, json, os, sys
 from pathlib import Path
-from ndani.runtime import jail
-from ndani.runtime.jail import linux
+from ndani import jail
+from ndani.jail import linux
 root = Path(sys.argv[1])
 there = linux.gpu_paths
 linux.gpu_paths = lambda: there(root)

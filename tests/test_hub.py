@@ -103,7 +103,7 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     name = parse("hf.co/ns/tiny")
     steps = await collect(store, name, ask(name))
     await runner.cleanup()
-    assert any(step.status == "joining parts" for step in steps)
+    assert any(step.status.startswith("joining ") for step in steps)
     entry = store.find(name)
     _, found = read_head(entry.weights_path)
     assert {tensor.name: tensor.shape for tensor in found} == {key: (len(raw),) for key, raw in content.items()}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from ndani import jail
 from ndani.errors import Unconfined
-from ndani.runtime import jail
-from ndani.runtime.jail import Confinement, Policy, seccomp
-from ndani.runtime.jail.calls import MACHINES, NEWEST, number
+from ndani.jail import Confinement, Policy, seccomp
+from ndani.jail.calls import MACHINES, NEWEST, number
 from ordinary import NOBODY, run_as_ordinary_user
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
@@ -129,7 +129,7 @@ def test_the_numbers_are_those_of_this_machine() -> None:
 # What a jailed process finds, tried in one of its own; it prints {what: errno name or "ok"}.
 INSIDE = """
 import ctypes, errno, json, os, signal, socket, subprocess, sys, threading
-from ndani.runtime import jail
+from ndani import jail
 folder = sys.argv[1]
 found = {}
 def attempt(name, call):
@@ -254,15 +254,15 @@ def test_verify_fails_closed() -> None:
     ("before", "sentence"),
     [
         ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", "one of 2 threads"),
-        ("from ndani.runtime.jail import calls; calls.MACHINES.clear()", "would not shut the jail"),
+        ("from ndani.jail import calls; calls.MACHINES.clear()", "would not shut the jail"),
         (
-            "import resource; from ndani.runtime.jail import seccomp; seccomp.program = lambda *_: [(0xFFFF, 0, 0, 0)]",
+            "import resource; from ndani.jail import seccomp; seccomp.program = lambda *_: [(0xFFFF, 0, 0, 0)]",
             "the filter was not accepted: EINVAL",
         ),
     ],
 )
 def test_shutting_fails_closed(before: str, sentence: str, tmp_path: Path) -> None:
-    script = f"{before}\nimport os, sys\nfrom ndani import errors\nfrom ndani.runtime import jail\n"
+    script = f"{before}\nimport os, sys\nfrom ndani import errors, jail\n"
     script += "try:\n    jail.shut(jail.Policy(sys.argv[1]))\nexcept errors.Unconfined as error:\n"
     script += "    os.write(1, str(error).encode())\nos._exit(0)"
     done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=150)
@@ -284,7 +284,7 @@ def test_landlock_alone_holds_files_and_tcp(tmp_path: Path) -> None:
     """Each layer is real, not only the one in front of it."""
     script = """
 import errno, socket, sys
-from ndani.runtime.jail import landlock
+from ndani.jail import landlock
 import ctypes
 if not landlock.abi():
     sys.exit(77)

@@ -20,8 +20,9 @@ import pytest
 
 from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
+from ndani.convert.maker import Maker
+from ndani.convert.workshop import Working
 from ndani.errors import BadRequest, Failed, StoreFailed
-from ndani.runtime.maker import Maker
 from ordinary import run_as_ordinary_user
 from weights import file, small, types_of
 
@@ -49,11 +50,12 @@ def task(source: Path, target: Path, kind: str) -> Iterator[Task]:
 
 
 @contextlib.asynccontextmanager
-async def under_way(maker: Maker, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[int], psutil.Process]]:
+async def under_way(maker: Maker, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[Working], psutil.Process]]:
     """A task whose first piece is done: its steps, and its process."""
     before = set(psutil.Process().children())
     async with aclosing(maker.make(task)) as steps:
-        assert await anext(steps) > 0
+        while (await anext(steps)).completed == 0:
+            pass
         (child,) = set(psutil.Process().children()) - before
         yield steps, child
 
@@ -62,7 +64,8 @@ async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -
     with task(source, tmp_path / "made", "Q6_K") as work:
         async with aclosing(Maker(True).make(work)) as steps:
             done = [step async for step in steps]
-    assert done == sorted(done) and all(done)
+    assert [step.completed for step in done] == sorted(step.completed for step in done)
+    assert len({step.total for step in done}) == 1 and done[-1].completed <= done[0].total < source.stat().st_size
     assert types_of(tmp_path / "made")["token_embd.weight"] == "Q6_K"
 
 
@@ -115,7 +118,7 @@ FRONT = """
 import asyncio, os, sys
 from contextlib import aclosing
 from ndani.convert import Given, Task
-from ndani.runtime.maker import Maker
+from ndani.convert.maker import Maker
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
     async with aclosing(Maker(True).make(Task((Given("x", given),), output, sys.argv[3], 2))) as steps:
@@ -184,7 +187,7 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
 
 INSIDE = """
 import errno, json, os, socket, sys, threading
-from ndani.runtime import jail
+from ndani import jail
 found = {}
 def attempt(name, call):
     try:

@@ -65,7 +65,7 @@ import asyncio, json, os, sys
 from ndani.engines import Launch
 from ndani.runtime import routes
 from ndani.runtime.folder import runtime_folder
-from ndani.runtime.jail import landlock
+from ndani.jail import landlock
 from ndani.runtime.probe import Targets
 from ndani.runtime.runner import Runner
 async def main():

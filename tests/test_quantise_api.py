@@ -53,7 +53,7 @@ def blobs(server: Server) -> set[str]:
 def makers(server: Server) -> list[psutil.Process]:
     """Processes of this server that make weights."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [p for p in psutil.Process(server.pid).children() if "ndani.runtime.workshop" in p.cmdline()]
+        return [p for p in psutil.Process(server.pid).children() if "ndani.convert.workshop" in p.cmdline()]
     return []
 
 

@@ -19,9 +19,10 @@ import uvloop
 
 from ndani.engines import Launch
 from ndani.errors import EngineFailed, LoadFailed, Misconfigured, Unconfined
+from ndani.jail.process import environment
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.probe import Targets
-from ndani.runtime.runner import Runner, environment
+from ndani.runtime.runner import Runner
 from server import slowness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -197,8 +198,8 @@ async def test_a_stuck_child_is_killed_by_stop(folder: Path) -> None:
 async def test_a_child_that_lies_about_its_jail_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real process that says it is confined and is not: the kernel's word counts."""
     liar = tmp_path / "liar"
-    script = "import sys; from ndani.runtime import child, jail; jail.shut = lambda _: jail.Confinement(True, True, True); "
-    script += "child.main(int(sys.argv[1]), int(sys.argv[2]))"
+    script = "import sys; from ndani import jail; from ndani.runtime import child; "
+    script += "jail.shut = lambda _: jail.Confinement(True, True, True); child.main(int(sys.argv[1]), int(sys.argv[2]))"
     # The runner is started as: PYTHON -I -m ndani.runtime.child COMMANDS EVENTS
     liar.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I -c '{script}' \"$@\"\n")
     liar.chmod(0o755)

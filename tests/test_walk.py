@@ -17,7 +17,7 @@ _STEP = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
 #: Where another process begins: what was walked through must name the other side by one of these.
 _BEGINNINGS = {
     "runtime/child.py: main": "ndani.runtime.child",
-    "runtime/workshop.py: main": "ndani.runtime.workshop",
+    "convert/workshop.py: main": "ndani.convert.workshop",
     "sources/child.py: main": "ndani.sources.child",
     "api/native.py: Native.pull": "/api/pull",
 }

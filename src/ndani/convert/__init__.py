@@ -1,8 +1,8 @@
 """Weights made of other weights: quantised, joined, or converted from safetensors. The door: a `Task`, and `make`.
 
-For a user's weights it runs in a maker's process, which has every file open before it starts and can open no other
-(`runtime/maker.py`); for files that have come from elsewhere, in the fetcher (`sources/assemble.py`). The front uses the
-pure parts (`kinds`, `shards`, `quantise.plan`) to say what is wrong before a process is started.
+It runs in a process of its own, which has every file open before it starts and can open no other (`maker` starts it,
+`workshop` is its main): for a user's weights and for files that have come from elsewhere alike. The front uses the pure
+parts (`kinds`, `shards`, `quantise.plan`) to say what is wrong before a process is started.
 Which of a recipe's files need this, and what the result is called, is the front's business.
 """
 

@@ -15,8 +15,9 @@ import time
 
 import msgspec
 
-from ndani import engines, errors
-from ndani.runtime import jail, routes
+from ndani import engines, errors, jail
+from ndani.jail.process import Jailed, Open, Pipes, Refused
+from ndani.runtime import routes
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -27,21 +28,11 @@ class Order(msgspec.Struct, frozen=True):
     require_jail: bool = False
 
 
-class Open(msgspec.Struct, frozen=True, tag="open"):
-    """From the front: the jail was seen to hold, open the weights."""
-
-
 class Probe(msgspec.Struct, frozen=True, tag="probe"):
     """From the front: try every route to these targets. The answer bears the same number."""
 
     addresses: routes.Addresses
     number: int
-
-
-class Jailed(msgspec.Struct, frozen=True, tag="jailed"):
-    """From the runner: the jail is shut."""
-
-    confinement: jail.Confinement
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -57,40 +48,8 @@ class Probed(msgspec.Struct, frozen=True, tag="probed"):
     number: int
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """From the runner: it could not start. A code of `errors.tree()` and a sentence of ours."""
-
-    code: str
-    sentence: str
-
-
 Command = Open | Probe
 Event = Jailed | Ready | Probed | Refused
-
-
-class Pipes:
-    """The two pipes to the front. Lines of JSON, each shorter than a pipe's buffer."""
-
-    def __init__(self, commands: int, events: int) -> None:
-        self._commands, self._events = commands, events
-        self._held = b""
-
-    def line(self) -> bytes:
-        """The next line from the front; never returns when the front is gone."""
-        while b"\n" not in self._held:
-            piece = os.read(self._commands, 65536)
-            if not piece:
-                os._exit(0)  # the lifeline is cut
-            self._held += piece
-        line, _, self._held = self._held.partition(b"\n")
-        return line
-
-    def say(self, event: msgspec.Struct) -> None:
-        """Tell the front; a front that is gone ends this process."""
-        try:
-            os.write(self._events, msgspec.json.encode(event) + b"\n")
-        except OSError:
-            os._exit(0)
 
 
 def main(commands: int, events: int) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ndani.engines import Launch
 from ndani.engines.client import Engine
-from ndani.runtime.jail import Confinement
+from ndani.jail import Confinement
 from ndani.types import Details
 
 DEFAULT_CTX = 4096

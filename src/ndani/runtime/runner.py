@@ -15,32 +15,23 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from ndani import errors
+from ndani import errors, jail
 from ndani.engines import Launch
-from ndani.runtime import child, jail
-from ndani.runtime.jail import Confinement
+from ndani.jail import Confinement
+from ndani.jail.process import Jailed, Open, Refused, start
+from ndani.runtime import child
 from ndani.runtime.routes import Addresses, Outcome
 
-#: What a runner gets of the front's environment: how libraries are found and how many threads they start. No secrets.
-_PASSED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
-_PASSED_PREFIXES = ("OMP_", "GOMP_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "KMP_")
-_ALWAYS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-#: How long a computing thread spins for its fellows before it sleeps. Where a core has something else to do as well,
-#: libgomp's own 300,000 turns let threads spin away each other's time: two answers at once on two cores made 7 tokens
-#: a second each, and 40 with 5,000 turns, which cost nothing where nothing else runs. The user's own value counts.
-_DEFAULTS = {"GOMP_SPINCOUNT": "5000"}
 #: Seconds between the end of a runner's event pipe, or its lifeline, and SIGKILL.
 _GRACE = 0.5
 
-_E = TypeVar("_E", child.Jailed, child.Ready)
+_E = TypeVar("_E", Jailed, child.Ready)
 
 
 class Runner:
@@ -148,17 +139,17 @@ class Runner:
         return f"it ended by itself (exit code {code})"
 
     async def _begin(self) -> None:
-        jailed = await self._hear(child.Jailed)
+        jailed = await self._hear(Jailed)
         # The folder of /proc is read on this thread: a few microseconds, never a disk.
         self.confinement = jail.verify(self.pid, jailed.confinement)
-        self._send(msgspec.json.encode(child.Open()))
+        self._send(msgspec.json.encode(Open()))
         self.load_ns = (await self._hear(child.Ready)).load_ns
 
     async def _hear(self, kind: type[_E]) -> _E:
         said = await self._said.get()
         if isinstance(said, kind):
             return said
-        if isinstance(said, child.Refused):
+        if isinstance(said, Refused):
             raise errors.tree().get(said.code, errors.LoadFailed)(said.sentence)
         await self.kill()
         raise errors.LoadFailed(f"the engine stopped while it loaded the model: {self.cause}")
@@ -200,38 +191,3 @@ class Runner:
         shutil.rmtree(Path(self.socket).parent, ignore_errors=True)
         self._said.put_nowait(None)
         self.exited.set()
-
-
-def start(module: str, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a child of ours in a module, with two pipes and these descriptors: the process, its commands, its events.
-
-    The two descriptors are ours to close; the commands' end is the child's lifeline. Raises OSError when there is no process to be had.
-    """
-    theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
-    try:
-        # Blocks for the milliseconds of a vfork; on a thread of a pool the child would die with that thread.
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-m", module, str(theirs_in), str(theirs_out)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(theirs_in, theirs_out, *inherited),
-            env=environment(os.environ),
-            cwd="/" if os.name == "posix" else None,
-            start_new_session=True,  # a terminal's Ctrl-C is for the front
-        )
-    except OSError:
-        os.close(ours_out)
-        os.close(ours_in)
-        raise
-    finally:
-        os.close(theirs_in)
-        os.close(theirs_out)
-    return process, ours_out, ours_in
-
-
-def environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """The few variables a runner needs of ours, and the switches that keep libraries from reporting home."""
-    passed = {name: value for name, value in outer.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
-    return _DEFAULTS | passed | _ALWAYS

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ndani import names
+from ndani.convert.maker import Maker
 from ndani.errors import EngineFailed, Failed
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
-from ndani.runtime.maker import Maker
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Want
 from ndani.runtime.runner import Runner

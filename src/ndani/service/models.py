@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ndani import names
 from ndani.convert.kinds import parse_kind
+from ndani.convert.maker import Maker
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
-from ndani.runtime.maker import Maker
 from ndani.runtime.pool import Pool
 from ndani.service.cards import Cards, read_template, runner_key
 from ndani.service.weights import made

@@ -1,6 +1,6 @@
 """What a recipe's weights still need before a model can be made of them: safetensors converted, parts joined, numbers quantised.
 
-Decided here, worked out by `convert`, done in a process of its own by `runtime/maker.py`. Of GGUF everything that can be
+Decided here, worked out by `convert`, done in a process of its own by `convert/maker.py`. Of GGUF everything that can be
 refused is refused before that process starts; a checkpoint is read there, and by nobody else.
 """
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 from ndani.convert import Given, Task, shards
 from ndani.convert.kinds import parse_kind
+from ndani.convert.maker import Maker
 from ndani.convert.quantise import Plan, Source, open_source, plan
 from ndani.errors import BadRequest
 from ndani.runtime.machine import look
-from ndani.runtime.maker import Maker
 from ndani.store import Store
 from ndani.store.create import Recipe, check, projects, read_weights, refuse
 from ndani.store.disk import on_disk
@@ -45,11 +45,6 @@ class _Work:
     task: Task
     file: Nameless
 
-    @property
-    def total(self) -> int:
-        """How many bytes are to be done: of the sources, or of the file where it is converted."""
-        return self.plan.total if self.plan else self.file.size
-
 
 async def made(store: Store, maker: Maker, recipe: Recipe) -> AsyncGenerator[Progress | Recipe]:
     """Make what the recipe's weights still need: the steps of each file, and then the recipe with that file in it.
@@ -62,28 +57,21 @@ async def made(store: Store, maker: Maker, recipe: Recipe) -> AsyncGenerator[Pro
             work = await settled(begin, store, recipe, opened)
             if work is None:
                 continue
-            async with aclosing(_steps(store, maker, work)) as steps:
+            async with aclosing(_steps(maker, work)) as steps:
                 async for step in steps:
                     yield step
             recipe = _finished(recipe, work)
             yield recipe
 
 
-async def _steps(store: Store, maker: Maker, work: _Work) -> AsyncGenerator[Progress]:
+async def _steps(maker: Maker, work: _Work) -> AsyncGenerator[Progress]:
     """The work itself, until the file has its name."""
     for _ in work.parts if work.plan else ():
         yield Progress("parsing GGUF")
     digest = next(iter(work.parts.values())) if work.plan else None
-    with on_disk(store.layout.root):
-        async with aclosing(maker.make(work.task, work.file.set_aside)) as steps:
-            async for completed in steps:
-                yield Progress(work.status, digest, work.total, completed)
-    yield Progress(work.status, digest, work.total, work.total)
-    size, reckoning = work.file.size, iter(work.file.reckon())
-    yield Progress("verifying conversion", total=size, completed=0)
-    while hashed := await settled(next, reckoning, 0):
-        yield Progress("verifying conversion", total=size, completed=hashed)
-    yield Progress("verifying conversion", total=size, completed=size)
+    async with aclosing(maker.fill(work.task, work.file, work.status, digest)) as steps:
+        async for step in steps:
+            yield step
     await settled(work.file.name)  # last: who stops listening before this leaves nothing behind
 
 

@@ -1,16 +1,18 @@
 """Files that came from elsewhere become weights: shards are joined, safetensors converted, a name written.
 
-Runs in the fetcher, at the end of a pull, when every file is in the store and its digest is right. What a kill leaves
-half-made has a name of its own in the store, and the next pull of the same model writes over it.
+Asked for in the fetcher, at the end of a pull, when every file is in the store and its digest is right; done in a child of
+its own, which can reach nothing (`convert/maker.py`). What a kill leaves half-made has a name of its own in the store, and
+the next pull of the same model replaces it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, closing
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack, aclosing
 
-from ndani.convert import Given, Task, make, prepare
+from ndani.convert import Given, Task
+from ndani.convert.maker import Maker
 from ndani.errors import BadRequest, SourceFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
@@ -19,51 +21,62 @@ from ndani.store.create import Recipe, create
 from ndani.store.disk import on_disk
 from ndani.store.layout import digest_of
 from ndani.store.nameless import Nameless
+from ndani.store.offloop import settled, stepped
 from ndani.types import Progress
 
+_LOOK_S = 0.2
 
-def assemble(store: Store, name: Name, assembly: Assembly) -> Generator[Progress]:
+
+async def assemble(store: Store, maker: Maker, name: Name, assembly: Assembly) -> AsyncGenerator[Progress]:
     """Make `name` stand for these files, which the store holds and which are claimed. The last step is the manifest's.
 
-    Raises BadRequest, Unsupported, StoreFailed, SourceFailed.
+    Consume it under aclosing. Raises BadRequest, Unsupported, StoreFailed, SourceFailed, Failed.
     """
     gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
     if len(gguf) == 1:
-        yield from _name(store, name, gguf[0], assembly)
+        async with aclosing(_name(store, name, gguf[0], assembly)) as steps:
+            async for step in steps:
+                yield step
         return
-    # One name for one model, so that a half-made file is written over and not left lying beside the next.
+    # One name for one model, so that a half-made file is replaced and not left lying beside the next.
     mark = digest_of("\n".join(sorted(assembly.files.values())).encode())
     while not (lock := store.lock(mark)):
         yield Progress("waiting for another pull that makes the same model")
-        time.sleep(0.2)
+        await asyncio.sleep(_LOOK_S)
     file = None
     try:
         file = Nameless(store.layout, mark[7:])
         try:
-            yield from _fill(store, file, assembly.files, mark)
+            async with aclosing(_fill(store, maker, file, assembly.files, mark)) as steps:
+                async for step in steps:
+                    yield step
         except BadRequest as error:
             raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
         with store.claim({file.digest}):
-            file.name()
-            yield from _name(store, name, file.digest, assembly)
+            await settled(file.name)
+            async with aclosing(_name(store, name, file.digest, assembly)) as steps:
+                async for step in steps:
+                    yield step
     finally:
         if file:
             file.discard()
         lock.release()
 
 
-def convert(store: Store, layer: PlannedLayer) -> Generator[Progress]:
+async def convert(store: Store, maker: Maker, layer: PlannedLayer) -> AsyncGenerator[Progress]:
     """Make a layer that the catalogue pins of the checkpoint that it names, whose blobs must be here; its lock must be held.
 
     The same files give the same bytes, so it is held against its digest as if it had travelled, before it has a name.
-    Raises SourceFailed when they are others, StoreFailed.
+    Consume it under aclosing. Raises SourceFailed when they are others, StoreFailed, Failed.
     """
     file = Nameless(store.layout, layer.digest[7:])
     try:
-        yield from _fill(store, file, {name: one.digest for name, one in layer.made}, layer.digest)
+        async with aclosing(_fill(store, maker, file, {name: one.digest for name, one in layer.made}, layer.digest)) as steps:
+            async for step in steps:
+                yield step
         if file.digest != layer.digest:
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
-        file.name()
+        await settled(file.name)
     except BadRequest as error:
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
@@ -72,30 +85,26 @@ def convert(store: Store, layer: PlannedLayer) -> Generator[Progress]:
         file.discard()
 
 
-def _fill(store: Store, file: Nameless, files: Mapping[str, str], mark: str) -> Generator[Progress]:
+async def _fill(store: Store, maker: Maker, file: Nameless, files: Mapping[str, str], mark: str) -> AsyncGenerator[Progress]:
     """One GGUF file of these blobs (digests by name), hashed and not yet named: shards joined, or a checkpoint converted."""
     checkpoint = not any(map(_is_gguf, files))
-    verb = "converting model" if checkpoint else "joining parts"
     with ExitStack() as opened:
         given = []
         with on_disk(store.layout.root):
             for name, digest in files.items():
                 given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
-            task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
-            work = make(task, prepare(task))
-        file.set_aside(work.size)
-        with on_disk(store.layout.root, work.size), closing(work.steps) as steps:
-            for done in steps:
-                yield Progress(verb, mark, work.total, done)
-    for done in file.reckon():
-        yield Progress("hashing the model", None, file.size, done)
+        task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
+        status = "converting model" if checkpoint else f"joining {len(given)} parts"
+        async with aclosing(maker.fill(task, file, status, mark)) as steps:
+            async for step in steps:
+                yield step
 
 
 def _is_gguf(file: str) -> bool:
     return file.lower().endswith(".gguf")
 
 
-def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> Iterator[Progress]:
+async def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> AsyncGenerator[Progress]:
     recipe = Recipe(
         files={f"{name.model}.gguf": digest},
         template=assembly.template,
@@ -103,6 +112,7 @@ def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> Iterator
         parameters=assembly.parameters,
         licenses=assembly.licenses,
     )
-    for step in create(store, name, recipe):
-        if step.status == "writing manifest" or step.status.startswith("warning"):
-            yield step
+    async with aclosing(stepped(create(store, name, recipe))) as steps:
+        async for step in steps:
+            if step.status == "writing manifest" or step.status.startswith("warning"):
+                yield step

@@ -70,7 +70,7 @@ def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]
     sources = choose(
         name, job.offline, catalogue, insecure=job.insecure, house=job.registry, folders=folders, own=store.layout.root, streams=job.streams
     )
-    return pull(store, name, sources, repair=frozenset(job.repair))
+    return pull(store, name, sources, repair=frozenset(job.repair), require_jail=job.require_jail)
 
 
 def _say(line: Any) -> None:

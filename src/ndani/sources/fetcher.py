@@ -83,7 +83,8 @@ class Fetcher:
         settings = self._settings
         folders = tuple(str(Path(folder).expanduser().absolute()) for folder in settings.sources)
         streams = settings.max_transfer_streams
-        return Job(name.full, str(settings.models), settings.offline, catalogue, insecure, push, settings.registry, folders, streams)
+        models, jail = str(settings.models), settings.require_jail
+        return Job(name.full, models, settings.offline, catalogue, insecure, push, settings.registry, folders, streams, jail)
 
 
 class _Run:

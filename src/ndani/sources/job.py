@@ -12,7 +12,8 @@ class Job(msgspec.Struct, frozen=True):
     """What to bring into which store; or, with `push`, what to send from it to its registry.
 
     `registry` is whom names without a host belong to, `folders` are looked into before anybody is asked.
-    With `repair`, only these blobs are brought, in place of those that are here under their digests; no name changes.
+    `require_jail` is about weights that have to be made of what comes. With `repair`, only these blobs are brought, in
+    place of those that are here under their digests; no name changes.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Job(msgspec.Struct, frozen=True):
     registry: str = ""
     folders: tuple[str, ...] = ()
     streams: int = 4
+    require_jail: bool = False
     repair: tuple[str, ...] = ()
 
     @property

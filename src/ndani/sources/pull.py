@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
+from ndani.convert.maker import Maker
 from ndani.errors import NotFound, Offline, SourceFailed
 from ndani.names import Name
 from ndani.sources import Plan, PlannedLayer, Source, Surveyed
@@ -20,23 +22,39 @@ from ndani.sources.patience import Patience
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
 from ndani.store.disk import on_disk
-from ndani.store.offloop import stepped
 from ndani.types import Progress
 
 
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What every step of one pull works with."""
+
+    store: Store
+    maker: Maker
+    patience: Patience
+
+
 async def pull(
-    store: Store, name: Name, sources: Sequence[Source], patience: Patience | None = None, repair: frozenset[str] = frozenset()
+    store: Store,
+    name: Name,
+    sources: Sequence[Source],
+    patience: Patience | None = None,
+    repair: frozenset[str] = frozenset(),
+    *,
+    require_jail: bool = False,
 ) -> AsyncGenerator[Progress, None]:
     """Bring a model into the store and give it its name. Consume it under aclosing.
 
     With `repair` only these blobs are brought, in place of those that are here, and no name changes. Sources are tried
-    in order. Raises NotFound, SourceFailed, StoreFailed, Offline; what has come stays for the next pull.
+    in order. `require_jail`: what has to be made of files is made in a jail or not at all. Raises NotFound, SourceFailed,
+    StoreFailed, Offline, Unconfined; what has come stays for the next pull.
     """
+    tools = _Tools(store, Maker(require_jail), patience or Patience())
     failed: NotFound | SourceFailed | None = None
     yield Progress("pulling manifest")
     for source in sources:
         try:
-            async with aclosing(_pull_from(store, name, source, patience or Patience(), repair)) as steps:
+            async with aclosing(_pull_from(tools, name, source, repair)) as steps:
                 async for step in steps:
                     yield step
             return
@@ -52,29 +70,28 @@ async def pull(
     raise failed or NotFound("pull model manifest: file does not exist")
 
 
-async def _pull_from(
-    store: Store, name: Name, source: Source, patience: Patience, repair: frozenset[str]
-) -> AsyncGenerator[Progress, None]:
+async def _pull_from(tools: _Tools, name: Name, source: Source, repair: frozenset[str]) -> AsyncGenerator[Progress, None]:
     if isinstance(source, Surveyed):
         async with aclosing(source.survey()) as looks:
             async for look in looks:
                 yield look
     plan = await source.plan()
     if repair:
-        async with aclosing(_replace(store, name, source, plan, patience, repair)) as steps:
+        async with aclosing(_replace(tools, name, source, plan, repair)) as steps:
             async for step in steps:
                 yield step
         return
+    store = tools.store
     # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
     ingredients = {one.digest for layer in plan.layers for one in layer.ingredients}
     with store.claim({layer.digest for layer in plan.layers} | ingredients):
         for layer in plan.layers:
-            async with aclosing(_bring(store, source, layer, patience)) as steps:
+            async with aclosing(_bring(tools, source, layer)) as steps:
                 async for step in steps:
                     yield step
         yield Progress("verifying sha256 digest")
         if plan.assembly:
-            async with aclosing(stepped(assemble(store, name, plan.assembly))) as steps:
+            async with aclosing(assemble(store, tools.maker, name, plan.assembly)) as steps:
                 async for step in steps:
                     yield step
         else:
@@ -85,42 +102,40 @@ async def _pull_from(
     yield Progress("success")
 
 
-async def _replace(
-    store: Store, name: Name, source: Source, plan: Plan, patience: Patience, repair: frozenset[str]
-) -> AsyncGenerator[Progress, None]:
+async def _replace(tools: _Tools, name: Name, source: Source, plan: Plan, repair: frozenset[str]) -> AsyncGenerator[Progress, None]:
     """Bring blobs again that have gone bad. Raises SourceFailed when the source has others now."""
     layers = [layer for layer in plan.layers if layer.digest in repair]
     if len({layer.digest for layer in layers}) < len(repair):
         raise SourceFailed(f"where {name} comes from has other files by now; `ndani pull {name}` fetches those")
+    store = tools.store
     with store.claim(set(repair)):
         for layer in layers:
             if layer.content is not None:
                 with on_disk(store.layout.root):
                     store.blobs.remove(layer.digest)  # what is there already is not written again
-            async with aclosing(_bring(store, source, layer, patience, afresh=True)) as steps:
+            async with aclosing(_bring(tools, source, layer, afresh=True)) as steps:
                 async for step in steps:
                     yield step
     yield Progress("success")
 
 
-async def _bring(
-    store: Store, source: Source, layer: PlannedLayer, patience: Patience, *, afresh: bool = False
-) -> AsyncGenerator[Progress, None]:
+async def _bring(tools: _Tools, source: Source, layer: PlannedLayer, *, afresh: bool = False) -> AsyncGenerator[Progress, None]:
     """One layer into the store, by us or by whoever is at it already; `afresh` even when the blob is here."""
+    store = tools.store
     if layer.content is not None:
         store.blobs.put(layer.content)
         yield _progress(layer, layer.size)
         return
     for ingredient in () if store.blobs.has(layer.digest, layer.size) else layer.ingredients:
-        async with aclosing(_bring(store, source, ingredient, patience)) as steps:
+        async with aclosing(_bring(tools, source, ingredient)) as steps:
             async for step in steps:
                 yield step
     while not (lock := store.lock(layer.digest)):
         yield _progress(layer, received(store, layer))
-        await asyncio.sleep(patience.look)
+        await asyncio.sleep(tools.patience.look)
     try:
         if afresh or not store.blobs.has(layer.digest, layer.size):
-            bringing = stepped(convert(store, layer)) if layer.made else _transfer(store, source, layer, patience)
+            bringing = convert(store, tools.maker, layer) if layer.made else _transfer(store, source, layer, tools.patience)
             async with aclosing(bringing) as steps:
                 async for step in steps:
                     yield step

@@ -13,6 +13,7 @@ import os
 import sys
 import uuid
 from collections.abc import Generator
+from pathlib import Path
 
 from ndani.errors import StoreFailed
 from ndani.store.blobs import PIECE
@@ -37,10 +38,16 @@ class Nameless:
         self._layout = layout
         # A dot, and without a mark a name of its own, like an upload's: what a server that died left is tidied away after a week.
         self._path = layout.blobs / f".{mark or uuid.uuid4().hex}"
-        flags = os.O_TRUNC if mark else os.O_EXCL
         with on_disk(layout.root):
             make_folder(layout.blobs)
-            self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o644)
+            if mark:
+                self._path.unlink(missing_ok=True)  # another file, not the same one emptied: a child that is dying may still write to that
+            self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL, 0o644)
+
+    @property
+    def root(self) -> Path:
+        """The store that it lies in."""
+        return self._layout.root
 
     def set_aside(self, size: int) -> None:
         """Say how many bytes it will have, which are then taken at once, where the file system can do that.

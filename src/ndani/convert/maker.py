@@ -1,7 +1,8 @@
-"""Weights files being made, as the front sees it: a child for each, told what to do, watched, and killed when nobody waits.
+"""Weights files being made, as seen from outside: a child for each, told what to do, watched, and killed when nobody waits.
 
-What the child is told is a `convert.Task` with descriptors that are open here, so that it needs no path and no right to
-open anything. What becomes of the file afterwards is the caller's business; when this raises, its content is worthless.
+The front has one made for `create`, the fetcher for a pull whose files are not weights yet. What the child is told is a
+`convert.Task` with descriptors that are open here, so that it needs no path and no right to open anything. What becomes
+of the file afterwards is the caller's business; when this raises, its content is worthless.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 import msgspec
 
-from ndani import errors
-from ndani.convert import Task
-from ndani.runtime import jail, workshop
-from ndani.runtime.child import Jailed, Open, Refused
-from ndani.runtime.runner import start
+from ndani import errors, jail
+from ndani.convert import Task, workshop
+from ndani.jail.process import Jailed, Open, Refused, start
+from ndani.store.disk import on_disk
+from ndani.store.nameless import Nameless
 from ndani.store.offloop import settled
+from ndani.types import Progress
 
 _STOPPING = "the server is stopping; create the model again when it runs"
 #: Seconds between the end of a maker's words and SIGKILL.
@@ -28,15 +31,33 @@ _GRACE = 0.5
 
 
 class Maker:
-    """All weights that one server is making."""
+    """All weights that one process has made for it."""
 
     def __init__(self, require_jail: bool) -> None:
         self._require_jail = require_jail
         self._children: set[_Child] = set()
         self._closing = False
 
-    async def make(self, task: Task, aside: Callable[[int], None] | None = None) -> AsyncGenerator[int]:
-        """Have a task done: yields how many bytes are done. Consume it under aclosing; closing it kills the child.
+    async def fill(self, task: Task, file: Nameless, status: str, digest: str | None = None) -> AsyncGenerator[Progress]:
+        """Have a task done into a file of the store, and work out the file's digest; the steps of both, the first ones under `status`.
+
+        Consume it under aclosing; closing it ends the work. The caller names the file. Raises as `make`, and StoreFailed.
+        """
+        total = 0
+        with on_disk(file.root):
+            async with aclosing(self.make(task, file.set_aside)) as steps:
+                async for done in steps:
+                    total = done.total
+                    yield Progress(status, digest, total, done.completed)
+        yield Progress(status, digest, total, total)
+        reckoning = file.reckon()
+        yield Progress("verifying conversion", total=file.size, completed=0)
+        while hashed := await settled(next, reckoning, 0):
+            yield Progress("verifying conversion", total=file.size, completed=hashed)
+        yield Progress("verifying conversion", total=file.size, completed=file.size)
+
+    async def make(self, task: Task, aside: Callable[[int], None] | None = None) -> AsyncGenerator[workshop.Working]:
+        """Have a task done: yields how far it is. Consume it under aclosing; closing it kills the child.
 
         `aside` is called in a thread, before the first byte is written, with the number that the file will have; what it
         raises ends the work. For a checkpoint the bytes are those of that file, else those of the sources.
@@ -50,8 +71,8 @@ class Maker:
             child.say(workshop.Order(task, os.getpid(), self._require_jail))
             while not isinstance(said := await child.hear(), workshop.Made):
                 match said:
-                    case workshop.Working(completed):
-                        yield completed
+                    case workshop.Working():
+                        yield said
                     case Jailed(confinement):
                         jail.verify(child.process.pid, confinement)
                         child.say(Open())
@@ -79,9 +100,9 @@ class Maker:
         if self._closing:
             return _STOPPING
         if code == -signal.SIGKILL:
-            return "the process that makes the weights was killed, which is what a system short of memory does; create the model again"
+            return "the process that makes the weights was killed, which is what a system short of memory does; try again"
         how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"
-        return f"the process that makes the weights {how}; create the model again, and report it if it stays"
+        return f"the process that makes the weights {how}; try again, and report it if it stays"
 
 
 class _Child:
@@ -90,7 +111,7 @@ class _Child:
     def __init__(self, task: Task) -> None:
         inherited = (*(given.descriptor for given in task.sources), task.output)
         try:
-            self.process, self._commands, events = start("ndani.runtime.workshop", inherited)
+            self.process, self._commands, events = start("ndani.convert.workshop", inherited)
         except OSError as error:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None

@@ -49,11 +49,11 @@ def shut(policy: Policy) -> Confinement:
     """
     system: str = sys.platform  # a plain string, so that the type checker reads every branch
     if system == "linux":
-        from ndani.runtime.jail import linux
+        from ndani.jail import linux
 
         return linux.shut(policy)
     if system == "darwin":
-        from ndani.runtime.jail import macos
+        from ndani.jail import macos
 
         return macos.shut(policy)
     if policy.require:
@@ -68,7 +68,7 @@ def verify(pid: int, claim: Confinement) -> Confinement:
     """
     system: str = sys.platform
     if system == "linux":
-        from ndani.runtime.jail import linux
+        from ndani.jail import linux
 
         return linux.verify(pid, claim)
     return claim
@@ -80,6 +80,6 @@ def seal() -> None:
     Not earlier: a process that cannot be dumped may not open its own /proc/self/fd as an ordinary user.
     """
     if sys.platform == "linux":
-        from ndani.runtime.jail import linux
+        from ndani.jail import linux
 
         linux.seal()

@@ -1,4 +1,4 @@
-"""The main of a maker's process: `python -I -m ndani.runtime.workshop COMMANDS EVENTS` (two inherited descriptors).
+"""The main of a maker's process: `python -I -m ndani.convert.workshop COMMANDS EVENTS` (two inherited descriptors).
 
 It makes one weights file of others and ends. The order is a runner's (docs/decisions/004): libraries, the jail, a look
 from outside, and only then the first byte of foreign weights. It needs less than a runner, so its jail is tighter: no
@@ -16,9 +16,8 @@ import time
 
 import msgspec
 
-from ndani import convert, errors
-from ndani.runtime import jail
-from ndani.runtime.child import Jailed, Open, Pipes, Refused
+from ndani import convert, errors, jail
+from ndani.jail.process import Jailed, Open, Pipes, Refused
 
 _EVERY = 0.06  # seconds between two signs of life
 #: Whoever asks a model is waiting for it; whoever makes one has time.
@@ -26,7 +25,7 @@ _NICE = 10
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The one line that a maker reads: what to make, the front's process id, and whether a jail is required."""
+    """The one line that a maker reads: what to make, the process id of who started it, and whether a jail is required."""
 
     task: convert.Task
     front: int
@@ -44,9 +43,10 @@ class Write(msgspec.Struct, frozen=True, tag="write"):
 
 
 class Working(msgspec.Struct, frozen=True, tag="working"):
-    """From the maker: so many bytes are done (`convert.Work` says of what)."""
+    """From the maker: so many bytes are done of so many (`convert.Work` says of what)."""
 
     completed: int
+    total: int
 
 
 class Made(msgspec.Struct, frozen=True, tag="made"):
@@ -95,12 +95,13 @@ def _work(order: Order, pipes: Pipes) -> None:
     pipes.say(Planned(work.size))
     msgspec.json.decode(pipes.line(), type=Write)
     threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
+    pipes.say(Working(0, work.total))
     said = time.monotonic()
     with contextlib.closing(work.steps) as steps:
         for completed in steps:
             if time.monotonic() - said >= _EVERY:
                 said = time.monotonic()
-                pipes.say(Working(completed))
+                pipes.say(Working(completed, work.total))
 
 
 if __name__ == "__main__":

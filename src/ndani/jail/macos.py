@@ -11,7 +11,7 @@ import fcntl
 import os
 
 from ndani.errors import Unconfined
-from ndani.runtime.jail import Confinement, Policy
+from ndani.jail import Confinement, Policy
 
 _F_GETPATH = 50
 
