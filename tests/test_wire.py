@@ -184,13 +184,13 @@ async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
         yield Progress("pulling x", "sha256:x", 10, 0)
         yield Progress("success")
 
-    said = lines(await send(await wire.progress(steps(), True)))
+    said = lines(await send(await wire.progress(steps(), True, wire.step_line)))
     assert said == [
         {"status": "pulling manifest"},
         {"status": "pulling x", "digest": "sha256:x", "total": 10, "completed": 0},
         {"status": "success"},
     ]
-    assert lines(await send(await wire.progress(steps(), False))) == [{"status": "success"}]
+    assert lines(await send(await wire.progress(steps(), False, wire.step_line))) == [{"status": "success"}]
 
 
 @pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])

@@ -43,13 +43,13 @@ class Making:
         place = fields.text(body, "place")
         if not place:
             return wire.reply({"place": await self._service.models.prepare_handover()})
-        return await wire.progress(self._service.models.accept_handover(place), fields.flag(body, "stream", True))
+        return await wire.progress(self._service.models.accept_handover(place), fields.flag(body, "stream", True), wire.step_line)
 
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         body = await wire.decode(request)
         name, base, recipe = parse_create(body)
-        return await wire.progress(self._service.models.create(name, base, recipe), fields.flag(body, "stream", True))
+        return await wire.progress(self._service.models.create(name, base, recipe), fields.flag(body, "stream", True), wire.step_line)
 
 
 def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:

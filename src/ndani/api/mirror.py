@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ndani.api.connection import Connection
 from ndani.api.edge import Hosts, Journal
@@ -33,6 +34,7 @@ from ndani.names import DEFAULT_HOST
 from ndani.settings import Settings
 from ndani.store import Entry, Store
 from ndani.store.layout import digest_of, hex_of
+from ndani.store.offloop import settled
 
 #: Where a mirror listens when nobody says where.
 PORT = 11435
@@ -94,7 +96,7 @@ class Mirror:
             for layer in (entry.manifest.config, *entry.layers):
                 digest = f"sha256:{hex_of(layer.digest)}"
                 if digest == wanted and self._store.blobs.has(digest, layer.size):
-                    return _content(request, self._store.layout.blob(digest), digest, layer.size)
+                    return await _content(request, self._store.layout.blob(digest), digest, layer.size)
         raise HTTPException(404, "BLOB_UNKNOWN")
 
     async def _entries(self, request: Request) -> list[Entry]:
@@ -163,7 +165,7 @@ def _page(request: Request, path: str, field: str, names: list[str], more: Mappi
     return JSONResponse({**more, field: rest[:count]}, headers=headers)
 
 
-def _content(request: Request, path: Path, digest: str, size: int) -> Response:
+async def _content(request: Request, path: Path, digest: str, size: int) -> Response:
     headers = {
         **_HEADERS,
         "Content-Type": "application/octet-stream",
@@ -187,17 +189,31 @@ def _content(request: Request, path: Path, digest: str, size: int) -> Response:
     headers["Content-Length"] = str(end - first)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return StreamingResponse(_pieces(path, first, end), status, headers)
-
-
-async def _pieces(path: Path, first: int, end: int) -> AsyncGenerator[bytes]:
-    handle = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        while first < end and (piece := await asyncio.to_thread(os.pread, handle, min(_PIECE, end - first), first)):
-            first += len(piece)
-            yield piece
-    finally:
-        os.close(handle)
+        handle = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # removed since it was looked up; once it is open it can be read to its end
+        raise HTTPException(404, "BLOB_UNKNOWN") from None
+    return _Stretch(handle, first, end, status, headers)
+
+
+class _Stretch(StreamingResponse):
+    """Bytes of an open file, which is closed when they are sent, or when nobody wants them any more."""
+
+    def __init__(self, handle: int, first: int, end: int, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(_pieces(handle, first, end), status, headers)
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self._handle)
+
+
+async def _pieces(handle: int, first: int, end: int) -> AsyncGenerator[bytes]:
+    while first < end and (piece := await settled(os.pread, handle, min(_PIECE, end - first), first)):
+        first += len(piece)
+        yield piece
 
 
 async def _refused(request: Request, error: Exception) -> Response:

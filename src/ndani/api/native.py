@@ -88,13 +88,13 @@ class Native:
         if not name:
             raise BadName("invalid model name")
         insecure = fields.flag(body, "insecure", False)
-        return await wire.progress(self._service.models.pull(name, insecure), fields.flag(body, "stream", True))
+        return await wire.progress(self._service.models.pull(name, insecure), fields.flag(body, "stream", True), wire.step_line)
 
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
         body = await wire.decode(request)
         name, insecure = _required(fields.model(body)), fields.flag(body, "insecure", False)
-        return await wire.progress(self._service.models.push(name, insecure), fields.flag(body, "stream", True))
+        return await wire.progress(self._service.models.push(name, insecure), fields.flag(body, "stream", True), wire.step_line)
 
 
 def _required(name: str) -> str:

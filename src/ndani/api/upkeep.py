@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.requests import Request
@@ -28,13 +27,13 @@ class Upkeep:
         digests = frozenset(f"sha256:{hex_of(digest)}" for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         steps = self._service.upkeep.verify(fields.model(body), digests, repair, insecure)
-        return await _lines(steps, fields.flag(body, "stream", True))
+        return await wire.progress(steps, fields.flag(body, "stream", True), _line)
 
     async def prune(self, request: Request) -> Response:
         """POST /api/prune: `dry_run` removes nothing."""
         body = await wire.decode(request)
         steps = self._service.upkeep.prune(fields.flag(body, "dry_run", False))
-        return await _lines(steps, fields.flag(body, "stream", True))
+        return await wire.progress(steps, fields.flag(body, "stream", True), _line)
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:
@@ -44,20 +43,6 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise BadRequest(f"{name} must be an array of strings")
     return found
-
-
-async def _lines(steps: AsyncGenerator[Step], stream: bool) -> Response:
-    """A line per step, or only the last step when not streaming."""
-    try:
-        step = await anext(steps)
-        if stream:
-            return wire.Lines(_line(step), steps, _line)
-        async for later in steps:
-            step = later
-        return Response(_line(step)[:-1], 200, None, wire.JSON)
-    except BaseException:
-        await steps.aclose()
-        raise
 
 
 def _line(step: Step) -> bytes:
@@ -71,8 +56,7 @@ def _line(step: Step) -> bytes:
     elif isinstance(step, Pruned):
         said = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
-        said = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
-        said = {key: value for key, value in said.items() if value is not None}
+        return wire.step_line(step)
     return wire.encode(said) + b"\n"
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -25,6 +25,7 @@ NDJSON = "application/x-ndjson"
 
 Render = Callable[[Event], bytes]
 Fold = Callable[[str, Done], bytes]
+Step = TypeVar("Step")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -84,22 +85,22 @@ def _place(error: msgspec.DecodeError) -> str:
     return text if "`" not in text else "a value cannot be read"
 
 
-async def progress(steps: AsyncGenerator[Progress], stream: bool) -> Response:
+async def progress(steps: AsyncGenerator[Step], stream: bool, line: Callable[[Step], bytes]) -> Response:
     """The response to long work: a line per step, or only the last step when not streaming."""
     try:
         step = await anext(steps)
         if stream:
-            return Lines(_step(step), steps, _step)
-        last = step
+            return Lines(line(step), steps, line)
         async for later in steps:
-            last = later
-        return Response(_step(last)[:-1], 200, None, JSON)
+            step = later
+        return Response(line(step)[:-1], 200, None, JSON)
     except BaseException:
         await steps.aclose()
         raise
 
 
-def _step(step: Progress) -> bytes:
+def step_line(step: Progress) -> bytes:
+    """A line for a step of a pull, a push or a create."""
     said = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
     return _encode({key: value for key, value in said.items() if value is not None}) + b"\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import ParamSpec, TypeVar
 
@@ -11,12 +12,17 @@ T = TypeVar("T")
 
 
 async def settled(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do `work` in a thread. Cancelled, it waits for the thread first: what comes after may then clean up in peace."""
+    """Do `work` in a thread. Cancelled, it waits for the thread first: what comes after may then clean up in peace.
+
+    However often it is cancelled: a web server's task group says it again and again until its tasks have left.
+    """
     task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # seen: nobody is there to be told
         raise
