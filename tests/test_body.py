@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_an_endless_header_is_refused_and_costs_no_memory(server: Server) -> Non
     assert not said or said.startswith(b"HTTP/1.1 4")
     assert most - before < 20 * MB
     assert server.http.get("/").status_code == 200
+
+
+def test_endless_trailers_are_refused_and_cost_no_memory(server: Server) -> None:
+    body = b'{"model":"echo","prompt":"x","options":{"num_predict":1}}'
+    for trailers in (iter([b"X: " + b"a" * MB] + [b"a" * MB] * 60), iter([b"X: y\r\n" * 100_000] * 40)):
+        before = server.rss()
+        head = HEAD.replace("/api/chat", "/api/generate") + "Transfer-Encoding: chunked\r\n"
+        _, most = pour(server, head, itertools.chain([b"%x\r\n%s\r\n0\r\n" % (len(body), body)], trailers))
+        assert most - before < 20 * MB
+        began = time.monotonic()
+        assert server.http.get("/").status_code == 200 and time.monotonic() - began < slowness()
 
 
 async def test_two_thousand_idle_connections_delay_nobody(server: Server) -> None:

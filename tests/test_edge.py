@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 import subprocess
 import sys
@@ -63,6 +64,9 @@ def test_more_origins_and_all_origins(start: Start, echo_store: Path) -> None:
     some = start(echo_store, OLLAMA_ORIGINS="https://*.corp.example,chrome-extension://*")
     for origin, status in (("https://a.corp.example", 200), ("chrome-extension://abc", 200), ("https://corp.example.evil", 403)):
         assert some.http.get("/", headers={"origin": origin}).status_code == status
+    exact = start(echo_store, OLLAMA_ORIGINS="http://[::1]:3000,http://a?c.example")
+    for origin, status in (("http://[::1]:3000", 200), ("http://1:3000", 403), ("http://abc.example", 403), ("http://a?c.example", 200)):
+        assert exact.http.get("/", headers={"origin": origin}).status_code == status, origin
     every = start(echo_store, OLLAMA_ORIGINS="*")
     answer = every.http.get("/", headers={"origin": "http://evil.example"})
     assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "*"
@@ -150,6 +154,43 @@ def test_requests_follow_each_other_on_one_connection(echo: Server) -> None:
         for _ in range(3):
             line.request("GET", "/api/version")
             assert line.getresponse().read().startswith(b"{") and line.sock is first
+
+
+def test_a_request_before_the_answer_to_the_last_one_is_left_to_another_connection(start: Start, echo_store: Path) -> None:
+    """And a client that sends one and leaves is noticed all the same."""
+    server = start(echo_store)
+    body = b'{"model":"echo","prompt":"a b c @delay=0.1","stream":%b,"options":{"num_predict":%d}}'
+    for stream in (b"true", b"false"):
+        short, long = (_posted("/api/generate", body % (stream, many)) for many in (5, 500))
+        with contextlib.closing(server.connect()) as line:
+            line.sendall(short + _posted("/api/generate", body % (stream, 1)))
+            said = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
+        assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"HTTP/1.1 ") == 1 and b'"done":true' in said
+        line = server.connect()
+        line.sendall(long)
+        until(lambda: server.busy() == 1, 10, "it is being answered")
+        line.sendall(short)
+        line.close()
+        until(lambda: server.busy() == 0, 5, "that it has left is noticed")
+
+
+def test_an_answer_to_an_old_client_ends_with_its_connection(echo: Server) -> None:
+    content = b'{"model":"echo","prompt":"a b c","options":{"num_predict":3}}'
+    for path, body in (
+        ("/api/generate", content),
+        ("/api/generate", content.replace(b"{", b'{"stream":false,', 1)),
+        ("/api/show", content),
+    ):
+        with contextlib.closing(echo.connect()) as line:
+            line.sendall(_posted(path, body).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+            said = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
+        head, _, rest = said.partition(b"\r\n\r\n")
+        assert b" 200 " in head and b"chunked" not in head and b"connection: close" in head
+        assert all(isinstance(json.loads(one), dict) for one in rest.splitlines()), rest
+
+
+def _posted(path: str, content: bytes) -> bytes:
+    return b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(content), content)
 
 
 def test_the_port_that_is_taken_is_one_sentence(start: Start, echo_store: Path) -> None:

@@ -114,6 +114,8 @@ def test_the_older_route(server: Server) -> None:
     old = server.post("/api/embeddings", {"model": EMBEDDER, "prompt": "hello"}).json()
     assert list(old) == ["embedding"] and cosine(old["embedding"], new) > 0.99999
     assert server.post("/api/embeddings", {"model": EMBEDDER}).json() == {"embedding": []}
+    long = server.post("/api/embeddings", {"model": EMBEDDER, "prompt": "hello " * 400}).json()
+    assert len(long["embedding"]) == 384 and long["truncated"] > 100
     assert refused(server, {"prompt": "x"}, "/api/embeddings") == (400, "model is required")
     assert refused(server, {"model": "nope", "prompt": "x"}, "/api/embeddings") == (404, 'model "nope" not found, try pulling it first')
 
@@ -131,6 +133,7 @@ def test_the_older_route(server: Server) -> None:
         ({"model": EMBEDDER, "input": "x", "dimensions": "16"}, 400, "dimensions must be"),
         ({"model": EMBEDDER, "input": "x", "truncate": "no"}, 400, "truncate must be true or false"),
         ({"model": EMBEDDER, "input": "x", "options": {"num_ctx": "many"}}, 400, 'option "num_ctx" must be of type integer'),
+        ({"model": "nope", "input": "x", "options": {"num_ctx": "many"}}, 404, 'model "nope" not found'),
         ({"model": "x:cloud", "input": "x"}, 403, "ollama cloud is disabled"),
         ([1], 400, "the request body must be a JSON object"),
     ],

@@ -74,7 +74,7 @@ async def test_only_system_messages_cannot_be_dropped() -> None:
 def test_cutting_the_middle_keeps_front_and_back_and_leaves_room(num_ctx: int, num_keep: int) -> None:
     whole = list(range(1000))
     kept = cut_middle(whole, num_ctx, num_keep)
-    keep = max(0, min(num_keep, num_ctx - 2))
+    keep = min(num_keep, num_ctx - 2) if num_keep >= 0 else num_ctx - 2
     assert kept[:keep] == whole[:keep] and kept[keep:] == whole[1000 - len(kept) + keep :]
     assert len(kept) == num_ctx - (num_ctx - keep) // 2 < num_ctx, "Ollama's rule: half of what is not kept is left for the answer"
     assert kept[-1] == 999

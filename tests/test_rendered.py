@@ -151,6 +151,8 @@ def server(start: Start, tmp_path: Any) -> Server:
     put_echo(store, "echo")
     turns = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}</{{ .Role }}>{{ end }}"
     put_echo(store, "turns", template=turns, system="be brief", messages=[{"role": "user", "content": "hi"}])
+    more = "{{ range .Messages }}({{ .Thinking }}|{{ .ToolName }}|{{ .ToolCallID }}){{ .Content }}{{ end }}"
+    put_echo(store, "more", template=more)
     put_echo(store, "middle", template="{{ if .Suffix }}<pre>{{ .Prompt }}<suf>{{ .Suffix }}<mid>{{ else }}{{ .Prompt }}{{ end }}")
     put_echo(store, "crooked", template="{{ .System }}{{ end }}")
     return start(store)
@@ -167,6 +169,33 @@ def test_a_model_renders_by_its_own_template_and_merges_neighbours(server: Serve
         "role": "",
         "content": "",
     }
+
+
+def test_what_a_turn_says_besides_its_text_reaches_the_template(server: Server) -> None:
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "thinking": "hm"},
+        {"role": "tool", "content": "c", "tool_name": "clock", "tool_call_id": "call_1"},
+    ]
+    assert rendered(server, CHAT, model="more", messages=turns) == "(||)a(hm||)b(|clock|call_1)c"
+    answer = server.post(CHAT, {"model": "more", "messages": [{"role": "assistant", "content": "x", "thinking": 3}]})
+    assert (answer.status_code, answer.json()["error"]) == (400, "messages[0].thinking must be a string")
+
+
+def test_half_an_emoji_is_read_as_no_letter(server: Server) -> None:
+    """JavaScript cuts texts there, and writes what is left as an escape."""
+    for escaped, read in (
+        (rb"hi \ud83d", "hi \ufffd"), (rb"\ud83d x", "\ufffd x"), (rb"\uDE00", "\ufffd"), (rb"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (rb"\\ud83d", r"\ud83d"), (rb"\\\ud83d", "\\\ufffd"), (rb"\ud83d\n", "\ufffd\n"),
+    ):  # fmt: skip
+        body = b'{"model":"echo","template":"{{ .Prompt }}","_debug_render_only":true,"prompt":"%s"}' % escaped
+        told = server.http.post(GENERATE, content=body)
+        assert told.json()["_debug_info"]["rendered_template"] == read, escaped
+
+
+def test_a_prompt_that_is_far_too_long_is_not_blamed_on_the_template(server: Server) -> None:
+    answer = server.post(GENERATE, {"model": "turns", "prompt": "x" * (9 << 20)})
+    assert (answer.status_code, answer.json()["error"]) == (400, "the prompt is longer than 8,388,608 characters; shorten it")
 
 
 def test_a_request_may_bring_its_template(server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -117,6 +118,18 @@ async def test_a_probe_that_is_cancelled_leaves_no_answer_for_the_next(folder: P
             outcomes = await runner.probe(unfit)
         assert {o.name: o.error for o in outcomes}["read a file of the user"] == "ENOENT"
         assert runner._said.empty(), "nothing is left that a third probe could take for its own"
+
+
+async def test_a_folder_that_was_tidied_away_is_made_again(folder: Path) -> None:
+    shutil.rmtree(folder)
+    async with echo(folder) as runner:
+        assert runner.returncode is None and folder.stat().st_mode & 0o777 == 0o700 and (folder / "lock").exists()
+    shutil.rmtree(folder)
+    folder.write_text("somebody else's")
+    with pytest.raises(LoadFailed, match="has gone and cannot be made again"):
+        async with echo(folder):
+            pass
+    folder.unlink()
 
 
 async def test_two_runners_each_have_their_own_lifeline(folder: Path) -> None:

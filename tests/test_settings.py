@@ -67,9 +67,15 @@ def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, tex
 @pytest.mark.parametrize(
     ("environ", "file", "sentence"),
     [
-        ({"OLLAMA_MAX_QUEUE": "many"}, "", "OLLAMA_MAX_QUEUE is 'many': a whole number is needed"),
+        ({"OLLAMA_MAX_QUEUE": "many"}, "", "OLLAMA_MAX_QUEUE is 'many': a whole number of 0 or more is needed"),
         ({"NDANI_KEEP_ALIVE": "soon"}, "", "NDANI_KEEP_ALIVE is 'soon': a duration such as 5m is needed"),
         ({"OLLAMA_MAX_TRANSFER_STREAMS": "0"}, "", "a whole number of 1 or more is needed"),
+        ({"OLLAMA_NUM_PARALLEL": "300"}, "", "a whole number from 0 to 256 is needed"),
+        ({"OLLAMA_NUM_THREAD": "100000"}, "", "a whole number from 0 to 512 is needed"),
+        ({"OLLAMA_CONTEXT_LENGTH": "-5"}, "", "a whole number from 0 to 2147483647 is needed"),
+        ({"OLLAMA_MAX_LOADED_MODELS": "²"}, "", "a whole number of 0 or more is needed"),
+        ({"NDANI_MAX_BODY": "0"}, "", "a whole number of 1 or more is needed"),
+        ({}, "max_body = -1", "a whole number of 1 or more is needed"),
         ({"OLLAMA_KV_CACHE_TYPE": "q3"}, "", "OLLAMA_KV_CACHE_TYPE is 'q3': one of f32"),
         ({"OLLAMA_NO_CLOUD": "0"}, "", "OLLAMA_NO_CLOUD=0 cannot be honoured"),
         ({}, "max_queues = 1", "unknown setting 'max_queues'"),

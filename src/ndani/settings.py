@@ -40,10 +40,6 @@ def _text(value: str) -> str:
     return value
 
 
-def _whole(value: str) -> int:
-    return int(value)
-
-
 def _flag(value: str) -> bool:
     # As in Ollama: a value that is not a boolean at all counts as true.
     return value.lower() not in {"", "0", "f", "false", "no", "off"}
@@ -75,10 +71,16 @@ def _cache_type(value: str) -> str:
     return value.lower()
 
 
-def _positive(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
-        raise ValueError("a whole number of 1 or more is needed")
-    return int(value)
+def _count(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A reader of whole numbers of a range."""
+    wanted = f"a whole number of {least} or more is needed" if most is None else f"a whole number from {least} to {most} is needed"
+
+    def read(value: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", value) or int(value) < least or (most is not None and int(value) > most):
+            raise ValueError(wanted)
+        return int(value)
+
+    return read
 
 
 def _setting(default: Any, read: Callable[[str], Any], doc: str, ollama: str | tuple[str, ...] = (), *, terminal: bool = False) -> Any:
@@ -109,19 +111,21 @@ class Settings:
         300.0, _seconds, "how long a model stays loaded after its last answer (negative: for ever)", "OLLAMA_KEEP_ALIVE"
     )
     load_timeout: float = _setting(300.0, _seconds, "how long a model may take to load (0 or less: no limit)", "OLLAMA_LOAD_TIMEOUT")
-    num_parallel: int = _setting(0, _whole, "answers a model gives at once (0: four, fewer where memory is short)", "OLLAMA_NUM_PARALLEL")
-    max_loaded_models: int = _setting(0, _whole, "models in memory at once (0: three)", "OLLAMA_MAX_LOADED_MODELS")
-    max_queue: int = _setting(512, _whole, "requests that may wait for their turn", "OLLAMA_MAX_QUEUE")
-    context_length: int = _setting(0, _whole, "context length where nobody says one (0: 4096)", "OLLAMA_CONTEXT_LENGTH")
+    num_parallel: int = _setting(
+        0, _count(0, 256), "answers a model gives at once (0: four, fewer where memory is short)", "OLLAMA_NUM_PARALLEL"
+    )
+    max_loaded_models: int = _setting(0, _count(0), "models in memory at once (0: three)", "OLLAMA_MAX_LOADED_MODELS")
+    max_queue: int = _setting(512, _count(0), "requests that may wait for their turn", "OLLAMA_MAX_QUEUE")
+    context_length: int = _setting(0, _count(0, 2**31 - 1), "context length where nobody says one (0: 4096)", "OLLAMA_CONTEXT_LENGTH")
     flash_attention: bool | None = _setting(None, _flag, "flash attention in the engine (unset: where it helps)", "OLLAMA_FLASH_ATTENTION")
     kv_cache_type: str = _setting("f16", _cache_type, "type of the key/value cache", "OLLAMA_KV_CACHE_TYPE")
-    num_thread: int = _setting(0, _whole, "threads an engine computes with (0: one per physical core)", "OLLAMA_NUM_THREAD")
-    num_gpu: int = _setting(-1, _whole, "layers given to a GPU (-1: all that fit)", ("OLLAMA_NUM_GPU", "OLLAMA_GPU_LAYERS"))
+    num_thread: int = _setting(0, _count(0, 512), "threads an engine computes with (0: one per physical core)", "OLLAMA_NUM_THREAD")
+    num_gpu: int = _setting(-1, _count(-1, 2**31 - 1), "layers given to a GPU (-1: all that fit)", ("OLLAMA_NUM_GPU", "OLLAMA_GPU_LAYERS"))
     debug: int = _setting(
-        0, lambda v: _whole(v) if v.isdigit() else int(_flag(v)), "1: more log lines (never a prompt or an answer)", "OLLAMA_DEBUG"
+        0, lambda v: int(v) if v.isdecimal() else int(_flag(v)), "1: more log lines (never a prompt or an answer)", "OLLAMA_DEBUG"
     )
     noprune: bool = _setting(False, _flag, "keep unused blobs when the server starts", "OLLAMA_NOPRUNE")
-    max_transfer_streams: int = _setting(4, _positive, "pieces of a file that a pull fetches at once", "OLLAMA_MAX_TRANSFER_STREAMS")
+    max_transfer_streams: int = _setting(4, _count(1), "pieces of a file that a pull fetches at once", "OLLAMA_MAX_TRANSFER_STREAMS")
     nohistory: bool = _setting(False, _flag, "do not write what is typed at the prompt to a file", "OLLAMA_NOHISTORY", terminal=True)
     editor: str = _setting("", _text, "editor that Ctrl-G opens at the prompt (empty: VISUAL, EDITOR, vi)", "OLLAMA_EDITOR", terminal=True)
     no_cloud: bool = _setting(True, _flag, "no cloud models; ndani has none, so only true is possible", "OLLAMA_NO_CLOUD")
@@ -129,7 +133,7 @@ class Settings:
     registry: str = _setting(DEFAULT_HOST, _place, "registry that names without a host belong to (http://…: without TLS)")
     sources: tuple[str, ...] = _setting((), _list, "folders to look for models in before anything is asked (comma list)")
     require_jail: bool = _setting(False, _flag, "refuse to run a model where the system cannot confine it")
-    max_body: int = _setting(256 * 2**20, _whole, "largest request body, in bytes")
+    max_body: int = _setting(256 * 2**20, _count(1), "largest request body, in bytes")
     idle_exit: float = _setting(0.0, _seconds, "stop the server after this long without a request (0: never)")
     log_file: str = _setting("", _text, "file for log lines (empty: stderr)")
     origins_of: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -247,6 +251,5 @@ def _read(setting: dataclasses.Field[Any], text: str, origin: str) -> Any:
     try:
         return setting.metadata["read"](text)
     except (ValueError, BadRequest) as error:
-        expected = {_whole: "a whole number is needed", _seconds: "a duration such as 5m is needed"}
-        wanted = expected.get(setting.metadata["read"], str(error))
+        wanted = "a duration such as 5m is needed" if setting.metadata["read"] is _seconds else str(error)
         raise Misconfigured(f"{origin} is {text!r}: {wanted}") from None

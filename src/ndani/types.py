@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. `thinking` is what an assistant thought before it; the tool's two say what a tool's turn answers."""
 
     role: str
     content: str
+    thinking: str = ""
+    tool_name: str = ""
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class GenerateRequest:
 class EmbedRequest:
     """Texts to be made vectors. `dimensions` is how many numbers of each are wanted, 0 for all.
 
-    With `truncate`, a text that is too long loses its end; without, it is an error.
+    With `truncate`, a text that is too long loses its end; without, it is an error. `wrong` is as in a ChatRequest.
     """
 
     model: str
@@ -100,6 +103,7 @@ class EmbedRequest:
     dimensions: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     keep_alive: float | None = None
+    wrong: str = ""
 
 
 @dataclass(frozen=True, slots=True)

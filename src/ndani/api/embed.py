@@ -32,7 +32,8 @@ class Embedding:
         """POST /api/embeddings, the older form: one `prompt`, one vector."""
         asked, ignored = parse_embeddings(await wire.decode(request))
         made = await self._service.embeddings.embed(asked)
-        return wire.reply({"embedding": made.vectors[0] if made.vectors else []}, headers=fields.ignored_headers(ignored))
+        cut = {"truncated": made.truncated} if made.truncated else {}
+        return wire.reply({"embedding": made.vectors[0] if made.vectors else []} | cut, headers=fields.ignored_headers(ignored))
 
 
 def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
@@ -46,7 +47,7 @@ def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
     dimensions = body.get("dimensions")
     if dimensions is not None and (isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 0 <= dimensions < 1 << 31):
         raise BadRequest("dimensions must be a whole number; leave it out for all that the model has")
-    sampling, ignored = _sampling(body)
+    sampling, ignored, wrong = _sampling(body)
     request = EmbedRequest(
         model=name,
         texts=() if given == "" else tuple(texts),
@@ -54,6 +55,7 @@ def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
         dimensions=dimensions or 0,
         sampling=sampling,
         keep_alive=fields.keep_alive(body),
+        wrong=wrong,
     )
     return request, ignored
 
@@ -63,15 +65,16 @@ def parse_embeddings(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
     name, prompt = fields.model(body), fields.text(body, "prompt")
     if not name:
         raise BadRequest("model is required")
-    sampling, ignored = _sampling(body)
-    return EmbedRequest(name, (prompt,) if prompt else (), sampling=sampling, keep_alive=fields.keep_alive(body)), ignored
+    sampling, ignored, wrong = _sampling(body)
+    texts = (prompt,) if prompt else ()
+    return EmbedRequest(name, texts, sampling=sampling, keep_alive=fields.keep_alive(body), wrong=wrong), ignored
 
 
-def _sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
-    """The options, and those that nothing obeys: here also all that say how a word is chosen."""
-    sampling, _ = fields.sampling(body)
+def _sampling(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
+    """The options, those that nothing obeys (here also all that say how a word is chosen), and what is wrong with a value."""
+    sampling, _, wrong = fields.options(body)
     said = body.get("options") or {}
-    return sampling, [name for name, value in said.items() if value is not None and name not in _OBEYED]
+    return sampling, [name for name, value in said.items() if value is not None and name not in _OBEYED], wrong
 
 
 def render_embed(model: str, made: Vectors) -> dict[str, Any]:

@@ -101,7 +101,12 @@ def messages(body: dict[str, Any], roles: tuple[str, ...]) -> tuple[tuple[Messag
             raise BadRequest(f"messages[{number}].content must be a string")
         more |= {"images"} if said.get("images") else set()
         more |= {"tool_calls"} if said.get("tool_calls") else set()
-        turns.append(Message(role.lower(), content or ""))
+        rest = {}
+        for name in ("thinking", "tool_name", "tool_call_id"):
+            rest[name] = said.get(name) or ""
+            if not isinstance(rest[name], str):
+                raise BadRequest(f"messages[{number}].{name} must be a string")
+        turns.append(Message(role.lower(), content or "", **rest))
     return tuple(turns), frozenset(more)
 
 

@@ -5,6 +5,7 @@ One error handler serves every dialect: it is told how its errors look (`Shape`)
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -26,6 +27,9 @@ NDJSON = "application/x-ndjson"
 Render = Callable[[Event], bytes]
 Fold = Callable[[str, Done], bytes]
 Step = TypeVar("Step")
+
+#: An escape in a JSON text: a pair of surrogates, half a pair (the group), or any other.
+_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -68,7 +72,7 @@ async def decode(request: Request) -> dict[str, Any]:
     if not body.strip():
         raise BadRequest("missing request body")
     try:
-        value = msgspec.json.decode(body)
+        value = _decoded(body)
     except msgspec.DecodeError as error:
         raise BadRequest("unexpected EOF" if "truncated" in str(error) else f"invalid JSON: {_place(error)}") from None
     except (UnicodeDecodeError, RecursionError):
@@ -78,6 +82,17 @@ async def decode(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest("the request body must be a JSON object")
     return {key.lower(): part for key, part in value.items()}
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        # JavaScript cuts texts inside an emoji and writes the half as an escape: U+FFFD, as Go's decoder reads it.
+        mended = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
+        if mended == body:
+            raise
+        return msgspec.json.decode(mended)
 
 
 def _place(error: msgspec.DecodeError) -> str:

@@ -18,6 +18,7 @@ from ndani.engines.client import Chunk, Engine, Timings, TooLong
 from ndani.engines.fit import Fitted, Render, fit
 from ndani.engines.sampling import translate
 from ndani.engines.template import Conversation, Template, Turn
+from ndani.engines.template.bounds import OUTPUT
 from ndani.errors import BadRequest
 from ndani.types import Done, Event, Message, Outlet, Rendered, Sampling, Text, Usage
 
@@ -178,7 +179,9 @@ def _renderer(engine: Engine, question: Question, prefix: str) -> Render:
 
 
 def _filled(template: Template, messages: tuple[Message, ...], suffix: str) -> str:
-    turns = tuple(Turn(message.role, message.content) for message in messages)
+    if sum(len(message.content) for message in messages) > OUTPUT:
+        raise BadRequest(f"the prompt is longer than {OUTPUT:,} characters; shorten it")
+    turns = tuple(Turn(m.role, m.content, m.thinking, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
     return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix))
 
 

@@ -98,7 +98,7 @@ class Engine:
 
         Raises BadRequest when the template refuses it (a role it does not know, turns in an order it forbids).
         """
-        body = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
+        body = {"messages": [_turn(message) for message in messages]}
         answer = await self._ask(
             "/apply-template", body, refused="this model's chat template refuses these messages; check their roles and order"
         )
@@ -174,6 +174,12 @@ class Engine:
         if not isinstance(answer, dict):
             raise EngineFailed("the engine gave an answer that is none; ask again")
         return answer
+
+
+def _turn(message: Message) -> dict[str, str]:
+    """A message in the engine's words, without what it does not have."""
+    more = {"reasoning_content": message.thinking, "name": message.tool_name, "tool_call_id": message.tool_call_id}
+    return {"role": message.role, "content": message.content} | {key: text for key, text in more.items() if text}
 
 
 def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:

@@ -55,7 +55,10 @@ async def fit(
 
 
 def cut_middle(tokens: list[int], num_ctx: int, num_keep: int) -> list[int]:
-    """`num_keep` tokens from the front and the newest from the back: half of the rest of the context, so that an answer has room."""
-    keep = max(0, min(num_keep, num_ctx - 2))
+    """`num_keep` tokens from the front and the newest from the back: half of the rest of the context, so that an answer has room.
+
+    A negative `num_keep` keeps as much of the front as can be kept, which is what the engine takes it for.
+    """
+    keep = min(num_keep, num_ctx - 2) if num_keep >= 0 else num_ctx - 2
     room = num_ctx - max((num_ctx - keep) // 2, 1)
     return tokens[:keep] + tokens[len(tokens) - (room - keep) :]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from ndani.errors import Misconfigured
+
 
 @dataclass(slots=True)
 class Log:
@@ -49,9 +51,12 @@ def _quote(value: str) -> str:
 
 
 def open_log(file: str, level: int) -> Log:
-    """The log of a server: a file to append to, or stderr where `file` is empty."""
+    """The log of a server: a file to append to, or stderr where `file` is empty. Raises Misconfigured when it cannot be written."""
     if not file:
         return Log(level)
     path = Path(file).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return Log(level, path.open("a", encoding="utf-8"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Log(level, path.open("a", encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"NDANI_LOG_FILE is {file!r}, which cannot be written ({error.strerror}); name another file") from None

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ndani.errors import Misconfigured
+from ndani.errors import LoadFailed, Misconfigured
 
 #: Longest path of a Unix socket in bytes, without its closing zero: Linux 107, macOS 103.
 SOCKET_PATH = 107 if sys.platform == "linux" else 103
@@ -50,6 +50,20 @@ def runtime_folder() -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def made_again(folder: Path) -> None:
+    """Make this server's folder again, where somebody who tidies up has removed it. Raises LoadFailed when that cannot be done.
+
+    Its lock is held until this process ends: a folder without one would be swept by the next server.
+    """
+    try:
+        folder.mkdir(mode=0o700)  # ours, or there is an error: whoever made one of this name meanwhile is not to be trusted
+        _lock(folder)
+    except OSError as error:
+        raise LoadFailed(
+            f"the folder for sockets {folder} has gone and cannot be made again ({error.strerror}); restart the server"
+        ) from None
 
 
 def _parent() -> tuple[Path, str]:

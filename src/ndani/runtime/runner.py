@@ -26,6 +26,7 @@ from ndani.engines import Launch
 from ndani.jail import Confinement
 from ndani.jail.process import Jailed, Open, Refused, start
 from ndani.runtime import child
+from ndani.runtime.folder import made_again
 from ndani.runtime.routes import Addresses, Outcome
 
 #: Seconds between the end of a runner's event pipe, or its lifeline, and SIGKILL.
@@ -61,7 +62,11 @@ class Runner:
         Raises LoadFailed when no process can be started.
         """
         place = folder / secrets.token_hex(4)
-        place.mkdir(mode=0o700)
+        try:
+            place.mkdir(mode=0o700)
+        except (FileNotFoundError, NotADirectoryError):
+            made_again(folder)
+            place.mkdir(mode=0o700)
         # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
         try:

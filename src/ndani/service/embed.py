@@ -6,7 +6,7 @@ import time
 
 from ndani.engines.sampling import merge
 from ndani.engines.vectors import embed, shorten
-from ndani.errors import EngineFailed, Failed
+from ndani.errors import BadRequest, EngineFailed, Failed
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX
@@ -34,7 +34,10 @@ class Embeddings:
             return Vectors(())
         card = await self._cards.card(entry)
         said = merge(request.sampling, card.options)
-        async with self._pool.lease(self._cards.want_vectors(card, said), self._cards.keep_alive(request.keep_alive)) as lease:
+        want = self._cards.want_vectors(card, said)
+        if request.wrong:
+            raise BadRequest(request.wrong)
+        async with self._pool.lease(want, self._cards.keep_alive(request.keep_alive)) as lease:
             num_ctx = max(min(said.num_ctx, lease.num_ctx), LEAST_CTX) if said.num_ctx else lease.num_ctx
             try:
                 made = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
