@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from ndani.store.gguf import Tensor
 from ndani.store.inspect import FILE_TYPES
 from weights import SMOLLM2, recorded_types, traits
 
-RECORDED = json.loads((Path(__file__).parent / "golden" / "quantised.json").read_text())["kinds"]
+GOLDEN = Path(__file__).parent / "golden"
+RECORDED = json.loads((GOLDEN / "quantised.json").read_text())["kinds"]
+FAMILIES = json.loads((GOLDEN / "quantised-families.json").read_text())["models"]
 MODEL = Facts("llama", 30, 0, 9, 3)
 
 
@@ -26,6 +29,31 @@ def test_every_tensor_gets_the_type_that_was_recorded(kind: str) -> None:
 def test_the_kinds_are_those_that_were_recorded_and_the_one_that_they_were_made_from() -> None:
     assert set(KINDS) == {*RECORDED, "F16"}
     assert choose("F16", MODEL, SMOLLM2) == {tensor.name: tensor.type for tensor in SMOLLM2}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_of_other_families_gets_the_type_that_was_recorded(family: str) -> None:
+    """Experts, falcon's and phi's joined matrices, outputs of their own, heads that share, rows that fill no block, 80 blocks."""
+    said = FAMILIES[family]
+    tensors = [Tensor(name, "F16" if len(shape) > 1 else "F32", tuple(shape)) for name, shape in said["tensors"].items()]
+    for block, (part, shape) in itertools.product(range(said["blocks"]), said["parts"].items()):
+        kept = len(shape) < 2 or "gate_inp" in part
+        tensors.append(Tensor(f"blk.{block}.{part}", "F32" if kept else "F16", tuple(shape)))
+    keys = {"general.architecture": said["architecture"]} | {f"{said['architecture']}.{key}": value for key, value in said["keys"].items()}
+    for kind, types in said["kinds"].items():
+        assert choose(kind, facts(keys), tensors) == _spread(types, tensors), kind
+
+
+def _spread(types: dict[str, str], tensors: list[Tensor]) -> dict[str, str]:
+    """The type of every tensor, out of the short way in which they are recorded."""
+    runs = {name: [one.partition("*") for one in said.split()] for name, said in types.items()}
+    each = {name: [kind for kind, _, count in found for _ in range(int(count or 1))] for name, found in runs.items()}
+    found = {}
+    for tensor in tensors:
+        _, block, part = tensor.name.split(".", 2) if tensor.name.startswith("blk.") else ("", "0", tensor.name)
+        default = types["*"] if len(tensor.shape) > 1 else "F32"
+        found[tensor.name] = each[part][int(block)] if part in each else default
+    return found
 
 
 def model(blocks: int, columns: int = 256, untied: bool = True, experts: int = 0) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 A kind such as Q4_K_M is a mixture. What answers suffer most from gets more bits: the output, the values of the
 attention, the first and the last blocks. A tensor whose rows do not fill the blocks of its type gets another one.
-The rules were learnt from llama.cpp's quantiser and are held against what it made (tests/data/kinds.json).
+The rules were learnt from llama.cpp's quantiser and are held against what it made (tests/golden/quantised*.json).
 """
 
 from __future__ import annotations
