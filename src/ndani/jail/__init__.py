@@ -1,6 +1,6 @@
-"""The jail: what keeps a runner from reaching anything. This is the door; each system has its own file.
+"""The jail: what keeps a child that reads foreign bytes from reaching anything. This is the door; each system has its own file.
 
-`shut` is called in the child, `verify` in the front. On Linux the jail is mandatory and fails closed; on macOS it is
+`shut` is called in the child, `verify` by whoever started it, `process` has both ends of how they speak. On Linux the jail is mandatory and fails closed; on macOS it is
 a seatbelt profile (written, never run); elsewhere there is none, and the word *unconfined* says so everywhere.
 """
 
@@ -28,7 +28,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What holds a runner. `missing` is a sentence for each part of the jail that this system did not give."""
+    """What holds a child. `missing` is a sentence for each part of the jail that this system did not give."""
 
     seccomp: bool = False
     landlock: bool = False
@@ -62,7 +62,7 @@ def shut(policy: Policy) -> Confinement:
 
 
 def verify(pid: int, claim: Confinement) -> Confinement:
-    """Check from outside what a runner says of itself, as far as the system shows it; returns what holds.
+    """Check from outside what a child says of itself, as far as the system shows it; returns what holds.
 
     Raises Unconfined when it does not hold. `claim` comes from the child while it runs no foreign input yet.
     """
