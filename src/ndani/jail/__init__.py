@@ -1,7 +1,8 @@
 """The jail: what keeps a child that reads foreign bytes from reaching anything. This is the door; each system has its own file.
 
-`shut` is called in the child, `verify` by whoever started it, `process` has both ends of how they speak. On Linux the jail is mandatory and fails closed; on macOS it is
-a seatbelt profile (written, never run); elsewhere there is none, and the word *unconfined* says so everywhere.
+`shut` is called in the child, `verify` by whoever started it; `process` has both ends of how they speak. On Linux the
+jail is mandatory and fails closed; on macOS it is a seatbelt profile (written, never run); elsewhere there is none, and
+the word *unconfined* says so everywhere.
 """
 
 from __future__ import annotations
