@@ -71,7 +71,7 @@ def test_adapters_change_answers_have_runners_of_their_own_and_are_let_go(start:
         (lora(blocks=31), "lora.gguf was made for another model: this one has no tensor of the name that it changes; use its own base"),
         (lora(adapter__type="ia3"), "lora.gguf is an adapter of the kind ia3; ADAPTER takes a LoRA in GGUF format"),
         (lora(general__type="model"), "lora.gguf is not an adapter; ADAPTER takes a LoRA in GGUF format"),
-        (lora()[:400], "lora.gguf begins as a GGUF file and cannot be read as one; send the whole file again"),
+        (lora()[:400], "lora.gguf is not a usable GGUF file: it ends too early; send the whole file again"),
     ],
 )
 def test_an_adapter_for_something_else_is_one_sentence(real: Server, content: bytes, sentence: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import gguf_files
 from conftest import ROOT
 from ndani import names
 from ndani.errors import BadRequest, NdaniError, StoreFailed, Unsupported
@@ -40,6 +42,28 @@ def find(store: Store, name: str) -> Any:
 def sent(store: Store, **more: int | str) -> str:
     """The digest of a small GGUF file that a client has sent."""
     return store.blobs.put(gguf(**more))  # type: ignore[arg-type]
+
+
+def damaged() -> dict[str, bytes]:
+    """GGUF files of which an engine could make nothing."""
+    whole = bytearray(gguf_files.gguf({"a.weight": bytes(100), "b.weight": bytes(100)}))
+    place = whole.index(b"b.weight") + len("b.weight")  # its dimensions, its one size, its type, its offset
+
+    def changed(at: int, content: bytes) -> bytes:
+        return bytes(whole[:at] + content + whole[at + len(content) :])
+
+    key = whole[:16] + struct.pack("<QQ", 1, 1) + b"k"
+    return {
+        "version": changed(4, struct.pack("<I", 99)),
+        "nested": bytes(key + struct.pack("<IIQ", 9, 9, 1) + bytes(64)),
+        "unknown": bytes(key + struct.pack("<I", 99) + bytes(64)),
+        "lost": bytes(whole[:-64]),
+        "far": changed(place + 16, struct.pack("<Q", 2**64 - 1)),
+        "over": changed(place + 16, struct.pack("<Q", 32)),
+        "twice": changed(place - 8, b"a"),
+        "none": changed(place + 4, bytes(8)),
+        "type": changed(place + 12, struct.pack("<I", 255)),
+    }
 
 
 def base(store: Store) -> Any:
@@ -179,6 +203,9 @@ NOT_HERE = "{} is not in this version of ndani; take the line out: the {}"
 OWN, SAME = "model's own chat template is used", "answers are the same without it"
 SECOND = "b.gguf is a second model; FROM takes one model, and the projector that belongs to it"
 
+AGAIN, OTHER = "; send the whole file again", "; get it again, or convert it again with a tool of today"
+RED = r"a.gguf was made for a model of the kind \x1b[31mred, and this one is llama"
+
 WRONG: list[tuple[dict[str, Any], type[NdaniError], str]] = [
     ({}, BadRequest, "neither 'from' or 'files' was specified"),
     ({"files": {"/m.gguf": "model"}}, BadRequest, "file path must be relative"),
@@ -190,7 +217,18 @@ WRONG: list[tuple[dict[str, Any], type[NdaniError], str]] = [
     ({"files": {"m.gguf": "missing"}}, BadRequest, "the file m.gguf (sha256:{1}) is not here; send it to /api/blobs/sha256:{1} first"),
     ({"files": {"m.txt": "text"}}, BadRequest, "supplied file was not in GGUF format: m.txt"),
     ({"files": {"m.gguf": "empty"}}, BadRequest, "supplied file was not in GGUF format: m.gguf"),
-    ({"files": {"m.gguf": "cut"}}, BadRequest, "m.gguf begins as a GGUF file and cannot be read as one; send the whole file again"),
+    ({"files": {"m.gguf": "cut"}}, BadRequest, "m.gguf is not a usable GGUF file: it ends too early; send the whole file again"),
+    ({"files": {"m.gguf": "version"}}, BadRequest, f"m.gguf is not a usable GGUF file: its version is 99, and 2 or 3 can be read{OTHER}"),
+    ({"files": {"m.gguf": "nested"}}, BadRequest, f"m.gguf is not a usable GGUF file: it has an array of arrays{OTHER}"),
+    ({"files": {"m.gguf": "unknown"}}, BadRequest, f"m.gguf is not a usable GGUF file: it has a value of the unknown kind 99{OTHER}"),
+    ({"files": {"m.gguf": "lost"}}, BadRequest, f"m.gguf is not a usable GGUF file: the tensor b.weight is cut off{AGAIN}"),
+    ({"files": {"m.gguf": "far"}}, BadRequest, f"m.gguf is not a usable GGUF file: the tensor b.weight is cut off{AGAIN}"),
+    ({"files": {"m.gguf": "over"}}, BadRequest, f"m.gguf is not a usable GGUF file: the tensor b.weight lies over another one{OTHER}"),
+    ({"files": {"m.gguf": "twice"}}, BadRequest, f"m.gguf is not a usable GGUF file: it has the tensor a.weight twice{OTHER}"),
+    ({"files": {"m.gguf": "none"}}, BadRequest, f"m.gguf is not a usable GGUF file: the tensor b.weight is empty{OTHER}"),
+    ({"files": {"m.gguf": "type"}}, BadRequest, "m.gguf holds weights of the type 255, which this version does not know; update ndani"),
+    ({"files": {"m\x1b[2J.gguf": "model"}}, BadRequest, "a file's path holds control characters, and would be shown; rename the file"),
+    ({"base": True, "adapters": {"a.gguf": "red"}}, BadRequest, RED),
     ({"files": {"m.gguf": "part"}}, BadRequest, "m.gguf is one of 3 parts of a model; join them into one file and send that"),
     ({"files": {"m.gguf": "adapter"}}, BadRequest, "m.gguf is an adapter, not a model; name it with ADAPTER"),
     ({"files": {"m.gguf": "eyes"}}, BadRequest, "there is a projector, but no model; give the model's own file as well"),
@@ -219,8 +257,10 @@ def test_what_is_wrong_is_said_before_anything_is_written(
         "cut": store.blobs.put(gguf()[:60]), "part": sent(store, salt="p", **{"split.count": 3}), "missing": "sha256:" + "1" * 64,
         "adapter": sent(store, salt="a", **{"general.type": "adapter", "adapter.type": "lora"}),
         "eyes": sent(store, salt="e", **{"general.type": "projector"}),
+        "red": sent(store, salt="r", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "\x1b[31mred"}),
         "qwen": sent(store, salt="q", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "qwen2"}),
     }  # fmt: skip
+    blobs |= {name: store.blobs.put(content) for name, content in damaged().items()}
     asked = {key: base(store) if key == "base" else value for key, value in asked.items()}
     for key in ("files", "adapters", "drafts"):
         if key in asked:
@@ -238,6 +278,33 @@ def test_a_base_without_its_weights_is_refused(store: Store) -> None:
     old.weights_path.unlink()
     with pytest.raises(StoreFailed, match=r"^the model base:1 lacks a file in the store; pull it again$"):
         make(store, "new", Recipe(base=old))
+
+
+@pytest.mark.parametrize("lost", ["weights", "config"])
+def test_a_base_that_is_of_no_use_is_refused(store: Store, lost: str) -> None:
+    old = base(store)
+    raw = json.loads(store.layout.manifest(old.name).read_text())
+    if lost == "weights":
+        raw["layers"] = [layer for layer in raw["layers"] if layer["mediaType"] != kinds.MODEL]
+    else:
+        raw["config"] |= {"digest": store.blobs.put(b'{"model_families": 1}'), "size": 21}
+    store.commit(old.name, json.dumps(raw).encode())
+    with pytest.raises(StoreFailed, match="has no weights in the store" if lost == "weights" else "the config of base:1 is damaged"):
+        make(store, "new", Recipe(base=find(store, "base:1"), system="x"))
+
+
+def test_a_listing_shows_no_control_characters_of_a_file(store: Store) -> None:
+    make(store, "red", Recipe(files={"m.gguf": sent(store, **{"general.architecture": "\x1b[31mred"})}))
+    assert [(m.details.family, m.details.families) for m in store.list()] == [(r"\x1b[31mred", (r"\x1b[31mred",))]
+
+
+def test_a_head_is_read_once(store: Store) -> None:
+    recipe = Recipe(files={"m.gguf": sent(store)})
+    make(store, "one", recipe)
+    place = find(store, "one").weights_path
+    size = place.stat().st_size
+    place.write_bytes(b"GGUF" + bytes(size - 4))  # who reads it again finds nothing
+    assert make(store, "two", recipe)[-1] == "success" and store.header(find(store, "two")).architecture == "llama"
 
 
 def test_a_create_that_is_left_half_way_leaves_no_name_and_no_claim(store: Store) -> None:

@@ -91,7 +91,7 @@ TABLE: list[tuple[Any, int, str]] = [
     (of(files={"/m.gguf": NEVER}), 400, "file path must be relative"),
     (of(files={"": NEVER}), 400, "file path must be relative"),
     (of(files={"m.gguf": digest_of(b"no weights")}), 400, "supplied file was not in GGUF format: m.gguf"),
-    (of(files={"m.gguf": digest_of(WEIGHTS[:60])}), 400, "m.gguf begins as a GGUF file and cannot be read as one"),
+    (of(files={"m.gguf": digest_of(WEIGHTS[:60])}), 400, "m.gguf is not a usable GGUF file"),
     (of(files={"m.gguf": digest_of(gguf("part", **{"split.count": 2}))}), 400, "m.gguf is one of 2 parts of a model"),
     (of(files={"a.gguf": digest_of(WEIGHTS), "b.gguf": digest_of(WEIGHTS)}), 400, "b.gguf is a second model"),
     (of(**{"from": "echo"}), 400, "m.gguf and echo:latest are both models"),

@@ -105,7 +105,7 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     await runner.cleanup()
     assert any(step.status.startswith("joining ") for step in steps)
     entry = store.find(name)
-    _, found = read_head(entry.weights_path)
+    found = read_head(entry.weights_path).tensors
     assert {tensor.name: tensor.shape for tensor in found} == {key: (len(raw),) for key, raw in content.items()}
     whole = entry.weights_path.read_bytes()
     assert all(raw in whole for raw in content.values()) and b"split." not in whole

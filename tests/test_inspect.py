@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ndani.errors import StoreFailed
-from ndani.store.inspect import counted, inspect
+from ndani.store.gguf import KEPT, in_sentences
+from ndani.store.inspect import Header, counted, inspect
 
 KINDS = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
 
@@ -38,6 +39,12 @@ def gguf(keys: dict[str, Any], tensors: list[tuple[str, tuple[int, ...], int]] =
     for name, shape, kind in tensors:
         body += text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", kind, 0)
     return head + body
+
+
+def look(path: Path) -> Header:
+    """A file of the store, whatever is wrong with it said in a sentence."""
+    with in_sentences(path):
+        return inspect(path)
 
 
 LLAMA: dict[str, Any] = {
@@ -139,7 +146,7 @@ def test_every_truncation_is_one_sentence(tmp_path: Path) -> None:
     for length in range(len(small)):
         path.write_bytes(small[:length])
         with pytest.raises(StoreFailed, match="GGUF"):
-            inspect(path)
+            look(path)
     path.write_bytes(small)
     inspect(path)
 
@@ -163,6 +170,37 @@ def test_a_hostile_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
     with pytest.raises(StoreFailed, match="pull or create the model again"):
+        look(path)
+
+
+def test_what_is_kept_of_a_head_has_a_bound_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ndani.store.gguf.PURSE", 1 << 20)
+    many = {f"k{number}": [1.0] * KEPT for number in range(50)} | {f"n{number}": number for number in range(100)} | {"last": ["a"] * KEPT}
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf({"general.architecture": "x"} | many, TENSORS))
+    head = inspect(path)
+    kept = [key for key, value in head.keys.items() if isinstance(value, list)]
+    assert kept[0] == "k0" and 10 < len(kept) < 20 and head.held <= 1 << 20
+    assert (
+        head.keys["last"] is None
+        and head.keys["n99"] == 99
+        and [tensor.name for tensor in head.tensors] == ["token_embd.weight", "output_norm.weight"]
+    )
+    for content in (gguf({f"{number}": 1 for number in range(5000)}), gguf({}, [(f"{number}", (1,), 0) for number in range(3000)])):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^its head holds more than 1 MB$"):
+            inspect(path)
+
+
+def test_a_long_list_is_withheld_where_it_would_take_too_much(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    words = b"".join((text("words"), struct.pack("<IIQ", 9, 8, 1 << 21), bytes(8 << 21)))
+    whole = gguf({"general.architecture": "x", "general.languages": ["en"]})
+    path.write_bytes(whole[:16] + struct.pack("<Q", 3) + whole[24:] + words)
+    info = inspect(path).model_info(verbose=True)
+    assert info["words"] is None and info["general.languages"] == ["en"]
+    path.write_bytes(whole[:16] + struct.pack("<Q", 5) + whole[24:] + words + words.replace(b"words", b"verbs") + words)
+    with pytest.raises(ValueError, match=r"^it has more than 4194304 texts in its arrays$"):
         inspect(path)
 
 
@@ -176,7 +214,7 @@ def test_a_file_with_flipped_bytes_never_raises_anything_else(tmp_path: Path) ->
             bad[chance.randrange(len(bad))] = chance.randrange(256)
         path.write_bytes(bad)
         try:
-            head = inspect(path)
+            head = look(path)
             head.model_info()
             head.kv_bytes_per_token()
             head.capabilities(None)
@@ -188,4 +226,4 @@ def test_a_file_with_flipped_bytes_never_raises_anything_else(tmp_path: Path) ->
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="missing from the store"):
-        inspect(tmp_path / "none")
+        look(tmp_path / "none")

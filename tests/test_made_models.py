@@ -195,15 +195,15 @@ class File:
 
     @classmethod
     def read(cls, path: Path) -> File:
-        keys, listed = read_head(path, verbose=True)
-        widths = {one.name: one.shape[0] * WIDTHS[one.type][0] // WIDTHS[one.type][1] for one in listed}
-        sizes = {one.name: widths[one.name] * math.prod(one.shape[1:]) for one in listed}
+        head = read_head(path, verbose=True)
+        widths = {one.name: one.shape[0] * WIDTHS[one.type][0] // WIDTHS[one.type][1] for one in head.tensors}
+        sizes = {one.name: widths[one.name] * math.prod(one.shape[1:]) for one in head.tensors}
         raw = np.fromfile(path, np.uint8)
         at, found = len(raw) - sum(size + -size % 32 for size in sizes.values()), {}
-        for one in listed:
+        for one in head.tensors:
             found[one.name] = one.type, raw[at : at + sizes[one.name]].reshape(-1, widths[one.name])
             at += sizes[one.name] + -sizes[one.name] % 32
-        return cls(keys, found)
+        return cls(head.keys, found)
 
 
 #: Bytes for so many numbers.

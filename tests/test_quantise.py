@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from ndani import names
-from ndani.convert import kernels, outline, shards
+from ndani.convert import kernels, shards
 from ndani.convert.kernels import Kernels
-from ndani.convert.kinds import BLOCKS
 from ndani.convert.quantise import Plan, open_source, plan, write
 from ndani.errors import BadRequest
-from ndani.store import Store
+from ndani.store import Store, places
 from ndani.store.gguf import Tensor, read_head
 from stores import REAL
 from weights import file, numbers, recorded_types, small, split, traits, types_of, unpack
@@ -62,7 +61,7 @@ def content(path: Path, work: Plan, name: str) -> bytes:
     piece = next(piece for piece in work.pieces if piece.name == name)
     with path.open("rb") as made:
         made.seek(piece.place)
-        return made.read(outline.bytes_of(piece.becomes, (piece.columns, piece.rows)))
+        return made.read(places.bytes_of(piece.becomes, (piece.columns, piece.rows)))
 
 
 @pytest.mark.weights
@@ -72,14 +71,14 @@ def test_five_tensors_are_the_bytes_that_were_recorded(kind: str, f16: Path, tmp
     work = do([f16], tmp_path / "made", engine, kind, only=list(want))
     assert {name: sha256(content(tmp_path / "made", work, name)).hexdigest()[:32] for name in want} == want
     assert work.outline.size == RECORDED[kind]["file_bytes"]
-    assert {piece.name: piece.becomes for piece in work.pieces} == recorded_types(RECORDED[kind], read_head(f16)[1])
+    assert {piece.name: piece.becomes for piece in work.pieces} == recorded_types(RECORDED[kind], read_head(f16).tensors)
 
 
 @pytest.mark.weights
 def test_the_whole_file_is_the_one_that_ollama_makes(f16: Path, tmp_path: Path, engine: Kernels) -> None:
     do([f16], tmp_path / "made", engine, "Q8_0", threads=3)
     assert sha256((tmp_path / "made").read_bytes()).hexdigest() == OLLAMAS_Q8_0
-    assert read_head(tmp_path / "made")[0]["general.file_type"] == 7
+    assert read_head(tmp_path / "made").keys["general.file_type"] == 7
 
 
 def test_threads_make_no_difference_and_every_key_stays(tmp_path: Path, engine: Kernels) -> None:
@@ -91,7 +90,7 @@ def test_threads_make_no_difference_and_every_key_stays(tmp_path: Path, engine: 
         do([whole], tmp_path / "made", engine, "Q4_K_M", threads)
         digests.add(sha256((tmp_path / "made").read_bytes()).hexdigest())
     assert len(digests) == 1
-    made = read_head(tmp_path / "made")[0]
+    made = read_head(tmp_path / "made").keys
     assert made == dict(keys) | {"general.file_type": 15, "general.quantization_version": 2}
     assert list(made)[-2:] == ["general.quantization_version", "general.file_type"]
 
@@ -111,7 +110,7 @@ def floats(kind: str, held: bytes) -> list[float]:
 
     if kind == "F32":
         return list(struct.unpack(f"<{len(held) // 4}f", held))
-    count = len(held) // BLOCKS[kind][1] * BLOCKS[kind][0]
+    count = len(held) // places.BLOCKS[kind][1] * places.BLOCKS[kind][0]
     found = (ctypes.c_float * count)()
     traits(kind).to_float(held, found, count)
     return list(found)
@@ -133,7 +132,7 @@ def same_weights(one: Path, other: Path) -> bool:
     for path in (one, other):
         descriptor = os.open(path, os.O_RDONLY)
         work = plan([open_source("x", descriptor)])
-        found.append({p.name: (p.kind, os.pread(descriptor, outline.bytes_of(p.kind, (p.columns, p.rows)), p.begin)) for p in work.pieces})
+        found.append({p.name: (p.kind, os.pread(descriptor, places.bytes_of(p.kind, (p.columns, p.rows)), p.begin)) for p in work.pieces})
         os.close(descriptor)
     return found[0] == found[1]
 
@@ -207,7 +206,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
         ((whole[:40],), "is not a usable GGUF file"),
         ((b"",), "is not a usable GGUF file"),
         ((file([*keys, ("general.alignment", 48)], tensors),), "its alignment is 48"),
-        ((file(keys, [*tensors, tensors[0]]),), "has the tensor token_embd.weight, which is there already"),
+        ((file(keys, [*tensors, tensors[0]]),), "it has the tensor token_embd.weight twice"),
         ((whole, whole), "1.gguf has the tensor token_embd.weight, which is there already"),
         (tuple(split(keys, tensors, 3).values())[:2], "the parts have 4 tensors together, and 0.gguf says 7"),
     ]

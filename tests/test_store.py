@@ -19,8 +19,12 @@ from ndani.errors import NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store import layout as kinds
 from ndani.store.blobs import Mismatch
+from ndani.store.gguf import PURSE
+from ndani.store.heads import _Kept
+from ndani.store.inspect import Header
 from ndani.types import Message
 from server import slowness
+from stores import gguf
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "ollama-store"
 DAY = 86400
@@ -112,6 +116,25 @@ def test_a_copy_shares_everything_and_a_delete_takes_only_what_is_its_own(store:
     assert not (store.layout.manifests / "registry.ollama.ai" / "me").exists()
     store.delete(names.parse("c"))
     assert blobs_of(store) == set()
+
+
+def test_what_was_read_of_weights_goes_with_them(store: Store) -> None:
+    put_model(store, "a", gguf())
+    entry = store.find(names.parse("a"))
+    assert store.header(entry).architecture == store.outline(entry).architecture == "llama"
+    store.delete(names.parse("a"))
+    with pytest.raises(StoreFailed, match="missing from the store"):
+        store.header(entry)
+    with pytest.raises(StoreFailed, match="missing from the store"):
+        store.outline(entry)
+
+
+def test_only_so_much_is_kept_of_heads(store: Store, tmp_path: Path) -> None:
+    kept = _Kept()
+    for number in range(1000):
+        kept.put(str(number), Header(tmp_path, {}, (), held=PURSE))
+        kept.get("1")  # what is asked for stays
+    assert [number for number in range(1000) if kept.get(str(number))] == [1, 998, 999]
 
 
 def test_a_name_that_changes_drops_what_only_its_old_self_needed(store: Store) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ndani.convert.kernels import NUMBERS
-from ndani.convert.kinds import BLOCKS
 from ndani.store.gguf import Tensor
+from ndani.store.places import ALIGNMENT, aligned, bytes_of
 
-ALIGNMENT = 32
 _VERSION, _UINT32 = 3, 4
 
 
@@ -44,22 +43,6 @@ def outline(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mapping[str
     head += b"".join(infos)
     head += bytes(aligned(len(head), alignment) - len(head))
     return Outline(head, tuple(len(head) + offset for offset in offsets), len(head) + at)
-
-
-def bytes_of(kind: str, shape: Sequence[int]) -> int:
-    """Bytes that the numbers of a tensor take. Raises ValueError when its rows do not fill the type's blocks."""
-    numbers, size = BLOCKS[kind]
-    columns, rest = divmod(shape[0], numbers)
-    if rest:
-        raise ValueError(f"rows of {shape[0]} numbers do not fill blocks of {kind}")
-    for more in shape[1:]:
-        columns *= more
-    return columns * size
-
-
-def aligned(size: int, alignment: int) -> int:
-    """`size`, and as much more as it takes to the next whole `alignment`."""
-    return -(-size // alignment) * alignment
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:

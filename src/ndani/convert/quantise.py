@@ -17,15 +17,16 @@ from dataclasses import dataclass
 
 from ndani.convert import kinds, shards
 from ndani.convert.kernels import Kernels
-from ndani.convert.outline import ALIGNMENT, Outline, aligned, bytes_of, number_key, outline
+from ndani.convert.outline import Outline, number_key, outline
 from ndani.errors import BadRequest
-from ndani.store.gguf import Head, Tensor, read_open
+from ndani.store.gguf import Head, Tensor, read_open, refuse
 from ndani.store.inspect import file_type_of
+from ndani.store.parameters import short
+from ndani.store.places import BLOCKS, alignment, find_places
 
 #: Numbers that one thread works on at a time: 4 MB as floats.
 PIECE = 1 << 20
 _TYPE_KEY, _VERSION_KEY, _VERSION = "general.file_type", "general.quantization_version", 2
-_MOST_ALIGNMENT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def open_source(name: str, descriptor: int) -> Source:
     try:
         head, raw = read_open(descriptor)
     except ValueError as error:
-        raise BadRequest(f"{name} is not a usable GGUF file: {error}; send the whole file again") from None
+        raise refuse(name, str(error)) from None
     return Source(name, head, raw, size)
 
 
@@ -79,10 +80,12 @@ def plan(sources: Sequence[Source], kind: str = "") -> Plan:
     """
     first = sources[0]
     owners: dict[str, tuple[int, Tensor]] = {}
+    lying: dict[str, tuple[int, int]] = {}
     for number, source in enumerate(sources):
+        lying |= find_places(source.name, source.head.keys, source.head.tensors, source.head.end, source.size)
         for tensor in source.head.tensors:
             if tensor.name in owners:
-                raise BadRequest(f"{source.name} has the tensor {tensor.name}, which is there already; get the file again")
+                raise BadRequest(f"{source.name} has the tensor {short(tensor.name)}, which is there already; get the file again")
             owners[tensor.name] = number, tensor
     shards.check_whole([(source.name, source.head.keys) for source in sources], len(owners))
     tensors = [tensor for _, tensor in owners.values()]
@@ -97,8 +100,8 @@ def plan(sources: Sequence[Source], kind: str = "") -> Plan:
         for key, value in ((_VERSION_KEY, _VERSION), (_TYPE_KEY, kinds.file_type(kind))):
             keys.pop(key, None)  # they go to the end, where llama.cpp writes them
             keys[key] = number_key(key, value)
-    places = [_place(sources[owners[tensor.name][0]], tensor) for tensor in tensors]
-    made = outline(list(keys.values()), tensors, types, _alignment(first))
+    places = [lying[tensor.name] for tensor in tensors]
+    made = outline(list(keys.values()), tensors, types, alignment(first.name, first.head.keys))
     pieces = tuple(
         Piece(t.name, owners[t.name][0], begin, t.type, types[t.name], t.shape[0], _rows(t), place)
         for t, (begin, _), place in zip(tensors, places, made.places, strict=True)
@@ -146,7 +149,7 @@ class _Bench:
         try:
             made = self._made(piece, rows, read[:length])
         except ValueError as error:
-            raise BadRequest(f"the tensor {piece.name} cannot be quantized: {error}; get the file again") from None
+            raise BadRequest(f"the tensor {short(piece.name)} cannot be quantized: {error}; get the file again") from None
         _write_all(self._output, made, piece.place + _size(piece.becomes, row * piece.columns))
         return length
 
@@ -184,34 +187,13 @@ def _portions(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, int]]:
 
 def _require_plain(first: Source, tensors: Sequence[Tensor]) -> None:
     # A type without blocks is no quantisation: tables of whole numbers pass.
-    quantised = next((tensor.type for tensor in tensors if kinds.BLOCKS.get(tensor.type, (2, 0))[0] > 1), None)
+    quantised = next((tensor.type for tensor in tensors if BLOCKS.get(tensor.type, (2, 0))[0] > 1), None)
     if quantised:
         called = file_type_of(first.head.keys)
         raise BadRequest(
             f"quantization is only supported for F16, BF16 and F32 models, and {first.name} is "
             f"{quantised if called in ('', *kinds.PLAIN) else called}; give the file that it was made from"
         )
-
-
-def _place(source: Source, tensor: Tensor) -> tuple[int, int]:
-    """Where a tensor's numbers begin in its file, and how many bytes they are. Raises BadRequest when they are not there."""
-    if tensor.type not in kinds.BLOCKS:
-        raise BadRequest(f"{source.name} holds weights of the {tensor.type}, which this version does not know; update ndani")
-    begin = aligned(source.head.end, _alignment(source)) + tensor.offset
-    try:
-        size = bytes_of(tensor.type, tensor.shape)
-    except ValueError as error:
-        raise BadRequest(f"{source.name} is not a usable GGUF file: {error}; send the whole file again") from None
-    if not size or begin + size > source.size:
-        raise BadRequest(f"{source.name} is not a usable GGUF file: the tensor {tensor.name} is cut off; send the whole file again")
-    return begin, size
-
-
-def _alignment(source: Source) -> int:
-    found = source.head.keys.get("general.alignment", ALIGNMENT)
-    if not isinstance(found, int) or not 8 <= found <= _MOST_ALIGNMENT or found & (found - 1):
-        raise BadRequest(f"{source.name} is not a usable GGUF file: its alignment is {found}; send the whole file again")
-    return found
 
 
 def _rows(tensor: Tensor) -> int:
@@ -222,7 +204,7 @@ def _rows(tensor: Tensor) -> int:
 
 
 def _size(kind: str, count: int) -> int:
-    numbers, size = kinds.BLOCKS[kind]
+    numbers, size = BLOCKS[kind]
     return count // numbers * size
 
 

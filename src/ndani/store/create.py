@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +22,14 @@ from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.chats import recognise
 from ndani.store.entry import Entry, Layer, Manifest, decode
-from ndani.store.inspect import Header, inspect
+from ndani.store.gguf import refuse as refuse_gguf
+from ndani.store.inspect import Header
 from ndani.store.layout import digest_of, hex_of
 from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
-from ndani.store.parameters import check_parameters
+from ndani.store.parameters import check_parameters, short
+from ndani.store.places import find_places
 from ndani.types import Message, Progress
 
 #: The keys of a config in Ollama's order; others, of versions to come, keep theirs behind these.
@@ -37,6 +40,7 @@ _CONFIG = (
 )  # fmt: skip
 #: Go's JSON, so that a model made here and one made by Ollama from the same parts have the same id.
 _GO_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PATH = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\:]+(/(?!\.{1,2}(/|\Z))[^/\\:]+)*\Z")
 
 
@@ -154,10 +158,12 @@ def refuse(recipe: Recipe) -> None:
 
 
 def check_files(recipe: Recipe) -> None:
-    """Refuse paths that are not relative, and digests that are none. Raises BadRequest."""
+    """Refuse paths that are not relative or would not be shown as they are, and digests that are none. Raises BadRequest."""
     for path, digest in (*recipe.files.items(), *recipe.adapters.items()):
         if not _PATH.match(path):
             raise BadRequest("file path must be relative")
+        if _CONTROL.search(path):
+            raise BadRequest("a file's path holds control characters, and would be shown; rename the file")
         hex_of(digest)
 
 
@@ -168,6 +174,7 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], di
     model: Header | None = None
     base = recipe.base
     if base is not None:
+        _ = base.weights, base.config  # a model without them is of no use, nor is one made from it
         for layer in base.layers:
             if not store.blobs.has(layer.digest, layer.size):
                 raise StoreFailed(f"the model {base.name} lacks a file in the store; pull it again")
@@ -200,13 +207,15 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], di
 
 
 def read_weights(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
-    """A blob as a layer of weights, and its head. Sentences name the file as the client does, never the store's path."""
+    """A blob as a layer of weights, and its head; the numbers that it tells of are all there.
+
+    Sentences name the file as the client does, never the store's path. Raises BadRequest, StoreFailed.
+    """
     digest = f"sha256:{hex_of(digest)}"
     place = store.layout.blob(digest)
     try:
         with place.open("rb") as file:
-            magic = file.read(4)
-        size = place.stat().st_size
+            magic, size = file.read(4), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise BadRequest(f"the file {path} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
     except OSError as error:
@@ -214,9 +223,10 @@ def read_weights(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
     if magic != b"GGUF":
         raise BadRequest(f"supplied file was not in GGUF format: {path}")
     try:
-        header = inspect(place)
-    except StoreFailed:
-        raise BadRequest(f"{path} begins as a GGUF file and cannot be read as one; send the whole file again") from None
+        header = store.inspect(digest)
+    except ValueError as error:
+        raise refuse_gguf(path, str(error)) from None
+    find_places(path, header.keys, header.tensors, header.end, size)
     return Layer(kinds.MODEL, digest, size), header
 
 
@@ -241,10 +251,11 @@ def projects(header: Header) -> bool:
 
 
 def _config(header: Header) -> dict[str, Any]:
+    family = short(header.architecture)  # goes to listings, and to whoever prints them
     return {
         "model_format": "gguf",
-        "model_family": header.architecture,
-        "model_families": [header.architecture],
+        "model_family": family,
+        "model_families": [family],
         "model_type": header.parameter_size,
         "file_type": header.file_type,
         "architecture": "amd64",

@@ -1,26 +1,36 @@
 """The bounded reader of a GGUF file's head: key/values and tensor descriptions, never the weights.
 
 A file is not trusted: every count, length and offset is checked against the file's size and against limits that no
-real model comes near, so that a bad file costs a sentence and not the memory. Strings in long arrays are stepped
-over without being made; that is what keeps a tokenizer of 260,000 words at a few milliseconds.
+real model comes near, so that a bad file costs a sentence and not the memory; and all that is kept of it, taken
+together, is paid for from one purse. Strings in long arrays are stepped over without being made; that is what keeps a
+tokenizer of 260,000 words at a few milliseconds.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ndani.errors import StoreFailed
+from ndani.errors import BadRequest, StoreFailed
 
 KEPT = 1024  # arrays longer than this are None unless asked for
 _MOST_KEYS = 1 << 16
 _MOST_TENSORS = 1 << 17
 _MOST_ITEMS = 1 << 24
+_MOST_TEXTS = 1 << 22  # in all arrays together: half a second to step over
 _LONGEST_KEY = 1 << 16
 _LONGEST_STRING = 1 << 26
+
+#: Bytes of memory that what is kept of one head may take, without its long arrays and with them; and what one key, one
+#: tensor, one text and one number take beside their letters. A tokenizer of 260,000 words takes some 80 MB in full.
+PURSE, _PURSE_IN_FULL = 1 << 26, 1 << 28
+_KEY, _TENSOR, _TEXT, _NUMBER = 256, 512, 64, 40
+_EARLY = "it ends too early"
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -30,7 +40,7 @@ TENSOR_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
     12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
     20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
-    29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 
 
@@ -49,12 +59,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """All that stands before the numbers. `spans` says from which byte to which each key stands, with its value."""
+    """All that stands before the numbers. `spans` says from which byte to which each key stands, with its value.
+
+    `held` is about how many bytes of memory keys and tensors take.
+    """
 
     keys: dict[str, Any]
     tensors: tuple[Tensor, ...]
     spans: dict[str, tuple[int, int]]
     end: int
+    held: int
 
 
 class _Reader:
@@ -62,6 +76,21 @@ class _Reader:
 
     def __init__(self, data: mmap.mmap, verbose: bool = False) -> None:
         self.data, self.size, self.at, self.verbose = data, len(data), 0, verbose
+        self.purse = self.left = _PURSE_IN_FULL if verbose else PURSE
+        self.strings = _MOST_TEXTS
+
+    def afford(self, cost: int) -> bool:
+        """Pay for a list, where there is enough for it: half of the memory is for all else."""
+        if cost > self.left - self.purse // 2:
+            return False
+        self.left -= cost
+        return True
+
+    def pay(self, cost: int) -> None:
+        """Pay for what there is no doing without."""
+        if cost > self.left:
+            raise ValueError(f"its head holds more than {self.purse >> 20} MB")
+        self.left -= cost
 
     def u32(self) -> int:
         self.at += 4
@@ -71,20 +100,30 @@ class _Reader:
         self.at += 8
         return int(_U64.unpack_from(self.data, self.at - 8)[0])
 
-    def count(self, limit: int, what: str) -> int:
+    def count(self, limit: int, what: str, each: int = 0) -> int:
+        """How many things follow, of at least `each` bytes."""
         found = self.u64()
         if found > limit:
             raise ValueError(f"it claims {found} {what}")
+        if found * each > self.size - self.at:
+            raise ValueError(_EARLY)
         return found
 
     def text(self, limit: int = _LONGEST_STRING) -> str:
-        length = self.count(min(limit, self.size - self.at), "bytes in one string")
+        """A text; who calls pays for it."""
+        length = self.count(limit, "bytes in one string", each=1)
         self.at += length
         return self.data[self.at - length : self.at].decode("utf-8", "replace")
 
+    def paid(self, limit: int, beside: int) -> str:
+        begin = self.at
+        found = self.text(limit)
+        self.pay(self.at - begin + beside)
+        return found
+
     def value(self, kind: int) -> Any:
         if kind == _STRING:
-            return self.text()
+            return self.paid(_LONGEST_STRING, _TEXT)
         if kind == _ARRAY:
             return self.array()
         form = _form(kind)
@@ -93,59 +132,83 @@ class _Reader:
         return _shortest(found) if form == "<f" else found
 
     def array(self) -> list[Any] | None:
+        """The items, or None where they are many and were not asked for, or would take more memory than is left."""
         kind = self.u32()
-        length = self.count(min(_MOST_ITEMS, self.size - self.at), "items in one array")
+        length = self.count(_MOST_ITEMS, "items in one array", each=1)
         kept = self.verbose or length <= KEPT
         if kind == _STRING:
-            if kept:
-                return [self.text() for _ in range(length)]
+            begin = self.at
             self._step_over(length)
-            return None
-        form = f"<{length}{_form(kind)[1:]}"  # arrays of arrays do not occur, and are refused
+            if not kept or not self.afford(self.at - begin + length * _TEXT):
+                return None
+            self.at = begin
+            return [self.text() for _ in range(length)]
+        if kind == _ARRAY:
+            raise ValueError("it has an array of arrays")
+        form = f"<{length}{_form(kind)[1:]}"
         self.at += struct.calcsize(form)
         if self.at > self.size:
-            raise ValueError("it ends in the middle of an array")
-        return list(struct.unpack_from(form, self.data, self.at - struct.calcsize(form))) if kept else None
+            raise ValueError(_EARLY)
+        if not kept or not self.afford(length * _NUMBER):
+            return None
+        return list(struct.unpack_from(form, self.data, self.at - struct.calcsize(form)))
 
     def _step_over(self, length: int) -> None:
         # The hot loop of this file: no method call, no slice, one unpack per string.
         at, data, size, unpack = self.at, self.data, self.size, _U64.unpack_from
+        self.strings -= length
+        if self.strings < 0:
+            raise ValueError(f"it has more than {_MOST_TEXTS} texts in its arrays")
         for _ in range(length):
             at += 8 + unpack(data, at)[0]
             if at > size:
-                raise ValueError("it ends in the middle of an array")
+                raise ValueError(_EARLY)
         self.at = at
 
 
-def read_head(path: Path, *, verbose: bool = False) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
-    """Key/values and tensors of a GGUF file; arrays of more than 1024 items are None unless `verbose`.
+def read_head(path: Path, *, verbose: bool = False) -> Head:
+    """The head of a GGUF file; arrays of more than 1024 items, and what is too much in all, are None.
 
-    Raises StoreFailed with one sentence when the file is missing, unreadable or not GGUF version 2 or 3.
+    With `verbose` arrays of any length are kept, as far as memory for them goes. Raises ValueError with a few words on
+    what is wrong when it is not GGUF version 2 or 3 (`in_sentences` makes a sentence of them), OSError.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            head = _parse(_Reader(data, verbose))
-            return head.keys, head.tensors
-    except FileNotFoundError:
-        raise StoreFailed(f"the weights {path} are missing from the store; pull the model again") from None
-    except OSError as error:
-        raise StoreFailed(f"the weights {path} cannot be read ({error.strerror}); change their owner or mode") from None
-    except (ValueError, struct.error, OverflowError) as error:
-        raise StoreFailed(f"the file {path} is not a usable GGUF file: {_reason(error)}; pull or create the model again") from None
+    with path.open("rb") as file:
+        return _read(file.fileno(), verbose)[0]
 
 
 def read_open(descriptor: int) -> tuple[Head, bytes]:
     """The head of an open GGUF file, parsed and as it stands there. Raises ValueError with a few words on what is wrong."""
+    return _read(descriptor, raw=True)
+
+
+@contextmanager
+def in_sentences(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file of the store while inside is StoreFailed: one sentence that says what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreFailed(f"the weights {path} are missing from the store; pull the model again") from None
+    except OSError as error:
+        raise StoreFailed(f"the weights {path} cannot be read ({error.strerror}); change their owner or mode") from None
+    except ValueError as error:
+        raise StoreFailed(f"the file {path} is not a usable GGUF file: {error}; pull or create the model again") from None
+
+
+def refuse(path: str, reason: str, cut: bool = False) -> BadRequest:
+    """The sentence about a GGUF file that a client has sent; `path` is what the client calls it."""
+    cure = "send the whole file again" if cut or reason == _EARLY else "get it again, or convert it again with a tool of today"
+    return BadRequest(f"{path} is not a usable GGUF file: {reason}; {cure}")
+
+
+def _read(descriptor: int, verbose: bool = False, raw: bool = False) -> tuple[Head, bytes]:
     try:
         with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-            head = _parse(_Reader(data))
-            return head, data[: head.end]
-    except (ValueError, struct.error, OverflowError) as error:
-        raise ValueError(_reason(error)) from None
-
-
-def _reason(error: Exception) -> str:
-    return "it ends too early" if isinstance(error, struct.error) else str(error)
+            head = _parse(_Reader(data, verbose))
+            return head, data[: head.end] if raw else b""
+    except struct.error:
+        raise ValueError(_EARLY) from None
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
 
 
 def _parse(head: _Reader) -> Head:
@@ -161,12 +224,12 @@ def _parse(head: _Reader) -> Head:
     spans: dict[str, tuple[int, int]] = {}
     for _ in range(key_count):
         begin = head.at
-        key = head.text(_LONGEST_KEY)
+        key = head.paid(_LONGEST_KEY, _KEY)
         keys[key] = head.value(head.u32())
         spans[key] = begin, head.at
     tensors = []
     for _ in range(tensor_count):
-        name = head.text(_LONGEST_KEY)
+        name = head.paid(_LONGEST_KEY, _TENSOR)
         dimensions = head.u32()
         if not 1 <= dimensions <= 4:
             raise ValueError(f"a tensor claims {dimensions} dimensions")
@@ -174,8 +237,8 @@ def _parse(head: _Reader) -> Head:
         kind = head.u32()
         tensors.append(Tensor(name, TENSOR_TYPES.get(kind, f"type {kind}"), shape, head.u64()))
     if head.at > head.size:
-        raise ValueError("it ends too early")
-    return Head(keys, tuple(tensors), spans, head.at)
+        raise ValueError(_EARLY)
+    return Head(keys, tuple(tensors), spans, head.at, head.purse - head.left)
 
 
 def _form(kind: int) -> str:

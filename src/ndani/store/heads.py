@@ -1,22 +1,29 @@
-"""Notes of what weights files say of themselves, one small file each, so that a listing reads none of the weights.
+"""What weights files say of themselves, read once: kept in memory, and as notes, one small file each, so that a listing
+reads none of the weights.
 
-A blob never changes, so a note of its digest is right for ever; one that is missing or damaged is made again. Nothing
-depends on a note being there: a store that may not be written to is only slower to list.
+A blob never changes, so what was read of its digest is right for ever; a note that is missing or damaged is made again.
+Nothing depends on a note being there: a store that may not be written to is only slower to list.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import uuid
 from typing import Any
 
 import msgspec
 
+from ndani.store.gguf import PURSE, in_sentences
 from ndani.store.inspect import Header, inspect
 from ndani.store.layout import Layout
 
 _LARGEST = 1 << 24
+#: Bytes of memory that all heads that are kept may take: one that is as large as can be, and hundreds as models have them.
+_MOST_HELD = 4 * PURSE
+_INFLATED = 8  # times the size of a note, which is text, in memory
+_LEAST = 1 << 12  # what a head takes beside its keys and tensors
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -26,29 +33,86 @@ class _Note(msgspec.Struct, frozen=True):
     count: int
 
 
+class _Kept:
+    """Heads by digest, those that were asked for last: as many as `_MOST_HELD` bytes of memory hold. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._heads: dict[str, Header] = {}
+        self._held = 0
+
+    def get(self, digest: str) -> Header | None:
+        with self._lock:
+            found = self._heads.pop(digest, None)
+            if found:
+                self._heads[digest] = found  # to the end, where the newest are
+            return found
+
+    def put(self, digest: str, header: Header) -> None:
+        with self._lock:
+            self._pop(digest)
+            self._heads[digest] = header
+            self._held += header.held + _LEAST
+            while self._held > _MOST_HELD and len(self._heads) > 1:
+                self._pop(next(iter(self._heads)))
+
+    def pop(self, digest: str) -> None:
+        with self._lock:
+            self._pop(digest)
+
+    def _pop(self, digest: str) -> None:
+        if found := self._heads.pop(digest, None):
+            self._held -= found.held + _LEAST
+
+
 class Heads:
-    """The notes of one store."""
+    """The heads of one store's weights."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._decode = msgspec.json.Decoder(_Note).decode
+        self._whole, self._noted = _Kept(), _Kept()
 
-    def read(self, digest: str) -> Header:
-        """What the weights of this digest say of themselves, without the tensors. Raises StoreFailed when they are not usable."""
-        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-            with open(self._layout.head(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
-                note = self._decode(file.read(_LARGEST))
-            # The weights must be there all the same: a listing that knows of weights that are gone would lie.
-            os.stat(self._layout.blob(digest))  # noqa: PTH116
-            return Header(self._layout.blob(digest), note.keys, (), note.count)
-        header = inspect(self._layout.blob(digest))
-        self._write(digest, header)
-        return header
+    def inspect(self, digest: str) -> Header:
+        """All that the weights of this digest say of themselves. Raises as `inspect.inspect` does."""
+        found = self._whole.get(digest)
+        if not found:
+            found = inspect(self._layout.blob(digest))
+            self._whole.put(digest, found)
+        return found
+
+    def whole(self, digest: str) -> Header:
+        """The same. Raises StoreFailed when they are missing or not usable."""
+        with in_sentences(self._layout.blob(digest)):
+            return self.inspect(digest)
+
+    def outline(self, digest: str) -> Header:
+        """The same without the tensors, from a note where there is one. Raises StoreFailed."""
+        found = self._noted.get(digest)
+        if not found:
+            found = self._whole.get(digest) or self._read(digest)
+            self._noted.put(digest, found)
+        return found
 
     def forget(self, digest: str) -> None:
-        """Remove a note; one that is not there is fine."""
+        """Of weights that are gone keep nothing; that there is no note is fine."""
+        self._whole.pop(digest)
+        self._noted.pop(digest)
         with contextlib.suppress(OSError):
             self._layout.head(digest).unlink()
+
+    def _read(self, digest: str) -> Header:
+        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            with open(self._layout.head(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
+                text = file.read(_LARGEST)
+            note = self._decode(text)
+            # The weights must be there all the same: a listing that knows of weights that are gone would lie.
+            os.stat(self._layout.blob(digest))  # noqa: PTH116
+            return Header(self._layout.blob(digest), note.keys, (), note.count, held=_INFLATED * len(text))
+        with in_sentences(self._layout.blob(digest)):
+            header = inspect(self._layout.blob(digest))
+        self._write(digest, header)
+        return Header(header.path, header.keys, (), header.parameter_count, held=header.held)
 
     def _write(self, digest: str, header: Header) -> None:
         fresh = self._layout.heads / f".{uuid.uuid4().hex}"

@@ -1,6 +1,6 @@
 """What a weights file says of itself, in the words of a listing, of `show`, and of the memory estimate.
 
-The bytes are read in `gguf`; here they get their meaning. Pure but for `inspect`.
+The bytes are read in `gguf`; here they get their meaning. Pure but for `inspect` and `model_info`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ndani.errors import StoreFailed
-from ndani.store.gguf import Tensor, read_head
+from ndani.store.gguf import Tensor, in_sentences, read_head
 
 #: Bytes per number of a key/value cache, by the type's name: block bytes over numbers per block.
 CACHE_BYTES = {
@@ -42,6 +41,8 @@ class Header:
     keys: dict[str, Any]
     tensors: tuple[Tensor, ...]
     counted: int | None = None
+    end: int = 0  # where the head ends
+    held: int = 0  # bytes of memory that keys and tensors take, about
 
     @property
     def architecture(self) -> str:
@@ -123,7 +124,10 @@ class Header:
 
     def model_info(self, *, verbose: bool = False) -> dict[str, Any]:
         """The key/values for `show`. Arrays are None unless `verbose`, when the file is read again in full (StoreFailed)."""
-        keys = read_head(self.path, verbose=True)[0] if verbose else self.keys
+        keys = self.keys
+        if verbose:
+            with in_sentences(self.path):
+                keys = read_head(self.path, verbose=True).keys
         shown = {key: value for key, value in keys.items() if key not in _HIDDEN}
         if not verbose:
             # The real Ollama withholds every array here, short ones too (recorded: general.languages is null).
@@ -156,11 +160,14 @@ def file_type_of(keys: Mapping[str, Any]) -> str:
 
 
 def inspect(path: Path) -> Header:
-    """Read the head of a weights file. Raises StoreFailed with one sentence."""
-    keys, tensors = read_head(path)
-    if not isinstance(keys.get("general.architecture"), str):
-        raise StoreFailed(f"the file {path} does not say its architecture; pull or create the model again")
-    return Header(path, keys, tensors)
+    """Read the head of a weights file. Raises ValueError with a few words on what is wrong, OSError.
+
+    `gguf.in_sentences` and `gguf.refuse` make sentences of them.
+    """
+    head = read_head(path)
+    if not isinstance(head.keys.get("general.architecture"), str):
+        raise ValueError("it does not say its architecture")
+    return Header(path, head.keys, head.tensors, end=head.end, held=head.held)
 
 
 def counted(number: int) -> str:

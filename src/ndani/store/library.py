@@ -22,7 +22,7 @@ from ndani.store.blobs import Blobs, Partial
 from ndani.store.disk import make_folder, on_disk
 from ndani.store.entry import Config, Entry
 from ndani.store.heads import Heads
-from ndani.store.inspect import Header, inspect
+from ndani.store.inspect import Header
 from ndani.store.layout import Layout
 from ndani.store.locks import Lock, Locks
 from ndani.store.manifests import Manifests
@@ -49,8 +49,6 @@ class Store:
         self._heads = Heads(self.layout)
         # Blobs never change, so what was read of one is right for ever; a manifest is read again when its file changed.
         self._listing = threading.Lock()
-        self._headers: dict[str, Header] = {}
-        self._outlines: dict[str, Header] = {}
         self._models: dict[str, tuple[tuple[int, int, int], Model]] = {}
         self._entries: dict[str, tuple[tuple[int, int, int], Entry]] = {}
 
@@ -104,17 +102,15 @@ class Store:
 
     def header(self, entry: Entry) -> Header:
         """What the weights of a model say of themselves. Raises StoreFailed when they are missing or are no GGUF file."""
-        digest = entry.weights.digest
-        if digest not in self._headers:
-            self._headers[digest] = inspect(entry.weights_path)
-        return self._headers[digest]
+        return self._heads.whole(entry.weights.digest)
+
+    def inspect(self, digest: str) -> Header:
+        """What any GGUF file here says of itself. Raises ValueError with a few words where it is none, OSError."""
+        return self._heads.inspect(digest)
 
     def outline(self, entry: Entry) -> Header:
         """As `header`, but without the tensors; quick where the weights were looked at before, by whatever process."""
-        digest = entry.weights.digest
-        if digest not in self._outlines:
-            self._outlines[digest] = self._headers.get(digest) or self._heads.read(digest)
-        return self._outlines[digest]
+        return self._heads.outline(entry.weights.digest)
 
     def describe(self, entry: Entry) -> Model:
         """A model as a listing shows it. Raises StoreFailed when its config is damaged."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ndani.errors import BadRequest
 from ndani.store.inspect import Header
+from ndani.store.parameters import short
 
 _DOWN, _UP = ".lora_a", ".lora_b"
 _EMBEDDING = "token_embd.weight"
@@ -26,7 +27,9 @@ def check_lora(path: str, adapter: Header, model: Header | None) -> None:
     if model is None:
         return
     if adapter.architecture != model.architecture:
-        raise BadRequest(f"{path} was made for a model of the kind {adapter.architecture}, and this one is {model.architecture}")
+        raise BadRequest(
+            f"{path} was made for a model of the kind {short(adapter.architecture)}, and this one is {short(model.architecture)}"
+        )
     shapes = {tensor.name: tensor.shape for tensor in adapter.tensors}
     whole = {tensor.name: tensor.shape for tensor in model.tensors}
     for name, shape in shapes.items():

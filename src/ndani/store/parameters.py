@@ -62,7 +62,7 @@ def parse_parameter(name: str, text: str) -> Value:
         return float(text)
     if kind == "bool" and text in (*_TRUE, *_FALSE):
         return text in _TRUE
-    raise BadRequest(f"invalid {kind} value [{_short(text)}]") if kind else _unknown(name)
+    raise BadRequest(f"invalid {kind} value [{short(text)}]") if kind else _unknown(name)
 
 
 def check_parameters(said: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -87,7 +87,7 @@ def deprecated(name: str) -> str:
 
 def render_parameters(params: Mapping[str, Any]) -> str:
     """Options as `show` prints them: by name, the name padded to 30 columns, the value in Go's syntax, one line per item."""
-    return "\n".join(f"{_short(name):<30} {literal(one)}" for name, value in sorted(params.items()) for one in items(value))
+    return "\n".join(f"{short(name):<30} {literal(one)}" for name, value in sorted(params.items()) for one in items(value))
 
 
 def items(value: Any) -> list[Any]:
@@ -129,10 +129,10 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _unknown(name: str) -> BadRequest:
-    return BadRequest(f"unknown parameter '{_short(name)}'")
+    return BadRequest(f"unknown parameter '{short(name)}'")
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """Somebody's text in a sentence of one line: nothing unprintable, and no more than a glance takes in."""
     shown = "".join(char if char.isprintable() else _escaped(char) for char in text[:80])
     return f"{shown}…" if len(text) > 80 else shown

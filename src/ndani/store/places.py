@@ -1,0 +1,82 @@
+"""Where the numbers of a GGUF file's tensors lie, and whether they are all there. Pure: of what its head says and its size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ndani.errors import BadRequest
+from ndani.store.gguf import Tensor, refuse
+from ndani.store.parameters import short
+
+#: Numbers in a block of a type, and the bytes that they take.
+BLOCKS = {
+    "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "F64": (1, 8), "I8": (1, 1), "I16": (1, 2), "I32": (1, 4), "I64": (1, 8),
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "Q8_1": (32, 36),
+    "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210), "Q8_K": (256, 292),
+    "IQ1_S": (256, 50), "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98), "IQ3_S": (256, 110), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136), "TQ1_0": (256, 54), "TQ2_0": (256, 66),
+    "MXFP4": (32, 17), "NVFP4": (64, 36), "Q1_0": (128, 18),
+}  # fmt: skip
+
+ALIGNMENT = 32
+_MOST_ALIGNMENT = 1 << 20
+
+
+def find_places(path: str, keys: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
+    """For each tensor where its numbers begin in the file, and how many bytes they are.
+
+    `path` is what the file's owner calls it, `end` the size of its head, `size` that of the file. Raises BadRequest when
+    they are not all there, or lie over one another: such a file is no use, and is found out only when it is loaded.
+    """
+    start = aligned(end, alignment(path, keys))
+    found: dict[str, tuple[int, int]] = {}
+    for tensor in tensors:
+        if tensor.name in found:
+            raise refuse(path, f"it has the tensor {short(tensor.name)} twice")
+        length = _length(path, tensor)
+        if start + tensor.offset + length > size:
+            raise refuse(path, f"the tensor {short(tensor.name)} is cut off", cut=True)
+        found[tensor.name] = start + tensor.offset, length
+    behind = 0
+    for name, (begin, length) in sorted(found.items(), key=lambda item: item[1]):
+        if begin < behind:
+            raise refuse(path, f"the tensor {short(name)} lies over another one")
+        behind = begin + length
+    return found
+
+
+def alignment(path: str, keys: Mapping[str, Any]) -> int:
+    """What the places of a file's tensors are multiples of. Raises BadRequest for what cannot be that."""
+    found = keys.get("general.alignment", ALIGNMENT)
+    if not isinstance(found, int) or not 8 <= found <= _MOST_ALIGNMENT or found & (found - 1):
+        raise refuse(path, f"its alignment is {short(str(found))}")
+    return found
+
+
+def bytes_of(kind: str, shape: Sequence[int]) -> int:
+    """Bytes that the numbers of a tensor take. Raises ValueError when its rows do not fill the type's blocks."""
+    numbers, size = BLOCKS[kind]
+    columns, rest = divmod(shape[0], numbers)
+    if rest:
+        raise ValueError(f"rows of {shape[0]} numbers do not fill blocks of {kind}")
+    for more in shape[1:]:
+        columns *= more
+    return columns * size
+
+
+def aligned(size: int, alignment: int) -> int:
+    """`size`, and as much more as it takes to the next whole `alignment`."""
+    return -(-size // alignment) * alignment
+
+
+def _length(path: str, tensor: Tensor) -> int:
+    if tensor.type not in BLOCKS:
+        raise BadRequest(f"{path} holds weights of the {tensor.type}, which this version does not know; update ndani")
+    try:
+        found = bytes_of(tensor.type, tensor.shape)
+    except ValueError as error:
+        raise refuse(path, str(error)) from None
+    if not found:
+        raise refuse(path, f"the tensor {short(tensor.name)} is empty")
+    return found
