@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import subprocess
 import threading
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from cli_server import free_port, serving, surroundings
+from cli_server import NDANI, free_port, serving, surroundings
 from golden_cli import run
 from ndani.cli.create import gather
 from ndani.errors import BadRequest, NdaniError
@@ -98,6 +101,16 @@ def test_what_show_prints_can_be_made_again(tmp_path: Path, environment: dict[st
     assert done.exit == 0 and "creating new" not in done.stderr, done.stderr
     rows = {line.split()[0]: line.split()[1] for line in run(("list",), environment).stdout.splitlines()[1:]}
     assert rows["one:latest"] == rows["two:latest"]
+
+
+def test_what_a_model_says_of_itself_steers_no_terminal(tmp_path: Path, environment: dict[str, str]) -> None:
+    put(tmp_path, m_gguf=gguf("red", template="\x1b[31mred"), Modelfile="FROM m.gguf\n")
+    assert run(("create", "red"), environment, folder=tmp_path).exit == 0
+    assert run(("show", "red", "--template"), environment).stdout == "\x1b[31mred"  # into a pipe to the letter
+    here, there = pty.openpty()
+    with os.fdopen(here, "rb", buffering=0) as screen, os.fdopen(there, "wb", buffering=0) as out:
+        shown = subprocess.run([*NDANI, "show", "red", "--template"], env=environment, stdout=out, stderr=subprocess.PIPE, timeout=60)
+        assert shown.returncode == 0 and screen.read(100) == "\ufffd[31mred".encode(), shown.stderr
 
 
 @pytest.mark.parametrize(

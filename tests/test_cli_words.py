@@ -137,6 +137,15 @@ def test_long_lists_of_metadata_are_cut() -> None:
     assert show.value(["en"]) == "[en]" and show.value(True) == "true" and show.value(None) == ""
 
 
+def test_a_card_holds_nothing_that_a_terminal_would_obey() -> None:
+    red = "\x1b[31mred\x9b2J"
+    info = {"general.architecture": red, f"{red}.context_length": 5, "odd\nkey": red, "list": [red]}
+    tensor = {"name": "blk.0\x1b]0;x\x07\n.w", "type": red, "shape": [1]}
+    answer = {"model_info": info, "capabilities": [red], "system": red, "license": red, "requires": red, "parameters": f"stop {red}"}
+    text = show.card({**answer, "details": {"parameter_size": red, "quantization_level": red}, "tensors": [tensor]}, verbose=True)
+    assert text.replace("\n", "").isprintable() and "    blk.0\ufffd]0;x\ufffd .w" in text
+
+
 def test_a_long_license_shows_its_head() -> None:
     text = show.card({**SMOLLM2, "license": "Apache License\n\n   Version 2.0\nJanuary 2004\n"})
     assert text.endswith("  License\n    Apache License    \n    Version 2.0       \n    ...               \n\n")

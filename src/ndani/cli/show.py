@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from ndani.cli import figures, tables
 from ndani.cli.client import Client
 from ndani.cli.models import print_json
 from ndani.cli.verb import Verb, exactly
+from ndani.cli.wrap import clean
 from ndani.errors import BadRequest
 from ndani.settings import load
 
@@ -36,23 +38,29 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
         return print_json(answer)
     if not wanted:
         return click.echo(card(answer, verbose=verbose), nl=False)
-    # System and template are printed to the letter, without a newline of ours.
-    return click.echo(answer.get(wanted[0]) or "", nl=wanted[0] not in ("system", "template"))
+    # System and template are printed to the letter, without a newline of ours: into a file with their escapes (`color`).
+    text = answer.get(wanted[0]) or ""
+    return click.echo(clean(text) if sys.stdout.isatty() else text, nl=wanted[0] not in ("system", "template"), color=True)
 
 
 def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
     """The sections of an answer of `/api/show`, as text."""
     info = answer.get("model_info") or {}
-    text = tables.section("Model", _model(answer, info))
-    text += tables.section("Capabilities", [(word,) for word in answer.get("capabilities") or ()])
+    text = _section("Model", _model(answer, info))
+    text += _section("Capabilities", [(word,) for word in answer.get("capabilities") or ()])
     lines = [line.split(None, 1) for line in (answer.get("parameters") or "").splitlines()]
-    text += tables.section("Parameters", [(words[0], words[1].strip()) for words in lines if len(words) == 2])
+    text += _section("Parameters", [(words[0], words[1].strip()) for words in lines if len(words) == 2])
     if verbose:
-        text += tables.section("Metadata", [(key, value(info[key])) for key in sorted(info)])
-        tensors = sorted(answer.get("tensors") or (), key=lambda tensor: _place(tensor["name"]))
-        text += tables.section("Tensors", [(t["name"], t["type"], _array(t["shape"])) for t in tensors])
-    text += tables.section("System", _head(answer.get("system") or ""))
-    return text + tables.section("License", _head(answer.get("license") or ""))
+        text += _section("Metadata", [(key, value(info[key])) for key in sorted(info)])
+        tensors = answer.get("tensors") or ()
+        text += _section("Tensors", [(t["name"], t["type"], _array(t["shape"])) for t in tensors])
+    text += _section("System", _head(answer.get("system") or ""))
+    return text + _section("License", _head(answer.get("license") or ""))
+
+
+def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
+    """A table of what a model's publisher wrote, who is not trusted with a screen: each cell on its line, without control characters."""
+    return tables.section(title, [[clean(cell).replace("\n", " ") for cell in row] for row in rows])
 
 
 def _model(answer: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -85,12 +93,6 @@ def value(thing: Any) -> str:
             break
         shown += 1
     return _array(thing) if shown == len(thing) else f"{_array(thing[:shown])[:-1]} ...+{len(thing) - shown} more]"
-
-
-def _place(tensor: str) -> tuple[int, str]:
-    """Where a tensor stands in the list: those of no block first, then block by block."""
-    number = tensor.split(".", 2)[1] if tensor.startswith("blk.") else ""
-    return (int(number) if number.isdigit() else -1), tensor
 
 
 def _array(items: list[Any]) -> str:

@@ -13,6 +13,11 @@ from ndani.cli.figures import width
 _SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
+def clean(text: str) -> str:
+    """A text as a terminal may have it: what it would obey is shown as a mark, lines and tabs stay."""
+    return text.translate(_SHOWN)
+
+
 class Writer:
     """Writes pieces of an answer. `columns` 0 means no wrapping; `terminal` keeps control characters off the screen."""
 
@@ -28,7 +33,7 @@ class Writer:
         """Take the next piece; on a wrapped terminal a word appears once it is complete."""
         self._wrote = self._wrote or bool(piece)
         if self._terminal:
-            piece = piece.translate(_SHOWN)
+            piece = clean(piece)
         if not self._columns:
             self._out.write(piece)
         else:
