@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import struct
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+import gguf_files
 from conftest import Start
 from ndani import OLLAMA_API, __version__
 from server import Server, serving, until
@@ -169,6 +174,34 @@ def test_show_says_what_the_layers_say(start: Start, tmp_path: Path) -> None:
     assert one["template"] == "{{ tools }}" and one["capabilities"] == ["completion", "tools"]
     assert "FROM " in one["modelfile"] and "PARAMETER stop <e>" in one["modelfile"] and "SYSTEM be brief" in one["modelfile"]
     assert one["tensors"] == [] and server.post("/api/show", {"name": "full", "verbose": True}).json()["tensors"] == []
+
+
+def test_tensors_are_listed_block_by_block_whatever_they_are_called(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    tensors = ["blk.10.x", "blk.\u00b2.x", f"blk.{'9' * 5000}.x", "blk.2.x", "output.x"]
+    put_echo(store, "odd", gguf_files.gguf(dict.fromkeys(tensors, b"x")))
+    shown = start(store).post("/api/show", {"model": "odd"}).json()
+    assert [tensor["name"] for tensor in shown["tensors"]] == [*sorted(tensors[1:3]), "output.x", "blk.2.x", "blk.10.x"]
+
+
+def test_nobody_waits_while_a_large_answer_of_show_is_made(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    scores = struct.pack("<IIQ", 9, 6, 200_000) + struct.pack("<200000f", *(number / 7 for number in range(200_000)))
+    head, lists = gguf(), [struct.pack("<Q", 2) + b"k%d" % number + scores for number in range(8)]
+    count = struct.unpack("<Q", head[16:24])[0] + len(lists)
+    put_echo(store, "large", head[:16] + struct.pack("<Q", count) + head[24:] + b"".join(lists))
+    server, longest = start(store), 0.0
+    assert server.post("/api/show", {"model": "large"}).status_code == 200
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=server.url, trust_env=False, timeout=60) as other:
+        begun = time.monotonic()
+        shown = pool.submit(server.post, "/api/show", {"model": "large", "verbose": True})
+        while not shown.done():
+            asked = time.monotonic()
+            assert other.get("/api/version").status_code == 200
+            longest = max(longest, time.monotonic() - asked)
+        took = time.monotonic() - begun
+    assert len(shown.result().json()["model_info"]["k7"]) == 200_000
+    assert longest < took / 2, (longest, took)
 
 
 def test_a_models_own_system_messages_and_parameters_count_and_the_request_wins(start: Start, tmp_path: Path) -> None:

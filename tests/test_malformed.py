@@ -182,6 +182,10 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CHAT, chat(top_logprobs=-1), 400, "top_logprobs must be between 0 and 20"),
     (GENERATE, ask(_debug_render_only="yes"), 400, "_debug_render_only must be true or false"),
     (SHOW, {"model": "echo", "system": "x"}, 400, "system is not in this version of show"),
+    (SHOW, {"model": "echo", "system": 1}, 400, "system must be a string"),
+    (SHOW, {"model": "echo", "template": "x"}, 400, "template is not in this version of show"),
+    (SHOW, {"model": "echo", "template": ["x"]}, 400, "template must be a string"),
+    (SHOW, {"model": "echo", "options": 5}, 400, "options must be an object"),
     (PULL, {"model": "echo", "insecure": "x"}, 400, "insecure must be true or false"),
     # A model that the store cannot give.
     (CHAT, chat(model="embeds"), 400, '"embeds" does not support chat'),

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import ROOT
 from ndani import names
-from ndani.api.show import render_show
+from ndani.api.show import Asked, render_show
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
 from ndani.service.models import Shown
@@ -331,7 +331,7 @@ def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path)
     )  # fmt: skip
     store = Store(tmp_path)
     entry = store.find(names.parse("odd"))
-    said = render_show(Shown(store.describe(entry), entry, store.header(entry), entry.weights_path), False, "")
+    said = render_show(Shown(store.describe(entry), entry, store.header(entry), entry.weights_path), Asked(options={"top_k": 3}))
     assert said["modelfile"].split("\n\n", 1)[1].splitlines() == [
         f"FROM {entry.weights_path}",
         'TEMPLATE """{{ "a" }}',
@@ -343,12 +343,14 @@ def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path)
         "PARAMETER stop <e>",
         'PARAMETER stop " "',
         "PARAMETER temperature 0",
+        "PARAMETER top_k 3",
         "# left out: LICENSE cannot be written in a Modelfile: one of its lines ends in quotes, which would end it there",
         f"# left out: MESSAGE tool cannot be written in a Modelfile: the {ROLE[8:]}",
         'MESSAGE user """"hi" she said"""',
     ]
     again = parse(said["modelfile"])
-    assert again.parameters == (("stop", ("<e>", " ")), ("temperature", 0.0)) and again.messages == (Message("user", '"hi" she said'),)
+    assert again.parameters == (("stop", ("<e>", " ")), ("temperature", 0.0), ("top_k", 3))
+    assert again.messages == (Message("user", '"hi" she said'),)
     assert said["parameters"].splitlines()[:3] == [
         "foo\\nbar                       3",
         "mirostat                       1",

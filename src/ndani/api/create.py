@@ -68,7 +68,7 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
         template=fields.text(body, "template"),
         system=fields.text(body, "system"),
         licenses=_licenses(body.get("license")),
-        parameters=_object(body, "parameters"),
+        parameters=fields.record(body, "parameters"),
         messages=messages,
         requires=fields.text(body, "requires"),
         renderer=fields.text(body, "renderer"),
@@ -89,19 +89,12 @@ def _refuse_later(body: dict[str, Any]) -> None:
     for name in ("remote_host", "remote_model"):
         if fields.text(body, name):
             raise Unsupported(f"{name} is not in this version: every model runs on this machine")
-
-
-def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
-    value = body.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise BadRequest(f"{name} must be an object")
-    return value
+    if fields.record(body, "info"):
+        raise Unsupported("info is not in this version: what a model is stands in its weights; leave it out")
 
 
 def _digests(body: dict[str, Any], name: str) -> dict[str, str]:
-    found = _object(body, name)
+    found = fields.record(body, name)
     if not all(isinstance(digest, str) for digest in found.values()):
         raise BadRequest(f"{name} must be an object of digests by file name")
     return found

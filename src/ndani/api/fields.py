@@ -34,6 +34,16 @@ def flag(body: dict[str, Any], name: str, default: bool) -> bool:
     return value
 
 
+def record(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object, or an empty one where there is none."""
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f"{name} must be an object")
+    return value
+
+
 def model(body: dict[str, Any]) -> str:
     """The model's name; the older field `name` counts where `model` is empty."""
     return (text(body, "model") or text(body, "name")).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from starlette.requests import Request
@@ -9,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from ndani import OLLAMA_API, __version__
 from ndani.api import fields, ollama, wire
-from ndani.api.show import render_show
+from ndani.api.show import parse_show, render_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
 from ndani.types import Outlet
@@ -66,8 +67,11 @@ class Native:
         """POST /api/show."""
         body = await wire.decode(request)
         name = _required(fields.model(body))
-        verbose = fields.flag(body, "verbose", False)
-        return wire.reply(render_show(await self._service.models.show(name), verbose, fields.text(body, "system")))
+        asked = parse_show(body)
+        shown = await self._service.models.show(name)
+        # With verbose it is megabytes, which others must not wait for.
+        answer = await asyncio.to_thread(lambda: wire.encode(render_show(shown, asked)))
+        return Response(answer, 200, None, wire.JSON)
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""
