@@ -57,6 +57,8 @@ def test_a_path_is_the_modelfiles_own_and_a_name_is_a_name(tmp_path: Path, monke
         ("FROM ./nobody.gguf", "the file ./nobody.gguf of FROM is not there"),
         ("FROM nobody.gguf", "the file nobody.gguf of FROM is not there"),
         ("FROM ~nobody-here/x", "the path ~nobody-here/x begins with the home of somebody who is not here"),
+        (f"FROM {'x' * 5000}.gguf", f"the file {'x' * 80}… of FROM is not there"),
+        (f"FROM x\nADAPTER {'x' * 5000}", f"the file {'x' * 80}… of ADAPTER is not there"),
         ("FROM x\nADAPTER nobody", "the file nobody of ADAPTER is not there"),
         ("FROM x\nFROM y", "there are two FROM lines with the name of a model"),
         ("FROM x\nDRAFT y", "DRAFT is not in this version"),
@@ -74,6 +76,20 @@ def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, text: str, sentenc
     with pytest.raises(NdaniError) as met:
         gather(parse(text), tmp_path)
     assert str(met.value).startswith(sentence) and "\n" not in str(met.value)
+
+
+def test_what_is_too_long_for_a_path_is_a_name(tmp_path: Path) -> None:
+    assert gather(parse(f"FROM {'x' * 5000}"), tmp_path) == ({"from": "x" * 5000}, {"files": {}, "adapters": {}})
+
+
+def test_without_a_modelfile_the_weights_that_lie_here_are_meant(tmp_path: Path, environment: dict[str, str]) -> None:
+    nothing = run(("create", "here"), environment, folder=tmp_path)
+    assert (nothing.exit, nothing.stderr.splitlines()[-1]) == (1, "Error: no Modelfile or safetensors files found")
+    put(tmp_path, m_gguf=WEIGHTS)
+    asked = run(("create", "here", "-f", "Modelfile"), environment, folder=tmp_path)
+    assert (asked.exit, asked.stderr.splitlines()[-1]) == (1, "Error: no Modelfile or safetensors files found")
+    done = run(("create", "here"), environment, folder=tmp_path)
+    assert (done.exit, done.stderr.splitlines()[-1].strip()) == (0, "success")
 
 
 def test_a_file_is_sent_once_with_progress_and_no_escape(tmp_path: Path, environment: dict[str, str]) -> None:

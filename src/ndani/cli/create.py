@@ -24,6 +24,7 @@ from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import load
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
+from ndani.store.parameters import short
 
 _PIECE = 1 << 20
 _GATHERING = {"status": "gathering model components"}
@@ -44,8 +45,10 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        click.echo(_GATHERING["status"], err=True)
-        raise NotFound(_NOTHING) from None
+        if place:
+            click.echo(_GATHERING["status"], err=True)
+            raise NotFound(_NOTHING) from None
+        text = b"FROM .\n"  # as in Ollama: the weights that lie here
     check_grammar(text)
     try:
         read = parse(text)
@@ -96,23 +99,32 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
     """The files that a FROM or an ADAPTER means, or None where it is a model's name."""
     try:
         path = folder / Path(value).expanduser()
+        path.stat()
     except RuntimeError:  # ~somebody, who has no home here
-        raise NotFound(f"the path {value} begins with the home of somebody who is not here") from None
+        raise NotFound(f"the path {short(value)} begins with the home of somebody who is not here") from None
+    except (OSError, ValueError):  # too long for a path, among others
+        _require_name(value, needed)
+        return None
     if path.is_dir():
         files = checkpoint(path) or sorted(path.glob("*.gguf"))
         if not files and not any(file.suffix in _WEIGHTS for file in path.iterdir()):
             raise NotFound(_NOTHING)
         if not files:
-            raise Unsupported(f"only safetensors and GGUF files can be made into models in this version; there are neither in {value}")
+            made = "only safetensors and GGUF files can be made into models in this version"
+            raise Unsupported(f"{made}; there are neither in {short(value)}")
         return files
     if path.is_file() and path.suffix == ".safetensors" and not needed:
-        raise BadRequest(f"{value} is one file of a model; give FROM its folder, with config.json and the tokenizer's files")
+        raise BadRequest(f"{short(value)} is one file of a model; give FROM its folder, with config.json and the tokenizer's files")
     if path.is_file():
         return [path]
-    # What can only be a path is not asked for as a name: the answer would be about something else.
-    if needed or value.startswith((".", "/", "~")) or value.lower().endswith((".gguf", *_WEIGHTS)):
-        raise NotFound(f"the file {value} of {needed or 'FROM'} is not there; a path is relative to the Modelfile's folder")
+    _require_name(value, needed)
     return None
+
+
+def _require_name(value: str, needed: str) -> None:
+    """Refuse what can only be a path, and is not there: asked for as a model's name the answer would be about something else."""
+    if needed or value.startswith((".", "/", "~")) or value.lower().endswith((".gguf", *_WEIGHTS)):
+        raise NotFound(f"the file {short(value)} of {needed or 'FROM'} is not there; a path is relative to the Modelfile's folder")
 
 
 def checkpoint(folder: Path) -> list[Path]:
