@@ -31,6 +31,8 @@ def option(**said: Any) -> dict[str, Any]:
     return chat(options=said)
 
 
+CROOKED = "the model crooked:latest has a template that cannot be used (the template is wrong at line 2, column "
+
 #: Path, body (bytes as they are, else as JSON), status, and how the sentence begins. The method is POST, or DELETE for deletions.
 TABLE: list[tuple[str, Any, int, str]] = [
     # Bytes that are no JSON object.
@@ -173,8 +175,8 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (GENERATE, ask(template="{{ index .Messages 9 }}"), 400, "the template is wrong at line 1, column "),
     (GENERATE, ask(template=5), 400, "template must be a string"),
     (GENERATE, ask(raw=True, template="x"), 400, "raw mode does not support template, system, or context"),
-    (GENERATE, ask(model="crooked"), 400, "the template is wrong at line 2, column "),
-    (CHAT, chat(model="crooked"), 400, "the template is wrong at line 2, column "),
+    (GENERATE, ask(model="crooked"), 400, CROOKED),
+    (CHAT, chat(model="crooked"), 400, CROOKED),
     (CHAT, chat(logprobs=True), 400, "logprobs are not in this version"),
     (CHAT, chat(logprobs="x"), 400, "logprobs must be true or false"),
     (CHAT, chat(top_logprobs=3), 400, "logprobs are not in this version"),
@@ -190,6 +192,8 @@ TABLE: list[tuple[str, Any, int, str]] = [
     # A model that the store cannot give.
     (CHAT, chat(model="embeds"), 400, '"embeds" does not support chat'),
     (GENERATE, ask(model="embeds"), 400, '"embeds" does not support generate'),
+    (CHAT, chat(model="hot"), 400, 'the model hot:latest has a PARAMETER that is wrong (option "temperature" must be of type float32)'),
+    (GENERATE, ask(model="hot"), 400, "the model hot:latest has a PARAMETER that is wrong"),
     (CHAT, chat(model="sees"), 400, "models with a projector are not in this version"),
     (PULL, {"model": "127.0.0.1:9/x/y", "stream": False}, 500, "pull model manifest: Get \"https://127.0.0.1:9/v2/x/y/"),
 ]  # fmt: skip
@@ -203,6 +207,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     store = tmp_path_factory.mktemp("malformed") / "models"
     put_echo(store, "echo")
     put_echo(store, "embeds", gguf("embeds", **{"llama.pooling_type": 1}))
+    put_echo(store, "hot", params={"temperature": "hot"})
     put_echo(store, "crooked", template="{{ .System }}\n{{ end }}")
     put_echo(store, "sees", projector="bytes of a projector")
     with serving(store.parent, store) as started:

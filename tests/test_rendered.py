@@ -219,7 +219,7 @@ def test_raw_stays_raw_and_a_crooked_template_is_in_its_way_only_where_it_is_nee
     assert rendered(server, GENERATE, model="crooked", prompt="as it is", raw=True) == "as it is"
     assert rendered(server, GENERATE, model="crooked", prompt="x", template="{{ .Prompt }}!") == "x!"
     answer = server.post(GENERATE, {"model": "crooked", "prompt": "x"})
-    assert answer.status_code == 400 and answer.json()["error"].startswith("the template is wrong at line 1, column ")
+    assert answer.status_code == 400 and answer.json()["error"].startswith("the model crooked:latest has a template that")
     assert server.ask(GENERATE, {"model": "crooked", "prompt": ""})["done_reason"] == "load"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ndani import names
 from ndani.engines.sampling import read
 from ndani.engines.template import Template, parse
-from ndani.errors import BadRequest, Forbidden, NotFound, Unsupported
+from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
 from ndani.settings import Settings
 from ndani.store import Entry, Store
@@ -49,7 +49,7 @@ class Cards:
         if not model:
             raise NotFound("model '' not found")
         name = names.parse(model)
-        if name.tag == "cloud" or name.tag.endswith("-cloud"):
+        if _in_cloud(name):
             raise Forbidden(f"ollama cloud is disabled: {remote}")
         return self.store.find(name, missing=missing)
 
@@ -85,7 +85,10 @@ class Cards:
         native = header.chat_template is not None
         # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
         template = None if native and entry.config.renderer else read_template(entry.template)
-        return Card(entry, read(entry.params)[0], want, template, native, frozenset(model.capabilities))
+        if isinstance(template, BadRequest):
+            wrong = f"the model {entry.name} has a template that cannot be used ({template})"
+            template = BadRequest(f"{wrong}; create it again with another one")
+        return Card(entry, _own_options(entry), want, template, native, frozenset(model.capabilities))
 
     def want(self, card: Card, said: Sampling) -> Want:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
@@ -113,10 +116,28 @@ class Cards:
         return -1.0 if seconds > FOREVER else seconds
 
 
+def require_local(name: names.Name) -> None:
+    """Refuse a name that nobody could ask for: it stands for a model of Ollama's cloud. Raises BadName."""
+    if _in_cloud(name):
+        raise BadName(f"the name {name} is one of Ollama's cloud, and nobody could use it here; choose a tag that does not end in cloud")
+
+
+def _in_cloud(name: names.Name) -> bool:
+    return name.tag == "cloud" or name.tag.endswith("-cloud")
+
+
 def abilities(template: str) -> set[str]:
     """What a Go template makes a model capable of: any of tools, insert, thinking; nothing where it cannot be read."""
     found = read_template(template)
     return found.capabilities() if isinstance(found, Template) else set()
+
+
+def _own_options(entry: Entry) -> Sampling:
+    """A model's own options. Ollama stores wrong ones, too: that is the model's fault, and no request's. Raises BadRequest."""
+    try:
+        return read(entry.params)[0]
+    except BadRequest as error:
+        raise BadRequest(f"the model {entry.name} has a PARAMETER that is wrong ({error}); create it again with a right one") from None
 
 
 def runner_key(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from ndani.convert.maker import Maker
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.runtime.pool import Pool
-from ndani.service.cards import Cards, read_template, runner_key
+from ndani.service.cards import Cards, read_template, require_local, runner_key
 from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
@@ -69,6 +69,7 @@ class Models:
         """Give a model one more name. In a thread: another process may hold the store's lock."""
         old = names.parse(source, error=f'source "{source}" is invalid')
         new = names.parse(destination, error=f'destination "{destination}" is invalid')
+        require_local(new)
         await settled(self.store.copy, old, new, missing=f'model "{source}" not found')
 
     async def delete(self, model: str) -> None:
@@ -118,6 +119,7 @@ class Models:
         Raises BadRequest, StoreFailed, …
         """
         name = names.parse(model)
+        require_local(name)
         await asyncio.to_thread(_check, recipe)
         if base:
             try:
