@@ -271,8 +271,8 @@ HOSTILE = {
     "many variables": "".join(f"{{{{ $a{place} := 1 }}}}" for place in range(2000)),
     "far variables": "".join(f"{{{{ $a{place} := 1 }}}}" for place in range(990)) + "{{ range 1000000 }}{{ $a0 = 2 }}{{ end }}",
     "deep parentheses": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-    "deep blocks": "{{ if 1 }}" * 5000 + "{{ end }}" * 5000,
-    "a long chain of else-ifs": "{{ if 0 }}" + "{{ else if 0 }}" * 5000 + "{{ end }}",
+    "deep blocks": "{{ if 1 }}" * 2000 + "{{ end }}" * 2000,
+    "a long chain of else-ifs": "{{ if 0 }}" + "{{ else if 0 }}" * 4000 + "{{ end }}",
     "a long number": "{{ " + "9" * 100_000 + " }}",
 }
 
@@ -291,6 +291,9 @@ def test_a_hostile_template_stops_within_its_bounds(text: str) -> None:
 
 def test_a_long_template_is_refused_and_the_deepest_allowed_one_runs() -> None:
     assert refusal("x" * (1 << 19)) == "the template is longer than 262,144 characters"
+    assert refusal("{{1}}" * 20_000).endswith("it has more than 40,000 words and signs; make it shorter")
+    assert parse(MESSAGES + "x" * 200_000 + "{{1}}" * 10_000).render(Conversation()).endswith("x" + "1" * 10_000)
+    assert refusal(MESSAGES + "{{ range 2000000 }}{{ end }}").endswith("it takes more than 1,000,000 steps; have it do less, or less often")
     assert parse(MESSAGES + "{{ if 1 }}" * 99 + "x" + "{{ end }}" * 99).render(Conversation()) == "x"
     assert parse(MESSAGES + "{{ " + "(print " * 99 + "1" + ")" * 99 + " }}").render(Conversation()) == "1"
 

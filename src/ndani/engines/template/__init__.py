@@ -3,7 +3,7 @@
 The room's door. Parts, each knowing nothing of those after it: `bounds` (how far a template may go), `nodes`, `lex`,
 `literals`, `parse` (text to tree), `values`, `formats`, `functions`, `evaluate` (tree to text), `survey` (what a tree
 tells by itself), `conversation` (Ollama's data). Pure: no file, no model, no event loop; the clock only for today's
-date, where none is given. A template near its bounds takes a second or two, so callers run `render` off the loop.
+date, where none is given. A template near its bounds takes some seconds, so callers run `render` off the loop.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from ndani.errors import BadRequest
 
 SOURCE = 1 << 18  # characters of a template's text
+TOKENS = 40_000  # words and signs in its actions, and texts between them; the largest known templates have a tenth
 NESTING = 100  # blocks and parentheses inside one another
 DEPTH = 120  # the same while it runs, template calls included: about five Python frames each
-STEPS = 1_000_000  # a second or two of one core
+STEPS = 1_000_000  # up to three seconds of one core
+VERB = 4  # steps for a verb of printf beside what it writes
 STEPS_PER_TURN = 300  # more of them for each turn, so that a long conversation is not taken for an endless loop
 OUTPUT = 8 << 20  # characters of the prompt, and of any one string on the way
 VARIABLES = 1_000  # declared in one template and seen from one place
@@ -53,7 +55,7 @@ class Meter:
         """Pay for work. Raises Wrong when nothing is left."""
         self.steps -= count
         if self.steps < 0:
-            raise Wrong(f"it takes more than {STEPS:,} steps; a loop in it is too long")
+            raise Wrong(f"it takes more than {STEPS:,} steps; have it do less, or less often")
 
     def copy(self, length: int) -> None:
         """Pay for making one text of so many characters. Raises Wrong where it would be too long."""

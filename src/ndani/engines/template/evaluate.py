@@ -163,7 +163,10 @@ class _Run:
             del self.names[mark:], self.values[mark:]
             if leave is _Leave.BREAK:
                 break
-        return self.body(dot, node.other) if node.other is not None and not ran else None
+        if node.other is None or ran:
+            return None
+        leave = self.body(dot, node.other)
+        return None if leave is _Leave.BREAK else leave  # Go: a break there ends this range, a continue is the outer one's
 
     def members(self, value: Value, names: int) -> Iterator[tuple[Value, Value]]:
         match value:

@@ -5,12 +5,14 @@ Every character made is paid for, and no verb pads beyond `WIDTH`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 
-from ndani.engines.template.bounds import OUTPUT, WIDTH, Meter, Wrong
+from ndani.engines.template.bounds import OUTPUT, VERB, WIDTH, Meter, Wrong
 from ndani.engines.template.values import NOTHING, Items, Nothing, Record, Table, Value, kind_of, own_text
 
 _VERB = re.compile(r"%([#0+\- ]*)(\*|\d+)?(?:\.(\*|\d+)?)?(.)?", re.DOTALL)
@@ -37,6 +39,11 @@ class Flags:
 PLAIN = Flags()
 
 
+def is_byte(char: str) -> bool:
+    """Whether a character stands for a byte that is no UTF-8."""
+    return "\udc80" <= char <= "\udcff"
+
+
 def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
     """Go's strconv.Quote: a text as a Go literal."""
     out = []
@@ -46,7 +53,7 @@ def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
             out.append("\\" + char)
         elif code in _QUOTE:
             out.append(_QUOTE[code])
-        elif 0xDC80 <= code <= 0xDCFF:
+        elif is_byte(char):
             out.append(f"\\x{code - 0xDC00:02x}")
         elif char.isprintable() and (code < 128 or not ascii_only):
             out.append(char)
@@ -58,11 +65,14 @@ def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
 
 
 def write_float(value: float, verb: str = "g", precision: int | None = None) -> str:
-    """Go's strconv.FormatFloat: verb e, f or g; no precision is the fewest digits that say the number."""
+    """Go's strconv.FormatFloat: verb b, e, f, g or x; no precision is the fewest digits that say the number."""
     if value != value:
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "+Inf" if value > 0 else "-Inf"
+    if verb in "bx":
+        text = _in_twos(abs(value)) if verb == "b" else _in_sixteens(abs(value), precision)
+        return text if math.copysign(1, value) > 0 else "-" + text
     if precision is not None:
         return f"{value:.{precision}{verb}}" if verb != "g" else f"{value:.{precision or 1}g}"
     sign, digits, exponent = Decimal(repr(value)).as_tuple()
@@ -76,6 +86,26 @@ def write_float(value: float, verb: str = "g", precision: int | None = None) -> 
     if point <= 0:
         return f"{mark}0.{'0' * -point}{text}"
     return f"{mark}{text.ljust(point, '0')[:point]}{'.' if text[point:] else ''}{text[point:]}"
+
+
+def _in_twos(value: float) -> str:
+    """Whole numbers of a power of two, as Go's verb b has it."""
+    power = max(math.frexp(value)[1] - 53, -1074) if value else -1074
+    return f"{int(math.ldexp(value, -power))}p{power:+d}"
+
+
+def _in_sixteens(value: float, precision: int | None) -> str:
+    """Sixteenths of a power of two, as Go's verb x has it: 0x1.8p+00."""
+    fraction, power = math.frexp(value)
+    number, power = int(math.ldexp(fraction, 53)), power - 1 if value else 0
+    if precision is not None and precision < 13:
+        cut = 4 * (13 - precision)
+        number = round(Fraction(number, 1 << cut)) << cut  # half to even
+        if number >> 53:
+            number, power = number >> 1, power + 1
+    digits = f"{number & (1 << 52) - 1:013x}"
+    digits = digits.rstrip("0") if precision is None else digits.ljust(precision, "0")[:precision]
+    return f"0x{number >> 52}{'.' if digits else ''}{digits}p{'-' if power < 0 else '+'}{abs(power):02d}"
 
 
 class Printer:
@@ -171,6 +201,7 @@ class Printer:
             width, minus = -width, True
         precision = self.size(precise, left, "%!(BADPREC)") if precise else (0 if has_precision else None)
         if precision is not None and precision < 0:
+            self.write("%!(BADPREC)")
             precision = None
         return Flags("#" in marks, "0" in marks, "+" in marks, minus, " " in marks, False, width, precision)
 
@@ -188,6 +219,7 @@ class Printer:
         return value
 
     def show_verb(self, value: Value, verb: str, flags: Flags) -> None:
+        self.meter.step(VERB)
         if verb == "T":
             self.pad(_NIL if value is None or value is NOTHING else kind_of(value), replace(flags, precision=None))
         elif verb == "v" and flags.sharp:
@@ -245,7 +277,7 @@ class Printer:
             text = text[: flags.precision]
         if verb == "q":
             self.meter.step(len(text) // 4)  # quoting looks at each character
-            plain = flags.sharp and "`" not in text and all(char == "\t" or (char >= " " and char != "\x7f") for char in text)
+            plain = flags.sharp and all(char == "\t" or (char >= " " and char not in "`\x7f\ufeff" and not is_byte(char)) for char in text)
             text = f"`{text}`" if plain else quote(text, ascii_only=flags.plus)
         self.pad(text, flags)
 
@@ -269,8 +301,8 @@ class Printer:
         if verb in "cqU":
             code = value if 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000 else 0xFFFD
             if verb == "U":
-                mark = f" '{chr(code)}'" if flags.sharp and chr(code).isprintable() else ""
-                self.pad(f"U+{value:0{max(4, flags.precision or 0)}X}{mark}", replace(flags, zero=False))
+                mark = f" '{chr(code)}'" if flags.sharp and code == value and chr(code).isprintable() else ""
+                self.pad(f"U+{value % (1 << 64):0{max(4, flags.precision or 0)}X}{mark}", replace(flags, zero=False))
             else:
                 self.pad(chr(code) if verb == "c" else quote(chr(code), "'", flags.plus), flags)
             return
@@ -291,15 +323,15 @@ class Printer:
         self.pad(sign + ("0o" if verb == "O" else "") + digits, replace(flags, zero=False))
 
     def show_float(self, value: float, verb: str, flags: Flags) -> None:
-        if verb not in "vgGeEfF":
+        if verb not in "vgGeEfFbxX":
             self.bad(value, verb, flags)
             return
         if flags.sharp:
             raise Wrong("printf with # before a number with a fraction is not supported")
         style = {"v": "g", "F": "f"}.get(verb, verb.lower())
-        precision = flags.precision if flags.precision is not None or style == "g" else 6
+        precision = flags.precision if flags.precision is not None or style in "gbx" else 6
         text = write_float(value, style, precision)
-        if verb in "EG":
+        if verb in "EGX":
             text = text.upper()
         sign = "-" if text[0] == "-" else "+" if flags.plus else " " if flags.space else ""
         text = text.lstrip("-+") if text[0] != "+" else text[1:]

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 
-from ndani.engines.template.bounds import SOURCE, refuse
+from ndani.engines.template.bounds import SOURCE, TOKENS, refuse
 from ndani.errors import BadRequest
 
 _SPACE = " \t\r\n"
@@ -65,7 +66,10 @@ def lex(source: str) -> list[Token]:
     """All tokens of a template, the last one END. Raises BadRequest, with line and column, on what is none."""
     if len(source) > SOURCE:
         raise BadRequest(f"the template is longer than {SOURCE:,} characters")
-    return list(_Lexer(source).tokens())
+    tokens = list(islice(_Lexer(source).tokens(), TOKENS + 1))
+    if len(tokens) > TOKENS:
+        raise refuse(source, tokens[-1].pos, f"it has more than {TOKENS:,} words and signs; make it shorter")
+    return tokens
 
 
 def is_alphanumeric(char: str) -> bool:

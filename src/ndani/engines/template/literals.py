@@ -69,6 +69,8 @@ def read_number(token: str) -> int | float:
     digits = token.lstrip("+-")
     hexadecimal = digits[:2] in ("0x", "0X")
     fraction = _FRACTION.search(token) if not hexadecimal else re.search(r"[.pP]", token)
+    if hexadecimal and "." in token and "p" not in token.lower():
+        raise Wrong("a hexadecimal number with a point needs an exponent, as in 0x1.8p0")
     try:
         if fraction:
             return float.fromhex(token.replace("_", "")) if hexadecimal else _finite(float(token))
