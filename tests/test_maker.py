@@ -15,14 +15,18 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
 from ndani.convert.maker import Maker
+from ndani.convert.outline import number_key, outline
 from ndani.convert.workshop import Working
 from ndani.errors import BadRequest, Failed, StoreFailed
+from ndani.jail.process import Pipes, Refused
+from ndani.store.gguf import Tensor
 from ordinary import run_as_ordinary_user
 from weights import file, small, types_of
 
@@ -119,6 +123,7 @@ import asyncio, os, sys
 from contextlib import aclosing
 from ndani.convert import Given, Task
 from ndani.convert.maker import Maker
+from ndani.convert.outline import number_key, outline
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
     async with aclosing(Maker(True).make(Task((Given("x", given),), output, sys.argv[3], 2))) as steps:
@@ -183,6 +188,40 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
         async with aclosing(Maker(True).make(work, told.append)) as steps:
             _ = [step async for step in steps]
     assert target.read_bytes() == made_of(folder) and told == [target.stat().st_size] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps the limit")
+async def test_weights_that_ask_for_all_memory_are_refused(tmp_path: Path) -> None:
+    """A row of six gigabytes, in a file that takes no room: it would have to be in memory at once."""
+    head = outline([number_key("x", 1)], [Tensor("t.bias", "F32", (6 << 28,))], {"t.bias": "F32"})
+    (tmp_path / "wide").write_bytes(head.head)
+    os.truncate(tmp_path / "wide", head.size)
+    with task(tmp_path / "wide", tmp_path / "made", "") as work, pytest.raises(BadRequest, match=r"^these files ask for more than 4 GB"):
+        async with aclosing(Maker(True).make(work)) as steps:
+            async for _ in steps:
+                pass
+
+
+async def test_what_no_maker_says_is_not_blamed_on_memory(source: Path, tmp_path: Path) -> None:
+    """Its pipe is written to from outside, where its words would come."""
+    with task(source, tmp_path / "made", SLOW) as work:
+        async with under_way(Maker(True), work) as (steps, child):
+            pipe = Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")[-2]
+            Path(f"/proc/{child.pid}/fd/{pipe}").write_text("?\n")
+            with pytest.raises(Failed, match=r"^the process that makes the weights said what it never should"):
+                async for _ in steps:
+                    pass
+        assert not child.is_running()
+
+
+async def test_a_long_sentence_arrives_cut() -> None:
+    read, write = os.pipe()
+    Pipes(-1, write).say(Refused("bad_request", "\x01" * 100_000 + "\ud800"))
+    Pipes(-1, write).say(Refused("bad_request", "half a letter: \ud800"))
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        long, half = (msgspec.json.decode(line, type=Refused).sentence for line in pipe)
+    assert long == "\x01" * 1000 and half == "half a letter: ?"
 
 
 INSIDE = """

@@ -127,7 +127,7 @@ class _Child:
             os.write(self._commands, msgspec.json.encode(line) + b"\n")
 
     async def hear(self) -> workshop.Event | None:
-        """The next thing that it says; None when nothing more comes, or what no maker of ours says."""
+        """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no maker of ours says."""
         if self._transport is None:
             protocol = asyncio.StreamReaderProtocol(self._reader)
             self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._events)
@@ -136,7 +136,8 @@ class _Child:
             return self._decoder.decode(line) if line else None
         except (ValueError, msgspec.DecodeError):
             self.process.kill()
-            return None
+            sentence = "the process that makes the weights said what it never should, and was ended; try again, and report it if it stays"
+            raise errors.Failed(sentence) from None
 
     async def end(self, grace: float = 0.0) -> int:
         """Make sure that it is gone, killed after `grace` seconds, and how it went. May be called again."""

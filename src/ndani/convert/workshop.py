@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -22,6 +23,9 @@ from ndani.jail.process import Jailed, Open, Pipes, Refused
 _EVERY = 0.06  # seconds between two signs of life
 #: Whoever asks a model is waiting for it; whoever makes one has time.
 _NICE = 10
+#: Bytes that foreign files may make it take, whatever they say of themselves: a checkpoint of any size needs less than one
+#: GB. A thread has a stack and three buffers beside that.
+_MEMORY, _PER_THREAD = 4 << 30, 64 << 20
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -69,21 +73,28 @@ def main(commands: int, events: int) -> None:
             signal.signal(number, signal.SIG_IGN)  # the front's, which ends this process when it should end
     pipes = Pipes(commands, events)
     order = msgspec.json.decode(pipes.line(), type=Order)
+    pipes.say(_outcome(order, pipes))  # outside of it: what an error held in memory is gone
+    os._exit(0)
+
+
+def _outcome(order: Order, pipes: Pipes) -> Event:
+    """Do it; how it went."""
     try:
         _work(order, pipes)
     except errors.NdaniError as error:
-        pipes.say(Refused(error.code, str(error)))
+        return Refused(error.code, str(error))
     except OSError as error:
-        pipes.say(Stuck(error.errno or 0))
+        return Stuck(error.errno or 0)
+    except MemoryError:
+        return Refused("bad_request", f"these files ask for more than {_MEMORY >> 30} GB of memory to be read; send the model's own")
     except BaseException as error:
-        pipes.say(Refused("failed", f"the weights could not be made ({type(error).__name__}); try again, and report it if it stays"))
-    else:
-        pipes.say(Made())
-    os._exit(0)
+        return Refused("failed", f"the weights could not be made ({type(error).__name__}); try again, and report it if it stays")
+    return Made()
 
 
 def _work(order: Order, pipes: Pipes) -> None:
     kernels = convert.prepare(order.task)
+    bound(order.task.threads)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICE)
     if os.getppid() != order.front:
@@ -102,6 +113,22 @@ def _work(order: Order, pipes: Pipes) -> None:
             if time.monotonic() - said >= _EVERY:
                 said = time.monotonic()
                 pipes.say(Working(completed, work.total))
+
+
+def bound(threads: int) -> None:
+    """Let this process have _MEMORY more than it has now, and what each thread takes; beyond it is MemoryError. Linux only.
+
+    Files that are mapped to be read do not count, however large they are.
+    """
+    if sys.platform != "linux":  # nowhere else is this limit kept
+        return
+    import resource
+
+    now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = now + _MEMORY + threads * _PER_THREAD
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 if __name__ == "__main__":

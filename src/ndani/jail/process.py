@@ -25,6 +25,10 @@ _ALWAYS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _DEFAULTS = {"GOMP_SPINCOUNT": "5000"}
 
 
+#: Letters of a sentence that go into one line: as JSON and at its worst they fit a pipe's buffer.
+_MOST_SAID = 1000
+
+
 class Jailed(msgspec.Struct, frozen=True, tag="jailed"):
     """From the child: the jail is shut."""
 
@@ -60,7 +64,9 @@ class Pipes:
         return line
 
     def say(self, event: msgspec.Struct) -> None:
-        """Tell the front; a front that is gone ends this process."""
+        """Tell the front; a front that is gone ends this process. A sentence that quotes too much is cut."""
+        if isinstance(event, Refused):  # its words may come from foreign files, with halves of letters that no JSON holds
+            event = Refused(event.code, event.sentence[:_MOST_SAID].encode("utf-8", "replace").decode())
         try:
             os.write(self._events, msgspec.json.encode(event) + b"\n")
         except OSError:
