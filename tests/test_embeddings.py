@@ -6,7 +6,9 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from bert_numpy import Bert
 from checkpoints import sources
 from ndani.sources.catalogue import load
-from server import Server, serving, until
+from server import Server, serving, slowness, until
 from stores import EMBEDDER, link
 from terminal import terminal
 
@@ -88,6 +90,33 @@ def test_texts_that_are_too_long(server: Server) -> None:
     assert refused(server, body) == (400, "the input length exceeds the context length")
     assert embed(server, "one two three four five", options={"num_ctx": 4})["prompt_eval_count"] == 4
     assert refused(server, body | {"input": "ä " * 300})[0] == 400
+
+
+def test_a_text_that_fills_the_slot_of_a_model_that_speaks(server: Server) -> None:
+    """Its engine keeps a place for what it would say, so a text is cut one token shorter."""
+    given = {"model": "smollm2:135m", "input": "hello world " * 600}  # two tokens each, and a space at the end
+    whole = server.post("/api/embed", given | {"options": {"num_ctx": 2048}}).json()["prompt_eval_count"]
+    for num_ctx in (256, 512):
+        answer = server.post("/api/embed", given | {"options": {"num_ctx": num_ctx}}).json()
+        assert answer["prompt_eval_count"] in (num_ctx - 1, num_ctx), answer
+        assert answer["truncated"] == whole - answer["prompt_eval_count"]
+        server.post("/api/embed", {"model": "smollm2:135m", "keep_alive": 0})
+        until(lambda: "smollm2:135m" not in server.resident(), 60, "it has left")
+
+
+@pytest.mark.slow
+def test_a_very_long_text_keeps_nobody_waiting(server: Server) -> None:
+    embed(server, "warm")
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(embed, server, "ab " * 2_000_000)
+        longest, waited = 0.0, 0
+        while not long.done():
+            begun = time.monotonic()
+            server.http.get("/api/version")
+            longest, waited = max(longest, time.monotonic() - begun), waited + 1
+            time.sleep(0.01)
+    assert long.result()["truncated"] == 2_000_002 - 256 and waited > 5
+    assert longest < 0.15 * slowness(), longest
 
 
 def test_dimensions(server: Server) -> None:

@@ -78,6 +78,13 @@ class _Vectors(msgspec.Struct):
     usage: _Used = msgspec.field(default_factory=_Used)
 
 
+class _Tokens(msgspec.Struct):
+    tokens: msgspec.Raw
+
+
+#: Bytes of a token id in a list of them, at most.
+_WIDEST = 12
+_tokens = msgspec.json.Decoder(_Tokens)
 _vectors = msgspec.json.Decoder(_Vectors)
 _chunk = msgspec.json.Decoder(Chunk)
 _refusal = msgspec.json.Decoder(_Refusal)
@@ -108,6 +115,20 @@ class Engine:
         """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""
         answer = await self._ask("/tokenize", {"content": text, "add_special": special, "parse_special": True})
         return [int(token) for token in answer["tokens"]]
+
+    async def measure(self, text: str, first: int, last: int) -> tuple[list[int], list[int], int]:
+        """How many tokens a prompt has, the ids of the first ones and of the last ones. The rest is counted and not made into numbers.
+
+        So a text of many megabytes does not keep the others waiting while it is.
+        """
+        whole = await self._fetch("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        ids = bytes(_tokens.decode(whole).tokens)[1:-1]
+        if not ids:
+            return [], [], 0
+        # Only the pieces that hold them are cut out: an id and what stands around it is no longer than _WIDEST.
+        front = ids[: _WIDEST * first].split(b",", first)[:first]
+        back = ids[-_WIDEST * last :].rsplit(b",", last)[-last:] if last else []
+        return [int(one) for one in front], [int(one) for one in back], ids.count(b",") + 1
 
     async def detokenize(self, tokens: tuple[int, ...] | list[int]) -> str:
         """The text of token ids. Raises BadRequest for ids that this model does not have."""
@@ -165,15 +186,18 @@ class Engine:
         raise EngineFailed("the engine ended an answer too early; ask again")
 
     async def _ask(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> dict[str, Any]:
+        answer = msgspec.json.decode(await self._fetch(route, body, refused))
+        if not isinstance(answer, dict):
+            raise EngineFailed("the engine gave an answer that is none; ask again")
+        return answer
+
+    async def _fetch(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> bytes:
         async with exchange(self._socket, route, msgspec.json.encode(body), self._mailroom) as call:
             status = await call.headers()
             whole = await call.end()
         if status != 200:
             raise _refused(_told(whole), status, refused)
-        answer = msgspec.json.decode(whole)
-        if not isinstance(answer, dict):
-            raise EngineFailed("the engine gave an answer that is none; ask again")
-        return answer
+        return whole
 
 
 def _turn(message: Message) -> dict[str, str]:

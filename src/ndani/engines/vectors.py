@@ -55,7 +55,7 @@ async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncat
         # A token has at least one byte, and a few stand around the text: only a longer one has to be counted.
         if size + _Frame.MOST > num_ctx:
             frame = frame or await _Frame.of(engine)
-            given, lost = frame.fit(await engine.tokenize(text), num_ctx, truncate)
+            given, lost = frame.fit(*await engine.measure(text, num_ctx, frame.behind), num_ctx, truncate)
             left_out += lost
             size = min(size, 4 * num_ctx)
         if portion and (len(portion) >= MOST_TEXTS or held + size > MOST_BYTES):
@@ -83,15 +83,18 @@ class _Frame:
         before = next((at for at in range(len(whole) - len(bare) + 1) if whole[at : at + len(bare)] == bare), 0)
         return cls(before, len(whole) - before - len(bare))
 
-    def fit(self, tokens: list[int], num_ctx: int, truncate: bool) -> tuple[list[int], int]:
-        """These tokens without the end that is too much, and how many went. What stands behind every text stays there."""
-        if len(tokens) <= num_ctx:
-            return tokens, 0
+    def fit(self, first: list[int], last: list[int], count: int, num_ctx: int, truncate: bool) -> tuple[list[int], int]:
+        """The tokens of a text without the end that is too much, and how many went. What stands behind every text stays there.
+
+        `first` are its first `num_ctx` ones, `last` those that stand behind every text, `count` is how many there are.
+        """
+        if count <= num_ctx:
+            return first, 0
         if not truncate:
             raise BadRequest(TOO_LONG)
         if num_ctx <= self.before + self.behind:
             raise BadRequest(NO_ROOM)
-        return tokens[: num_ctx - self.behind] + tokens[len(tokens) - self.behind :], len(tokens) - num_ctx
+        return first[: num_ctx - self.behind] + last, count - num_ctx
 
 
 def _numbers(raw: bytes) -> tuple[float, ...]:

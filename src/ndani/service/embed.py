@@ -39,6 +39,8 @@ class Embeddings:
             raise BadRequest(request.wrong)
         async with self._pool.lease(want, self._cards.keep_alive(request.keep_alive)) as lease:
             num_ctx = max(min(said.num_ctx, lease.num_ctx), LEAST_CTX) if said.num_ctx else lease.num_ctx
+            if "bert" not in card.want.details.family:  # one that reads a text token by token refuses what fills its slot
+                num_ctx = min(num_ctx, lease.num_ctx - 1)
             try:
                 made = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
             except EngineFailed:
