@@ -97,6 +97,7 @@ def test_heads_that_share_get_more_bits() -> None:
         assert set(of(kind, "attn_v", Facts("llama", 8, 0, 8, 3), tensors)) == {alone}
         assert set(of(kind, "attn_v", Facts("llama", 8, 0, 8, 4), tensors)) == {shared}
     assert set(of("Q4_K_S", "attn_v", Facts("llama", 80, 0, 64, 8), model(80))) == {"Q5_K"}
+    assert set(of("Q4_K_S", "attn_v", Facts("olmo", 80, 0, 64, 8), model(80))) == {"Q5_K"}
     assert of("Q4_K_M", "attn_v", Facts("llama", 80, 0, 64, 1), model(80)).count("Q4_K") == 40
 
 

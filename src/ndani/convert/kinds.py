@@ -68,7 +68,7 @@ class Facts:
         """What llama.cpp takes for a model of 70 billion, where the attention's values are few and matter more."""
         if self.architecture == "llama":
             return self.blocks == 80 and self.sharing != 1
-        return (self.architecture, self.blocks) in (("qwen2", 80), ("deci", 80), ("jais2", 68))
+        return (self.architecture, self.blocks) in (("qwen2", 80), ("deci", 80), ("olmo", 80), ("jais2", 68))
 
 
 def parse_kind(text: str) -> str:

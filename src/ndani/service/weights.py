@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from ndani.convert import Given, Task, shards
 from ndani.convert.kinds import parse_kind
 from ndani.convert.maker import Maker
@@ -27,9 +29,10 @@ from ndani.store.offloop import settled
 from ndani.types import Progress
 
 _SUFFIX = ".safetensors"
-#: Characters of all names that fit the one line that a maker reads, and those beside each name there. Some 600 files: the
-#: largest models that anybody gives away have 200.
-_MOST_NAMED, _BESIDE = 48_000, 40
+#: Bytes of the names in the one line that a maker reads, as they stand there. Some 800 files: the largest models that
+#: anybody gives away have 200.
+_MOST_NAMED = 60_000
+_ANY = 99_999  # a descriptor as long as they get
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,6 @@ def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None
     refuse(recipe)
     if recipe.base is not None or any(path.lower().endswith(".gguf") for path in recipe.files):
         raise BadRequest("there are safetensors and another model; FROM takes one of them")
-    if sum(len(path) + _BESIDE for path in recipe.files) > _MOST_NAMED:
-        raise BadRequest(f"these are {len(recipe.files)} files, which is more than one model has; send those of one model alone")
     given = _opened(store, recipe.files, opened)
     file = Nameless(store.layout)
     opened.callback(file.discard)
@@ -91,7 +92,9 @@ def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None
 
 
 def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[Given, ...]:
-    """The blobs, open, by the names that their sender knows. Raises BadRequest for one that is not there."""
+    """The blobs, open, by the names that their sender knows. Raises BadRequest for one that is not there, and for too many."""
+    if len(msgspec.json.encode([Given(name, _ANY) for name in parts])) > _MOST_NAMED:
+        raise BadRequest(f"these are {len(parts)} files, which is more than one model has; send those of one model alone")
     given = []
     for name, digest in parts.items():
         with on_disk(store.layout.root):
