@@ -95,6 +95,20 @@ def test_a_bert_of_random_numbers_embeds(server: Server, tmp_path: Path) -> None
     assert [len(vector) for vector in answer["embeddings"]] == [32, 32] and answer["prompt_eval_count"] == 5 + 4
 
 
+def test_a_bert_with_capital_letters_reads_them(server: Server, tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "Hello", "##s", "naïve", "naive", "##c"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    pairs = {}
+    for cased in (False, True):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
+        create(server, f"cased-{cased}".lower(), folder)
+        body = {"model": f"cased-{cased}".lower(), "input": ["hello", "Hello", "naïve", "naive"]}
+        made = server.post("/api/embed", body).json()["embeddings"]
+        pairs[cased] = made[0] == made[1], made[2] == made[3]
+    assert pairs == {False: (True, True), True: (False, False)}
+
+
 def blobs(server: Server) -> set[str]:
     return {path.name for path in (server.models / "blobs").iterdir()}
 
@@ -131,13 +145,17 @@ def test_what_is_found_wrong_late_leaves_nothing(server: Server, tmp_path: Path)
     late = digests | send(server, tmp_path / "worse")
     before = blobs(server)
     for body, begins in [
-        ({"files": late}, "the tensor output_norm.weight has numbers that F32 cannot hold"),
+        ({"files": late}, "the tensor output_norm.weight has numbers that are infinite or none"),
         (
             {"files": digests, "quantize": "q4_0", "adapters": {"a.gguf": digests["config.json"]}},
             "supplied file was not in GGUF format: a.gguf",
         ),
         ({"files": digests, "adapters": {"a.gguf": digests["config.json"]}}, "supplied file was not in GGUF format: a.gguf"),
         ({"files": digests | {f"{n}/{'x' * 90}.json": digests["config.json"] for n in range(900)}}, "these are 903 files, which is more"),
+        (
+            {"files": digests | {f"{n}/{chr(1) * 90}.json": digests["config.json"] for n in range(120)}},
+            "these are 123 files, which is more",
+        ),
     ]:
         answer = server.post("/api/create", {"model": "late", **body}).text.splitlines()[-1]
         assert json.loads(answer)["error"].startswith(begins), answer

@@ -8,29 +8,17 @@ from typing import Any
 
 from ndani.convert.container import Target, Value
 from ndani.convert.numbers import fraction, whole
+from ndani.convert.places import Layout, Place, put, rows_of
 from ndani.convert.safetensors import Stored, read_file, read_object
 from ndani.convert.vocabulary import read_wordpiece
 from ndani.errors import BadRequest, Unsupported
 
 ARCHITECTURES = ("BertModel", "BertForMaskedLM")
 
-#: Ends of names, theirs and the engine's.
-_NAMES = {
-    "embeddings.word_embeddings": "token_embd",
-    "embeddings.token_type_embeddings": "token_types",
-    "embeddings.position_embeddings": "position_embd",
-    "embeddings.LayerNorm": "token_embd_norm",
-    "attention.self.query": "attn_q",
-    "attention.self.key": "attn_k",
-    "attention.self.value": "attn_v",
-    "attention.output.dense": "attn_output",
-    "attention.output.LayerNorm": "attn_output_norm",
-    "intermediate.dense": "ffn_up",
-    "output.dense": "ffn_down",
-    "output.LayerNorm": "layer_output_norm",
-}
 #: Parts that no vector of a text goes through.
 _LEFT_OUT = ("embeddings.position_ids", "pooler.", "cls.")
+#: Older spelling of what belongs to a norm.
+_ENDS = {"gamma": "weight", "beta": "bias"}
 _POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
 
 
@@ -39,51 +27,61 @@ def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping
     for name, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
         if config.get(name, known) != known:
             raise Unsupported(f"a BERT whose {name} is {str(config[name])[:30]} cannot be converted; {known} can")
-    blocks = whole(config, "num_hidden_layers")
+    blocks, heads, width, inner = (
+        whole(config, name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+    )
+    if width % heads:
+        raise BadRequest(f"config.json says {heads} heads and {width} numbers for them, which cannot be shared out; send the model's own")
+    places, types = whole(config, "max_position_embeddings"), whole(config, "type_vocab_size", 2)
     pooling, normalized = _pooling(sources)
-    targets = _targets(tensors, blocks)
+    rows = rows_of(tensors, _rename, "embeddings.word_embeddings.weight")
+    targets = put(tensors, _layout(blocks, width, inner, {"word": rows, "token_type": types, "position": places}), _rename)
     vocabulary = read_wordpiece(sources)
-    vocabulary.fit(next(target.source.shape[0] for target in targets if target.name == "token_embd.weight"))
+    vocabulary.fit(rows)
     keys: dict[str, Value] = {
         "general.architecture": "bert",
         "general.type": "model",
         "bert.block_count": blocks,
-        "bert.context_length": whole(config, "max_position_embeddings"),
-        "bert.embedding_length": whole(config, "hidden_size"),
-        "bert.feed_forward_length": whole(config, "intermediate_size"),
-        "bert.attention.head_count": whole(config, "num_attention_heads"),
+        "bert.context_length": places,
+        "bert.embedding_length": width,
+        "bert.feed_forward_length": inner,
+        "bert.attention.head_count": heads,
         "bert.attention.layer_norm_epsilon": fraction(config, "layer_norm_eps", 1e-12),
         "bert.attention.causal": False,
         "bert.pooling_type": pooling,
         "bert.normalize_embeddings": normalized,
-        "tokenizer.ggml.token_type_count": whole(config, "type_vocab_size", 2),
+        "tokenizer.ggml.token_type_count": types,
     }
     return keys | vocabulary.keys(), targets
 
 
-def _targets(tensors: Mapping[str, Stored], blocks: int) -> list[Target]:
-    made: dict[str, Target] = {}
-    for full, stored in tensors.items():
-        name = full.removeprefix("bert.")
-        if name.startswith(_LEFT_OUT):
-            continue
-        stem, _, end = name.rpartition(".")
-        end = {"gamma": "weight", "beta": "bias"}.get(end, end)  # older spelling of norms
-        place = ""
-        if stem.startswith("encoder.layer."):
-            number, _, stem = stem.removeprefix("encoder.layer.").partition(".")
-            if not number.isdigit() or int(number) >= blocks:
-                raise BadRequest(f"the tensor {full[:100]} does not belong to a model of {blocks} layers; config.json is another model's")
-            place = f"blk.{int(number)}."
-        if stem not in _NAMES or end not in ("weight", "bias") or bool(place) == stem.startswith("embeddings."):
-            raise Unsupported(f"there is no place for the tensor {full[:100]} in a BERT that the engine runs")
-        target = f"{place}{_NAMES[stem]}.{end}"
-        made[target] = Target(target, "F16" if len(stored.shape) > 1 and stem != "embeddings.token_type_embeddings" else "F32", stored)
-    needed = {f"{_NAMES[stem]}.weight" for stem in _NAMES if stem.startswith("embeddings.")}
-    needed |= {f"blk.{n}.{_NAMES[stem]}.weight" for stem in _NAMES if not stem.startswith("embeddings.") for n in range(blocks)}
-    if missing := sorted(needed - made.keys()):
-        raise BadRequest(f"the weights lack {len(missing)} tensors of this model ({missing[0]} is one); send all of its files")
-    return list(made.values())
+def _layout(blocks: int, width: int, inner: int, rows: Mapping[str, int]) -> Layout:
+    square = (width, width)
+    whole_model = {
+        "embeddings.word_embeddings": Place("token_embd", (rows["word"], width)),
+        "embeddings.token_type_embeddings": Place("token_types", (rows["token_type"], width), plain=True),
+        "embeddings.position_embeddings": Place("position_embd", (rows["position"], width)),
+        "embeddings.LayerNorm": Place("token_embd_norm", (width,), bias=True),
+    }
+    block = {
+        "attention.self.query": Place("attn_q", square, bias=None),
+        "attention.self.key": Place("attn_k", square, bias=None),
+        "attention.self.value": Place("attn_v", square, bias=None),
+        "attention.output.dense": Place("attn_output", square, bias=None),
+        "attention.output.LayerNorm": Place("attn_output_norm", (width,), bias=True),
+        "intermediate.dense": Place("ffn_up", (inner, width), bias=None),
+        "output.dense": Place("ffn_down", (width, inner), bias=None),
+        "output.LayerNorm": Place("layer_output_norm", (width,), bias=True),
+    }
+    return Layout(blocks, "encoder.layer.", whole_model, block)
+
+
+def _rename(full: str) -> str | None:
+    name = full.removeprefix("bert.")
+    if name.startswith(_LEFT_OUT):
+        return None
+    stem, _, end = name.rpartition(".")
+    return f"{stem}.{_ENDS.get(end, end)}"
 
 
 def _pooling(sources: Mapping[str, int]) -> tuple[int, bool]:

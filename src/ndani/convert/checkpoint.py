@@ -12,7 +12,7 @@ from typing import Any
 
 from ndani.convert import bert, llama
 from ndani.convert.container import Out, Target, Value, head, padded, write
-from ndani.convert.safetensors import WEIGHTS, Stored, read_object, read_tensors
+from ndani.convert.safetensors import read_object, read_tensors
 from ndani.errors import BadRequest, Unsupported
 
 #: general.file_type of a file whose numbers are F16, and the version of the form of quantised numbers that all share.
@@ -52,13 +52,6 @@ def prepare(sources: Mapping[str, int]) -> Converted:
     config = read_object("config.json", sources["config.json"])
     lay_out = bert.lay_out if require_known(config) in bert.ARCHITECTURES else llama.lay_out
     keys, targets = lay_out(sources, config, read_tensors(sources))
-    width = (keys[f"{keys['general.architecture']}.embedding_length"],)
-    for target in targets:
-        shape = target.source.shape
-        if len(shape) > 2 or (target.name == "token_embd.weight" and shape[1:] != width):
-            raise BadRequest(f"{target.name} has the shape {list(shape)[:8]}, which does not fit config.json; it is another model's")
-        if isinstance(target.source, Stored) and target.source.dtype not in WEIGHTS:
-            raise Unsupported(f"{target.name} is stored as {target.source.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
     every: dict[str, Value] = keys | {"general.file_type": _F16, "general.quantization_version": _VERSION}
     ordered = tuple(sorted(targets, key=_place))
     return Converted(head(every, ordered), ordered)

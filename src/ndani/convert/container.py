@@ -61,8 +61,16 @@ class Target:
             with np.errstate(over="ignore"):
                 made = run.astype("<f2" if self.kind == "F16" else "<f4")
             if not np.isfinite(made).all():
-                raise Unsupported(f"the tensor {self.name} has numbers that {self.kind} cannot hold, or that are none")
+                raise _wrong(self, run)
             yield made.tobytes()
+
+
+def _wrong(target: Target, run: NDArray[np.float32]) -> Unsupported:
+    """The error for numbers that became none, or were none before."""
+    if np.isfinite(run).all():
+        instead = "use a GGUF file of this model in BF16, which holds them"
+        return Unsupported(f"the tensor {target.name} has numbers above 65504, which F16 cannot hold; {instead}")
+    return Unsupported(f"the tensor {target.name} has numbers that are infinite or none; the weights are damaged, get them again")
 
 
 def head(keys: Mapping[str, Value], targets: Sequence[Target]) -> bytes:
@@ -99,8 +107,13 @@ def padded(size: int) -> int:
     return -size % ALIGNMENT + size
 
 
+def as_bytes(text: str) -> bytes:
+    """A text as it stands in the file; halves of a letter that JSON let through become `?`."""
+    return text.encode("utf-8", "replace")
+
+
 def _text(text: str) -> bytes:
-    raw = text.encode("utf-8", "replace")
+    raw = as_bytes(text)
     return struct.pack("<Q", len(raw)) + raw
 
 

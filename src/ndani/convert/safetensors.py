@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from ndani.errors import BadRequest, Unsupported
 
-#: What the form's own library allows, too.
-MOST_HEADER = 100_000_000
+#: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
+MOST_HEADERS = 16 << 20
+#: Bytes of a file that says something of the weights. A tokenizer.json of 262,144 tokens has 35 MB, and nothing else has as
+#: many; JSON that is written for it takes 30 times its size in memory.
+MOST_BESIDE, MOST_TOKENIZER = 16 << 20, 48 << 20
 #: Numbers in one run of rows: what is in memory at once.
 RUN = 1 << 22
 
@@ -70,11 +73,16 @@ def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
     An index file, where there is one, has to agree with what the parts hold.
     """
     found: dict[str, Stored] = {}
+    left = MOST_HEADERS
     for name, descriptor in sorted(sources.items()):
         if name.endswith(".safetensors"):
-            for tensor, stored in _header(name, descriptor).items():
+            length = _length(name, descriptor)
+            left -= length
+            if left < 0:
+                raise BadRequest(f"the headers of these files have more than {MOST_HEADERS} bytes; send the files of one model alone")
+            for tensor, stored in _header(name, descriptor, length).items():
                 if tensor in found:
-                    raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {tensor}; give one set of weights")
+                    raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {tensor[:100]}; give one set of weights")
                 found[tensor] = stored
     if not found:
         raise BadRequest("no files provided to convert: none of them is a safetensors file with tensors")
@@ -85,22 +93,31 @@ def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
 
 
 def _compare(name: str, descriptor: int, found: Mapping[str, Stored]) -> None:
-    """Whether all parts that the index names are here."""
+    """Whether the parts hold the tensors that the index says, each the ones that it says of it, and no others beside them."""
     index = read_object(name, descriptor)
     places = index.get("weight_map")
     if not isinstance(places, dict):
-        raise BadRequest(f"{name} is no index of safetensors files: it has no weight_map")
+        raise BadRequest(f"{name} is no index of safetensors files: it has no weight_map; send the model's own")
+    folder = name.rpartition("/")[0]
     for tensor, file in places.items():
-        if tensor not in found:
+        if tensor not in found or found[tensor].file != (f"{folder}/{file}" if folder else file):
             raise BadRequest(f"{name} names the file {str(file)[:100]} for the tensor {tensor[:100]}, and it is not there; send all parts")
+    for tensor, stored in found.items():
+        if tensor not in places and stored.file.rpartition("/")[0] == folder:
+            raise BadRequest(f"{stored.file} holds the tensor {tensor[:100]}, and {name} does not name it; send the files of one model")
 
 
-def _header(name: str, descriptor: int) -> dict[str, Stored]:
-    size = os.fstat(descriptor).st_size
+def _length(name: str, descriptor: int) -> int:
+    """Bytes of a file's header, which are all there."""
     first = _read(descriptor, 8, 0)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
-    if not 2 <= length <= min(MOST_HEADER, size - 8):
+    if not 2 <= length <= os.fstat(descriptor).st_size - 8:
         raise BadRequest(f"{name} is not a safetensors file, or not a whole one; send it again")
+    return int(length)
+
+
+def _header(name: str, descriptor: int, length: int) -> dict[str, Stored]:
+    size = os.fstat(descriptor).st_size
     try:
         header = json.loads(_read(descriptor, length, 8))
     except (ValueError, RecursionError):
@@ -146,8 +163,9 @@ def _counts(value: Any) -> list[int] | None:
 def read_file(name: str, descriptor: int) -> bytes:
     """A file that says something of the weights. Raises BadRequest for one that is too large for that."""
     size = os.fstat(descriptor).st_size
-    if size > MOST_HEADER:
-        raise BadRequest(f"{name} is larger than such a file may be ({MOST_HEADER} bytes)")
+    most = MOST_TOKENIZER if name.endswith("tokenizer.json") else MOST_BESIDE
+    if size > most:
+        raise BadRequest(f"{name} is larger than such a file may be ({most} bytes); send the model's own")
     return _read(descriptor, size, 0)
 
 

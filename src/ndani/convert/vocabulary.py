@@ -1,40 +1,31 @@
 """The words of a model: tokenizer.json or vocab.txt into the engine's own keys (`tokenizer.ggml.*`).
 
 Three ways of cutting text into tokens are known: WordPiece (BERT), byte-level BPE (Llama 3, SmolLM2, Qwen2), and BPE over
-SentencePiece's symbols (Llama 2, Mistral). The engine cuts by itself and knows only certain ways of splitting a text
-before that: a tokenizer that splits in another way is refused, for a model that reads other tokens than it was trained
-with answers worse, and nobody sees why.
+SentencePiece's symbols (Llama 2, Mistral). What is done to a text before that is `steps`' business: a tokenizer that
+splits in a way that the engine does not know is refused, for a model that reads other tokens than it was trained with
+answers worse, and nobody sees why.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ndani.convert.container import Value
+from ndani.convert.container import Value, as_bytes
 from ndani.convert.safetensors import read_file, read_object
+from ndani.convert.steps import as_object, has_pieces, has_space_before, name_split, read_letters, steps
 from ndani.errors import BadRequest, Unsupported
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MOST_TOKENS = 1 << 21
 
-#: The engine's names for its ways of splitting, by what a tokenizer.json says before its vocabulary is used: the digest of
-#: its regular expressions, or the steps where it has none (as in ollama's `convert/tokenizer.go`, and llama.cpp's table).
-_SPLITS = {
-    "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f": "llama-bpe",
-    "03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02": "deepseek-llm",
-    "21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e": "deepseek-coder",
-    "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e": "qwen2",
-}
-_STEPS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
-
 #: The engine's spelling of the special tokens' keys.
 _SPECIAL = {
     "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
 }  # fmt: skip
+_MORE_ENDS = ("eot", "eom")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>\Z")
 
 
@@ -49,18 +40,33 @@ class Vocabulary:
     scores: list[float] = field(default_factory=list)
     merges: list[str] = field(default_factory=list)
     special: dict[str, int] = field(default_factory=dict)
+    ends: list[int] = field(default_factory=list)  # ids that end an answer, where these are several
     flags: dict[str, bool] = field(default_factory=dict)
     template: str = ""
 
     def fit(self, rows: int) -> None:
-        """Make it as long as the embedding has rows. Raises BadRequest when there are more tokens than rows."""
+        """Make it as long as the embedding has rows. Raises BadRequest when there are more tokens than rows, or two alike."""
         if len(self.tokens) > rows:
             raise BadRequest(f"the tokenizer has {len(self.tokens)} tokens and the weights have {rows}; they do not belong together")
-        for number in range(rows - len(self.tokens)):
-            self.tokens.append(f"[PAD{number}]")
+        if rows > MOST_TOKENS:
+            raise BadRequest(f"the weights have {rows} rows for tokens, more than a model has; send those of one that can be run")
+        for number in range(len(self.tokens), rows):
+            self.tokens.append(_nobody(number))
             self.types.append(UNUSED)
             if self.scores:
                 self.scores.append(-1000.0)
+        self._require_different()
+
+    def _require_different(self) -> None:
+        """The engine ends, each time that it loads a model, when two tokens have one text there: as bytes, up to a zero."""
+        seen: dict[bytes, int] = {}
+        for number, token in enumerate(self.tokens):
+            text = as_bytes(token).partition(b"\0")[0]
+            if text and seen.setdefault(text, number) != number:  # it gives those without a text names of its own
+                both = f"{seen[text]} and {number}"
+                raise BadRequest(
+                    f"the tokens {both} have the same text ({token[:30]!r}), which no model has; send its own tokenizer's files"
+                )
 
     def keys(self) -> dict[str, Value]:
         """The keys for the file's head."""
@@ -71,6 +77,9 @@ class Vocabulary:
         if self.merges:
             said["tokenizer.ggml.merges"] = self.merges
         said |= {f"tokenizer.ggml.{_SPECIAL[role]}_token_id": number for role, number in self.special.items()}
+        if self.ends:
+            said["tokenizer.ggml.eos_token_ids"] = self.ends  # for ollama; the engine takes two more from keys of their own
+            said |= {f"tokenizer.ggml.{key}_token_id": number for key, number in zip(_MORE_ENDS, self.ends[1:], strict=False)}
         said |= {f"tokenizer.ggml.{name}": on for name, on in self.flags.items()}
         if self.template:
             said["tokenizer.chat_template"] = self.template
@@ -82,13 +91,12 @@ def read_wordpiece(sources: Mapping[str, int]) -> Vocabulary:
 
     Raises BadRequest, Unsupported.
     """
+    whole = None
     if "tokenizer.json" in sources:
         whole = read_object("tokenizer.json", sources["tokenizer.json"])
-        model = _object(whole.get("model"))
+        model = as_object(whole.get("model"))
         if model.get("type", "WordPiece") != "WordPiece" or model.get("continuing_subword_prefix", "##") != "##":
             raise Unsupported("tokenizer.json holds no WordPiece vocabulary, which is the only kind that a BERT can be converted with")
-        if _object(whole.get("normalizer")).get("lowercase") is False:
-            raise Unsupported("this tokenizer keeps capital letters, and the engine makes all of them small; use a model that is uncased")
         tokens, types = _listed(whole)
     elif "vocab.txt" in sources:
         try:
@@ -104,7 +112,13 @@ def read_wordpiece(sources: Mapping[str, int]) -> Vocabulary:
         raise BadRequest("the tokenizer says nothing of [CLS], [SEP] and [UNK]; send tokenizer_config.json too")
     special["bos"] = special["cls"]  # what the engine begins a text with
     shown = [token if re.fullmatch(r"\[.*\]", token) else token[2:] if token.startswith("##") else f"▁{token}" for token in tokens]
-    return Vocabulary("bert", "default", shown, types, [float(number) for number in range(len(tokens))], special=special)
+    found = Vocabulary("bert", "default", shown, types, [float(number) for number in range(len(tokens))], special=special)
+    lowercase, no_accents = read_letters(whole, _config(sources))
+    if not lowercase:  # what is not said counts as true for the engine, and the accents as the letters do
+        found.flags["normalizer.lowercase"] = False
+    if no_accents != lowercase:
+        found.flags["normalizer.strip_accents"] = no_accents
+    return found
 
 
 def read_bpe(sources: Mapping[str, int]) -> Vocabulary:
@@ -115,18 +129,19 @@ def read_bpe(sources: Mapping[str, int]) -> Vocabulary:
     if "tokenizer.json" not in sources:
         raise BadRequest("there is no tokenizer.json; send it too (a tokenizer.model alone is not enough)")
     whole = read_object("tokenizer.json", sources["tokenizer.json"])
-    model = _object(whole.get("model"))
+    model = as_object(whole.get("model"))
     if model.get("type", "BPE") != "BPE":
         raise Unsupported(f"a tokenizer of the kind {str(model.get('type'))[:30]} cannot be converted; BPE can")
     tokens, types = _listed(whole)
     merges = _merges(model.get("merges"))
-    if _pieces(whole):
+    if has_pieces(whole):
         types = [_piece(token, kind, model.get("unk_token")) for token, kind in zip(tokens, types, strict=True)]
         found = Vocabulary("llama", "default", tokens, types, _scores(tokens, merges))
-        found.flags["add_space_prefix"] = _prefixed(whole)
+        found.flags["add_space_prefix"] = has_space_before(whole)
     else:
-        found = Vocabulary("gpt2", _split(whole), tokens, types, merges=merges)
+        found = Vocabulary("gpt2", name_split(whole), tokens, types, merges=merges)
     found.special = _special(sources, tokens, {})
+    found.ends = _ends(sources, found)
     found.flags |= _added(sources, whole, found)
     found.template = _template(sources)
     return found
@@ -134,19 +149,24 @@ def read_bpe(sources: Mapping[str, int]) -> Vocabulary:
 
 def _listed(whole: dict[str, Any]) -> tuple[list[str], list[int]]:
     """Tokens by id, and their types; ids that nobody has are unused."""
-    vocabulary, added = _object(whole.get("model")).get("vocab"), whole.get("added_tokens") or []
+    vocabulary, added = as_object(whole.get("model")).get("vocab"), whole.get("added_tokens") or []
     if not isinstance(vocabulary, dict) or not vocabulary or not isinstance(added, list):
         raise BadRequest("tokenizer.json has no vocabulary; send the whole file again")
     by_id: dict[int, tuple[str, int]] = {}
     for token, number in vocabulary.items():
         by_id[_id(number)] = (token, NORMAL)
     for extra in added:
-        content = _object(extra).get("content")
+        content = as_object(extra).get("content")
         if not isinstance(content, str):
             raise BadRequest("tokenizer.json has an added token without its text; send the file again")
         by_id[_id(extra.get("id"))] = (content, CONTROL if extra.get("special") else USER_DEFINED)
-    everyone = [by_id.get(number, (f"[PAD{number}]", UNUSED)) for number in range(max(by_id) + 1)]
+    everyone = [by_id.get(number, (_nobody(number), UNUSED)) for number in range(max(by_id) + 1)]
     return [token for token, _ in everyone], [kind for _, kind in everyone]
+
+
+def _nobody(number: int) -> str:
+    """The text of an id that no token has: by its id, so that no two are alike."""
+    return f"[PAD{number}]"
 
 
 def _id(value: Any) -> int:
@@ -159,41 +179,12 @@ def _merges(value: Any) -> list[str]:
     """Merges as text: older files write them so, newer ones as pairs."""
     if not isinstance(value, list) or not value:
         raise BadRequest("tokenizer.json has no merges; send the whole file again")
+    if len(value) > MOST_TOKENS:
+        raise BadRequest(f"tokenizer.json has {len(value)} merges, more than a model has; send the model's own")
     made = [" ".join(map(str, pair)) if isinstance(pair, list) and len(pair) == 2 else pair for pair in value]
     if not all(isinstance(pair, str) and " " in pair for pair in made):
         raise BadRequest("tokenizer.json has merges that are none; send the file again")
     return made
-
-
-def _split(whole: dict[str, Any]) -> str:
-    """The engine's name for how text is split before it is merged. Raises Unsupported for a way that it does not know."""
-    steps = [_object(step) for step in _steps(whole.get("pre_tokenizer"))]
-    patterns = [_object(step.get("pattern")).get("Regex") for step in steps if step.get("type") == "Split"]
-    if patterns:
-        known = _SPLITS.get(hashlib.sha256("".join(str(pattern) for pattern in patterns).encode()).hexdigest())
-    else:
-        known = _STEPS.get(tuple(str(step.get("type")) for step in steps))
-        whole_words = all(step.get("use_regex", True) is True for step in steps if step.get("type") == "ByteLevel")
-        known = known if whole_words and all(step.get("individual_digits", True) for step in steps) else None
-    if known is None:
-        raise Unsupported("this tokenizer splits text in a way that the engine is not known to share; use a GGUF file of this model")
-    return known
-
-
-def _steps(value: Any) -> list[Any]:
-    found = _object(value)
-    return list(found.get("pretokenizers") or found.get("normalizers") or found.get("processors") or ([found] if found else []))
-
-
-def _pieces(whole: dict[str, Any]) -> bool:
-    """Whether the symbols are SentencePiece's: `▁` for a space, bytes as `<0x0A>`."""
-    parts = [_object(step) for key in ("normalizer", "pre_tokenizer") for step in _steps(whole.get(key))]
-    if any(part.get("type") == "ByteLevel" for part in parts):
-        return False
-    marked = any(part.get("type") == "Metaspace" or (part.get("type") == "Replace" and part.get("content") == "▁") for part in parts)
-    if not marked or not _object(whole.get("model")).get("byte_fallback"):
-        raise Unsupported("this tokenizer is neither byte-level nor SentencePiece's with bytes; use a GGUF file of this model")
-    return True
 
 
 def _piece(token: str, kind: int, unknown: object) -> int:
@@ -208,17 +199,6 @@ def _scores(tokens: list[str], merges: list[str]) -> list[float]:
     return [0.0 if _BYTE.match(token) else -float(ranks.get(token, len(merges))) for token in tokens]
 
 
-def _prefixed(whole: dict[str, Any]) -> bool:
-    """Whether a space is put before every text."""
-    for key in ("normalizer", "pre_tokenizer"):
-        for step in map(_object, _steps(whole.get(key))):
-            if step.get("type") == "Prepend":
-                return True
-            if step.get("type") == "Metaspace":
-                return str(step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")) != "never"
-    return False
-
-
 def _special(sources: Mapping[str, int], tokens: list[str], defaults: Mapping[str, str]) -> dict[str, int]:
     """Ids of the special tokens: by their text, else by the ids of config.json."""
     by_text = {token: number for number, token in enumerate(tokens)}
@@ -231,20 +211,36 @@ def _special(sources: Mapping[str, int], tokens: list[str], defaults: Mapping[st
     special = {role: by_text[text] for role, text in texts.items() if isinstance(text, str) and text in by_text}
     config = read_object("config.json", sources["config.json"]) if "config.json" in sources else {}
     for role in ("bos", "eos", "pad"):
-        number = config.get(f"{role}_token_id")
-        number = number[0] if isinstance(number, list) and number else number
-        if role not in special and isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(tokens):
-            special[role] = number
+        if role not in special and (numbers := _numbers(config, f"{role}_token_id", len(tokens))):
+            special[role] = numbers[0]
     return {role: special[role] for role in _SPECIAL if role in special}
+
+
+def _ends(sources: Mapping[str, int], found: Vocabulary) -> list[int]:
+    """The ids that end an answer, the tokenizer's own first, if there are several: a chat model ends a turn with another than a text."""
+    numbers = [found.special["eos"]] if "eos" in found.special else []
+    for name in ("generation_config.json", "config.json"):
+        if name in sources:
+            numbers += _numbers(read_object(name, sources[name]), "eos_token_id", len(found.tokens))
+    different = list(dict.fromkeys(numbers))
+    return different if len(different) > 1 else []
+
+
+def _numbers(config: Mapping[str, Any], name: str, count: int) -> list[int]:
+    """The token ids that a key says, one or a list of them; what is none of the vocabulary's is left out."""
+    said = config.get(name)
+    every = said if isinstance(said, list) else [said]
+    return [number for number in every if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < count]
 
 
 def _added(sources: Mapping[str, int], whole: dict[str, Any], found: Vocabulary) -> dict[str, bool]:
     """Whether every text is put between the special tokens for begin and end."""
-    config = read_object("tokenizer_config.json", sources["tokenizer_config.json"]) if "tokenizer_config.json" in sources else {}
+    config = _config(sources)
     single: list[Any] = []
-    for step in map(_object, _steps(whole.get("post_processor"))):
-        single = step.get("single") or single if step.get("type") == "TemplateProcessing" else single
-    placed = [_object(_object(part).get("SpecialToken")).get("id") for part in single]
+    for step in steps(whole.get("post_processor")):
+        if step.get("type") == "TemplateProcessing" and isinstance(step.get("single"), list):
+            single = step["single"] or single
+    placed = [as_object(as_object(part).get("SpecialToken")).get("id") for part in single]
     ids = {role: found.tokens[number] for role, number in found.special.items()}
     flags = {}
     for role, place in (("bos", 0), ("eos", -1)):
@@ -263,14 +259,14 @@ def _template(sources: Mapping[str, int]) -> str:
     for name in ("chat_template.json", "tokenizer_config.json"):
         value = read_object(name, sources[name]).get("chat_template") if name in sources else None
         if isinstance(value, list):
-            value = next((_object(one).get("template") for one in value if _object(one).get("name") == "default"), None)
+            value = next((as_object(one).get("template") for one in value if as_object(one).get("name") == "default"), None)
         if isinstance(value, str) and value:
             return value
     return ""
 
 
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _config(sources: Mapping[str, int]) -> dict[str, Any]:
+    return read_object("tokenizer_config.json", sources["tokenizer_config.json"]) if "tokenizer_config.json" in sources else {}
 
 
 def _text(content: str) -> str:
