@@ -169,7 +169,7 @@ def test_every_truncation_is_one_sentence(tmp_path: Path) -> None:
 def test_a_hostile_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
-    with pytest.raises(StoreFailed, match="pull or create the model again"):
+    with pytest.raises(StoreFailed, match=r"; run `ndani verify --repair`, or create the model again$"):
         look(path)
 
 

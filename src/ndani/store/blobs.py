@@ -125,11 +125,11 @@ class Blobs:
             with path.open("rb") as file:
                 content = file.read(limit + 1)
         except FileNotFoundError:
-            raise StoreFailed(f"the model store lacks the file {path}; pull or create the model again") from None
+            raise StoreFailed(f"the model store lacks the file {path}; run `ndani verify --repair`, or create the model again") from None
         except OSError as error:
             raise StoreFailed(f"the file {path} cannot be read ({error.strerror}); change its owner or mode") from None
         if len(content) > limit:
-            raise StoreFailed(f"the file {path} is larger than such a file may be; pull or create the model again")
+            raise StoreFailed(f"the file {path} is larger than such a file may be; run `ndani verify --repair`, or create the model again")
         return content
 
     def put(self, content: bytes) -> str:

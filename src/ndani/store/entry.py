@@ -173,4 +173,4 @@ def decode(content: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreFailed(f"{what} is damaged in the store ({error}); pull or create the model again") from None
+        raise StoreFailed(f"{what} is damaged in the store ({error}); run `ndani verify --repair`, or create the model again") from None

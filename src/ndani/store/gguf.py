@@ -191,7 +191,9 @@ def in_sentences(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreFailed(f"the weights {path} cannot be read ({error.strerror}); change their owner or mode") from None
     except ValueError as error:
-        raise StoreFailed(f"the file {path} is not a usable GGUF file: {error}; pull or create the model again") from None
+        # Not a pull: what is here already, it does not look into.
+        advice = "run `ndani verify --repair`, or create the model again"
+        raise StoreFailed(f"the file {path} is not a usable GGUF file: {error}; {advice}") from None
 
 
 def refuse(path: str, reason: str, cut: bool = False) -> BadRequest:

@@ -121,4 +121,4 @@ def _check(digest: str, size: int, what: str) -> None:
     except BadRequest:
         size = -1
     if size < 0:
-        raise StoreFailed(f"{what} is damaged in the store; pull or create the model again")
+        raise StoreFailed(f"{what} is damaged in the store; run `ndani verify --repair`, or create the model again")
