@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ndani.errors import Misconfigured
-from ndani.settings import Settings, fields, load, names_of, without_effect
+from ndani.settings import Settings, fields, from_flag, load, names_of, served, without_effect
 
 
 def read(tmp_path: Path, environ: dict[str, str] | None = None, file: str = "", **flags: object) -> Settings:
@@ -81,6 +81,10 @@ def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, tex
         ({}, "max_queues = 1", "unknown setting 'max_queues'"),
         ({}, "max_queue = ", "cannot be read"),
         ({}, "max_queue = 'x'", "max_queue in"),
+        ({"NDANI_MODELS": "~nobody-here/x"}, "", "begins with the home of somebody who is not here"),
+        ({"NDANI_LOG_FILE": "~nobody-here/x"}, "", "begins with the home of somebody who is not here"),
+        ({"NDANI_SOURCES": "/a,~nobody-here/x"}, "", "begins with the home of somebody who is not here"),
+        ({"NDANI_IDLE_EXIT": "-5m"}, "", "NDANI_IDLE_EXIT is '-5m': a duration of 0 or more is needed"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_sentence(tmp_path: Path, environ: dict[str, str], file: str, sentence: str) -> None:
@@ -101,6 +105,9 @@ def test_a_value_that_cannot_be_used_is_one_sentence(tmp_path: Path, environ: di
         ("[::1]:9", ("::1", 9), "http://[::1]:9"),
         ("::1", ("::1", 11434), "http://[::1]:11434"),
         ("[::]", ("::", 11434), "http://[::1]:11434"),
+        ("HTTPS://h.example.", ("h.example.", 443), "https://h.example.:443"),
+        ("fe80::1%eth0", ("fe80::1%eth0", 11434), "http://[fe80::1%eth0]:11434"),
+        ("m\u00fcnchen.example:1", ("m\u00fcnchen.example", 1), "http://m\u00fcnchen.example:1"),
     ],
 )
 def test_addresses(tmp_path: Path, host: str, address: tuple[str, int], url: str) -> None:
@@ -108,10 +115,53 @@ def test_addresses(tmp_path: Path, host: str, address: tuple[str, int], url: str
     assert (settings.address, settings.url) == (address, url)
 
 
-@pytest.mark.parametrize("host", ["h:x", "h:65536", "h:-1", "h:1:2x"[:3] + "q"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("h:x", "h:65536", "h:-1", "h:1q", "h:\u00b2", "no such host:1", "a..b:1", ".", "h" * 300, "\udcff:1", "\u00fc" * 63),
+        *(
+            "[::1",
+            "[::1]9",
+            "[h]:1",
+            "1:2",
+            "user:pw@127.0.0.1:1",
+            "user@127.0.0.1:1",
+            "ftp://127.0.0.1:1",
+            "http://h/a b",
+            "http://h/\u00e9",
+        ),
+    ],
+)
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(Misconfigured, match="is not an address to listen on"):
         _ = Settings(host=host).address
+
+
+def test_a_settings_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    def said(place: str) -> str:
+        with pytest.raises(Misconfigured) as met:
+            load({"NDANI_CONFIG": place})
+        return str(met.value)
+
+    (tmp_path / "latin").write_bytes(b"editor = '\xff'")
+    assert said(str(tmp_path)) == f"the settings file {tmp_path} cannot be read: Is a directory"
+    assert said(str(tmp_path / "latin")) == f"the settings file {tmp_path / 'latin'} cannot be read: it is not text in UTF-8"
+    assert said("~nobody-here/x") == "NDANI_CONFIG cannot be used: the path ~nobody-here/x begins with the home of somebody who is not here"
+
+
+def test_flags_of_the_server(tmp_path: Path) -> None:
+    setting = {s.name: s for s in served()}
+    assert from_flag(setting["max_queue"], "7") == 7 and from_flag(setting["offline"], "no") is False
+    assert from_flag(setting["models"], " ") is None, "an empty one says nothing, as in the environment"
+    for name, text, sentence in (
+        ("flash_attention", "maybe", "--flash-attention is 'maybe': true or false is needed"),
+        ("idle_exit", "-5m", "--idle-exit is '-5m': a duration of 0 or more is needed"),
+        ("keep_alive", "soon", "--keep-alive is 'soon': a duration such as 5m is needed"),
+        ("num_gpu", "abc", "--num-gpu is 'abc': a whole number"),
+    ):
+        with pytest.raises(Misconfigured) as met:
+            from_flag(setting[name], text)
+        assert str(met.value).startswith(sentence)
 
 
 def test_the_store_is_ndanis_else_ollamas_else_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,21 +40,39 @@ def _text(value: str) -> str:
     return value
 
 
+_NAME, _DIGITS, _PLAIN = re.compile(r"\w[\w-]{0,62}(?:\.\w[\w-]{0,62})*\.?"), re.compile("[0-9]{0,5}"), re.compile("[!-~]*")
+_YES, _NO = {"1", "t", "true", "yes", "on"}, {"", "0", "f", "false", "no", "off"}
+
+
 def _flag(value: str) -> bool:
     # As in Ollama: a value that is not a boolean at all counts as true.
-    return value.lower() not in {"", "0", "f", "false", "no", "off"}
+    return value.lower() not in _NO
 
 
 def _seconds(value: str) -> float:
     return parse_duration(value)
 
 
-def _path(value: str) -> Path:
-    return Path(value).expanduser()
+def _idle(value: str) -> float:
+    if (seconds := parse_duration(value)) < 0:
+        raise ValueError("a duration of 0 or more is needed, such as 10m (0: never)")
+    return seconds
+
+
+def expand(value: str) -> Path:
+    """A path as a user writes it, `~` and all. Raises BadRequest for the home of somebody who is not here."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise BadRequest(f"the path {value[:80]} begins with the home of somebody who is not here") from None
 
 
 def _list(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _folders(value: str) -> tuple[str, ...]:
+    return tuple(part for part in _list(value) if expand(part))
 
 
 def _place(value: str) -> str:
@@ -105,7 +123,7 @@ class Settings:
     """All settings of one process. `origins_of` says for each field where its value came from."""
 
     host: str = _setting("127.0.0.1:11434", _text, "address the server listens on, and clients call", "OLLAMA_HOST")
-    models: Path = _setting(lambda: home() / "models", _path, "folder of the model store", "OLLAMA_MODELS")
+    models: Path = _setting(lambda: home() / "models", expand, "folder of the model store", "OLLAMA_MODELS")
     origins: tuple[str, ...] = _setting((), _list, "further web origins that may call (comma list, * as wildcard)", "OLLAMA_ORIGINS")
     keep_alive: float = _setting(
         300.0, _seconds, "how long a model stays loaded after its last answer (negative: for ever)", "OLLAMA_KEEP_ALIVE"
@@ -131,11 +149,11 @@ class Settings:
     no_cloud: bool = _setting(True, _flag, "no cloud models; ndani has none, so only true is possible", "OLLAMA_NO_CLOUD")
     offline: bool = _setting(False, _flag, "refuse everything that would dial out")
     registry: str = _setting(DEFAULT_HOST, _place, "registry that names without a host belong to (http://…: without TLS)")
-    sources: tuple[str, ...] = _setting((), _list, "folders to look for models in before anything is asked (comma list)")
+    sources: tuple[str, ...] = _setting((), _folders, "folders to look for models in before anything is asked (comma list)")
     require_jail: bool = _setting(False, _flag, "refuse to run a model where the system cannot confine it")
     max_body: int = _setting(256 * 2**20, _count(1), "largest request body, in bytes")
-    idle_exit: float = _setting(0.0, _seconds, "stop the server after this long without a request (0: never)")
-    log_file: str = _setting("", _text, "file for log lines (empty: stderr)")
+    idle_exit: float = _setting(0.0, _idle, "stop the server after this long without a request (0: never)")
+    log_file: str = _setting("", lambda v: str(expand(v)), "file for log lines (empty: stderr)")
     origins_of: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -143,29 +161,46 @@ class Settings:
         """Host and port of `host`, as Ollama reads it: a scheme alone implies its port, a path is not for listening."""
         text = self.host.strip()
         scheme, _, rest = text.rpartition("://")
-        rest = rest.split("/", 1)[0]
-        port = {"http": 80, "https": 443}.get(scheme, 11434)
-        host = rest
-        if rest.startswith("["):
-            host, _, tail = rest[1:].partition("]")
-            digits = tail.removeprefix(":")
-        elif rest.count(":") > 1:
-            digits = ""
-        else:
-            host, _, digits = rest.partition(":")
-        if digits:
-            if not digits.isdigit() or int(digits) > 65535:
-                raise Misconfigured(f"{self.host!r} is not an address to listen on; write it as 127.0.0.1:11434")
-            port = int(digits)
-        return host or "127.0.0.1", port
+        place, _, path = rest.partition("/")
+        try:
+            port = {"": 11434, "http": 80, "https": 443}[scheme.lower()]
+            host, digits = _halves(place)
+            if not (_DIGITS.fullmatch(digits) and int(digits or port) <= 65535 and _PLAIN.fullmatch(path)):
+                raise ValueError
+        except (LookupError, ValueError):
+            raise Misconfigured(f"{self.host!r} is not an address to listen on; write it as 127.0.0.1:11434") from None
+        return host or "127.0.0.1", int(digits or port)
+
+    @property
+    def called(self) -> tuple[str, int]:
+        """Host and port that a client on this machine calls: a wildcard address is reached over loopback."""
+        host, port = self.address
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
 
     @property
     def url(self) -> str:
-        """The base URL that a client on this machine calls; a wildcard address is reached over loopback."""
-        host, port = self.address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        scheme = "https" if self.host.strip().startswith("https://") else "http"
+        """The base URL that a client on this machine calls."""
+        host, port = self.called
+        scheme = "https" if self.host.strip().lower().startswith("https://") else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _halves(place: str) -> tuple[str, str]:
+    """Host and digits of HOST, HOST:PORT, [IPv6]:PORT or a bare IPv6 address. Raises ValueError when the host can be none."""
+    if not place.startswith("[") and place.count(":") < 2:
+        host, _, digits = place.partition(":")
+        if host and (len(host) > 253 or not _NAME.fullmatch(host)):
+            raise ValueError
+        if not host.isascii():
+            host.encode("idna")  # as whatever looks the name up will do
+        return host, digits
+    import ipaddress
+
+    host, closed, tail = place[1:].partition("]") if place.startswith("[") else (place, "]", "")
+    if not closed or tail[:1] not in ("", ":") or not _PLAIN.fullmatch(host):
+        raise ValueError
+    ipaddress.IPv6Address(host)
+    return host, tail[1:]
 
 
 def names_of(setting: dataclasses.Field[Any]) -> tuple[str, ...]:
@@ -186,7 +221,7 @@ def served() -> list[dataclasses.Field[Any]]:
 def load(environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
     """Read every setting once. Raises Misconfigured naming the variable, the value and what would do."""
     environ = os.environ if environ is None else environ
-    path = file or Path(environ.get("NDANI_CONFIG") or home() / "config.toml").expanduser()
+    path = file or _config(environ)
     written = _from_file(path)
     values: dict[str, Any] = {}
     came: dict[str, str] = {}
@@ -209,12 +244,30 @@ def load(environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | No
     return Settings(**values, origins_of=came)
 
 
+def from_flag(setting: dataclasses.Field[Any], text: str) -> Any:
+    """The value of one of the server's flags; None for an empty one, which says nothing, as in the environment. Raises Misconfigured."""
+    text, flag = text.strip(), f"--{setting.name.replace('_', '-')}"
+    if not text:
+        return None
+    # In the environment Ollama's rule holds, that any other word is true; flags of our own can be stricter.
+    if setting.metadata["read"] is _flag and text.lower() not in _YES | _NO:
+        raise Misconfigured(f"{flag} is {text!r}: true or false is needed")
+    return _read(setting, text, flag)
+
+
 def without_effect(environ: Mapping[str, str] | None = None) -> list[str]:
     """A sentence for each variable that is set and that nothing here obeys."""
     environ = os.environ if environ is None else environ
     return [
         f"{name} is set, but has no effect: {what} is not in this version" for name, what in WITHOUT_EFFECT.items() if environ.get(name)
     ]
+
+
+def _config(environ: Mapping[str, str]) -> Path:
+    try:
+        return expand(environ.get("NDANI_CONFIG") or str(home() / "config.toml"))
+    except BadRequest as error:
+        raise Misconfigured(f"NDANI_CONFIG cannot be used: {error}") from None
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -225,8 +278,9 @@ def _from_file(path: Path) -> dict[str, Any]:
         written = tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:  # no UTF-8, or no TOML
-        raise Misconfigured(f"the settings file {path} cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        reason = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
+        raise Misconfigured(f"the settings file {path} cannot be read: {reason}") from None
     unknown = sorted(set(written) - {f.name for f in fields()})
     if unknown:
         raise Misconfigured(f"the settings file {path} has an unknown setting {unknown[0]!r}; `ndani config show` lists them all")

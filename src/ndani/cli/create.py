@@ -22,7 +22,7 @@ from ndani.cli.handover import hand_over
 from ndani.cli.verb import Verb, exactly
 from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
-from ndani.settings import load
+from ndani.settings import expand, load
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
 from ndani.store.parameters import short
 
@@ -41,7 +41,7 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
     names.parse(model)
     if quantize:
         parse_kind(quantize)  # said before anything is sent
-    path = Path(place or "Modelfile").expanduser()
+    path = expand(place or "Modelfile")
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str
             if "from" in body:
                 raise BadRequest("there are two FROM lines with the name of a model; a model is made from one")
             body["from"] = value
-        root = folder / Path(value).expanduser()
+        root = folder / expand(value)
         for path in found or ():
             name = path.relative_to(root).as_posix() if root.is_dir() else path.name
             files["files"][_called(name, files["files"])] = path
@@ -97,11 +97,9 @@ def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str
 
 def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
     """The files that a FROM or an ADAPTER means, or None where it is a model's name."""
+    path = folder / expand(value)
     try:
-        path = folder / Path(value).expanduser()
         path.stat()
-    except RuntimeError:  # ~somebody, who has no home here
-        raise NotFound(f"the path {short(value)} begins with the home of somebody who is not here") from None
     except (OSError, ValueError):  # too long for a path, among others
         _require_name(value, needed)
         return None

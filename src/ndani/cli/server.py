@@ -11,8 +11,8 @@ from ndani.cli import figures, tables
 from ndani.cli.client import Client
 from ndani.cli.models import print_json
 from ndani.cli.verb import Verb, at_most, exactly
-from ndani.errors import BadRequest, Misconfigured, NotFound
-from ndani.settings import load, served
+from ndani.errors import NotFound
+from ndani.settings import from_flag, load, served
 
 
 def _flags() -> list[click.Parameter]:
@@ -23,16 +23,7 @@ def _serve(args: tuple[str, ...], **given: str | None) -> int:
     """Run the server until it is told to stop; a flag per setting, over environment and file."""
     from ndani.api.server import serve as run_server
 
-    flags: dict[str, Any] = {}
-    for setting in served():
-        text = given[setting.name]
-        if text is None:
-            continue
-        try:
-            flags[setting.name] = setting.metadata["read"](text)
-        except (ValueError, BadRequest) as error:
-            raise Misconfigured(f"--{setting.name.replace('_', '-')} is {text!r}: {error}") from None
-    return run_server(load(flags=flags))
+    return run_server(load(flags={setting.name: from_flag(setting, given[setting.name] or "") for setting in served()}))
 
 
 serve = Verb(
