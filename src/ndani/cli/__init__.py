@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code; every failure becomes one sentence."""
     from ndani.errors import NdaniError
 
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
@@ -68,6 +69,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(f"ndani itself went wrong ({type(error).__name__}); NDANI_DEBUG=1 shows where")
     return code
+
+
+def _open_closed() -> None:
+    """Give each standard stream that was closed (`>&-`) one that leads nowhere, in their order, so that no socket takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 (it is for the whole process)
 
 
 def _run(argv: list[str]) -> int:

@@ -8,7 +8,7 @@ import click
 
 from ndani import __version__
 from ndani.cli.verb import Door, Entry, Verb
-from ndani.errors import BadRequest, NdaniError
+from ndani.errors import BadRequest, Failed
 
 
 def root(table: Mapping[str, Entry]) -> Door:
@@ -30,12 +30,12 @@ def _print_version() -> None:
     from ndani.cli.client import Client
     from ndani.settings import load
 
-    server = ""
+    server, client = "", Client(load())
     try:
-        answer = Client(load()).ask("GET", "/api/version") or {}
+        answer = client.ask("GET", "/api/version")
         # `version` is the level of Ollama's API; a server of ours says its own version beside it.
         server = str(answer.get("ndani") or answer.get("version") or "")
-    except NdaniError:
+    except Failed:  # nobody there, or nobody of ours
         click.echo("Warning: could not connect to a running ndani instance")
     if server:
         click.echo(f"ndani version is {server}")

@@ -1,7 +1,8 @@
 """Starting a server where none runs, for the commands that need one: detached, with a log of its own, leaving when idle.
 
-Only for a loopback address. Of several command lines at once exactly one starts a server (they take turns at a lock);
-the others use it. What a server is, is not known here: it is started as `ndani serve` and asked over HTTP.
+Only for a loopback address, and on none but that: a server that others can reach is started by hand. Of several command
+lines at once exactly one starts a server (they take turns at a lock); the others use it. What a server is, is not known
+here: it is started as `ndani serve` and asked over HTTP.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ _RIVAL_S = 0.5  # a rival has bound the port that our child found taken, and lis
 _LOG_LIMIT = 4_000_000
 
 
-def reach(settings: Settings) -> Client:
+def reach(settings: Settings, *, quiet: bool = False) -> Client:
     """A client whose server answers; starts one in the background where the address is loopback and nobody is there.
 
+    What was started is said on stderr unless it is to be `quiet`.
     Raises NoServer for another machine's silence, Failed with the server's own last sentence when it would not start.
     """
     client = Client(settings)
@@ -43,7 +45,9 @@ def reach(settings: Settings) -> Client:
         with _turn(folder / f"start-{settings.address[1]}.lock"):
             # Whoever had the lock before has started it.
             if not client.alive():
-                _start(client, settings, folder / "server.log")
+                begun = _start(client, settings, folder / "server.log")
+                if begun and not quiet:
+                    click.echo(begun, err=True)
     except OSError as error:
         raise Failed(f"no server runs, and one could not be started: {error.strerror} ({error.filename})") from None
     return client
@@ -62,8 +66,10 @@ def _turn(path: Path) -> Iterator[None]:
         yield  # closing the file gives the lock back, also when this process is killed
 
 
-def _start(client: Client, settings: Settings, log: Path) -> None:
-    environment = dict(os.environ)
+def _start(client: Client, settings: Settings, log: Path) -> str:
+    """Start a server and wait for it; what to say of it, or nothing where somebody else's was faster."""
+    # A wildcard address would let in everybody who reaches this machine, and nobody has asked for that by `ndani run`.
+    environment = {**os.environ, "NDANI_HOST": client.url}
     idle = settings.idle_exit
     if settings.origins_of.get("idle_exit", "default") == "default":
         idle = _IDLE_S
@@ -81,9 +87,11 @@ def _start(client: Client, settings: Settings, log: Path) -> None:
             env=environment,
             start_new_session=True,
         )
-    if _await(client, child, log, begin):
-        leaves = f"; it stops after {_spoken(idle)}" if idle > 0 else "; `ndani serve` would have run it here"
-        click.echo(f"started ndani in the background at {client.url}{leaves}", err=True)
+    if not _await(client, child, log, begin):
+        return ""
+    alone = f", for this machine alone (`ndani serve` listens on {settings.address[0]})" if settings.called != settings.address else ""
+    leaves = f"; it stops after {_spoken(idle)}" if idle > 0 else "; `ndani serve` would have run it here"
+    return f"started ndani in the background at {client.url}{alone}{leaves}"
 
 
 def _await(client: Client, child: subprocess.Popen[bytes], log: Path, begin: int) -> bool:

@@ -41,7 +41,7 @@ def _models(*, running: bool) -> Sequence[str]:
     client = Client(settings)
     with contextlib.suppress(NdaniError):
         if client.alive(_PATIENCE):
-            found = client.ask("GET", "/api/ps" if running else "/api/tags")["models"] or []
+            found = client.models("/api/ps" if running else "/api/tags")["models"]
             return [model["name"] for model in found]
     if running:
         return ()

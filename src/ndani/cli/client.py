@@ -11,8 +11,9 @@ import contextlib
 import http.client
 import ipaddress
 import json
+import re
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, BinaryIO
 
 from ndani import __version__
@@ -21,6 +22,7 @@ from ndani.settings import Settings
 
 _CONNECT_S = 10.0
 _PIECE = 1 << 20
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 _BY_STATUS: dict[int, type[NdaniError]] = {
     400: BadRequest,
     403: Forbidden,
@@ -37,9 +39,8 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.url = settings.url
         self._secure = self.url.startswith("https://")
-        host, port = settings.address
-        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        self._port = port
+        self._host, self._port = settings.called
+        self._met = False  # whether a server has answered once
         # A path behind the address (a server behind a gateway) is kept, as Ollama keeps it.
         _, _, path = settings.host.strip().rpartition("://")[2].partition("/")
         self._path = f"/{path.strip('/')}" if path.strip("/") else ""
@@ -55,41 +56,57 @@ class Client:
             return ipaddress.ip_address(self._host).is_loopback
         return False
 
-    def alive(self, patience: float = 10.0) -> bool:
+    def alive(self, patience: float | None = None) -> bool:
         """Whether a server answers there; False when the connection is refused.
 
-        Raises NoServer when the address does not exist, or takes the connection and says nothing for `patience` seconds.
+        Raises NoServer when the address does not exist, or takes the connection and says nothing for `patience` seconds (ten,
+        where none are said).
         """
         try:
-            with contextlib.closing(self._open(patience)) as connection:
+            connection = self._open(_CONNECT_S if patience is None else patience)
+        except ConnectionError:
+            return False
+        except OSError as error:
+            raise NoServer(f"could not connect to the ndani server at {self.url} ({_reason(error)})") from None
+        try:
+            with contextlib.closing(connection):
                 connection.request("HEAD", f"{self._path}/")
                 connection.getresponse().read()
-        except (ConnectionError, http.client.RemoteDisconnected):
+        except ConnectionError:
             return False
         except (OSError, http.client.HTTPException) as error:
             raise NoServer(f"what listens at {self.url} does not answer as a server would ({_reason(error)})") from None
+        self._met = True
         return True
 
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """One request and its whole answer: decoded JSON, or None where the body is empty."""
-        with contextlib.closing(self._connect()) as connection:
-            text = self._send(connection, method, path, body).read()
-        try:
-            return json.loads(text) if text.strip() else None
-        except ValueError:
-            raise Failed(f"what listens at {self.url} answered something other than JSON; is it an ndani server?") from None
+    def ask(self, method: str, path: str, body: Any = None, *, holds: str = "") -> dict[str, Any]:
+        """One request and its whole answer, an object of JSON that has a field `holds`, if that is said."""
+        answer = self._object(self._whole(method, path, body))
+        if holds and holds not in answer:
+            raise Failed(self._foreign)
+        return answer
+
+    def models(self, path: str) -> dict[str, Any]:
+        """An answer whose `models` is a list of models, each with a `name`."""
+        answer = self.ask("GET", path, holds="models")
+        answer["models"] = answer["models"] or []
+        if not all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in answer["models"]):
+            raise Failed(self._foreign)
+        return answer
+
+    def tell(self, method: str, path: str, body: Any = None) -> None:
+        """One request that is answered by nothing but its success."""
+        if self._whole(method, path, body).strip():
+            raise Failed(self._foreign)
 
     def stream(self, path: str, body: Any) -> Generator[dict[str, Any]]:
         """A POST and its answer line by line; a line that holds an error is raised. Closing it hangs up, which stops the work."""
         with contextlib.closing(self._connect()) as connection:
             answer = self._send(connection, "POST", path, body)
-            while line := self._line(answer):
+            while line := self._received(answer.readline):
                 if not line.strip():
                     continue
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    raise Failed("the server broke off in the middle of a line; its log says why") from None
+                event = self._object(line)
                 if "error" in event:
                     raise Failed(_sentence(event) or "the server gave an error without words")
                 yield event
@@ -112,15 +129,29 @@ class Client:
                         yield sent
                     if sent < size:
                         raise Failed("the file became shorter while it was sent; run the command again")
-                answer = connection.getresponse()
-                if answer.status >= 400:
-                    raise self._error(answer)
+                self._require_success(connection.getresponse())
             except (OSError, http.client.HTTPException) as error:
                 raise NoServer(f"the connection to {self.url} broke off before an answer ({_reason(error)})") from None
 
-    def _line(self, answer: http.client.HTTPResponse) -> bytes:
+    def _whole(self, method: str, path: str, body: Any) -> bytes:
+        with contextlib.closing(self._connect()) as connection:
+            return self._received(self._send(connection, method, path, body).read)
+
+    def _object(self, text: bytes) -> dict[str, Any]:
+        with contextlib.suppress(ValueError):
+            if isinstance(found := json.loads(text), dict):
+                return found
+        if text.startswith(b"{") and not text.endswith(b"\n"):
+            raise Failed("the server broke off in the middle of a line; its log says why")
+        raise Failed(self._foreign)
+
+    @property
+    def _foreign(self) -> str:
+        return f"what listens at {self.url} answered something else than a server of ndani's would; is it one?"
+
+    def _received(self, read: Callable[[], bytes]) -> bytes:
         try:
-            return answer.readline()
+            return read()
         except (OSError, http.client.HTTPException) as error:
             raise Failed(f"the connection to {self.url} broke off ({_reason(error)})") from None
 
@@ -135,13 +166,15 @@ class Client:
         return connection
 
     def _connect(self) -> http.client.HTTPConnection:
+        if not self._met:
+            self.alive()  # as Ollama does, before each command: what listens there and says nothing is found out
         try:
             connection = self._open(_CONNECT_S)
         except ConnectionRefusedError:
             raise NoServer(self.absent) from None
         except OSError as error:
             raise NoServer(f"could not connect to the ndani server at {self.url} ({_reason(error)})") from None
-        # Only connecting has a limit: a model may take minutes to load, and Ctrl-C ends every wait.
+        # What has answered once has no limit: a model may take minutes to load, and Ctrl-C ends every wait.
         connection.sock.settimeout(None)
         return connection
 
@@ -156,26 +189,28 @@ class Client:
         headers = {"User-Agent": f"ndani/{__version__}", "Accept": "application/x-ndjson, application/json"}
         data = None
         if body is not None:
-            data = json.dumps(body).encode()
+            # Bytes of a command line that are no text would be refused as broken JSON.
+            data = _NO_TEXT.sub("\ufffd", json.dumps(body, ensure_ascii=False)).encode()
             headers["Content-Type"] = "application/json"
         try:
             connection.request(method, self._path + path, data, headers)
             answer = connection.getresponse()
-            if answer.status >= 400:
-                raise self._error(answer)
+            self._require_success(answer)
         except (OSError, http.client.HTTPException) as error:
             raise NoServer(f"the connection to {self.url} broke off before an answer ({_reason(error)})") from None
         return answer
 
-    def _error(self, answer: http.client.HTTPResponse) -> NdaniError:
-        text = answer.read().decode("utf-8", "replace").strip()
-        try:
-            sentence = _sentence(json.loads(text))
-        except ValueError:
-            sentence = text.splitlines()[0] if text else ""
-        if not sentence:
-            sentence = f"the server at {self.url} refused with {answer.status} {answer.reason} and no further word"
-        return _BY_STATUS.get(answer.status, Failed)(sentence)
+    def _require_success(self, answer: http.client.HTTPResponse) -> None:
+        if 200 <= answer.status < 300:
+            return
+        text, body = answer.read(), None
+        with contextlib.suppress(ValueError):
+            body = json.loads(text)
+        if sentence := _sentence(body):
+            raise _BY_STATUS.get(answer.status, Failed)(sentence)
+        # What else is said is no sentence of ours, such as the page of a web server.
+        kind = _BY_STATUS.get(answer.status, Failed) if not text.strip() else Failed
+        raise kind(f"what listens at {self.url} answered with {answer.status} {answer.reason} and no sentence; is it an ndani server?")
 
 
 def _sentence(body: Any) -> str:
@@ -190,4 +225,6 @@ def _reason(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, socket.gaierror):
         return "no such host"
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
+        return "the answer is cut short" if isinstance(error, http.client.IncompleteRead) else "that is no HTTP"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

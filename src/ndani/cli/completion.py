@@ -30,6 +30,7 @@ _BASH = """\
     while IFS= read -r item; do
         case "${item%%%%,*}" in
             file) compopt -o default ;;
+            dir) compopt -o dirnames ;;
             plain) item="${item#*,}"; COMPREPLY+=("${item#"$cut"}") ;;
         esac
     done <<< "$response"

@@ -19,7 +19,7 @@ from ndani.cli import progress
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.handover import hand_over
-from ndani.cli.verb import Verb, exactly
+from ndani.cli.verb import Verb, complete_file, exactly
 from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import expand, load
@@ -33,7 +33,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pth")
 
 
 @click.command("create", cls=Verb, usage="create MODEL", takes=exactly(1), help="Create a model")
-@click.option("-f", "--file", "place", default="", help='Name of the Modelfile (default "Modelfile")')
+@click.option("-f", "--file", "place", default="", shell_complete=complete_file, help='Name of the Modelfile (default "Modelfile")')
 @click.option("-q", "--quantize", default="", help="Quantize model to this level (e.g. q4_K_M)")
 def create(args: tuple[str, ...], place: str, quantize: str) -> None:
     """Make a model as a Modelfile says, with its progress on stderr."""
@@ -164,7 +164,7 @@ def _sent(client: Client, path: Path, file: BinaryIO) -> Generator[dict[str, Any
     digest = f"sha256:{seen.hexdigest()}"
     route = f"/api/blobs/{digest}"
     try:
-        client.ask("HEAD", route)
+        client.tell("HEAD", route)
     except NotFound:
         file.seek(0)
         with contextlib.closing(client.upload(route, file, size)) as sending:

@@ -54,7 +54,7 @@ def doctor(args: tuple[str, ...]) -> int:
     mark = {True: "ok", False: "MISSING", None: "note"}
     click.echo(tables.pairs([(mark[check.good], check.name, check.words) for check in checks]))
     client = reach(settings)
-    report = client.ask("GET", "/api/doctor")
+    report = client.ask("GET", "/api/doctor", holds="routes")
     click.echo(f"Server at {client.url}")
     click.echo(tables.pairs(_server(report)))
     routes = report.get("routes") or []

@@ -17,12 +17,12 @@ _ON = {"": True, "true": True, "t": True, "1": True, "false": False, "f": False,
 def embeds(client: Client, model: str, insecure: bool) -> bool:
     """Whether this model makes vectors and nothing else; it is pulled first where it is missing."""
     try:
-        shown = client.ask("POST", "/api/show", {"model": model})
+        shown = client.ask("POST", "/api/show", {"model": model}, holds="details")
     except NotFound:
         from ndani.cli.models import fetch
 
         fetch(client, model, insecure=insecure)
-        shown = client.ask("POST", "/api/show", {"model": model})
+        shown = client.ask("POST", "/api/show", {"model": model}, holds="details")
     return "embedding" in (shown.get("capabilities") or [])
 
 
@@ -43,7 +43,7 @@ def vector(client: Client, ask: Mapping[str, Any], asked: Mapping[str, Any]) -> 
     body = {"model": ask["model"], "input": ask["prompt"], **asked}
     if "keep_alive" in ask:
         body["keep_alive"] = ask["keep_alive"]
-    answer = client.ask("POST", "/api/embed", body)
+    answer = client.ask("POST", "/api/embed", body, holds="embeddings")
     if cut := answer.get("truncated"):
         click.echo(f"Warning: the text is longer than the model's context; {cut} of its tokens were not read", err=True)
     return json.dumps(answer["embeddings"][0], separators=(",", ":"))

@@ -32,7 +32,7 @@ def hand_over(client: Client, models: Path, path: Path, file: BinaryIO) -> Gener
         said = client.ask("POST", _ROUTE, {})
     except NdaniError:  # another kind of server, or one whose store takes nothing: sending it says what is wrong
         return ""
-    name = said.get("place") if isinstance(said, dict) else None
+    name = said.get("place")
     if not is_place(name):
         return ""
     place = Layout(models).handover / str(name)

@@ -27,11 +27,11 @@ def print_json(value: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def list_(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models of the store, newest first."""
-    answer = Client(load()).ask("GET", "/api/tags")
+    answer = Client(load()).models("/api/tags")
     prefix = args[0] if args else ""
     if as_json:
-        return print_json(answer | {"models": _beginning(answer["models"] or [], prefix)})
-    return click.echo(listing(answer["models"] or [], prefix), nl=False)
+        return print_json(answer | {"models": _beginning(answer["models"], prefix)})
+    return click.echo(listing(answer["models"], prefix), nl=False)
 
 
 def listing(models: list[dict[str, Any]], prefix: str = "") -> str:
@@ -94,7 +94,7 @@ def push(args: tuple[str, ...], insecure: bool) -> None:
 def cp(args: tuple[str, ...]) -> None:
     """Give a model a second name."""
     source, destination = args
-    Client(load()).ask("POST", "/api/copy", {"source": source, "destination": destination})
+    Client(load()).tell("POST", "/api/copy", {"source": source, "destination": destination})
     click.echo(f"copied '{source}' to '{destination}'")
 
 
@@ -104,6 +104,6 @@ def rm(args: tuple[str, ...]) -> None:
     client = Client(load())
     for name in args:
         with contextlib.suppress(NotFound):  # the delete below says it, in its own words
-            client.ask("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0})
-        client.ask("DELETE", "/api/delete", {"model": name})
+            client.ask("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, holds="done")
+        client.tell("DELETE", "/api/delete", {"model": name})
         click.echo(f"deleted '{name}'")

@@ -45,7 +45,7 @@ class RunVerb(Verb):
 @click.option("--format", "format_", default="", hidden=True)
 @click.option("--think", default="false", hidden=True)
 @click.option("--hidethinking", is_flag=True, hidden=True)
-@click.option("--dimensions", default="0", help="Numbers of the vector (embedding models only)")
+@click.option("--dimensions", default="0", metavar="int", help="Numbers of the vector (embedding models only)")
 @click.option("--truncate", default="true", help="Cut a text that is too long (embedding models only)")
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
     """Answer one prompt: words of the command line, after what is piped in; without any, converse. An embedder gives its vector."""
@@ -58,14 +58,14 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     if keepalive:
         parse_duration(keepalive)
         ask["keep_alive"] = keepalive if not keepalive.lstrip("+-").replace(".", "").isdigit() else float(keepalive)
-    if not words and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+    if not words and sys.stdin.isatty() and sys.stdout.isatty():
         from ndani.cli.repl import converse
 
         settings = load()
         client = reach(settings)
         if embeds(client, model, insecure):
             click.echo(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
-        return converse(client, ask, settings, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
+        return converse(settings, ask, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     ask["prompt"] = prompt(words)
     client = reach(load())
     if embeds(client, model, insecure):
@@ -113,8 +113,7 @@ def prompt(words: list[str]) -> str:
         raise BadRequest('a prompt is needed: ndani run MODEL "your question" (a conversation needs a terminal to be shown on)')
     if piped:
         text = f"{piped} {text}" if words else piped
-    # Bytes that are no text would be refused by the server as broken JSON.
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text
 
 
 def _piped() -> str | None:

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import time
+from dataclasses import Field
 from typing import Any
 
 import click
 
 from ndani.cli import figures, tables
 from ndani.cli.client import Client
+from ndani.cli.config import written
 from ndani.cli.models import print_json
-from ndani.cli.verb import Verb, at_most, exactly
+from ndani.cli.verb import Verb, at_most, complete_file, complete_folder, exactly
 from ndani.errors import NotFound
-from ndani.settings import from_flag, load, served
+from ndani.settings import Settings, from_flag, load, names_of, served
+
+#: What a flag's value is called in the help, by the type of the setting, and how a shell completes it, by its name.
+_KINDS = {"int": "int", "float": "duration", "bool": "bool", "bool | None": "bool"}
+_COMPLETED = {"models": complete_folder, "log_file": complete_file}
 
 
 def _flags() -> list[click.Parameter]:
-    return [click.Option([f"--{s.name.replace('_', '-')}", s.name], help=s.metadata["doc"]) for s in served()]
+    return [
+        click.Option(
+            [f"--{s.name.replace('_', '-')}", s.name],
+            help=f"{s.metadata['doc']}{_default(s)}",
+            metavar=_KINDS.get(str(s.type)),
+            shell_complete=_COMPLETED.get(s.name),
+        )
+        for s in served()
+    ]
+
+
+def _default(setting: Field[Any]) -> str:
+    """What is obeyed where nothing is said, unless it is nothing."""
+    value = getattr(Settings(), setting.name)
+    return f" (default {written(value)})" if value else ""
+
+
+def _environment() -> list[tuple[str, str]]:
+    others = {s.name: "".join(f"; {name} is read too" for name in names_of(s)[1:]) for s in served()}
+    return [(names_of(s)[0], s.metadata["doc"] + others[s.name]) for s in served()]
 
 
 def _serve(args: tuple[str, ...], **given: str | None) -> int:
@@ -31,7 +56,7 @@ serve = Verb(
     usage="serve",
     takes=exactly(0),
     aliases=("start",),
-    environment=[(f"NDANI_{s.name.upper()}", s.metadata["doc"]) for s in served()],
+    environment=_environment(),
     help="Start ndani",
     params=_flags(),
     callback=_serve,
@@ -42,9 +67,9 @@ serve = Verb(
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def ps(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models in memory."""
-    answer = Client(load()).ask("GET", "/api/ps")
+    answer = Client(load()).models("/api/ps")
     prefix = args[0].lower() if args else ""
-    models = [model for model in answer["models"] or [] if model["name"].lower().startswith(prefix)]
+    models = [model for model in answer["models"] if model["name"].lower().startswith(prefix)]
     if as_json:
         return print_json(answer | {"models": models})
     now = time.time()
@@ -77,6 +102,6 @@ def _until(model: dict[str, Any], now: float) -> str:
 def stop(args: tuple[str, ...]) -> None:
     """Take a model out of memory."""
     try:
-        Client(load()).ask("POST", "/api/generate", {"model": args[0], "prompt": "", "keep_alive": 0})
+        Client(load()).ask("POST", "/api/generate", {"model": args[0], "prompt": "", "keep_alive": 0}, holds="done")
     except NotFound:
         raise NotFound(f'couldn\'t find model "{args[0]}" to stop') from None

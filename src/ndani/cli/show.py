@@ -33,7 +33,7 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
     wanted = [part for part in _PARTS if parts[part]]
     if len(wanted) > 1:
         raise BadRequest("only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified")
-    answer = Client(load()).ask("POST", "/api/show", {"model": args[0]} | ({"verbose": True} if verbose else {}))
+    answer = Client(load()).ask("POST", "/api/show", {"model": args[0]} | ({"verbose": True} if verbose else {}), holds="details")
     if as_json:
         return print_json(answer)
     if not wanted:

@@ -58,14 +58,19 @@ def _verified(client: Client, ask: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _agreed(question: str) -> bool:
-    """Whether a person at a terminal says yes; False where nobody can be asked."""
-    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
+    """Whether a person at a terminal says yes; False for Ctrl-D, and where nobody can be asked. Raises KeyboardInterrupt."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
+    # Not click's: it makes one of Ctrl-C and Ctrl-D, and only the first is a user who wants to stop.
+    click.echo(f"{question} [y/N]: ", nl=False, err=True)
     try:
-        return click.confirm(question, err=True)
-    except click.Abort:  # Ctrl-C and Ctrl-D at the question
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
         click.echo(err=True)
-        return False
+        raise
+    if not answer:
+        click.echo(err=True)
+    return answer.strip().lower() in ("y", "yes")
 
 
 @click.command("prune", cls=Verb, usage="prune", takes=exactly(0), help="Remove files that no model needs")

@@ -128,8 +128,9 @@ class Door(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the flags before the command's name."""
+        own = next((at for at, word in enumerate(args) if not word.startswith("-")), len(args))
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, args if ctx.resilient_parsing else _plain(self, args[:own]) + args[own:])
         except click.UsageError as error:
             raise BadRequest(wording(error, args)) from None
 
@@ -146,6 +147,16 @@ class Door(click.Group):
                 f'Use "{path} [command] --help" for more information about a command.',
             ]
         )
+
+
+def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+    """A flag's value is a file: the shell knows which there are."""
+    return [click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
+def complete_folder(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+    """A flag's value is a folder."""
+    return [click.shell_completion.CompletionItem(incomplete, type="dir")]
 
 
 def _complete_args(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[click.shell_completion.CompletionItem]:

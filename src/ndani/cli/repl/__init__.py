@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from ndani.cli.client import Client
 from ndani.cli.repl import words
 from ndani.cli.repl.commands import QUOTES, Commands, Leave, gather
 from ndani.cli.repl.line import Line
@@ -19,12 +18,12 @@ from ndani.errors import NdaniError
 from ndani.settings import Settings
 
 
-def converse(client: Client, said: Mapping[str, Any], settings: Settings, *, verbose: bool, wordwrap: bool, insecure: bool) -> None:
+def converse(settings: Settings, said: Mapping[str, Any], *, verbose: bool, wordwrap: bool, insecure: bool) -> None:
     """Talk with a model until Ctrl-D or /bye. `said` is what every request says, the model's name among it.
 
     Raises what the server says when the model cannot be loaded (one that is not here is pulled first).
     """
-    session = Session(client, said, verbose=verbose, wordwrap=wordwrap)
+    session = Session(settings, said, verbose=verbose, wordwrap=wordwrap)
     session.open(session.model, insecure=insecure)
     line = Line(settings)
     if line.history.lost:

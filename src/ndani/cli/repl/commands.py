@@ -91,7 +91,7 @@ class Commands:
     def _list(self, text: str, rest: list[str]) -> None:
         from ndani.cli.models import listing
 
-        click.echo(listing(self._session.client.ask("GET", "/api/tags")["models"] or [], rest[0] if rest else ""), nl=False)
+        click.echo(listing(self._session.client.models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
 
     # /set
 
@@ -139,11 +139,12 @@ class Commands:
         if len(rest) < 3:
             click.echo(words.PARAMETERS)
             return
-        from ndani.store.parameters import literal
+        from ndani.store.parameters import ALIASES, literal
 
         name, values = rest[1], rest[2:]
         try:
-            self._session.options[name] = _read(name, values)
+            # Two names of one option would else be two, and the server would say which of them counts.
+            self._session.options[ALIASES.get(name, name)] = _read(name, values)
         except BadRequest as error:
             click.echo(f"Couldn't set parameter: {literal(str(error))}")
         else:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import NestedCompleter
@@ -22,7 +23,7 @@ from prompt_toolkit.output import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from ndani.cli.repl import words
-from ndani.errors import Failed, NotFound
+from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings, home
 
 #: A history file above this many bytes is cut to its newer half when a prompt begins.
@@ -107,18 +108,19 @@ class Line:
         )
 
     def read(self, *, more: bool = False) -> str:
-        """The next line; `more` asks for the rest of a message. Raises EOFError for Ctrl-D, KeyboardInterrupt, Failed."""
+        """The next line; `more` asks for the rest of a message. Raises EOFError for Ctrl-D, KeyboardInterrupt."""
         text = ""
         while True:
             try:
-                answer = self._prompt.prompt(
+                return self._prompt.prompt(
                     "... " if more else ">>> ", placeholder=lambda: _placeholder(more), default=text, complete_in_thread=False
                 )
             except _EditorAsked as asked:
-                text = edit(asked.text, self._editor)
-                continue
-            # What is no text would be refused by the server as broken JSON.
-            return answer.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                text = asked.text
+                try:
+                    text = edit(text, self._editor)
+                except NdaniError as error:  # what stood on the line stays there
+                    click.echo(f"error: {error}")
 
 
 def _placeholder(more: bool) -> StyleAndTextTuples:
@@ -162,7 +164,9 @@ def edit(text: str, editor: str = "") -> str:
             file.write(text)
         code = subprocess.run([*command, path], check=False).returncode
         if code:
-            raise Failed(f'editor "{command[0]}" ended with exit code {code}; what stood at the prompt is not sent')
+            raise Failed(f'editor "{command[0]}" ended with exit code {code}; the line is as it was before')
         return Path(path).read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except OSError as error:  # no program after all, or a disk that is full
+        raise Failed(f'editor "{command[0]}" could not be used ({error.strerror}); set NDANI_EDITOR to another') from None
     finally:
         Path(path).unlink(missing_ok=True)

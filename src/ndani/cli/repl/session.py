@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from ndani import names
+from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.closing import closing_words
 from ndani.cli.wrap import Writer
 from ndani.errors import Failed, NdaniError, NotFound
+from ndani.settings import Settings
 
 Turn = dict[str, str]
 
@@ -28,14 +30,19 @@ class Session:
     Every method raises what the server answers.
     """
 
-    def __init__(self, client: Client, said: Mapping[str, Any], *, verbose: bool, wordwrap: bool) -> None:
-        self.client = client
+    def __init__(self, settings: Settings, said: Mapping[str, Any], *, verbose: bool, wordwrap: bool) -> None:
+        self._settings = settings
         self.said = dict(said)
         self.verbose, self.wordwrap = verbose, wordwrap
         self.system = ""
         self.options: dict[str, Any] = {}
         self.turns: list[Turn] = []
         self.before: list[Turn] = []  # what every conversation with this model begins with
+
+    @property
+    def client(self) -> Client:
+        """The way to the server, for one call: one in the background that has left while nobody spoke is started again."""
+        return reach(self._settings, quiet=True)
 
     @property
     def model(self) -> str:
@@ -78,7 +85,7 @@ class Session:
         answer: list[str] = []
         done: Mapping[str, Any] | None = None
         try:
-            with contextlib.closing(self.client.stream("/api/chat", self._request([*system, *turns]))) as events:
+            with _unechoed(), contextlib.closing(self.client.stream("/api/chat", self._request([*system, *turns]))) as events:
                 for event in events:
                     piece = (event.get("message") or {}).get("content") or ""
                     answer.append(piece)
@@ -128,6 +135,25 @@ class Session:
 
     def _request(self, messages: list[Turn]) -> dict[str, Any]:
         return {**self.said, "messages": messages} | ({"options": self.options} if self.options else {})
+
+
+@contextlib.contextmanager
+def _unechoed() -> Iterator[None]:
+    """While an answer is written nothing that is typed shows among it, and nothing of it is a message or a command later."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = list(before)
+    silent[3] &= ~termios.ECHO  # Ctrl-C is still obeyed
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)  # what was typed goes with it
 
 
 @contextlib.contextmanager
