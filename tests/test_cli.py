@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cli_server import NDANI, end_server_on, free_port, listeners, serving, surroundings, weights_store
@@ -164,6 +165,38 @@ def test_a_reader_that_leaves_is_no_error(empty: dict[str, str]) -> None:
         timeout=PATIENCE,
     )
     assert got.returncode in (0, 141) and got.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "out"), [("list >&-", 0, ""), ("nope 2>&-", 1, ""), ("pull x/y/z/w 2>&- >&-", 1, ""), ("list <&-", 0, "NAME")]
+)
+def test_a_stream_that_is_closed_is_one_that_leads_nowhere(empty: dict[str, str], line: str, code: int, out: str) -> None:
+    got = subprocess.run(["bash", "-c", f"{sys.executable} -m ndani {line}"], env=empty, capture_output=True, text=True, timeout=PATIENCE)
+    assert (got.returncode, got.stdout[: len(out) or None], got.stderr) == (code, out, "")
+
+
+def test_a_name_that_is_no_text_is_no_name(empty: dict[str, str]) -> None:
+    got = run(("show", "a\udcff"), empty)
+    assert (got.exit, got.stderr) == (1, "Error: invalid model name\n")
+
+
+def test_a_server_in_the_background_is_for_this_machine_alone(tmp_path: Path) -> None:
+    port = free_port()
+    try:
+        got = run(("pull", "127.0.0.1:9/x/y"), surroundings(tmp_path, port, NDANI_HOST=f"0.0.0.0:{port}"))
+        (pid,) = listeners(port)
+        assert {c.laddr.ip for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+        begun = f"started ndani in the background at http://127.0.0.1:{port}, for this machine alone (`ndani serve` listens on 0.0.0.0); it"
+        assert got.stderr.startswith(begun)
+    finally:
+        end_server_on(port)
+
+
+def test_the_help_of_serve_says_defaults_and_every_name(alone: dict[str, str]) -> None:
+    said = run(("serve", "--help"), alone).stdout
+    for flag in ("--host string", "--models string", "--keep-alive duration", "--load-timeout duration"):
+        assert "(default " in next(line for line in said.splitlines() if flag in line)
+    assert "--max-queue int" in said and "--offline bool" in said and "OLLAMA_KEEP_ALIVE is read too" in said
 
 
 def test_a_terminal_without_a_prompt_is_told_what_is_needed(empty: dict[str, str]) -> None:

@@ -30,6 +30,10 @@ LINES = {
     "ndani completion zs": "ndani completion zsh",
     "ndani config sh": "ndani config show",
     "ndani run --nowordwrap uniq": "ndani run --nowordwrap unique:latest",
+    "ndani create x -f ./Model": "ndani create x -f ./Modelfile.mine",
+    "ndani create x --file Model": "ndani create x --file Modelfile.mine",
+    "ndani serve --log-file Model": "ndani serve --log-file Modelfile.mine",
+    "ndani serve --models fold": "ndani serve --models folder/",
 }
 
 
@@ -39,6 +43,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("completion")
     for name in ("other:tag", "unique"):
         put_echo(folder / "models", name)
+    (folder / "Modelfile.mine").touch()
+    (folder / "folder.txt").touch()
+    (folder / "folder").mkdir()
     with serving(folder, free_port()) as environment:
         yield {**environment, "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "PS1": "$ "}
 
@@ -57,7 +64,7 @@ INTERACTIVE = {
 def test_tab_in_an_interactive_shell(home: Home, shell: str) -> None:
     argv, setup = INTERACTIVE[shell]
     with terminal(argv, home, "pty") as screen:
-        screen.type(f"{setup}; echo rea''dy\r")
+        screen.type(f"cd; {setup}; echo rea''dy\r")
         until(lambda: "ready" in screen.lines(), PATIENCE, "the shell has the script", 0.05)
         for begun, whole in LINES.items():
             screen.type(begun)
@@ -76,7 +83,7 @@ def test_fish(home: Home) -> None:
     asked = "; ".join(f"complete -C '{begun}'" for begun in LINES)
     done = subprocess.run(
         ["fish", "--no-config", "-c", f"ndani completion fish | source; {asked}"],
-        env=home, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        env=home, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=home["HOME"],
     )  # fmt: skip
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [whole.split()[-1] for whole in LINES.values()]

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cli_server import NDANI, free_port, serving, weights_store
+from cli_server import NDANI, end_server_on, free_port, listeners, serving, surroundings, weights_store
 from golden_cli import MODELFILES, run
 from golden_repl import DIFFERS, OF_A_MODEL, brought, sections
 from ndani.cli.repl import line
 from ndani.cli.repl.commands import gather
+from server import until
 from stores import put_echo
 from terminal import KINDS, PATIENCE, Prompt, drawn, terminal
 
@@ -138,6 +139,52 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(home: Home, kind: str) -
     assert turns[1]["content"].startswith("mango mango") and turns[1]["content"].split().count("mango") < 5000
 
 
+@pytest.mark.parametrize("kind", BOTH)
+def test_what_is_typed_in_an_answer_is_no_message(home: Home, kind: str) -> None:
+    with talk(home, kind=kind) as screen:
+        prompt = Prompt(screen)
+        prompt.say("/set parameter num_predict 60")
+        screen.type("mango @delay=0.05")
+        screen.press("Enter")
+        prompt.until_shown("mango mango")
+        screen.type("pasted")
+        screen.press("Enter")
+        screen.type("/set quiet")
+        screen.press("Enter")
+        shown = prompt.wait(2)
+        assert not any(word in line for line in shown for word in ("pasted", "quiet")), shown
+        prompt.say("/set parameter num_predict 3")
+        assert prompt.say("kiwi") == ["kiwi kiwi kiwi"]
+        prompt.say("/set parameter num_predict 100000")
+        screen.type("mango @delay=0.05")
+        screen.press("Enter")
+        prompt.until_shown("mango mango")
+        screen.press("C-c")
+        assert not any("^C" in line for line in prompt.wait(6))
+
+
+def test_two_names_of_one_option_are_one(home: Home) -> None:
+    with talk(home) as screen:
+        prompt = Prompt(screen)
+        assert prompt.say("/set parameter num_ctx 1024") == ["Set parameter 'num_ctx' to '1024'"]
+        assert prompt.say("/set parameter context_length 512") == ["Set parameter 'context_length' to '512'"]
+        assert prompt.say("/show parameters")[-1].split() == ["num_ctx", "512"]
+
+
+def test_a_conversation_outlives_a_server_that_left(tmp_path: Path) -> None:
+    put_echo(tmp_path / "models", "echo", params={"num_predict": 3})
+    port = free_port()
+    environment = surroundings(tmp_path, port, NDANI_IDLE_EXIT="1s")
+    try:
+        with talk(environment, "echo") as screen:
+            prompt = Prompt(screen)
+            for said, answer in (("word", "word word word"), ("/list", "NAME"), ("more", "more more more")):
+                until(lambda: not listeners(port), PATIENCE, "the server leaves", 0.1)
+                assert prompt.say(said)[0].startswith(answer)
+    finally:
+        end_server_on(port)
+
+
 def test_ctrl_c_at_the_prompt_says_how_to_leave(home: Home) -> None:
     with talk(home) as screen:
         prompt = Prompt(screen)
@@ -211,6 +258,9 @@ def test_the_editor(home: Home, tmp_path: Path) -> None:
         f'#!{sys.executable}\nimport sys\npath = sys.argv[-1]\ntext = open(path).read()\nopen(path, "w").write(text + " edited\\n")\n'
     )
     editor.chmod(0o755)
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"\x7fELF, and no more")
+    bad.chmod(0o755)
     with talk(home, NDANI_EDITOR=str(editor)) as screen:
         prompt = Prompt(screen)
         screen.type("word")
@@ -223,6 +273,18 @@ def test_the_editor(home: Home, tmp_path: Path) -> None:
         screen.press("C-g")
         prompt.until_shown('error: editor "/nowhere/vim" not found, set NDANI_EDITOR to the path of your preferred editor')
         assert prompt.say("word") == ["word word word word word word"]
+    for command, sentence in (
+        ("false", 'error: editor "false" ended with exit code 1; the line is as it was before'),
+        (str(bad), "error: "),
+    ):
+        with talk(home, NDANI_EDITOR=command) as screen:
+            prompt = Prompt(screen)
+            screen.type("word")
+            screen.press("C-g")
+            prompt.until_shown(sentence)
+            until(lambda screen=screen: screen.lines()[-1] == ">>> word", PATIENCE, "the line stays", 0.05)
+            screen.press("Enter")
+            prompt.until_shown("word word word")
 
 
 def test_what_is_typed_is_kept_for_its_owner_alone(home: Home, tmp_path: Path) -> None:

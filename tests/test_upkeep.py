@@ -282,6 +282,12 @@ def test_a_person_is_asked_before_anything_is_pulled(tmp_path: Path) -> None:
                 screen.type(answer)
                 assert screen.exit() == 1
                 assert wanted in "\n".join(screen.lines())
+        for key, code in {"C-d": 1, "C-c": 130}.items():
+            with terminal([*NDANI, "verify"], home, "pty") as screen:
+                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), PATIENCE, "the question", 0.05)
+                screen.press(key)
+                assert screen.exit() == code
+                assert any(line.startswith("Error") for line in screen.lines()) == (code == 1)
     assert path.exists()
 
 
