@@ -36,12 +36,12 @@ WITHOUT_EFFECT = {
 }
 
 
-def _text(value: str) -> str:
-    return value
-
-
 _NAME, _DIGITS, _PLAIN = re.compile(r"\w[\w-]{0,62}(?:\.\w[\w-]{0,62})*\.?"), re.compile("[0-9]{0,5}"), re.compile("[!-~]*")
 _YES, _NO = {"1", "t", "true", "yes", "on"}, {"", "0", "f", "false", "no", "off"}
+
+
+def _text(value: str) -> str:
+    return value
 
 
 def _flag(value: str) -> bool:
