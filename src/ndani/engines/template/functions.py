@@ -14,7 +14,7 @@ from urllib.parse import quote_plus
 
 from ndani.engines.template.bounds import Meter, Wrong
 from ndani.engines.template.formats import Printer, is_byte
-from ndani.engines.template.values import NOTHING, Items, Record, Table, Value, Window, is_true, kind_of, to_json
+from ndani.engines.template.values import NOTHING, Byte, Items, Record, Table, Value, Window, is_true, kind_of, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,9 @@ def index(setting: Setting, args: Sequence[Value]) -> Value:
         match value:
             case str() as text:
                 raw = _bytes(setting, text)
-                value = raw[_offset(key, len(raw) - 1)]
+                value = Byte(raw[_offset(key, len(raw) - 1)])
             case bytes() as data:
-                value = data[_offset(key, len(data) - 1)]
+                value = Byte(data[_offset(key, len(data) - 1)])
             case Items() as items:
                 value = items.values[_offset(key, len(items.values) - 1)]
             case Table() as table:
@@ -162,7 +162,7 @@ def less(setting: Setting, args: Sequence[Value]) -> bool:
         setting.meter.copy(len(one))
         return one < two  # by code points, which is the order of UTF-8's bytes
     number = isinstance(one, int | float) and isinstance(two, int | float)
-    if not number or type(one) is not type(two) or isinstance(one, bool):
+    if not number or _basic(one) != _basic(two) or isinstance(one, bool):
         raise _incomparable(one, two)
     assert isinstance(one, int | float) and isinstance(two, int | float)
     return one < two

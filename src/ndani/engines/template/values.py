@@ -88,6 +88,10 @@ class Record:
     methods: Mapping[str, Callable[[], Value]] = field(default_factory=dict)
 
 
+class Byte(int):
+    """One byte of a text or an image: a number whose type has another name."""
+
+
 Value = None | Nothing | bool | int | float | str | bytes | Items | Table | Record
 
 
@@ -98,6 +102,8 @@ def kind_of(value: Value) -> str:
             return "nil"
         case bool():
             return "bool"
+        case Byte():
+            return "uint8"
         case int():
             return "int"
         case float():
