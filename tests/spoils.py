@@ -78,10 +78,10 @@ def both(*spoils: Spoil) -> Spoil:
     return lambda folder: [spoil(folder) for spoil in spoils]
 
 
-def split_by(**step: Any) -> Spoil:
-    """Llama 3's steps, the first of them changed."""
+def split_by(*before: dict[str, Any], **step: Any) -> Spoil:
+    """Llama 3's steps, its expression's changed, and others in front of them."""
     said = {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False} | step
-    return edit("pre_tokenizer", to={"type": "Sequence", "pretokenizers": [said, BYTES]})
+    return edit("pre_tokenizer", to={"type": "Sequence", "pretokenizers": [*before, said, BYTES]})
 
 
 def steps(*before: dict[str, Any], **own: Any) -> Spoil:

@@ -152,6 +152,7 @@ WRONG: list[tuple[str, Spoil, type[BadRequest], str]] = [
     ("bert", text("tokenizer_config.json", '{"tokenize_chinese_chars": false}'), Unsupported, "this tokenizer keeps control characters"),
     ("bert", text("tokenizer_config.json", '{"do_lower_case": "no"}'), Unsupported, "the tokenizer's do_lower_case"),
     ("llama", split_by(behavior="Removed"), Unsupported, "this tokenizer splits text"),
+    ("llama", split_by({"type": "Whitespace"}), Unsupported, "this tokenizer splits text"),
     ("llama", split_by(invert=True), Unsupported, "this tokenizer splits text"),
     ("llama", split_by(pattern={"String": LLAMA3}), Unsupported, "this tokenizer splits text"),
     ("llama", split_by(pattern={"Regex": [LLAMA3]}), Unsupported, "this tokenizer splits text"),
