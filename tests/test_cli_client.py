@@ -153,6 +153,7 @@ def test_what_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
             over.set()
 
 
+@pytest.mark.slow
 def test_what_has_answered_once_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "_CONNECT_S", 0.2)
     asked_for: list[bytes] = []

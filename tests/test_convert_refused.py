@@ -206,6 +206,7 @@ def test_numbers_that_f16_cannot_hold_are_refused(bert: Path, number: float, say
         list(convert(bert, io.BytesIO()))
 
 
+@pytest.mark.slow
 def test_what_is_read_whole_is_bounded(llama: Path) -> None:
     """Sizes of files and of headers, and how many merges: before any of it is taken apart."""
     for name, bytes_ in (("config.json", (16 << 20) + 1), ("tokenizer.json", (48 << 20) + 1)):
@@ -233,6 +234,7 @@ def test_a_long_name_is_cut_where_it_is_quoted(llama: Path) -> None:
         made_of(llama)
 
 
+@pytest.mark.slow
 def test_no_damage_is_a_fault_of_ours(bert: Path, llama: Path) -> None:
     """Bytes exchanged anywhere: it is converted all the same, or refused with a sentence."""
     random = np.random.default_rng(7)

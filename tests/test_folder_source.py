@@ -129,6 +129,7 @@ async def test_shards_that_do_not_belong_together_are_refused(store: Store, disk
     assert left_over(store) == [] and not store.list()
 
 
+@pytest.mark.slow
 async def test_the_fetcher_looks_there_before_it_asks_anybody(store: Store, disk: Path) -> None:
     put_model(Store(disk), parse("someone/tiny:1"), WEIGHTS)
     put_model(store, parse("mine"), b"GGUF")

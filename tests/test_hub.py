@@ -92,6 +92,7 @@ async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
         assert any(f"/resolve/{SHA}/" in path for _, path, _ in hub.seen), "of one commit"
 
 
+@pytest.mark.slow
 async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tensors(5, 20_000)
     parts = shards(content, 3)
@@ -113,6 +114,7 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     assert {digest for digest, _ in store.blobs.listed()} == entry.digests, "the shards are gone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 async def test_safetensors_are_converted(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / kind
@@ -158,6 +160,7 @@ async def test_safetensors_that_cannot_be_converted_are_not_fetched(hub: Hub, st
     assert not any("safetensors" in path for _, path, _ in hub.seen), "said before anything large is fetched"
 
 
+@pytest.mark.slow
 async def test_safetensors_that_are_damaged_are_one_sentence(
     hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

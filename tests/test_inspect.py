@@ -140,6 +140,7 @@ def test_a_count_is_printed_as_ollama_prints_it(number: int, said: str) -> None:
     assert counted(number) == said
 
 
+@pytest.mark.slow
 def test_every_truncation_is_one_sentence(tmp_path: Path) -> None:
     small = gguf({**LLAMA, "tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.scores": [1.0]}, TENSORS)
     path = tmp_path / "m.gguf"
@@ -192,6 +193,7 @@ def test_what_is_kept_of_a_head_has_a_bound_in_all(tmp_path: Path, monkeypatch: 
             inspect(path)
 
 
+@pytest.mark.slow
 def test_a_long_list_is_withheld_where_it_would_take_too_much(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     words = b"".join((text("words"), struct.pack("<IIQ", 9, 8, 1 << 21), bytes(8 << 21)))

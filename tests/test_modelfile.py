@@ -252,6 +252,7 @@ WORDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_printed_reads_back_and_the_rest_is_refused() -> None:
     draw = random.Random(4)  # the same texts each time
     refused = 0
@@ -270,6 +271,7 @@ def test_what_is_printed_reads_back_and_the_rest_is_refused() -> None:
     assert 200 < refused < 2000
 
 
+@pytest.mark.slow
 def test_whole_modelfiles_of_random_parts_read_back() -> None:
     draw = random.Random(5)
 

@@ -23,6 +23,8 @@ from ndani.store import Store
 from ndani.types import Progress
 from wheelhouse import House, make_wheel
 
+pytestmark = pytest.mark.slow
+
 NAME, PROJECT = names.parse("tiny-bert"), "tiny-bert"
 QUICK = Patience(tries=3, pause=0.01, look=0.02)
 

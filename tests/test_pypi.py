@@ -78,6 +78,7 @@ def test_no_index_leaves_folders_only_and_with_none_says_so() -> None:
         read_configuration("global.no-index='true'\n", USAGE)
 
 
+@pytest.mark.slow
 async def test_pip_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://u:p@127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", "")

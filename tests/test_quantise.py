@@ -81,6 +81,7 @@ def test_the_whole_file_is_the_one_that_ollama_makes(f16: Path, tmp_path: Path, 
     assert read_head(tmp_path / "made").keys["general.file_type"] == 7
 
 
+@pytest.mark.slow
 def test_threads_make_no_difference_and_every_key_stays(tmp_path: Path, engine: Kernels) -> None:
     keys, tensors = small(rows=9000)
     whole = tmp_path / "whole"

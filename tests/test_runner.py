@@ -26,7 +26,7 @@ from ndani.runtime.probe import Targets
 from ndani.runtime.runner import Runner
 from server import slowness
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")]
 
 
 @pytest.fixture

@@ -289,6 +289,7 @@ def test_a_hostile_template_stops_within_its_bounds(text: str) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
 
 
+@pytest.mark.slow
 def test_a_long_template_is_refused_and_the_deepest_allowed_one_runs() -> None:
     assert refusal("x" * (1 << 19)) == "the template is longer than 262,144 characters"
     assert refusal("{{1}}" * 20_000).endswith("it has more than 40,000 words and signs; make it shorter")
@@ -298,6 +299,7 @@ def test_a_long_template_is_refused_and_the_deepest_allowed_one_runs() -> None:
     assert parse(MESSAGES + "{{ " + "(print " * 99 + "1" + ")" * 99 + " }}").render(Conversation()) == "1"
 
 
+@pytest.mark.slow
 def test_a_long_conversation_is_no_endless_loop() -> None:
     shape = next(shape for shape in OLLAMA["templates"] if shape["name"] == "tool-call-tags")
     turns = [Turn("user" if place % 2 == 0 else "assistant", "word " * 10) for place in range(5_000)]
