@@ -10,9 +10,9 @@ import pytest
 
 from ndani.convert.kinds import KINDS, Facts, choose, facts, file_type, in_order, parse_kind
 from ndani.errors import BadRequest
+from ndani.store.extents import BLOCKS
 from ndani.store.gguf import Tensor
 from ndani.store.inspect import FILE_TYPES
-from ndani.store.places import BLOCKS
 from weights import SMOLLM2, recorded_types, traits
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -17,7 +17,7 @@ from ndani.convert import kernels, shards
 from ndani.convert.kernels import Kernels
 from ndani.convert.quantise import Plan, open_source, plan, write
 from ndani.errors import BadRequest
-from ndani.store import Store, places
+from ndani.store import Store, extents
 from ndani.store.gguf import Tensor, read_head
 from stores import REAL
 from weights import file, numbers, recorded_types, small, split, traits, types_of, unpack
@@ -61,7 +61,7 @@ def content(path: Path, work: Plan, name: str) -> bytes:
     piece = next(piece for piece in work.pieces if piece.name == name)
     with path.open("rb") as made:
         made.seek(piece.place)
-        return made.read(places.bytes_of(piece.becomes, (piece.columns, piece.rows)))
+        return made.read(extents.bytes_of(piece.becomes, (piece.columns, piece.rows)))
 
 
 @pytest.mark.weights
@@ -111,7 +111,7 @@ def floats(kind: str, held: bytes) -> list[float]:
 
     if kind == "F32":
         return list(struct.unpack(f"<{len(held) // 4}f", held))
-    count = len(held) // places.BLOCKS[kind][1] * places.BLOCKS[kind][0]
+    count = len(held) // extents.BLOCKS[kind][1] * extents.BLOCKS[kind][0]
     found = (ctypes.c_float * count)()
     traits(kind).to_float(held, found, count)
     return list(found)
@@ -133,7 +133,7 @@ def same_weights(one: Path, other: Path) -> bool:
     for path in (one, other):
         descriptor = os.open(path, os.O_RDONLY)
         work = plan([open_source("x", descriptor)])
-        found.append({p.name: (p.kind, os.pread(descriptor, places.bytes_of(p.kind, (p.columns, p.rows)), p.begin)) for p in work.pieces})
+        found.append({p.name: (p.kind, os.pread(descriptor, extents.bytes_of(p.kind, (p.columns, p.rows)), p.begin)) for p in work.pieces})
         os.close(descriptor)
     return found[0] == found[1]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ndani.convert import kernels, kinds, outline
 from ndani.convert.quantise import PIECE, Source, open_source
-from ndani.store import places
+from ndani.store import extents
 from ndani.store.gguf import Tensor, read_head
 
 Made = tuple[list[tuple[str, Any]], list[tuple[Tensor, bytes]]]
@@ -83,10 +83,10 @@ def unpack(source: Path, target: Path) -> None:
         types = {tensor.name: "F32" if len(tensor.shape) == 1 else "F16" for tensor in tensors}
         made = outline.outline(_keys(opened, 1), tensors, types)
         out.write(made.head)
-        begin = places.aligned(opened.head.end, places.ALIGNMENT)
+        begin = extents.aligned(opened.head.end, extents.ALIGNMENT)
         for tensor, place in zip(tensors, made.places, strict=True):
-            count = places.bytes_of("F32", tensor.shape) // 4
-            held = os.pread(file.fileno(), places.bytes_of(tensor.type, tensor.shape), begin + tensor.offset)
+            count = extents.bytes_of("F32", tensor.shape) // 4
+            held = os.pread(file.fileno(), extents.bytes_of(tensor.type, tensor.shape), begin + tensor.offset)
             out.seek(place)
             out.write(held if tensor.type == types[tensor.name] else _halves(tensor.type, held, count))
         out.truncate(made.size)
@@ -99,7 +99,7 @@ def _keys(opened: Source, file_type: int) -> list[bytes]:
 
 def _halves(kind: str, held: bytes, count: int) -> bytes:
     widen: Callable[..., None] = traits(kind).to_float
-    numbers, size = places.BLOCKS[kind]
+    numbers, size = extents.BLOCKS[kind]
     half, made = library().ggml_fp32_to_fp16_row, bytearray()
     half.argtypes, half.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64), None
     for at in range(0, count, PIECE):

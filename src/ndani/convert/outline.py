@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ndani.convert.kernels import NUMBERS
+from ndani.store.extents import ALIGNMENT, aligned, bytes_of
 from ndani.store.gguf import Tensor
-from ndani.store.places import ALIGNMENT, aligned, bytes_of
 
 _VERSION, _UINT32 = 3, 4
 

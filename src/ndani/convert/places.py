@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ndani.convert.container import Target
 from ndani.convert.safetensors import WEIGHTS, Stored
 from ndani.errors import BadRequest, Unsupported
+from ndani.store.parameters import short
 
 #: A tensor's name as a family's layout has it, out of the one that its file has; None for one that the engine does without.
 Rename = Callable[[str], str | None]
@@ -68,7 +69,7 @@ def put(tensors: Mapping[str, Stored], layout: Layout, rename: Rename) -> list[T
         if (name := rename(full)) is not None:
             target = _target(full, name, stored, layout)
             if target.name in made:
-                raise BadRequest(f"the weights hold the tensor {full[:100]} twice, under two names; give one set of weights")
+                raise BadRequest(f"the weights hold the tensor {short(full)} twice, under two names; give one set of weights")
             made[target.name] = target
     missing, first = 0, ""
     for name in layout.needed():
@@ -86,16 +87,16 @@ def _target(full: str, name: str, stored: Stored, layout: Layout) -> Target:
         number, _, stem = stem.removeprefix(layout.begin).partition(".")
         if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) < layout.blocks):
             raise BadRequest(
-                f"the tensor {full[:100]} does not belong to a model of {layout.blocks} layers; config.json is another model's"
+                f"the tensor {short(full)} does not belong to a model of {layout.blocks} layers; config.json is another model's"
             )
         before, places = f"blk.{int(number)}.", layout.block
     place = places.get(stem)
     if place is None or end not in ("weight", "bias") or (end == "bias" and place.bias is False):
-        raise Unsupported(f"there is no place for the tensor {full[:100]} in a model of this kind that the engine runs")
+        raise Unsupported(f"there is no place for the tensor {short(full)} in a model of this kind that the engine runs")
     shape = place.shape if end == "weight" else place.shape[:1]
     if stored.shape != shape:
         sizes = f"the shape {list(stored.shape)[:8]}, and config.json asks for {list(shape)}"
-        raise BadRequest(f"the tensor {full[:100]} has {sizes}; it is another model's, send all files of one")
+        raise BadRequest(f"the tensor {short(full)} has {sizes}; it is another model's, send all files of one")
     if stored.dtype not in WEIGHTS:
-        raise Unsupported(f"the tensor {full[:100]} is stored as {stored.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
+        raise Unsupported(f"the tensor {short(full)} is stored as {stored.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
     return Target(f"{before}{place.name}.{end}", "F16" if len(shape) > 1 and not place.plain else "F32", stored)

@@ -19,10 +19,10 @@ from ndani.convert import kinds, shards
 from ndani.convert.kernels import Kernels
 from ndani.convert.outline import Outline, number_key, outline
 from ndani.errors import BadRequest
+from ndani.store.extents import BLOCKS, alignment, find_extents
 from ndani.store.gguf import Head, Tensor, read_open, refuse
 from ndani.store.inspect import file_type_of
 from ndani.store.parameters import short
-from ndani.store.places import BLOCKS, alignment, find_places
 
 #: Numbers that one thread works on at a time: 4 MB as floats.
 PIECE = 1 << 20
@@ -82,7 +82,7 @@ def plan(sources: Sequence[Source], kind: str = "") -> Plan:
     owners: dict[str, tuple[int, Tensor]] = {}
     lying: dict[str, tuple[int, int]] = {}
     for number, source in enumerate(sources):
-        lying |= find_places(source.name, source.head.keys, source.head.tensors, source.head.end, source.size)
+        lying |= find_extents(source.name, source.head.keys, source.head.tensors, source.head.end, source.size)
         for tensor in source.head.tensors:
             if tensor.name in owners:
                 raise BadRequest(f"{source.name} has the tensor {short(tensor.name)}, which is there already; get the file again")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndani.errors import BadRequest, Unsupported
+from ndani.store.parameters import short
 
 #: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
 MOST_HEADERS = 16 << 20
@@ -82,7 +83,7 @@ def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
                 raise BadRequest(f"the headers of these files have more than {MOST_HEADERS} bytes; send the files of one model alone")
             for tensor, stored in _header(name, descriptor, length).items():
                 if tensor in found:
-                    raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {tensor[:100]}; give one set of weights")
+                    raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {short(tensor)}; give one set of weights")
                 found[tensor] = stored
     if not found:
         raise BadRequest("no files provided to convert: none of them is a safetensors file with tensors")
@@ -101,10 +102,10 @@ def _compare(name: str, descriptor: int, found: Mapping[str, Stored]) -> None:
     folder = name.rpartition("/")[0]
     for tensor, file in places.items():
         if tensor not in found or found[tensor].file != (f"{folder}/{file}" if folder else file):
-            raise BadRequest(f"{name} names the file {str(file)[:100]} for the tensor {tensor[:100]}, and it is not there; send all parts")
+            raise BadRequest(f"{name} names the file {short(str(file))} for {short(tensor)}, and it is not there; send all parts")
     for tensor, stored in found.items():
         if tensor not in places and stored.file.rpartition("/")[0] == folder:
-            raise BadRequest(f"{stored.file} holds the tensor {tensor[:100]}, and {name} does not name it; send the files of one model")
+            raise BadRequest(f"{stored.file} holds the tensor {short(tensor)}, and {name} does not name it; send the files of one model")
 
 
 def _length(name: str, descriptor: int) -> int:
@@ -131,14 +132,14 @@ def _header(name: str, descriptor: int, length: int) -> dict[str, Stored]:
 
 
 def _stored(name: str, descriptor: int, tensor: str, said: Any, base: int, size: int) -> Stored:
-    wrong = BadRequest(f"{name} says something impossible of its tensor {tensor[:100]}; the file is damaged, send it again")
+    wrong = BadRequest(f"{name} says something impossible of its tensor {short(tensor)}; the file is damaged, send it again")
     if not isinstance(said, dict):
         raise wrong
     dtype, shape, offsets = said.get("dtype"), _counts(said.get("shape")), _counts(said.get("data_offsets"))
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2 or len(shape) > 8:
         raise wrong
     if dtype not in _WIDTHS:
-        raise Unsupported(f"{name} holds numbers of the kind {dtype[:20]} ({tensor[:100]}), which cannot be converted")
+        raise Unsupported(f"{name} holds numbers of the kind {short(dtype)} ({short(tensor)}), which cannot be converted")
     if not offsets[0] <= offsets[1] <= size - base or math.prod(shape) * _WIDTHS[dtype] != offsets[1] - offsets[0]:
         raise wrong
     return Stored(name, descriptor, base + offsets[0], dtype, tuple(shape) or (1,))

@@ -22,6 +22,7 @@ from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.chats import recognise
 from ndani.store.entry import Entry, Layer, Manifest, decode
+from ndani.store.extents import find_extents
 from ndani.store.gguf import refuse as refuse_gguf
 from ndani.store.inspect import Header
 from ndani.store.layout import digest_of, hex_of
@@ -29,7 +30,6 @@ from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters, short
-from ndani.store.places import find_places
 from ndani.types import Message, Progress
 
 #: The keys of a config in Ollama's order; others, of versions to come, keep theirs behind these.
@@ -226,7 +226,7 @@ def read_weights(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
         header = store.inspect(digest)
     except ValueError as error:
         raise refuse_gguf(path, str(error)) from None
-    find_places(path, header.keys, header.tensors, header.end, size)
+    find_extents(path, header.keys, header.tensors, header.end, size)
     return Layer(kinds.MODEL, digest, size), header
 
 

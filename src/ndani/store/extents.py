@@ -23,7 +23,7 @@ ALIGNMENT = 32
 _MOST_ALIGNMENT = 1 << 20
 
 
-def find_places(path: str, keys: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
+def find_extents(path: str, keys: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
     """For each tensor where its numbers begin in the file, and how many bytes they are.
 
     `path` is what the file's owner calls it, `end` the size of its head, `size` that of the file. Raises BadRequest when
