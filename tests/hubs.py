@@ -30,6 +30,7 @@ class Hub(StandIn):
     used: Counter[str] = field(default_factory=Counter)
     lists: str = "revision"  # or tree: the routes that list files; or bare: no sizes and digests in the list
     page: int = 2  # files on a page of the tree
+    odd: list[object] = field(default_factory=list)  # what the list says instead
 
     @property
     def name(self) -> Name:
@@ -80,7 +81,7 @@ class Hub(StandIn):
                 if path.endswith(self.large):
                     entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             siblings.append(entry)
-        return web.json_response({"id": "ns/tiny", "sha": SHA, "siblings": siblings})
+        return web.json_response({"id": "ns/tiny", "sha": SHA, "siblings": self.odd or siblings})
 
     async def tree(self, request: web.Request) -> web.Response:
         if refused := self.refusal(request):

@@ -176,6 +176,23 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
     assert store.list() == [] and left_over(store) == []
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        5,
+        {"rfilename": 5, "size": 1},
+        {"rfilename": "m.gguf", "lfs": {"size": "x", "sha256": "a" * 64}},
+        {"rfilename": "m.gguf", "lfs": {"size": 1, "sha256": "../../../etc/passwd"}},
+        {"rfilename": "m.gguf", "lfs": {"size": 1, "sha256": 5}},
+        {"rfilename": "m.gguf", "size": 1, "blobId": "../x"},
+    ],
+)
+async def test_a_list_of_something_else_is_one_sentence(hub: Hub, store: Store, item: object) -> None:
+    hub.odd = [item]
+    with pytest.raises(SourceFailed, match="answered with something that is no list of files"):
+        await collect(store, NAME, ask(NAME))
+
+
 async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Hub(MODEL)
     storage.files = hub.files

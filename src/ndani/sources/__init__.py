@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
+from ndani.errors import BadName, Misconfigured
 from ndani.names import DEFAULT_HOST, Name
 from ndani.settings import home
 from ndani.types import Progress
@@ -177,9 +178,13 @@ def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: s
     """The registry of a name: its host; for a name without one, that of the `house`; for a name at Hugging Face, HF_ENDPOINT's.
 
     The token of HF_TOKEN is for Hugging Face, or whoever HF_ENDPOINT names in its place, and for nobody else.
-    `key` is the file of this user's own key.
+    `key` is the file of this user's own key. Raises BadName when the host has no port that can be, Misconfigured.
     """
+    from ndani.sources.address import askable
     from ndani.sources.registry import Registry
+
+    if not askable(f"https://{name.host}"):
+        raise BadName(f"{name.host} is no host and port to pull from or push to; write it as registry.example:5000/namespace/model")
 
     at, token = "", ""
     if name.host.lower() == DEFAULT_HOST:
@@ -187,6 +192,8 @@ def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: s
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     if name.host.lower() in HUBS or (endpoint and name.host.lower() == endpoint.rpartition("://")[2].lower()):
         at, token = endpoint, os.environ.get("HF_TOKEN", "").strip()
+        if at and not askable(at if "://" in at else f"https://{at}"):
+            raise Misconfigured(f"HF_ENDPOINT is {at!r}, which is no address; set it to one as in https://hub.example, or unset it")
     return Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519", at=at, token=token)
 
 

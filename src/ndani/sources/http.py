@@ -20,10 +20,12 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from ndani import __version__
 from ndani.errors import NotFound, Offline, SourceFailed
+from ndani.sources.address import shown, whole
 
 _CONNECT = 20.0  # seconds until a connection stands
 _STALL = 30.0  # seconds without a byte
@@ -73,7 +75,7 @@ class Answer:
     """An answer as it came, whatever its status. The names of headers are found however they are cased."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     url: str
     chunks: AsyncGenerator[bytes, None]
 
@@ -196,12 +198,6 @@ class Client:
         return self._session
 
 
-def shown(url: str) -> str:
-    """A URL as it may be read by others: without the user and password that it may hold."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def _proxy(url: str) -> str | None:
     """The proxy that the environment names for this URL."""
     parts = urlsplit(url)
@@ -250,10 +246,10 @@ def _check(answer: aiohttp.ClientResponse, url: str) -> None:
 def content_range(value: str, url: str) -> tuple[int, int | None]:
     """Where a partial body begins and how large the file is, from `bytes 5-9/100`. Raises SourceFailed."""
     span, _, total = value.removeprefix("bytes ").partition("/")
-    first = span.partition("-")[0]
-    if not first.isdigit():
+    first = whole(span.partition("-")[0])
+    if first is None:
         raise SourceFailed(f"{shown(url)} answered with a range that cannot be read; try again or use another index")
-    return int(first), int(total) if total.isdigit() else None
+    return first, whole(total)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import msgspec
 from ndani.errors import BadRequest, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG
 from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
+from ndani.sources.address import whole
 from ndani.sources.ahead import AT_ONCE, PIECE
 from ndani.sources.gguf import group, pick
 from ndani.sources.patience import insist
@@ -35,6 +36,38 @@ _MOST_PAGES = 100
 _BESIDE = (".json", ".txt", ".jinja")
 _POOLING = re.compile(r"[^/]*Pooling/config\.json")
 _LICENCES = ("license", "license.txt", "license.md")
+
+
+class _Large(msgspec.Struct):
+    """What a list says of a file in large file storage: its sha256 by one of two names."""
+
+    size: int | None = None
+    sha256: str | None = None
+    oid: str | None = None
+
+
+class _Sibling(msgspec.Struct):
+    """A file as the list of a revision has it."""
+
+    rfilename: str
+    size: int | None = None
+    blobId: str | None = None  # noqa: N815 - the hub's own word
+    lfs: _Large | None = None
+
+
+class _Revision(msgspec.Struct):
+    siblings: tuple[_Sibling, ...]
+    sha: str | None = None
+
+
+class _Leaf(msgspec.Struct):
+    """A file or a folder as the tree has it."""
+
+    type: str
+    path: str
+    size: int | None = None
+    oid: str | None = None
+    lfs: _Large | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +114,7 @@ class HubSource(RegistrySource):
         return self._resolved(path) if path else super()._address(part)
 
     def _resolved(self, path: str) -> str:
-        return self._registry.hub(self._repository, "resolve", self._revision, quote(path))
+        return self._registry.hub(self._repository, "resolve", quote(self._revision, safe=""), quote(path))
 
     # The list of files.
 
@@ -89,40 +122,50 @@ class HubSource(RegistrySource):
         """Every file of the repository. Raises NotFound, SourceFailed."""
         found = await self._json(self._registry.hub("api/models", self._repository, "revision", f"{_BRANCH}?blobs=true"))
         if found is not None:
-            body, _ = found
+            content, _ = found
             try:
-                files = [_sibling(item) for item in body["siblings"]]
-                self._revision = str(body.get("sha") or _BRANCH)
-            except (TypeError, KeyError, AttributeError):
+                body = msgspec.json.decode(content, type=_Revision)
+            except msgspec.DecodeError:
                 raise self._odd() from None
+            files = [self._listed(one.rfilename, one, one.blobId) for one in body.siblings]
+            self._revision = body.sha or _BRANCH
             if all(file.size >= 0 for file in files):
                 return files
         return await self._tree()
 
     async def _tree(self) -> list[Listed]:
         """The same by the other route, which comes in pages."""
-        url = self._registry.hub("api/models", self._repository, "tree", f"{self._revision}?recursive=true")
+        url = self._registry.hub("api/models", self._repository, "tree", f"{quote(self._revision, safe='')}?recursive=true")
         files: list[Listed] = []
         for _ in range(_MOST_PAGES):
             found = await self._json(url)
             if found is None:
                 raise NotFound(f"pull model manifest: {self._registry.host} has no repository {self._repository}; check its name")
-            body, link = found
+            content, link = found
             try:
-                files += [_leaf(item) for item in body if item["type"] == "file"]
-            except (TypeError, KeyError, AttributeError):
+                leaves = msgspec.json.decode(content, type=tuple[_Leaf, ...])
+            except msgspec.DecodeError:
                 raise self._odd() from None
+            files += [self._listed(one.path, one, one.oid) for one in leaves if one.type == "file"]
             following = re.search(r'<([^>]+)>;\s*rel="next"', link)
             if not following:
                 return files
             url = self._registry.follow(url, following[1])
         raise self._odd()
 
-    async def _json(self, url: str) -> tuple[Any, str] | None:
+    def _listed(self, path: str, one: _Sibling | _Leaf, oid: str | None) -> Listed:
+        """A file as a list has it; a size below 0 says that the list has none. Raises SourceFailed when its digests are none."""
+        large = one.lfs or _Large()
+        size, sha256 = one.size if large.size is None else large.size, large.sha256 or large.oid or ""
+        if not re.fullmatch(r"([0-9a-f]{64})?", sha256) or not re.fullmatch(r"([0-9a-f]{40})?", oid or ""):
+            raise self._odd()
+        return Listed(path, -1 if size is None else size, sha256, oid or "")
+
+    async def _json(self, url: str) -> tuple[bytes, str] | None:
         """An answer and its Link header; None when the hub has no such thing."""
         return await insist(self._registry.patience, lambda: self._asked(url))
 
-    async def _asked(self, url: str) -> tuple[Any, str] | None:
+    async def _asked(self, url: str) -> tuple[bytes, str] | None:
         async with self._registry.ask("GET", url, {"Accept": "application/json"}) as answer:
             content = await answer.read(_LIST_LIMIT)
             if answer.status == 404:
@@ -131,13 +174,15 @@ class HubSource(RegistrySource):
                 raise self._refusal()
             if answer.status != 200:
                 raise SourceFailed(f"{self._registry.host} answered {answer.status} for its list of files; try again later")
-            try:
-                return msgspec.json.decode(content), answer.headers.get("Link", "")
-            except msgspec.DecodeError:
-                raise self._odd() from None
+            return content, answer.headers.get("Link", "")
 
     def _refusal(self) -> SourceFailed:
         host = self._registry.host
+        if self._registry.has_token:
+            return SourceFailed(
+                f"{host} refused {self._repository} to the token of HF_TOKEN: check the token and what it may read, "
+                f"and accept the model's terms at {host} with the account that it belongs to"
+            )
         return SourceFailed(
             f"{host} refused {self._repository}: it is not there, or private, or its terms must be accepted at {host} first; "
             "then put a token of yours into HF_TOKEN"
@@ -192,6 +237,8 @@ class HubSource(RegistrySource):
         """One file as a blob: by its sha256, or at once where git's id is all there is to check it by."""
         if not file.sha256:
             file = await self._linked(file)
+        if file.size < 0:
+            raise self._odd()
         if file.sha256:
             self._paths[file.sha256] = file.path
             named = File(self._registry.name.model, PurePosixPath(file.path).name, file.sha256, file.size)
@@ -208,10 +255,10 @@ class HubSource(RegistrySource):
                 said = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
                 size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or ""
                 said = said.removeprefix("W/").strip('"').lower()
-                whole = int(size) if size.isdigit() else file.size
+                length = whole(size) or file.size
                 if re.fullmatch(r"[0-9a-f]{64}", said):
-                    return Listed(file.path, whole, sha256=said)
-                return Listed(file.path, whole, oid=said if re.fullmatch(r"[0-9a-f]{40}", said) else file.oid)
+                    return Listed(file.path, length, sha256=said)
+                return Listed(file.path, length, oid=said if re.fullmatch(r"[0-9a-f]{40}", said) else file.oid)
 
         return await insist(self._registry.patience, look)
 
@@ -238,16 +285,3 @@ class HubSource(RegistrySource):
             if answer.status != 200:
                 raise SourceFailed(f"{self._registry.host} answered {answer.status} for {path}; try again later")
             return await answer.read(_SMALL + 1)
-
-
-def _sibling(item: dict[str, Any]) -> Listed:
-    """A file as the list of a revision has it; a size below 0 says that it has none."""
-    large = item.get("lfs") or {}
-    size = large.get("size", item.get("size"))
-    return Listed(item["rfilename"], -1 if size is None else int(size), large.get("sha256") or "", item.get("blobId") or "")
-
-
-def _leaf(item: dict[str, Any]) -> Listed:
-    """A file as the tree has it."""
-    large = item.get("lfs") or {}
-    return Listed(item["path"], int(large.get("size", item.get("size", 0))), large.get("oid") or "", item.get("oid") or "")

@@ -24,7 +24,8 @@ import msgspec
 
 from ndani.errors import Misconfigured, NotFound, SourceFailed
 from ndani.sources import File
-from ndani.sources.http import Access, Client, shown
+from ndani.sources.address import shown
+from ndani.sources.http import Access, Client
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _LINE = re.compile(r"^(?P<section>[^.\s]+)\.(?P<key>[a-z-]+)=(?P<value>.*)$", re.MULTILINE)

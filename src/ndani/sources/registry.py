@@ -19,11 +19,12 @@ import msgspec
 from ndani.errors import Failed, NotFound, SourceFailed
 from ndani.names import Name
 from ndani.sources import Part, Plan
+from ndani.sources.address import askable, origin, shown, whole
 from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
-from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range, shown
+from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range
 from ndani.sources.manifest import read_manifest
 from ndani.sources.patience import Patience, insist
-from ndani.sources.token import Credentials, origin
+from ndani.sources.token import Credentials
 from ndani.store import layout as kinds
 
 _ACCEPT = f"{kinds.MANIFEST}, application/vnd.oci.image.manifest.v1+json;q=0.5"
@@ -78,6 +79,11 @@ class Registry:
         """The address of something of this repository at a hub's own routes: `api/models/…`, `resolve/…` (`sources.hub`)."""
         return "/".join((f"{self._scheme}://{self.host}", *path))
 
+    @property
+    def has_token(self) -> bool:
+        """Whether the user has given us a token for it."""
+        return self._credentials.given
+
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.close()
@@ -98,7 +104,7 @@ class Registry:
             async with self._client.request(method, url, {**(headers or {}), **own}, body and body(), verify=not self.insecure) as answer:
                 self.answered = answer.status
                 if answer.status == 401 and origin(url) == origin(self.url()):
-                    challenge = answer.headers.get("WWW-Authenticate", "")
+                    challenge = ", ".join(answer.headers.getall("WWW-Authenticate", ()))
                     await self._credentials.answer(url, challenge, own.get("Authorization"), wins > 0, self._plainly)
                     wins += 1
                 elif follow and method in ("GET", "HEAD") and answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
@@ -112,8 +118,13 @@ class Registry:
                     return
 
     def follow(self, url: str, location: str) -> str:
-        """Where `url` sends us to. Raises SourceFailed when that is without TLS and must not be."""
-        target = urljoin(url, location)
+        """Where `url` sends us to. Raises SourceFailed when that is no address, or without TLS and must not be."""
+        try:
+            target = askable(urljoin(url, location))
+        except ValueError:
+            target = ""
+        if not target:
+            raise SourceFailed(f"{self.host} sends to {shown(location)}, which is no address that can be asked; check the model's name")
         if not target.startswith("https://") and not self._plain:
             raise SourceFailed(f"insecure protocol http: {self.host} sends to {shown(target)}; `--insecure` allows it")
         return target
@@ -244,7 +255,7 @@ class RegistrySource:
         raise Interrupted(f"{urlsplit(answer.url).netloc} ended {part.file.name} too early")
 
     def _begins(self, part: Part, answer: Answer) -> int:
-        begins, total = 0, _whole(answer.headers.get("Content-Length", ""))
+        begins, total = 0, whole(answer.headers.get("Content-Length", ""))
         if answer.status == 206:
             begins, total = content_range(answer.headers.get("Content-Range", ""), answer.url)
         if total not in (None, part.size):
@@ -270,21 +281,17 @@ def reason(body: bytes) -> str:
     try:
         found = msgspec.json.decode(body)
         message = found["errors"][0]["message"] if "errors" in found else found["error"]
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError, RecursionError):
         return ""
     clean = " ".join(str(message).split())[:200]
     return f" ({clean})" if clean else ""
 
 
-def _whole(text: str) -> int | None:
-    return int(text) if text.isdigit() else None
-
-
 def _pause(text: str) -> float | None:
-    """Seconds of a Retry-After, which is a number or a date."""
-    if text.strip().isdigit():
-        return float(text)
+    """Seconds of a Retry-After, which is a number or a date, or None when it is neither."""
+    if (seconds := whole(text.strip())) is not None:
+        return float(seconds)
     try:
         return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
