@@ -26,7 +26,7 @@ from ndani.sources.pypi import PypiSource
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.store import Store
 from ndani.types import Progress
-from registries import Debian, StandIn, no_debian
+from registries import Debian, StandIn, make_model, no_debian
 from test_fetcher import kill_children
 
 QUICK = Patience(tries=3, pause=0.01, look=0.02)
@@ -373,6 +373,7 @@ async def test_offline_asks_nobody(stand_in: StandIn, store: Store, home: Path) 
         b"<html>",
         b'{"schemaVersion":2,"manifests":[]}',
         b'{"schemaVersion":2,"mediaType":"m","config":{"mediaType":"m","digest":"sha256:0","size":1}}',
+        make_model(b"")[0],
     ],
 )
 async def test_what_is_no_model_is_refused(stand_in: StandIn, store: Store, home: Path, manifest: bytes) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from ndani.store.blobs import Mismatch
 from ndani.store.gguf import PURSE
 from ndani.store.heads import _Kept
 from ndani.store.inspect import Header
+from ndani.store.upkeep import Verified, verify
 from ndani.types import Message
 from server import slowness
 from stores import gguf
@@ -161,6 +163,30 @@ def test_a_damaged_manifest_is_reported_and_stops_nothing_but_removal(store: Sto
     store.delete(names.parse("bad"))
     assert store.list() and not store.damaged
     assert store.prune() == (kinds.digest_of(b"other"),)
+
+
+@pytest.mark.parametrize("spell", [str.upper, lambda digest: digest.replace(":", "-"), lambda digest: digest.replace(":", "-").upper()])
+def test_however_a_manifest_spells_a_digest_its_blob_is_needed(store: Store, spell: Callable[[str], str]) -> None:
+    put_model(store, "a")
+    path, weights = store.layout.manifest(names.parse("a")), kinds.digest_of(b"weights")
+    odd = spell(weights).replace("SHA256", "sha256")
+    store.commit(names.parse("odd"), path.read_bytes().replace(weights.encode(), odd.encode()))
+    store.delete(names.parse("a"))
+    for digest, _ in list(store.blobs.listed()):
+        os.utime(store.layout.blob(digest), (1000, 1000))
+    assert store.removable() == ({}, {}) and store.prune() == ()
+    entry = store.find(names.parse("odd"))
+    assert entry.weights_path.read_bytes() == b"weights" and weights in entry.digests
+    [*_, last] = verify(store, [entry], {})
+    assert isinstance(last, Verified) and not last.damaged
+
+
+def test_a_manifest_of_another_maker_need_not_say_its_own_type(store: Store) -> None:
+    put_model(store, "a")
+    manifest = json.loads(store.layout.manifest(names.parse("a")).read_bytes())
+    del manifest["mediaType"]
+    store.commit(names.parse("b"), json.dumps(manifest).encode())
+    assert store.find(names.parse("b")).manifest.media_type == kinds.OCI_MANIFEST and len(store.list()) == 2
 
 
 def test_a_digest_in_a_manifest_cannot_point_outside_the_store(store: Store) -> None:

@@ -33,7 +33,7 @@ from ndani.ledger.log import Log, open_log
 from ndani.names import DEFAULT_HOST
 from ndani.settings import Settings
 from ndani.store import Entry, Store
-from ndani.store.layout import digest_of, hex_of
+from ndani.store.layout import digest_of
 from ndani.store.offloop import settled
 
 #: Where a mirror listens when nobody says where.
@@ -94,9 +94,8 @@ class Mirror:
         wanted = request.path_params["digest"].lower()
         for entry in await self._entries(request):
             for layer in (entry.manifest.config, *entry.layers):
-                digest = f"sha256:{hex_of(layer.digest)}"
-                if digest == wanted and self._store.blobs.has(digest, layer.size):
-                    return await _content(request, self._store.layout.blob(digest), digest, layer.size)
+                if layer.digest == wanted and self._store.blobs.has(wanted, layer.size):
+                    return await _content(request, self._store.layout.blob(wanted), wanted, layer.size)
         raise HTTPException(404, "BLOB_UNKNOWN")
 
     async def _entries(self, request: Request) -> list[Entry]:

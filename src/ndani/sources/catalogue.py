@@ -77,7 +77,7 @@ class Model(msgspec.Struct, frozen=True):
             layers.append(_inline(kinds.PARAMS, msgspec.json.encode(self.params)))
         config = _inline(kinds.CONFIG, msgspec.json.encode(self._config()))
         named = [Layer(layer.media_type, layer.digest, layer.size) for layer in (config, *layers)]
-        manifest = Manifest(2, kinds.MANIFEST, named[0], tuple(named[1:]))
+        manifest = Manifest(media_type=kinds.MANIFEST, config=named[0], layers=tuple(named[1:]))
         return Plan(msgspec.json.encode(manifest), (*layers, config))
 
     def _config(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ndani.sources.patience import Patience, insist
 from ndani.sources.token import Credentials
 from ndani.store import layout as kinds
 
-_ACCEPT = f"{kinds.MANIFEST}, application/vnd.oci.image.manifest.v1+json;q=0.5"
+_ACCEPT = f"{kinds.MANIFEST}, {kinds.OCI_MANIFEST};q=0.5"
 _MANIFEST_LIMIT = 4 << 20
 _HOPS = 10
 _STALL = 30.0

@@ -107,7 +107,7 @@ def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
             yield Progress(part.status or f"{'using existing' if known else 'creating new'} layer {part.layer.digest}")
         store.blobs.put(content)
         yield Progress("writing manifest")
-        manifest = Manifest(2, kinds.MANIFEST, head, tuple(part.layer for part in parts))
+        manifest = Manifest(media_type=kinds.MANIFEST, config=head, layers=tuple(part.layer for part in parts))
         store.commit(name, msgspec.json.encode(manifest) + b"\n")
     yield Progress("success")
 

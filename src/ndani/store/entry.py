@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from ndani.errors import StoreFailed
+from ndani.errors import BadRequest, StoreFailed
 from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.blobs import Blobs
@@ -19,19 +20,23 @@ T = TypeVar("T")
 
 
 class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "source": "from"}, omit_defaults=True):
-    """One file of a model, as a manifest names it."""
+    """One file of a model, as a manifest names it; its digest as the store spells it, for it is compared with others."""
 
     media_type: str
     digest: str
     size: int
     source: str = ""
 
+    def __post_init__(self) -> None:
+        with contextlib.suppress(BadRequest):  # what is no digest at all stays as it is, and is refused by whoever reads manifests
+            msgspec.structs.force_setattr(self, "digest", kinds.plain(self.digest))
 
-class Manifest(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
-    """What a name stands for. Field order is Ollama's, so that equal models have equal ids."""
 
-    schema_version: int
-    media_type: str
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+    """What a name stands for. Field order is Ollama's, so that equal models have equal ids. Only OCI's may lack a `mediaType`."""
+
+    schema_version: int = 2
+    media_type: str = kinds.OCI_MANIFEST
     config: Layer
     layers: tuple[Layer, ...] = ()
 
@@ -79,7 +84,7 @@ class Entry:
     @property
     def digests(self) -> set[str]:
         """Every blob that this model needs."""
-        return {self.manifest.config.digest, *(layer.digest for layer in self.layers)}
+        return {layer.digest for layer in (self.manifest.config, *self.layers)}
 
     @property
     def config(self) -> Config:

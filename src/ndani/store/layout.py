@@ -14,6 +14,7 @@ from ndani.errors import BadRequest
 from ndani.names import Name
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 _IMAGE = "application/vnd.ollama.image."
 MODEL = _IMAGE + "model"
@@ -40,6 +41,11 @@ def hex_of(digest: str) -> str:
     if not found:
         raise BadRequest("invalid digest format")
     return found[1].lower()
+
+
+def plain(digest: str) -> str:
+    """A digest as everything here spells it: a manifest of another maker's may say `sha256-<HEX>`. Raises as `hex_of`."""
+    return f"sha256:{hex_of(digest)}"
 
 
 def digest_of(content: bytes) -> str:
