@@ -28,6 +28,7 @@ from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.types import Progress
 from registries import Debian, no_debian, put_model
+from server import PATIENCE
 from test_fetcher import children, kill_children
 from uploads import PART, Uploads
 
@@ -59,12 +60,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "registry"
 
 
-def registry(name: Name, home: Path, **how: bool) -> Registry:
-    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", patience=QUICK)
+def registry(name: Name, home: Path, stall: float = 30.0, **how: bool) -> Registry:
+    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", patience=QUICK, stall=stall)
 
 
-async def send(store: Store, name: Name, home: Path, leaving: Event | None = None, **how: bool) -> list[Progress]:
-    async with aclosing(push(store, name, registry(name, home, **how), leaving, PART)) as steps:
+async def send(
+    store: Store, name: Name, home: Path, leaving: Event | None = None, part: int = PART, stall: float = 30.0, **how: bool
+) -> list[Progress]:
+    async with aclosing(push(store, name, registry(name, home, stall, **how), leaving, part)) as steps:
         return [step async for step in steps]
 
 
@@ -275,6 +278,31 @@ async def test_leaving_is_looked_at_between_two_parts(uploads: Uploads, store: S
         assert [at for at, _ in uploads.parts] == [PART * n for n in range(count)]
 
 
+async def test_a_registry_that_stops_reading_is_not_waited_for_for_ever(uploads: Uploads, store: Store, home: Path) -> None:
+    put_model(store, uploads.name, WEIGHTS * 32)  # more than the system takes in for somebody else
+    uploads.deaf = True
+    with pytest.raises(SourceFailed, match="took nothing for too long"):
+        async with asyncio.timeout(PATIENCE):
+            await send(store, uploads.name, home, part=32 * SIZE, stall=0.5)
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+async def test_a_registry_may_take_its_time_to_put_a_blob_together(uploads: Uploads, store: Store, home: Path, hangs_up: bool) -> None:
+    put_model(store, uploads.name, WEIGHTS)
+    uploads.hangs_up, uploads.commits_in = hangs_up, 0.03 if hangs_up else 1.5
+    steps = await send(store, uploads.name, home, stall=30 if hangs_up else 1.0)
+    assert steps[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
+    assert len([path for method, path, _ in uploads.seen if method == "POST"]) == 3, "nothing was begun again"
+    assert sum(count for _, count in uploads.parts if count == PART) == SIZE
+
+
+async def test_a_store_that_takes_no_notes_is_pushed_from(uploads: Uploads, store: Store, home: Path) -> None:
+    put_model(store, uploads.name, WEIGHTS)
+    store.layout.uploads.write_text("in the way")
+    assert (await send(store, uploads.name, home))[-1].status == "success"
+    assert (await send(store, uploads.name, home))[-1].status == "success", "and again, when everything is there"
+
+
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 403), ("POST", 404), ("PATCH", 413), ("PUT", 400), ("POST", 405), ("PATCH", 503)])
 async def test_every_refusal_is_one_sentence(uploads: Uploads, store: Store, home: Path, method: str, status: int) -> None:
     put_model(store, uploads.name, WEIGHTS)
@@ -298,7 +326,7 @@ async def test_what_cannot_be_pushed(uploads: Uploads, store: Store, home: Path)
     with pytest.raises(SourceFailed, match="digest invalid"):
         await send(store, uploads.name, home)
     store.layout.blob(MODEL).unlink()
-    with pytest.raises(StoreFailed, match="cannot be read"):
+    with pytest.raises(StoreFailed, match=r"the model store lacks the file .*; pull or create the model again"):
         await send(store, uploads.name, home)
 
 

@@ -256,7 +256,7 @@ async def test_connections_that_break_off_or_stand_still_are_taken_up(stand_in: 
 async def test_a_stall_that_stays_is_one_sentence(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.ends_at = SIZE // 2
     with pytest.raises(SourceFailed, match=r"sent nothing for too long; pull again .*: it goes on where it stopped"):
-        await collect(store, stand_in.name, source(stand_in.name, home, stall=0.05))
+        await collect(store, stand_in.name, source(stand_in.name, home, stall=0.3))
     assert left_over(store) and not store.list()
 
 

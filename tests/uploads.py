@@ -25,6 +25,9 @@ class Uploads:
         self.redirects = self.forgets = False
         self.refuses: dict[str, int] = {}  # status by method
         self.breaks = 0
+        self.deaf = False  # parts are not read
+        self.commits_in = 0.0  # seconds that the putting together of a blob takes
+        self.hangs_up = False  # … and nobody waits for it
         self.pause = 0.0
         self.host = ""
 
@@ -75,6 +78,12 @@ class Uploads:
         self.etags.append(request.query["etag"])
         if digest_of(content) != wanted:
             return web.json_response({"errors": [{"message": "digest invalid"}]}, status=400)
+        if self.hangs_up:
+            asyncio.get_running_loop().call_later(self.commits_in, self.blobs.update, {wanted: content})
+            assert request.transport
+            request.transport.close()
+            return web.Response()
+        await asyncio.sleep(self.commits_in)
         self.blobs[wanted] = content
         return web.Response(status=201)
 
@@ -83,6 +92,8 @@ class Uploads:
         return await self.part(request, request.match_info["id"], int(request.match_info["at"]))
 
     async def part(self, request: web.Request, name: str, at: int) -> web.Response:
+        if self.deaf:
+            await asyncio.sleep(60)
         content = await request.read()
         if self.breaks and at >= 3 * PART:
             self.breaks -= 1

@@ -7,8 +7,10 @@ are renamed here: what may pass by itself is `Interrupted`, everything else is a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
+import ipaddress
 import os
 import ssl
 from base64 import b64encode
@@ -25,7 +27,7 @@ from yarl import URL
 
 from ndani import __version__
 from ndani.errors import NotFound, Offline, SourceFailed
-from ndani.sources.address import shown, whole
+from ndani.sources.address import askable, shown, whole
 
 _CONNECT = 20.0  # seconds until a connection stands
 _STALL = 30.0  # seconds without a byte
@@ -45,7 +47,9 @@ class Interrupted(Exception):
 
 
 class Unreachable(Interrupted):
-    """No connection came to stand. `detail` says it as a Go program would, for clients that read Ollama's sentences."""
+    """No connection came to stand, or nobody spoke on it. `detail` says it as a Go program would, for clients that read
+    Ollama's sentences; nothing where the clause says more.
+    """
 
     def __init__(self, clause: str, detail: str) -> None:
         super().__init__(clause)
@@ -139,26 +143,59 @@ class Client:
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes] | None = None, *, verify: bool = True
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | AsyncIterator[bytes] | None = None,
+        *,
+        verify: bool = True,
+        wait: float = 0.0,
     ) -> AsyncIterator[Answer]:
         """One request and its answer, whatever that is; no redirect is followed, no login added.
 
+        `wait` is how many seconds the answer may take to come, where that is longer than a transfer may stand still.
         Raises Offline, SourceFailed, and Interrupted (Unreachable, NoTls) when the connection fails.
         """
         if self._offline:
             raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it first")
         session = self._opened()
-        with _renamed(url, self._access, NoTls):
-            async with session.request(
-                method,
-                URL(url, encoded=True),
-                headers={"Accept-Encoding": "identity", **headers},
-                data=body,
-                allow_redirects=False,
-                proxy=self._access.proxy or _proxy(url),
-                ssl=verify,
-            ) as answer:
-                yield Answer(answer.status, answer.headers, url, self._chunks(answer, url))
+        limit = asyncio.timeout(None)
+        with _renamed(url, self._access, speaking=True):
+            try:
+                async with (
+                    limit,
+                    session.request(
+                        method,
+                        URL(url, encoded=True),
+                        headers={"Accept-Encoding": "identity", **headers},
+                        data=self._paced(body, limit) if isinstance(body, AsyncIterator) else body,
+                        allow_redirects=False,
+                        proxy=self._access.proxy or _proxy(url),
+                        ssl=verify,
+                        timeout=self._timeout(max(wait, self._stall)),
+                    ) as answer,
+                ):
+                    yield Answer(answer.status, answer.headers, url, self._chunks(answer, url))
+            except TimeoutError:
+                if limit.expired():
+                    raise Interrupted(f"{urlsplit(url).hostname} took nothing for too long") from None
+                raise
+
+    async def _paced(self, body: AsyncIterator[bytes], limit: asyncio.Timeout) -> AsyncIterator[bytes]:
+        """The same bytes. `limit` ends the request when the next are not asked for in time: the other side takes none.
+
+        aiohttp's own clock starts when all of them are written.
+        """
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(RuntimeError):  # the answer came before the body was through, and the request is over
+            async for piece in body:
+                limit.reschedule(loop.time() + self._stall)
+                yield piece
+            limit.reschedule(None)
+
+    def _timeout(self, read: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT, self._stall), sock_read=read)
 
     async def _chunks(self, answer: aiohttp.ClientResponse, url: str) -> AsyncGenerator[bytes, None]:
         with _renamed(url, self._access):
@@ -186,10 +223,9 @@ class Client:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=self._stall)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=_trust(self._access)),
-                timeout=timeout,
+                timeout=self._timeout(self._stall),
                 trust_env=self._access.netrc,
                 auto_decompress=self._access.netrc,  # a registry's blobs are what their digests say, as they came
                 read_bufsize=_CHUNK,
@@ -199,11 +235,25 @@ class Client:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for this URL."""
+    """The proxy that the environment names for this URL; as in Go never one for this machine itself. Raises SourceFailed."""
     parts = urlsplit(url)
-    if not parts.hostname or proxy_bypass(parts.netloc.rpartition("@")[2]) or proxy_bypass(parts.hostname):
+    host = parts.hostname or ""
+    if not host or _is_here(host) or proxy_bypass(parts.netloc.rpartition("@")[2]) or proxy_bypass(host):
         return None
-    return getproxies().get(parts.scheme)
+    named = getproxies().get(parts.scheme)
+    if not named:
+        return None
+    whole = named if "://" in named else f"http://{named}"
+    if not askable(whole):
+        raise SourceFailed(f"{parts.scheme}_proxy is {shown(named)!r}, which is no proxy that can be used; write it as http://host:3128")
+    return whole
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _trust(access: Access) -> ssl.SSLContext:
@@ -218,7 +268,8 @@ def _trust(access: Access) -> ssl.SSLContext:
         if access.client_certificate:
             trust.load_cert_chain(access.client_certificate)
     except (OSError, ssl.SSLError) as error:
-        raise SourceFailed(f"the certificates set for the package index cannot be used: {error}; look at `pip config list`") from None
+        what = named or access.client_certificate
+        raise SourceFailed(f"the file of certificates {what} cannot be used ({error.strerror or error}); {access.certificate}") from None
     return trust
 
 
@@ -253,20 +304,34 @@ def content_range(value: str, url: str) -> tuple[int, int | None]:
 
 
 @contextmanager
-def _renamed(url: str, access: Access, no_tls: type[Exception] = SourceFailed) -> Iterator[None]:
-    """The border to aiohttp: its errors end here."""
-    place = urlsplit(url).hostname or url
+def _renamed(url: str, access: Access, *, speaking: bool = False) -> Iterator[None]:
+    """The border to aiohttp: its errors end here. `speaking`: until an answer begins, with who may know what to make of it."""
+    parts = urlsplit(url)
+    place = parts.hostname or url
+    variable = access.settings if access.proxy else f"{parts.scheme}_proxy"
     try:
         yield
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch) as error:
         why = getattr(error, "certificate_error", None) or error
         raise SourceFailed(f"{place} has no certificate that this machine trusts ({why}); {access.certificate}") from None
     except aiohttp.ClientConnectorSSLError as error:
-        raise no_tls(f"{place} has no TLS that this machine trusts ({_tls(error.os_error)}); {access.certificate}") from None
+        raise (NoTls if speaking else SourceFailed)(
+            f"{place} has no TLS that this machine trusts ({_tls(error.os_error)}); {access.certificate}"
+        ) from None
     except aiohttp.InvalidURL:
         raise SourceFailed(f"{shown(url)} is no address that can be asked; check {access.settings}") from None
     except TimeoutError:
-        raise Interrupted(f"{place} sent nothing for too long") from None
+        silence = f"{place} sent nothing for too long"
+        where = f"{place}:{parts.port or {'http': 80}.get(parts.scheme, 443)}"
+        raise (Unreachable(silence, f"{where}: i/o timeout") if speaking else Interrupted(silence)) from None
+    except aiohttp.ClientHttpProxyError as error:
+        said = f"the proxy that {variable} names did not let us through to {place} ({error.status} {error.message})"
+        if error.status in _PASSING:
+            raise Unreachable(said, "") from None
+        raise SourceFailed(f"{said}; correct {variable}, or name {place} in no_proxy") from None
+    except aiohttp.ClientProxyConnectionError as error:
+        why = _system_error(error.os_error)
+        raise Unreachable(f"the proxy {error.host}:{error.port} that {variable} names cannot be reached ({why})", "") from None
     except aiohttp.ClientConnectorDNSError as error:
         raise Unreachable(f"{place} cannot be reached ({error.os_error.strerror or error})", f"lookup {place}: no such host") from None
     except aiohttp.ClientConnectorError as error:

@@ -23,6 +23,7 @@ import msgspec
 
 from ndani.errors import Cancelled, Failed, SourceFailed, StoreFailed
 from ndani.names import Name
+from ndani.sources.address import whole
 from ndani.sources.http import Answer, Interrupted
 from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, reason
@@ -33,7 +34,10 @@ from ndani.types import Progress
 #: A part: small enough to be finished by whoever has to leave, and at most 5,000 of them make a blob.
 PART = 16 << 20
 MOST_PARTS = 5000
-_PIECE = 1 << 18
+#: What is handed over at once. A slow line must take this much before it counts as standing still.
+_PIECE = 1 << 16
+#: Seconds that a registry may take to put the parts of a blob together, or to look through what a manifest names.
+_COMMIT = 900.0
 _LOOK = 0.06
 _STALE = 7 * 86400.0
 
@@ -114,7 +118,7 @@ class _Upload:
         async with self.registry.greeted("HEAD", url) as answer:
             if answer.status == 200:
                 self._there = True
-                self._note.unlink(missing_ok=True)
+                self._forget_note()
                 return
             if answer.status != 404:
                 raise await self._refused(answer)
@@ -128,6 +132,8 @@ class _Upload:
                     await self._send(file.fileno())
                     if self._leaving.is_set():
                         raise Cancelled("the push was stopped; push again: it goes on where it stopped")
+        except FileNotFoundError:
+            raise StoreFailed(f"the model store lacks the file {self._path}; pull or create the model again") from None
         except OSError as error:
             raise StoreFailed(f"the file {self._path} cannot be read ({error.strerror}); change its owner or mode") from None
         await self._finish()
@@ -138,7 +144,7 @@ class _Upload:
             if answer.status not in (200, 204):
                 return False
             last = answer.headers.get("Range", "").rpartition("-")[2]
-            there = int(last) + 1 if last.isdigit() else -1
+            there = -1 if (end := whole(last)) is None else end + 1
             if there == 1 and not self.standing.sent:
                 there = 0  # `0-0` is also said where nothing has come
             if not 0 <= there <= self._layer.size:
@@ -206,20 +212,41 @@ class _Upload:
         query = urlencode({"digest": self._layer.digest, "etag": etag})
         place = self.standing.location
         url = f"{place}{'&' if '?' in place else '?'}{query}"
-        async with self.registry.ask("PUT", url, {"Content-Length": "0"}) as answer:
-            if answer.status not in (200, 201, 202, 204):
-                raise await self._refused(answer)
+        try:
+            async with self.registry.ask("PUT", url, {"Content-Length": "0"}, wait=_COMMIT) as answer:
+                if answer.status not in (200, 201, 202, 204):
+                    raise await self._refused(answer)
+        except Interrupted:
+            if not await self._appears():
+                raise
         self._there = True
-        self._note.unlink(missing_ok=True)
+        self._forget_note()
+
+    async def _appears(self) -> bool:
+        """Whether the blob is there after all: a registry may go on with it when the connection has not lasted as long."""
+        patience = self.registry.patience
+        for vain in range(patience.tries):
+            if self._leaving.is_set():
+                return False
+            await asyncio.sleep(patience.pause * 2**vain)
+            with contextlib.suppress(Interrupted):
+                async with self.registry.ask("HEAD", self.registry.url("blobs", self._layer.digest)) as answer:
+                    if answer.status == 200:
+                        return True
+        return False
 
     async def _refused(self, answer: Answer) -> SourceFailed | Interrupted:
         """The registry said no; an upload that it has forgotten is begun again."""
         said = reason(await answer.read(1 << 16))
         if self.standing.location and answer.status in (404, 416):
             self.standing = _Standing()
-            self._note.unlink(missing_ok=True)
+            self._forget_note()
             return Interrupted(f"{self.registry.host} has given up the upload{said}")
         return SourceFailed(f"{self.registry.host} did not take the model: it answered {answer.status}{said}; check its name there")
+
+    def _forget_note(self) -> None:
+        with contextlib.suppress(OSError):  # a store that may not be written to has none
+            self._note.unlink(missing_ok=True)
 
     def _write_down(self) -> None:
         # Where it cannot be written down, a push that breaks off begins this blob again: no reason not to push.
@@ -232,7 +259,7 @@ class _Upload:
 
 async def _put_manifest(registry: Registry, content: bytes, media_type: str) -> None:
     url = registry.url("manifests", registry.name.tag)
-    async with registry.ask("PUT", url, {"Content-Type": media_type}, lambda: content) as answer:
+    async with registry.ask("PUT", url, {"Content-Type": media_type}, lambda: content, wait=_COMMIT) as answer:
         if answer.status not in (200, 201, 202, 204):
             said = reason(await answer.read(1 << 16))
             raise SourceFailed(f"{registry.host} did not take the manifest: it answered {answer.status}{said}; check the model's name")

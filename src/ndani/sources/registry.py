@@ -90,18 +90,26 @@ class Registry:
 
     @asynccontextmanager
     async def ask(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None, *, follow: bool = True
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        *,
+        follow: bool = True,
+        wait: float = 0.0,
     ) -> AsyncIterator[Answer]:
         """One request, carried through redirects and questions about who we are; the answer may be any other status.
 
-        Without `follow`, a redirect is an answer like others.
+        Without `follow`, a redirect is an answer like others. `wait` as in `Client.request`.
 
         Raises Interrupted for what may pass (with the pause that was asked for), SourceFailed, Offline.
         """
         hops = wins = 0
         while True:
             own = self._credentials.header(url)
-            async with self._client.request(method, url, {**(headers or {}), **own}, body and body(), verify=not self.insecure) as answer:
+            said, sent = {**(headers or {}), **own}, body and body()
+            async with self._client.request(method, url, said, sent, verify=not self.insecure, wait=wait) as answer:
                 self.answered = answer.status
                 if answer.status == 401 and origin(url) == origin(self.url()):
                     challenge = ", ".join(answer.headers.getall("WWW-Authenticate", ()))
@@ -159,6 +167,8 @@ class Registry:
         except Unreachable as error:
             if self._reached:
                 raise  # somebody was there, and may be back in a second
+            if not error.detail:
+                raise SourceFailed(f"{error}; correct that, and try again") from None
             # Failed is 500, Ollama's status for it.
             raise Failed(f'{method.title()} "{url}": dial tcp{":" if error.detail.startswith("lookup") else ""} {error.detail}') from None
 
