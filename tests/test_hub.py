@@ -193,6 +193,16 @@ async def test_a_list_of_something_else_is_one_sentence(hub: Hub, store: Store, 
         await collect(store, NAME, ask(NAME))
 
 
+@pytest.mark.slow
+async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(hub: Hub, store: Store) -> None:
+    hub.odd = [{"rfilename": f"\x1b[2J\x1b]0;x\x07\n{'long' * 30}-{n}.gguf", "size": 1, "blobId": SHA} for n in range(4000)]
+    fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
+    with pytest.raises(NotFound, match=r"has no Q8_0; it has .*longlong") as caught:
+        async with aclosing(fetcher.pull(NAME)) as steps:
+            [step async for step in steps]
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1100
+
+
 async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Hub(MODEL)
     storage.files = hub.files
@@ -353,6 +363,8 @@ def test_a_tag_picks_a_file(tag: str, file: str) -> None:
     assert len(group(files)) == 4
     with pytest.raises(SourceFailed, match="is one of 2 parts, and not all of them are there"):
         pick(files[:-1], "q8_0", "here")
+    with pytest.raises(NotFound, match=r"has no q9; it has m00, .*, m19 and 5 more$"):
+        pick([f"m{number:02}.gguf" for number in range(25)], "q9", "here")
     assert pick(["b-Q5_K_M.gguf", "a-Q8_0.gguf"], "latest", "here") == ("b-Q5_K_M.gguf",), "the first, where there is no Q4_K_M"
 
 

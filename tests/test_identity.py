@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,19 @@ def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     one, two = open_identity(path), open_identity(path)
     assert one.seed == two.seed and path.stat().st_mode & 0o777 == 0o600
     assert parse(render(one)).public == one.public
+
+
+def test_two_who_need_the_first_key_at_once_get_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(10):
+            together = threading.Barrier(4)
+
+            def first(path: Path = tmp_path / str(number) / "key", together: threading.Barrier = together) -> bytes:
+                together.wait()
+                return open_identity(path).seed
+
+            assert len({each.result() for each in [pool.submit(first) for _ in range(4)]}) == 1
+    assert len(list(tmp_path.rglob("*key*"))) == 10, "nothing else is left"
 
 
 @pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen")

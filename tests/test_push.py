@@ -249,6 +249,34 @@ async def test_two_pushes_at_once_send_it_once(uploads: Uploads, store: Store) -
     assert sum(count for _, count in uploads.parts if count == SIZE) == SIZE
 
 
+async def test_two_who_come_while_a_push_is_being_ended_share_the_next_one(uploads: Uploads, store: Store) -> None:
+    put_model(store, uploads.name, WEIGHTS * 50)
+    uploads.pause = 0.5
+    all_of_them, most = fetcher(store), 0
+
+    async def leave() -> None:
+        async with aclosing(all_of_them.push(uploads.name, insecure=True)) as steps:
+            async for _ in steps:
+                if uploads.parts:
+                    return
+
+    leaving = asyncio.create_task(leave())
+    while not uploads.parts:
+        await asyncio.sleep(0.02)
+    [run] = all_of_them._runs.values()
+    while run.watchers:
+        await asyncio.sleep(0.01)
+    both = asyncio.gather(follow(all_of_them, uploads.name), follow(all_of_them, uploads.name))
+    while not both.done():
+        most = max(most, len(children()))
+        await asyncio.sleep(0.05)
+    one, two = await both
+    await leaving
+    assert one[-1].status == two[-1].status == "success" and most == 1
+    firsts = [at for at, _ in uploads.parts if at]
+    assert len(firsts) == len(set(firsts)), "no part was sent twice"
+
+
 async def test_an_upload_that_the_registry_forgets_is_begun_again(uploads: Uploads, store: Store, home: Path) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.breaks, uploads.forgets = 1, True

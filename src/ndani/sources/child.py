@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ndani.store import Store
 from ndani.types import Progress
 
 _EVERY = 0.06  # seconds between two progress lines of one blob, as Ollama's
+_LONGEST = 1000  # letters of a sentence
 
 
 def main() -> int:
@@ -41,7 +43,7 @@ def main() -> int:
     try:
         asyncio.run(_run(job, leaving))
     except NdaniError as error:
-        _say(Ended(error.code, str(error)))
+        _say(Ended(error.code, _plain(str(error))))
         return 1
     except Exception as error:  # the front turns it into one sentence; a traceback would reach nobody
         _say(Ended(Failed.code, f"the {job.verb} failed unexpectedly ({type(error).__name__}); run it again, and report it if it stays"))
@@ -53,8 +55,10 @@ async def _run(job: Job, leaving: threading.Event) -> None:
     said, last = 0.0, Progress("")
     async with aclosing(_steps(job, leaving)) as steps:
         async for step in steps:
+            step = replace(step, status=_plain(step.status))
             whole = step.completed is not None and step.completed == step.total
-            if step == last or (step.digest and step.digest == last.digest and not whole and time.monotonic() - said < _EVERY):
+            grown = step.total is not None and (step.digest, step.status) == (last.digest, last.status)
+            if step == last or (grown and not whole and time.monotonic() - said < _EVERY):
                 continue
             said, last = time.monotonic(), step
             _say(step)
@@ -71,6 +75,12 @@ def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]
         name, job.offline, catalogue, insecure=job.insecure, house=job.registry, folders=folders, own=store.layout.root, streams=job.streams
     )
     return pull(store, name, sources, repair=frozenset(job.repair), require_jail=job.require_jail)
+
+
+def _plain(text: str) -> str:
+    """A sentence fit for a terminal: what registries and hubs have said in it may hold escapes, and be without end."""
+    said = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
 
 
 def _say(line: Any) -> None:

@@ -20,6 +20,8 @@ from ndani.settings import Settings
 from ndani.sources.job import PATIENCE, Ended, Job
 from ndani.types import Progress
 
+_LINE = 1 << 20  # bytes of a line at most, far more than the child ever says in one
+
 
 class Fetcher:
     """All pulls and pushes of one server."""
@@ -58,10 +60,10 @@ class Fetcher:
 
     async def _do(self, name: Name, job: Job) -> AsyncGenerator[Progress, None]:
         key = f"{job.verb} {name.key} {job.insecure} {job.repair}"
-        run = self._runs.get(key)
-        if run and not run.watchers:
+        while (run := self._runs.get(key)) and not run.watchers:
             await asyncio.wait([run.task])  # it is being ended, and a push of the same may take its time for that
-            run = None
+            if self._runs.get(key) is run:
+                del self._runs[key]  # whoever of those who wait here comes first begins the next one, the others join it
         if run is None:
             run = self._runs[key] = _Run(job)
         run.watchers += 1
@@ -143,7 +145,7 @@ class _Run:
 
     async def _converse(self) -> NdaniError | None:
         child = self._child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "ndani.sources.child", stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+            sys.executable, "-P", "-m", "ndani.sources.child", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_LINE
         )
         error: NdaniError | None = None
         try:

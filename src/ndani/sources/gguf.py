@@ -16,6 +16,7 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\Z")
 _QUANT = re.compile(r"(?:\A|[-_.])((?:UD-)?(?:I?Q|TQ)\d(?:_[A-Z0-9]+)*|MXFP4(?:_[A-Z]+)*|BF16|FP?16|FP?32)\Z", re.IGNORECASE)
 #: Files beside a model's weights: what reads images, what a quantiser was guided by.
 _BESIDE = ("mmproj", "imatrix")
+_SOME = 20  # tags that are named to somebody who has asked for another
 
 
 def group(files: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -45,7 +46,8 @@ def pick(files: Iterable[str], tag: str, place: str) -> tuple[str, ...]:
         best = [stem for stem in models if stem.lower() == wanted] or _ending(models, wanted)
     if not best:
         there = sorted({(_QUANT.search(stem) or [stem, stem])[1] for stem in models})
-        raise NotFound(f"{place} has no {tag}; it has {', '.join(there)}")
+        more = f" and {len(there) - _SOME} more" if len(there) > _SOME else ""
+        raise NotFound(f"{place} has no {tag}; it has {', '.join(there[:_SOME])}{more}")
     return _whole(models[best[0]])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import uuid
 from base64 import b64decode, b64encode
 from pathlib import Path
 
@@ -55,15 +56,32 @@ def open_identity(path: Path) -> Identity:
     """The key in this file; made, for its owner's eyes only, where there is none. Raises Misconfigured."""
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(render(Identity(os.urandom(32))))
+            _make(path)
         return parse(path.read_text(encoding="ascii"))
     except OSError as error:
         raise Misconfigured(f"the key {path} cannot be used ({error.strerror}); change its owner or mode, or remove it") from None
     except ValueError:
         raise Misconfigured(f"the key {path} is no unencrypted ed25519 key of OpenSSH; remove it, and a new one is made") from None
+
+
+def _make(path: Path) -> None:
+    """A new key, unless somebody else makes one in the same moment; nobody ever sees half of it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(render(Identity(os.urandom(32))))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass  # the other one was first
+        except OSError:  # a disk that has no links
+            fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def render(identity: Identity) -> str:
