@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import re
+import socket
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from registries import put_model
+from server import PATIENCE, until
 from test_fetcher import kill_children
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
@@ -149,10 +151,27 @@ async def test_a_house_that_names_it_pulls_short_names_from_it(mirror: Mirror, t
     assert str(second.find(NAME).name) == "tiny:1", "under the name that was typed"
 
 
+def test_who_leaves_is_logged_as_gone_and_who_stays_for_ever_does_not_hold_up_the_end(mirror: Mirror, store: Store) -> None:
+    weights = WEIGHTS * 16  # more than the system takes in for somebody else
+    put_model(store, parse("big:1"), weights)
+    host, _, port = mirror.host.partition(":")
+    asked = f"GET /v2/library/big/blobs/{digest_of(weights)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as stack:
+        readers = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(4)]
+        for reader in readers:
+            reader.sendall(asked)
+            assert reader.recv(100).startswith(b"HTTP/1.1 200")
+        readers[0].close()
+        until(lambda: mirror.log.count("status=499") == 1, PATIENCE, "the one who left is logged")
+        assert mirror.close() == 0
+    assert mirror.log.count("status=499") == 4 and "status=200" not in mirror.log and "Traceback" not in mirror.log
+
+
 def test_at_the_terminal(tmp_path: Path, mirror: Mirror) -> None:
     environment = {**os.environ, "NDANI_MODELS": str(tmp_path / "models")}
     taken = run(("mirror", "--host", mirror.host), environment)
-    assert taken.exit == 1 and f"listen tcp {mirror.host}: address already in use" in taken.stderr
+    assert taken.exit == 1 and f"listen tcp {mirror.host}: address already in use" in taken.stderr and "with --host" in taken.stderr
+    assert f"listen tcp {mirror.host}: address" in run(("mirror", "--host", f"http://{mirror.host}/"), environment).stderr
     assert run(("mirror", "now"), environment).stderr == "Error: accepts 0 arg(s), received 1\n"
     assert run(("mirror", "--host", "127.0.0.1:99999"), environment).stderr.startswith("Error: '127.0.0.1:99999' is not an address")
     assert mirror.http.get("/v2/").json() == {}, "the first one goes on"

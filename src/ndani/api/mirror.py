@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -25,8 +26,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ndani.api.connection import Connection
-from ndani.api.edge import Hosts, Journal
-from ndani.api.server import listen
+from ndani.api.edge import Hosts, Journal, Leaving
+from ndani.api.server import GRACE, listen
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
@@ -43,7 +44,6 @@ _PIECE = 1 << 20
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
 _COUNT = re.compile(r"[0-9]{1,9}\Z")
 _HEADERS = {"Docker-Distribution-Api-Version": "registry/2.0"}
-_GRACE = 3
 _MOST = 1000  # names on one page of a list
 #: The protocol's codes, and what they mean in a sentence.
 _MEANING = {
@@ -118,7 +118,7 @@ def build(store: Store, host: str, log: Log) -> Starlette:
             Route("/v2/{name:path}/manifests/{reference}", mirror.manifest, methods=read),
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=read),
         ],
-        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, listening=host)],
+        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, listening=host), Middleware(Leaving)],
         exception_handlers={HTTPException: _refused, NdaniError: _failed},
     )
     app.router.redirect_slashes = False
@@ -128,11 +128,11 @@ def build(store: Store, host: str, log: Log) -> Starlette:
 def serve(settings: Settings) -> int:
     """Run a mirror of the store at `settings.host` until it is told to stop; the exit code. Raises Misconfigured."""
     log = open_log(settings.log_file, settings.debug)
-    with contextlib.closing(listen(settings)) as listener:
+    with contextlib.closing(listen(settings, "say another one with --host")) as listener:
         host, port = listener.getsockname()[:2]
         app = build(Store(settings.models), settings.address[0], log)
         config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE,
+            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2 * GRACE,
             http=Connection, ws="none", timeout_keep_alive=75, proxy_headers=False,
         )  # fmt: skip
         log.info(f"mirror of {settings.models} on {f'[{host}]' if ':' in host else host}:{port}")
@@ -142,7 +142,21 @@ def serve(settings: Settings) -> int:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without raising the signal again when it has ended."""
+    """uvicorn, with an end of our own: who still reads after a while is cut off, as if they had left, and no signal is raised again."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers get GRACE seconds to be read to their end. (uvicorn would cancel them, which is a fault in its log.)"""
+        cutting = asyncio.get_running_loop().call_later(GRACE, self._cut)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+
+    def _cut(self) -> None:
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport:
+                transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
@@ -204,7 +218,12 @@ class _Stretch(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # Once its (empty) body is read, `Leaving` knows when the client has gone; Starlette's own way would call that a success.
+            while (message := await receive()).get("more_body"):
+                pass
+            if message["type"] == "http.disconnect":
+                return
+            await self.stream_response(send)
         finally:
             os.close(self._handle)
 

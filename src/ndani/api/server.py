@@ -53,8 +53,8 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises Misconfigured with the address and the reason."""
+def listen(settings: Settings, remedy: str = "set NDANI_HOST to another address") -> socket.socket:
+    """The listening socket. Raises Misconfigured with the address, the reason and the `remedy`."""
     host, port = settings.address
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -68,7 +68,7 @@ def listen(settings: Settings) -> socket.socket:
             raise
     except OSError as error:
         reason = "address already in use: another server listens there" if error.errno == errno.EADDRINUSE else error.strerror
-        raise Misconfigured(f"listen tcp {host}:{port}: {reason}; set NDANI_HOST to another address") from None
+        raise Misconfigured(f"listen tcp {host}:{port}: {reason}; {remedy}") from None
     listener.setblocking(False)
     return listener
 

@@ -20,7 +20,8 @@ def mirror(args: tuple[str, ...], host: str) -> int:
 
     settings = load(flags={"host": host})
     listening, _ = settings.address
-    if host.rpartition("]")[2].count(":") != 1:  # no port was said
+    said = host.strip().rpartition("://")[2].partition("/")[0]
+    if said.rpartition("]")[2].count(":") != 1:  # no port was said
         settings = load(flags={"host": f"[{listening}]:{PORT}" if ":" in listening else f"{listening}:{PORT}"})
     if listening not in ("127.0.0.1", "::1", "localhost"):
         click.echo(f"anyone who reaches {listening} can pull every model of this store: there are no passwords and no TLS here", err=True)
