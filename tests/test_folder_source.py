@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
 from contextlib import aclosing
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.types import Progress
 from registries import put_model
+from server import PATIENCE
 from test_registry import left_over
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -127,6 +130,39 @@ async def test_shards_that_do_not_belong_together_are_refused(store: Store, disk
     with pytest.raises(SourceFailed, match=r"do not make a model: .* which is there already"):
         await collect(store, "tiny:1b", disk)
     assert left_over(store) == [] and not store.list()
+
+
+async def test_a_file_that_is_no_model_is_the_folders_fault_and_is_not_kept(store: Store, disk: Path, tmp_path: Path) -> None:
+    (disk / "tiny-1b.gguf").write_bytes(b"GGUF" + bytes(1000))
+    with pytest.raises(SourceFailed, match=r"the files of tiny:1b do not make a model: .*; look at them where they come from"):
+        await collect(store, "tiny:1b", disk)
+    assert list(store.blobs.listed()) == [] and left_over(store) == []
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "tiny-1b.gguf").write_bytes(WEIGHTS)
+    folders = (disk, tmp_path / "second")
+    async with aclosing(pull(store, parse("tiny:1b"), choose(parse("tiny:1b"), True, folders=folders))) as steps:
+        assert [step async for step in steps][-1].status == "success", "the next folder is looked into"
+
+
+async def test_links_out_of_the_folder_and_pipes_are_not_read(store: Store, disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(WEIGHTS)
+    (disk / "evil-1b.gguf").symlink_to(tmp_path / "secret")
+    with pytest.raises(SourceFailed, match=r"evil-1b\.gguf is a link out of .*; copy the file there"):
+        await collect(store, "evil:1b", disk)
+    (disk / "good").write_bytes(WEIGHTS)
+    (disk / "tiny-1b.gguf").symlink_to(disk / "good")
+    os.mkfifo(disk / "SHA256SUMS")
+    async with asyncio.timeout(PATIENCE):
+        await collect(store, "tiny:1b", disk)
+    there = Store(disk)
+    put_model(there, parse("pipe"), WEIGHTS)
+    blob = there.layout.blob(digest_of(WEIGHTS))
+    blob.unlink()
+    os.mkfifo(blob)
+    store.delete(parse("tiny:1b"))
+    with pytest.raises(SourceFailed, match=r"cannot be read \(it is no file\)"):
+        async with asyncio.timeout(PATIENCE):
+            await collect(store, "pipe", disk)
 
 
 @pytest.mark.slow

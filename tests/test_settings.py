@@ -54,6 +54,7 @@ def test_every_setting_has_a_name_a_meaning_and_an_origin(tmp_path: Path) -> Non
         ("NDANI_OFFLINE", "1", "offline", True),
         ("NDANI_REGISTRY", "http://127.0.0.1:11435/", "registry", "http://127.0.0.1:11435"),
         ("NDANI_REGISTRY", "models.example:5000", "registry", "models.example:5000"),
+        ("NDANI_REGISTRY", "http://[::1]:28444", "registry", "http://[::1]:28444"),
         ("NDANI_SOURCES", "/media/usb, ~/models,", "sources", ("/media/usb", "~/models")),
         ("OLLAMA_MAX_TRANSFER_STREAMS", "2", "max_transfer_streams", 2),
         ("OLLAMA_NOHISTORY", "1", "nohistory", True),
@@ -168,7 +169,9 @@ def test_a_variable_that_nothing_obeys_is_named() -> None:
     assert without_effect({}) == []
 
 
-@pytest.mark.parametrize("text", ["http://", "models.example/v2", "ftp://models.example", "a b", "https://user:secret@models.example"])
+@pytest.mark.parametrize(
+    "text", ["http://", "models.example/v2", "ftp://models.example", "a b", "https://user:secret@models.example", "h:99999", "[::1"]
+)
 def test_a_registry_is_a_host(tmp_path: Path, text: str) -> None:
     with pytest.raises(Misconfigured, match=r"^NDANI_REGISTRY is .*: a registry's host is needed, as in registry.example:5000"):
         read(tmp_path, {"NDANI_REGISTRY": text})

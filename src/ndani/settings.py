@@ -77,7 +77,8 @@ def _folders(value: str) -> tuple[str, ...]:
 
 def _place(value: str) -> str:
     scheme, _, host = value.rstrip("/").rpartition("://")
-    if scheme not in ("", "http", "https") or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:\d+)?", host):
+    found = re.fullmatch(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", host)
+    if scheme not in ("", "http", "https") or not found or not 0 < int(found[1] or 1) < 1 << 16:
         raise ValueError("a registry's host is needed, as in registry.example:5000 or http://127.0.0.1:11435")
     return value.rstrip("/")
 

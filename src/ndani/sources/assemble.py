@@ -30,8 +30,17 @@ _LOOK_S = 0.2
 async def assemble(store: Store, maker: Maker, name: Name, assembly: Assembly) -> AsyncGenerator[Progress]:
     """Make `name` stand for these files, which the store holds and which are claimed. The last step is the manifest's.
 
-    Consume it under aclosing. Raises BadRequest, Unsupported, StoreFailed, SourceFailed, Failed.
+    Consume it under aclosing. Raises SourceFailed when they make none, StoreFailed, Failed.
     """
+    try:
+        async with aclosing(_assemble(store, maker, name, assembly)) as steps:
+            async for step in steps:
+                yield step
+    except BadRequest as error:
+        raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
+
+
+async def _assemble(store: Store, maker: Maker, name: Name, assembly: Assembly) -> AsyncGenerator[Progress]:
     gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
     if len(gguf) == 1:
         async with aclosing(_name(store, name, gguf[0], assembly)) as steps:
@@ -46,12 +55,9 @@ async def assemble(store: Store, maker: Maker, name: Name, assembly: Assembly) -
     file = None
     try:
         file = Nameless(store.layout, mark[7:])
-        try:
-            async with aclosing(_fill(store, maker, file, assembly.files, mark)) as steps:
-                async for step in steps:
-                    yield step
-        except BadRequest as error:
-            raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
+        async with aclosing(_fill(store, maker, file, assembly.files, mark)) as steps:
+            async for step in steps:
+                yield step
         with store.claim({file.digest}):
             await settled(file.name)
             async with aclosing(_name(store, name, file.digest, assembly)) as steps:

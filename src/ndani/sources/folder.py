@@ -8,10 +8,14 @@ Either it is a store in Ollama's layout (or holds one as `models`), or it has GG
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 import re
+import stat
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import BinaryIO
 
 from ndani.errors import NdaniError, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG, Name
@@ -23,6 +27,7 @@ from ndani.store.layout import Layout
 from ndani.types import Progress
 
 _PIECE = 8 << 20
+_LARGEST = 4 << 20  # of a manifest, or of a list of sums
 _SUM = re.compile(r"^\\?([0-9a-fA-F]{64})(?: [ *](.+))?$", re.MULTILINE)
 
 
@@ -46,7 +51,7 @@ class FolderSource:
             found, done = hashlib.sha256(), 0
             try:
                 total = path.stat().st_size
-                with path.open("rb") as file:
+                with _opened(path) as file:
                     while piece := await asyncio.to_thread(file.read, _PIECE):
                         await asyncio.to_thread(found.update, piece)
                         done += len(piece)
@@ -60,7 +65,8 @@ class FolderSource:
         if manifest := await asyncio.to_thread(self._manifest):
             path, layout = manifest
             try:
-                content = path.read_bytes()
+                with _opened(path) as file:
+                    content = file.read(_LARGEST)
             except OSError as error:
                 raise self._unreadable(path, error) from None
             plan = read_manifest(content, self._name, str(self._folder))
@@ -82,7 +88,7 @@ class FolderSource:
         """The bytes of a file from `start` on. Raises NotFound, SourceFailed."""
         path = self._places[part.file.sha256]
         try:
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 if path.stat().st_size != part.size:
                     raise SourceFailed(f"{path} has {path.stat().st_size} bytes, and {part.size} were expected; copy it there again")
                 file.seek(start)
@@ -128,10 +134,23 @@ class FolderSource:
         if not exact and not ours:
             raise missing
         found = pick(paths, exact[0], str(self._folder)) if exact else pick(ours, DEFAULT_TAG, str(self._folder))
+        home = self._folder.resolve()
+        for path in (self._folder / path for path in found):
+            if not path.resolve().is_relative_to(home):  # a disk of somebody else's could name any file of this machine
+                raise SourceFailed(f"{path} is a link out of {self._folder}; copy the file there, or name its own folder in NDANI_SOURCES")
         return tuple(self._folder / path for path in found)
 
     def _unreadable(self, path: Path, error: OSError) -> NdaniError:
         return SourceFailed(f"{path} cannot be read ({error.strerror}); look at the folders of NDANI_SOURCES")
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to be read. Raises OSError, also for what only looks like one: nobody writes to the other end of a pipe."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no file")
+    return os.fdopen(handle, "rb")
 
 
 def _plain(text: str) -> str:
@@ -143,7 +162,8 @@ def _said_sum(path: Path) -> str:
     beside = path.with_name(f"{path.name}.sha256")
     for place in (beside, path.with_name("SHA256SUMS"), path.with_name("sha256sums.txt")):
         try:
-            text = place.read_text(encoding="utf-8", errors="replace")
+            with _opened(place) as file:
+                text = file.read(_LARGEST).decode("utf-8", "replace")
         except OSError:
             continue
         for digest, name in _SUM.findall(text):

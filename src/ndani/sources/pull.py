@@ -84,19 +84,26 @@ async def _pull_from(tools: _Tools, name: Name, source: Source, repair: frozense
     store = tools.store
     # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
     ingredients = {one.digest for layer in plan.layers for one in layer.ingredients}
-    with store.claim({layer.digest for layer in plan.layers} | ingredients):
-        for layer in plan.layers:
-            async with aclosing(_bring(tools, source, layer)) as steps:
-                async for step in steps:
-                    yield step
-        yield Progress("verifying sha256 digest")
-        if plan.assembly:
-            async with aclosing(assemble(store, tools.maker, name, plan.assembly)) as steps:
-                async for step in steps:
-                    yield step
-        else:
-            yield Progress("writing manifest")
-            store.commit(name, plan.manifest)
+    whole = False
+    try:
+        with store.claim({layer.digest for layer in plan.layers} | ingredients):
+            for layer in plan.layers:
+                async with aclosing(_bring(tools, source, layer)) as steps:
+                    async for step in steps:
+                        yield step
+            yield Progress("verifying sha256 digest")
+            whole = True
+            if plan.assembly:
+                async with aclosing(assemble(store, tools.maker, name, plan.assembly)) as steps:
+                    async for step in steps:
+                        yield step
+            else:
+                yield Progress("writing manifest")
+                store.commit(name, plan.manifest)
+    except SourceFailed:
+        if whole and plan.assembly:  # these are the files, and they make no model: the next pull has no use for them
+            store.drop(set(plan.assembly.files.values()))
+        raise
     # Shards that were joined, and what was converted, are of no more use.
     store.drop(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
     yield Progress("success")
