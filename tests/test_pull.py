@@ -132,6 +132,8 @@ async def test_a_cancelled_pull_is_taken_up_and_nothing_is_fetched_twice(place: 
     first = len(place.house.spans)
     place.house.pause = 0
     steps = await place.pull()
+    looks = [step for step in steps if step.status == f"checking what is here of {place.layer.digest[7:19]}"]
+    assert looks and looks[-1].completed == looks[-1].total, "it takes as long as reading it, so it is said"
     resumed = next(step.completed for step in steps if step.digest == place.layer.digest)
     assert resumed and resumed >= place.layer.packed * 2 // 3
     # By what the second pull asked for: exactly the rest, whatever the first had still in the air.

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import zlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,23 +22,52 @@ from ndani.sources import Part, PlannedLayer
 from ndani.store import Store
 from ndani.store.blobs import PIECE, Partial, write_all
 from ndani.store.disk import make_folder, on_disk, require_room
+from ndani.store.layout import hex_of
 
 
 class Inflow:
-    """One layer on its way into the store; the layer's lock must be held. Errors: StoreFailed, SourceFailed."""
+    """One layer on its way into the store; the layer's lock must be held. First of all exhaust `begin`.
+
+    Errors: StoreFailed, SourceFailed.
+    """
 
     def __init__(self, store: Store, layer: PlannedLayer) -> None:
         self._store, self._layer, self._layout = store, layer, store.layout
         self._drop_ollamas()
         self.number, within = _standing(store, layer)
         done = layer.parts[: self.number]
-        base = sum(part.size for part in done)
-        kept = 0 if layer.deflated else within
+        self._base = sum(part.size for part in done)
+        self._kept = 0 if layer.deflated else within
+        #: How many bytes `begin` goes through.
+        self.here = self._base + within
+        #: The digest of a layer's only part, where it lies as it came, is the layer's own: the partial reckons it.
+        self._reckons = layer.deflated or len(layer.parts) > 1
         require_room(_existing(self._layout.root), _room(store, layer))
-        self._partial: Partial = store.partial(layer.digest, layer.size, base + kept)
+        self._partial: Partial = store.partial(layer.digest, layer.size, None)
         self._journal: BinaryIO | None = None
         self.received = sum(part.packed for part in done)
-        self._begin(kept)
+        self.within = 0
+
+    def begin(self) -> Generator[int]:
+        """Go through what an earlier transfer has left, once: how many bytes of it so far, after each piece.
+
+        It takes as long as reading them does, so it wants a thread. Raises SourceFailed when they are wrong.
+        """
+        tail, seen = hashlib.sha256(), 0
+        for piece in self._partial.resume(self._base + self._kept):
+            if self._reckons:
+                tail.update(piece[max(self._base - seen, 0) :])
+            seen += len(piece)
+            yield seen
+        for count in self._begin():
+            yield seen + count
+        if (part := self.part) and not self._layer.deflated:
+            # The partial itself holds the first bytes of this stored part: they are not fetched again.
+            self._hash = tail
+            self._unpacked = self.within = self._kept
+            self.received += self._kept
+            if self.within == part.packed:
+                self._end(part)
 
     @property
     def part(self) -> Part | None:
@@ -77,8 +107,8 @@ class Inflow:
             for path in [*lists, partial] if lists else []:
                 path.unlink(missing_ok=True)
 
-    def _begin(self, kept: int = 0) -> None:
-        """Start on the current part, from what a journal has of it."""
+    def _begin(self) -> Generator[int]:
+        """Start on the current part, from what a journal has of it: how many bytes of that so far."""
         part = self.part
         self.within = 0
         if part is None:
@@ -87,7 +117,6 @@ class Inflow:
         self._hash = hashlib.sha256()
         self._unpacked = 0
         if not self._layer.deflated:
-            self._take_over(part, kept)
             return
         path = self._layout.journal(self._layer.digest, self.number)
         with on_disk(self._layout.root):
@@ -99,17 +128,7 @@ class Inflow:
         # A journal that is complete ends its part, and the next part has a journal of its own.
         while self._journal is journal and (piece := journal.read(PIECE)):
             self._unpack(piece)
-
-    def _take_over(self, part: Part, kept: int) -> None:
-        """The partial itself holds the first bytes of this stored part: hash them, they are not fetched again."""
-        with on_disk(self._layout.root), self._layout.partial(self._layer.digest).open("rb") as file:
-            file.seek(self._partial.length - kept)
-            while piece := file.read(PIECE):
-                self._hash.update(piece)
-        self._unpacked = self.within = kept
-        self.received += kept
-        if self.within == part.packed:
-            self._end(part)
+            yield self.within
 
     def _unpack(self, chunk: bytes) -> None:
         part = self.part
@@ -124,7 +143,8 @@ class Inflow:
         self._unpacked += len(content)
         if self._unpacked > part.size:
             raise self._wrong("unpacks to more than it should")
-        self._hash.update(content)
+        if self._reckons:
+            self._hash.update(content)
         self._partial.write(content)
         if self.within == part.packed:
             self._end(part)
@@ -132,7 +152,8 @@ class Inflow:
     def _end(self, part: Part) -> None:
         if self._unpacked != part.size:
             raise self._wrong("unpacks to less than it should")
-        if (got := self._hash.hexdigest()) != part.sha256:
+        got = self._hash.hexdigest() if self._reckons else hex_of(self._partial.reckoned)
+        if got != part.sha256:
             raise self._wrong(f"has the wrong bytes (want sha256:{part.sha256}, got sha256:{got})")
         self.number += 1
         if self._journal:
@@ -141,7 +162,8 @@ class Inflow:
             self._journal.close()
             self._journal = None
         done = self.number - 1
-        self._begin()
+        for _ in self._begin():
+            pass
         if self.part is not None:
             self._layout.journal(self._layer.digest, done).unlink(missing_ok=True)
 

@@ -22,6 +22,7 @@ from ndani.sources.patience import Patience
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
 from ndani.store.disk import on_disk
+from ndani.store.offloop import stepped
 from ndani.types import Progress
 
 
@@ -156,6 +157,9 @@ async def _transfer(store: Store, source: Source, layer: PlannedLayer, patience:
     inflow = Inflow(store, layer)
     vain = 0
     try:
+        async with aclosing(stepped(inflow.begin())) as pieces:
+            async for seen in pieces:
+                yield Progress(f"checking what is here of {_short(layer)}", None, inflow.here, min(seen, inflow.here))
         while part := inflow.part:
             before = inflow.received
             yield _progress(layer, before)
@@ -184,4 +188,8 @@ async def _transfer(store: Store, source: Source, layer: PlannedLayer, patience:
 
 def _progress(layer: PlannedLayer, completed: int) -> Progress:
     total = layer.size if layer.content is not None else layer.packed
-    return Progress(f"pulling {layer.digest.removeprefix('sha256:')[:12]}", layer.digest, total, completed)
+    return Progress(f"pulling {_short(layer)}", layer.digest, total, completed)
+
+
+def _short(layer: PlannedLayer) -> str:
+    return layer.digest.removeprefix("sha256:")[:12]

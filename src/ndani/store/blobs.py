@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,10 +38,10 @@ class Partial:
     Only the process that holds the blob's lock may open one without a path of its own. Errors of the disk are StoreFailed.
     """
 
-    def __init__(self, layout: Layout, digest: str, size: int, keep: int = 0, path: Path | None = None) -> None:
+    def __init__(self, layout: Layout, digest: str, size: int, keep: int | None = 0, path: Path | None = None) -> None:
         """Open the file with the first `keep` bytes of what it holds; `size` is how many the whole blob has.
 
-        `path` is another file than the one that pulls of this blob go on with.
+        None leaves it as it is, for `resume`. `path` is another file than the one that pulls of this blob go on with.
         """
         self.layout, self.digest, self.size = layout, digest, size
         self.path = path or layout.partial(digest)
@@ -51,10 +51,16 @@ class Partial:
         self._file: BinaryIO = os.fdopen(handle, "r+b", buffering=0)
         self._hash = hashlib.sha256()
         self.length = 0
-        self.keep(keep)
+        if keep is not None:
+            self.keep(keep)
 
     def keep(self, length: int) -> None:
         """Cut the file to its first `length` bytes and hash those again; the next write goes behind them."""
+        for _ in self.resume(length):
+            pass
+
+    def resume(self, length: int) -> Generator[bytes]:
+        """The same, piece by piece: each when it is hashed. To be exhausted before the next write."""
         self._hash, self.length = hashlib.sha256(), 0
         with on_disk(self.layout.root):
             self._file.truncate(length)
@@ -62,6 +68,12 @@ class Partial:
             while piece := self._file.read(PIECE):
                 self._hash.update(piece)
                 self.length += len(piece)
+                yield piece
+
+    @property
+    def reckoned(self) -> str:
+        """The digest of what is in it so far."""
+        return f"sha256:{self._hash.hexdigest()}"
 
     def write(self, content: bytes) -> None:
         """Append. Raises StoreFailed when the disk is full; what was written before stays for the next pull."""
@@ -77,7 +89,7 @@ class Partial:
 
     def finish(self) -> None:
         """Verify and give the file its name. Raises Mismatch, after removing it, when these are other bytes."""
-        got = f"sha256:{self._hash.hexdigest()}"
+        got = self.reckoned
         if got != self.digest:
             self.discard()
             raise Mismatch(self.digest, got)

@@ -242,8 +242,8 @@ class Store:
         with on_disk(self.layout.root):
             return self._locks.blob(digest)
 
-    def partial(self, digest: str, size: int, keep: int = 0) -> Partial:
-        """The file that becomes this blob, with the first `keep` bytes it already has. Its lock must be held."""
+    def partial(self, digest: str, size: int, keep: int | None = 0) -> Partial:
+        """The file that becomes this blob, with the first `keep` bytes it already has (None: see `Partial`). Its lock must be held."""
         return Partial(self.layout, digest, size, keep)
 
     def incoming(self, digest: str, size: int) -> Partial:
