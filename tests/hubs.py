@@ -31,6 +31,7 @@ class Hub(StandIn):
     lists: str = "revision"  # or tree: the routes that list files; or bare: no sizes and digests in the list
     page: int = 2  # files on a page of the tree
     odd: list[object] = field(default_factory=list)  # what the list says instead
+    raw: bytes = b""  # what it is instead
 
     @property
     def name(self) -> Name:
@@ -81,6 +82,8 @@ class Hub(StandIn):
                 if path.endswith(self.large):
                     entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             siblings.append(entry)
+        if self.raw:
+            return web.Response(body=self.raw, content_type="application/json")
         return web.json_response({"id": "ns/tiny", "sha": SHA, "siblings": self.odd or siblings})
 
     async def tree(self, request: web.Request) -> web.Response:

@@ -185,10 +185,14 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
         {"rfilename": "m.gguf", "lfs": {"size": 1, "sha256": "../../../etc/passwd"}},
         {"rfilename": "m.gguf", "lfs": {"size": 1, "sha256": 5}},
         {"rfilename": "m.gguf", "size": 1, "blobId": "../x"},
+        b'{"siblings": [{"rfilename": "\xff"}]}',
+        b'{"siblings": ' + b"[" * 100_000,
+        b"<html>",
     ],
+    ids=lambda item: repr(item)[:40],
 )
 async def test_a_list_of_something_else_is_one_sentence(hub: Hub, store: Store, item: object) -> None:
-    hub.odd = [item]
+    hub.odd, hub.raw = [item], item if isinstance(item, bytes) else b""
     with pytest.raises(SourceFailed, match="answered with something that is no list of files"):
         await collect(store, NAME, ask(NAME))
 

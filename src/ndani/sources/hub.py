@@ -18,7 +18,7 @@ import msgspec
 
 from ndani.errors import BadRequest, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG
-from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
+from ndani.sources import HUBS, NO_JSON, Assembly, File, Part, Plan, PlannedLayer
 from ndani.sources.address import whole
 from ndani.sources.ahead import AT_ONCE, PIECE
 from ndani.sources.gguf import group, pick
@@ -125,7 +125,7 @@ class HubSource(RegistrySource):
             content, _ = found
             try:
                 body = msgspec.json.decode(content, type=_Revision)
-            except msgspec.DecodeError:
+            except NO_JSON:
                 raise self._odd() from None
             files = [self._listed(one.rfilename, one, one.blobId) for one in body.siblings]
             self._revision = body.sha or _BRANCH
@@ -144,7 +144,7 @@ class HubSource(RegistrySource):
             content, link = found
             try:
                 leaves = msgspec.json.decode(content, type=tuple[_Leaf, ...])
-            except msgspec.DecodeError:
+            except NO_JSON:
                 raise self._odd() from None
             files += [self._listed(one.path, one, one.oid) for one in leaves if one.type == "file"]
             following = re.search(r'<([^>]+)>;\s*rel="next"', link)
@@ -207,7 +207,7 @@ class HubSource(RegistrySource):
         licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
         try:
             parameters = msgspec.json.decode(texts.get("params", "{}"), type=dict[str, Any])
-        except msgspec.DecodeError:
+        except NO_JSON:
             raise SourceFailed(f"{place} has a file params that is no JSON object; tell whoever made it") from None
         assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
         return Plan(b"", tuple(layers), assembly)
@@ -227,7 +227,7 @@ class HubSource(RegistrySource):
 
         try:
             require_known(msgspec.json.decode(await self._content(files["config.json"]), type=dict[str, Any]))
-        except (msgspec.DecodeError, BadRequest) as error:
+        except (*NO_JSON, BadRequest) as error:
             said = error if isinstance(error, BadRequest) else "its config.json is not JSON"
             raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {said}") from None
         beside = [path for path in files if path.lower().endswith(_BESIDE) and "/" not in path and path.lower() not in _LICENCES]

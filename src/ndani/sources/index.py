@@ -23,7 +23,7 @@ from urllib.request import url2pathname
 import msgspec
 
 from ndani.errors import Misconfigured, NotFound, SourceFailed
-from ndani.sources import File
+from ndani.sources import NO_JSON, File
 from ndani.sources.address import shown
 from ndani.sources.http import Access, Client
 
@@ -163,7 +163,7 @@ def _links(text: str, media_type: str, url: str) -> dict[str, tuple[str, str | N
         try:
             files = msgspec.json.decode(text)["files"]
             return {file["filename"]: (urljoin(url, file["url"]), file.get("hashes", {}).get("sha256")) for file in files}
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        except (*NO_JSON, KeyError, TypeError, AttributeError):
             raise SourceFailed(f"{shown(url)} answered with a page that is no package index; check `pip config list`") from None
     page = _Anchors(url)
     page.feed(text)

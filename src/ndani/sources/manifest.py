@@ -6,7 +6,7 @@ import msgspec
 
 from ndani.errors import BadRequest, SourceFailed
 from ndani.names import Name
-from ndani.sources import File, Part, Plan, PlannedLayer
+from ndani.sources import NO_JSON, File, Part, Plan, PlannedLayer
 from ndani.store import layout as kinds
 from ndani.store.entry import Manifest
 
@@ -19,7 +19,7 @@ def read_manifest(content: bytes, name: Name, place: str) -> Plan:
         manifest = msgspec.json.decode(content, type=Manifest)
         layers = (*manifest.layers, manifest.config)
         digests = [kinds.plain(layer.digest) for layer in layers]
-    except (msgspec.DecodeError, BadRequest):
+    except (*NO_JSON, BadRequest):
         raise SourceFailed(f"{name} at {place} has a manifest that is no model's; check the name") from None
     # Nothing travels for an empty file, so nothing would say that its digest is another file's.
     if any(layer.size < 0 or (not layer.size and digest != _EMPTY) for layer, digest in zip(layers, digests, strict=True)):

@@ -18,7 +18,7 @@ import msgspec
 
 from ndani.errors import Failed, NotFound, SourceFailed
 from ndani.names import Name
-from ndani.sources import Part, Plan
+from ndani.sources import NO_JSON, Part, Plan
 from ndani.sources.address import askable, origin, shown, whole
 from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
 from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range
@@ -291,7 +291,7 @@ def reason(body: bytes) -> str:
     try:
         found = msgspec.json.decode(body)
         message = found["errors"][0]["message"] if "errors" in found else found["error"]
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError, RecursionError):
+    except (*NO_JSON, KeyError, IndexError, TypeError):
         return ""
     clean = " ".join(str(message).split())[:200]
     return f" ({clean})" if clean else ""

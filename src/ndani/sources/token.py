@@ -23,6 +23,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from ndani.errors import Misconfigured, SourceFailed
+from ndani.sources import NO_JSON
 from ndani.sources.address import askable, origin, shown
 from ndani.sources.identity import open_identity
 
@@ -149,7 +150,7 @@ class Credentials:
         odd = SourceFailed(f"{shown(realm)} answered with something that is no token; check the name of the registry")
         try:
             grant = msgspec.json.decode(body, type=_Grant)
-        except msgspec.DecodeError:
+        except NO_JSON:
             raise odd from None
         token = grant.token or grant.access_token
         if token and not _TOKEN.fullmatch(token):
