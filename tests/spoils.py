@@ -110,11 +110,26 @@ def stretched(**more: Any) -> Spoil:
     return rewrite("config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64} | more)
 
 
+#: What weights are called that come in parts.
+PART = "model-00001-of-00001.safetensors"
+
+
+def as_part(spoil: Spoil) -> Spoil:
+    """Done to a checkpoint whose weights come in one part."""
+
+    def first(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / PART)
+        spoil(folder)
+
+    return first
+
+
 def index(**places: str | None) -> Spoil:
-    """An index that is right but for these; None takes a name out."""
+    """One part, and an index that is right but for these; None takes a name out."""
 
     def spoil(folder: Path) -> None:
-        said = dict.fromkeys(read_safetensors(folder / "model.safetensors"), "model.safetensors") | places
+        part = (folder / "model.safetensors").rename(folder / PART)
+        said = dict.fromkeys(read_safetensors(part), PART) | places
         kept = {name: file for name, file in said.items() if file}
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": kept}))
 

@@ -26,7 +26,9 @@ from checkpoints import (
 )
 from ndani.errors import BadRequest, Unsupported
 from spoils import (
+    PART,
     Spoil,
+    as_part,
     both,
     changed,
     cut,
@@ -106,7 +108,7 @@ WRONG: list[tuple[str, Spoil, type[BadRequest], str]] = [
     ("llama", raw(one(shape=[1 << 47, 1 << 47]), bytes(8)), BadRequest, "model.safetensors says something impossible"),
     ("llama", raw(one(dtype="F4"), bytes(8)), Unsupported, "model.safetensors holds numbers of the kind F4"),
     ("llama", raw(b'{"t":5}'), BadRequest, "model.safetensors says something impossible"),
-    ("llama", text("model.safetensors.index.json", '{"weight_map": {"x": "m"}}'), BadRequest, "model.safetensors.index.json"),
+    ("llama", as_part(text("model.safetensors.index.json", '{"weight_map": {"x": "m"}}')), BadRequest, "model.safetensors.index.json"),
     ("bert", gone("modules.json"), BadRequest, "there is no modules.json"),
     ("bert", gone("1_Pooling/config.json"), BadRequest, "modules.json names no pooling"),
     ("bert", gone("vocab.txt"), BadRequest, "there is neither tokenizer.json nor vocab.txt"),
@@ -177,7 +179,7 @@ WRONG: list[tuple[str, Spoil, type[BadRequest], str]] = [
     ("bert", rewrite("config.json", layer_norm_eps=1e-300), BadRequest, "config.json says layer_norm_eps"),
     # An index that says otherwise than the parts.
     ("llama", index(**{"model.norm.weight": "../../etc/passwd"}), BadRequest, "model.safetensors.index.json names the file ../../etc"),
-    ("llama", index(**{"model.norm.weight": None}), BadRequest, "model.safetensors holds the tensor model.norm.weight, and model"),
+    ("llama", index(**{"model.norm.weight": None}), BadRequest, f"{PART} holds the tensor model.norm.weight, and model"),
 ]  # fmt: skip
 
 
@@ -225,6 +227,12 @@ def test_what_is_read_whole_is_bounded(llama: Path) -> None:
         (llama / f"{name}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(BadRequest, match=r"^the headers of these files have more than 16777216 bytes"):
         made_of(llama)
+
+
+def test_an_index_beside_a_whole_file_was_left_there(llama: Path) -> None:
+    want = made_of(llama)
+    (llama / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00009.safetensors"}}')
+    assert made_of(llama) == want
 
 
 def test_a_long_name_is_cut_where_it_is_quoted(llama: Path) -> None:

@@ -147,7 +147,7 @@ async def test_a_file_that_is_no_model_is_the_folders_fault_and_is_not_kept(stor
 async def test_links_out_of_the_folder_and_pipes_are_not_read(store: Store, disk: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(WEIGHTS)
     (disk / "evil-1b.gguf").symlink_to(tmp_path / "secret")
-    with pytest.raises(SourceFailed, match=r"evil-1b\.gguf is a link out of .*; copy the file there"):
+    with pytest.raises(SourceFailed, match=r"evil-1b\.gguf is a link out of .*; name a folder in NDANI_SOURCES that holds both"):
         await collect(store, "evil:1b", disk)
     (disk / "good").write_bytes(WEIGHTS)
     (disk / "tiny-1b.gguf").symlink_to(disk / "good")

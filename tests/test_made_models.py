@@ -153,8 +153,8 @@ def test_what_is_found_wrong_late_leaves_nothing(server: Server, tmp_path: Path)
         ({"files": digests, "adapters": {"a.gguf": digests["config.json"]}}, "supplied file was not in GGUF format: a.gguf"),
         ({"files": digests | {f"{n}/{'x' * 90}.json": digests["config.json"] for n in range(900)}}, "these are 903 files, which is more"),
         (
-            {"files": digests | {f"{n}/{chr(1) * 90}.json": digests["config.json"] for n in range(120)}},
-            "these are 123 files, which is more",
+            {"files": digests | {f"{n}/{chr(0x1F600) * 110}.json": digests["config.json"] for n in range(150)}},
+            "these are 153 files, which is more",
         ),
     ]:
         answer = server.post("/api/create", {"model": "late", **body}).text.splitlines()[-1]

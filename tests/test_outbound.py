@@ -79,6 +79,21 @@ async def test_a_proxy_that_refuses_is_named(proxy: str, monkeypatch: pytest.Mon
         await manifest("models.example")
 
 
+async def test_a_proxy_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        place = f"127.0.0.1:{mute.getsockname()[1]}"
+        monkeypatch.setenv("https_proxy", f"http://me:secret@{place}")
+        with pytest.raises(
+            SourceFailed, match=rf"the proxy {place} that https_proxy names, or models\.example behind it, did not answer"
+        ) as met:
+            await manifest("models.example", stall=0.5)
+    assert "secret" not in str(met.value)
+    monkeypatch.setenv("https_proxy", "me:secret@proxy.example:99999")
+    with pytest.raises(SourceFailed, match="no proxy that can be used") as met:
+        await manifest("models.example")
+    assert "secret" not in str(met.value)
+
+
 async def test_a_proxy_of_another_kind_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     for odd in ("socks5://127.0.0.1:1080", "http://127.0.0.1:99999"):
         monkeypatch.setenv("https_proxy", odd)

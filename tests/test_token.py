@@ -87,17 +87,25 @@ def log_in(home: Path, host: str) -> None:
     (home / ".netrc").write_text(f"machine {host} login me password secret\n")
 
 
-@pytest.mark.parametrize("named", ["localhost", "127.0.0.1"])
-async def test_a_login_is_never_used_at_another_place_that_a_registry_names_for_its_tokens(
-    desks: tuple[Desk, Desk], home: Path, named: str
+async def test_a_login_of_another_place_is_never_used_there_because_a_registry_names_it_for_its_tokens(
+    desks: tuple[Desk, Desk], home: Path
 ) -> None:
     evil, victim = desks
-    realm = f"http://{named}:{victim.host.rpartition(':')[2]}/token"
+    realm = f"http://localhost:{victim.host.rpartition(':')[2]}/token"
     evil.challenges = (f'Bearer realm="{realm}",service="victim",scope="repository:private:pull,push"',)
-    log_in(home, named)
+    log_in(home, "localhost")
     assert await manifest(evil) == MANIFEST, "a token for anybody may come from another place"
     assert [shown for _, shown in victim.seen] == [""]
     assert evil.seen[-1][1] == "Bearer won"
+
+
+async def test_the_login_for_a_registry_goes_to_whom_it_names_for_its_tokens(desks: tuple[Desk, Desk], home: Path) -> None:
+    """As with a GitLab of one's own: the registry could ask for that login itself."""
+    registry, desk = desks
+    registry.challenges = (f'Bearer realm="http://localhost:{desk.host.rpartition(":")[2]}/token",service="s"',)
+    log_in(home, "127.0.0.1")
+    assert await manifest(registry) == MANIFEST
+    assert [shown for _, shown in desk.seen] == [LOGIN]
 
 
 async def test_a_login_is_used_where_the_registry_gives_out_its_own_tokens(desks: tuple[Desk, Desk], home: Path) -> None:

@@ -143,12 +143,12 @@ def file(keys: Iterable[tuple[str, Any]], tensors: Sequence[tuple[Tensor, bytes]
 
 
 def split(keys: Sequence[tuple[str, Any]], tensors: Sequence[tuple[Tensor, bytes]], count: int) -> dict[str, bytes]:
-    """The same model in so many files, as `gguf-split` makes them: all keys in the first, tensors in their order."""
+    """The same model in so many files, as `gguf-split` makes them: all keys in the first alone, tensors in their order."""
     parts = {}
     for number in range(count):
         own = tensors[number * len(tensors) // count : (number + 1) * len(tensors) // count]
         said = {"split.no": number, "split.count": count, "split.tensors.count": len(tensors)}
-        parts[f"small-{number + 1:05}-of-{count:05}.gguf"] = file([*(keys if number == 0 else keys[:1]), *said.items()], own)
+        parts[f"small-{number + 1:05}-of-{count:05}.gguf"] = file([*(keys if number == 0 else ()), *said.items()], own)
     return parts
 
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ndani.api.wire import failure, fault, reply
 from ndani.errors import TooLarge
+from ndani.hosts import is_loopback
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
 
@@ -120,7 +121,7 @@ class Hosts:
 
     def __init__(self, app: ASGIApp, listening: str) -> None:
         self.app = app
-        self.guard = _loopback(listening)
+        self.guard = is_loopback(listening)
         self.machine = socket.gethostname().lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,13 +225,6 @@ class Leaving:
 
 def _too_large(most: int) -> TooLarge:
     return TooLarge(f"the request body is larger than the limit of {most} bytes; send less, or raise NDANI_MAX_BODY and say Content-Length")
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 async def _empty(send: Send, status: int, headers: list[tuple[str, str]]) -> None:

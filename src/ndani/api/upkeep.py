@@ -11,7 +11,7 @@ from ndani.api import fields, wire
 from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.upkeep import Step
-from ndani.store.layout import hex_of
+from ndani.store.layout import plain
 from ndani.store.upkeep import Damage, Pruned, Unused, Verified
 
 
@@ -24,7 +24,7 @@ class Upkeep:
     async def verify(self, request: Request) -> Response:
         """POST /api/verify: `model` (all when empty), `repair`, `insecure`, `digests` (none but these files)."""
         body = await wire.decode(request)
-        digests = frozenset(f"sha256:{hex_of(digest)}" for digest in _texts(body, "digests"))
+        digests = frozenset(plain(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         steps = self._service.upkeep.verify(fields.model(body), digests, repair, insecure)
         return await wire.progress(steps, fields.flag(body, "stream", True), _line)

@@ -5,6 +5,7 @@ One error handler serves every dialect: it is told how its errors look (`Shape`)
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -28,8 +29,8 @@ Render = Callable[[Event], bytes]
 Fold = Callable[[str, Done], bytes]
 Step = TypeVar("Step")
 
-#: An escape in a JSON text: a pair of surrogates, half a pair (the group), or any other.
-_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL)
+#: What looks like half of a pair of surrogates in a JSON text.
+_HALF, _BACKSLASH = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"), ord("\\")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -72,7 +73,7 @@ async def decode(request: Request) -> dict[str, Any]:
     if not body.strip():
         raise BadRequest("missing request body")
     try:
-        value = _decoded(body)
+        value = await _decoded(body)
     except msgspec.DecodeError as error:
         raise BadRequest("unexpected EOF" if "truncated" in str(error) else f"invalid JSON: {_place(error)}") from None
     except (UnicodeDecodeError, RecursionError):
@@ -84,15 +85,33 @@ async def decode(request: Request) -> dict[str, Any]:
     return {key.lower(): part for key, part in value.items()}
 
 
-def _decoded(body: bytes) -> Any:
+async def _decoded(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except msgspec.DecodeError:
         # JavaScript cuts texts inside an emoji and writes the half as an escape: U+FFFD, as Go's decoder reads it.
-        mended = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
-        if mended == body:
+        if not _HALF.search(body):
             raise
+        mended = await asyncio.to_thread(_mended, body)  # a large body has many escapes to look at
         return msgspec.json.decode(mended)
+
+
+def _mended(body: bytes) -> bytes:
+    """A JSON text whose halves of surrogate pairs are U+FFFD."""
+    pieces, done, paired = [], 0, -1
+    for found in _HALF.finditer(body):
+        at = first = found.start()
+        while first > done and body[first - 1] == _BACKSLASH:
+            first -= 1
+        if at < paired or (at - first) % 2:  # the other half of a pair, or what an escaped backslash stands before
+            continue
+        after = _HALF.match(body, found.end()) if body[at + 3] in b"89abAB" else None
+        if after and body[after.start() + 3] in b"cdefCDEF":
+            paired = after.end()
+            continue
+        pieces += [body[done:at], rb"\ufffd"]
+        done = found.end()
+    return b"".join(pieces) + body[done:]
 
 
 def _place(error: msgspec.DecodeError) -> str:

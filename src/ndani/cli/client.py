@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import json
 import re
 import socket
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO
 
 from ndani import __version__
 from ndani.errors import BadRequest, Busy, Cancelled, Failed, Forbidden, NdaniError, NoServer, NotFound, TooLarge
+from ndani.hosts import is_loopback
 from ndani.settings import Settings
 
 _CONNECT_S = 10.0
@@ -48,13 +48,7 @@ class Client:
     @property
     def local(self) -> bool:
         """Whether the address is this machine's own loopback, over plain HTTP and without a path."""
-        if self._secure or self._path:
-            return False
-        if self._host == "localhost":
-            return True
-        with contextlib.suppress(ValueError):
-            return ipaddress.ip_address(self._host).is_loopback
-        return False
+        return not (self._secure or self._path) and is_loopback(self._host)
 
     def alive(self, patience: float | None = None) -> bool:
         """Whether a server answers there; False when the connection is refused.

@@ -100,6 +100,8 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
     path = folder / expand(value)
     try:
         path.stat()
+    except PermissionError as error:
+        raise NotFound(f"{short(str(error.filename or value))} cannot be read ({error.strerror}); change its owner or mode") from None
     except (OSError, ValueError):  # too long for a path, among others
         _require_name(value, needed)
         return None

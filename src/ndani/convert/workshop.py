@@ -86,7 +86,7 @@ def _outcome(order: Order, pipes: Pipes) -> Event:
     except OSError as error:
         return Stuck(error.errno or 0)
     except MemoryError:
-        return Refused("bad_request", f"these files ask for more than {_MEMORY >> 30} GB of memory to be read; send the model's own")
+        return Refused("failed", "these files ask for more memory than there is, or than any model's do; look at them, or free some")
     except BaseException as error:
         return Refused("failed", f"the weights could not be made ({type(error).__name__}); try again, and report it if it stays")
     return Made()
@@ -94,7 +94,7 @@ def _outcome(order: Order, pipes: Pipes) -> Event:
 
 def _work(order: Order, pipes: Pipes) -> None:
     kernels = convert.prepare(order.task)
-    bound(order.task.threads)
+    limit_memory(order.task.threads)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICE)
     if os.getppid() != order.front:
@@ -115,7 +115,7 @@ def _work(order: Order, pipes: Pipes) -> None:
                 pipes.say(Working(completed, work.total))
 
 
-def bound(threads: int) -> None:
+def limit_memory(threads: int) -> None:
     """Let this process have _MEMORY more than it has now, and what each thread takes; beyond it is MemoryError. Linux only.
 
     Files that are mapped to be read do not count, however large they are.

@@ -15,7 +15,7 @@ import msgspec
 
 from ndani.jail import Confinement
 
-#: What a runner gets of the front's environment: how libraries are found and how many threads they start. No secrets.
+#: What a child gets of our environment: how libraries are found and how many threads they start. No secrets.
 _PASSED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
 _PASSED_PREFIXES = ("OMP_", "GOMP_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "KMP_")
 _ALWAYS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -23,8 +23,6 @@ _ALWAYS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 #: libgomp's own 300,000 turns let threads spin away each other's time: two answers at once on two cores made 7 tokens
 #: a second each, and 40 with 5,000 turns, which cost nothing where nothing else runs. The user's own value counts.
 _DEFAULTS = {"GOMP_SPINCOUNT": "5000"}
-
-
 #: Letters of a sentence that go into one line: as JSON and at its worst they fit a pipe's buffer.
 _MOST_SAID = 1000
 
@@ -47,14 +45,14 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Pipes:
-    """The two pipes to the front. Lines of JSON, each shorter than a pipe's buffer."""
+    """The two pipes to whoever started this process. Lines of JSON, each shorter than a pipe's buffer."""
 
     def __init__(self, commands: int, events: int) -> None:
         self._commands, self._events = commands, events
         self._held = b""
 
     def line(self) -> bytes:
-        """The next line from the front; never returns when the front is gone."""
+        """The next line from there; never returns when nobody is there any more."""
         while b"\n" not in self._held:
             piece = os.read(self._commands, 65536)
             if not piece:
@@ -64,7 +62,7 @@ class Pipes:
         return line
 
     def say(self, event: msgspec.Struct) -> None:
-        """Tell the front; a front that is gone ends this process. A sentence that quotes too much is cut."""
+        """Say it; when nobody is there to hear it, this process ends. A sentence that quotes too much is cut."""
         if isinstance(event, Refused):  # its words may come from foreign files, with halves of letters that no JSON holds
             event = Refused(event.code, event.sentence[:_MOST_SAID].encode("utf-8", "replace").decode())
         try:
@@ -103,6 +101,6 @@ def start(module: str, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Pope
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """The few variables a runner needs of ours, and the switches that keep libraries from reporting home."""
+    """The few variables a child needs of ours, and the switches that keep libraries from reporting home."""
     passed = {name: value for name, value in outer.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
     return _DEFAULTS | passed | _ALWAYS

@@ -52,7 +52,7 @@ def runtime_folder() -> Iterator[Path]:
         os.close(lock)
 
 
-def made_again(folder: Path) -> None:
+def remake(folder: Path) -> None:
     """Make this server's folder again, where somebody who tidies up has removed it. Raises LoadFailed when that cannot be done.
 
     Its lock is held until this process ends: a folder without one would be swept by the next server.

@@ -26,7 +26,7 @@ from ndani.engines import Launch
 from ndani.jail import Confinement
 from ndani.jail.process import Jailed, Open, Refused, start
 from ndani.runtime import child
-from ndani.runtime.folder import made_again
+from ndani.runtime.folder import remake
 from ndani.runtime.routes import Addresses, Outcome
 
 #: Seconds between the end of a runner's event pipe, or its lifeline, and SIGKILL.
@@ -65,7 +65,7 @@ class Runner:
         try:
             place.mkdir(mode=0o700)
         except (FileNotFoundError, NotADirectoryError):
-            made_again(folder)
+            remake(folder)
             place.mkdir(mode=0o700)
         # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)

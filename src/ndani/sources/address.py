@@ -16,7 +16,7 @@ def askable(text: str) -> str:
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # half a bracket, a port that is no number or too large
         return ""
-    return clean if good else ""
+    return urlunsplit(parts) if good else ""
 
 
 def origin(url: str) -> str:
@@ -33,10 +33,10 @@ def shown(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
+        return re.sub(r"//[^@]*@", "//", url.partition("?")[0])
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def whole(text: str) -> int | None:
+def count_of(text: str) -> int | None:
     """A count as headers have it, or None for what is none: digits of other scripts, or more of them than any file has bytes."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None

@@ -137,7 +137,8 @@ class FolderSource:
         home = self._folder.resolve()
         for path in (self._folder / path for path in found):
             if not path.resolve().is_relative_to(home):  # a disk of somebody else's could name any file of this machine
-                raise SourceFailed(f"{path} is a link out of {self._folder}; copy the file there, or name its own folder in NDANI_SOURCES")
+                advice = "name a folder in NDANI_SOURCES that holds both, or copy the file there"
+                raise SourceFailed(f"{path} is a link out of {self._folder}; {advice}")
         return tuple(self._folder / path for path in found)
 
     def _unreadable(self, path: Path, error: OSError) -> NdaniError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import ipaddress
 import os
 import ssl
 from base64 import b64encode
@@ -27,7 +26,8 @@ from yarl import URL
 
 from ndani import __version__
 from ndani.errors import NotFound, Offline, SourceFailed
-from ndani.sources.address import askable, shown, whole
+from ndani.hosts import is_loopback
+from ndani.sources.address import askable, count_of, shown
 
 _CONNECT = 20.0  # seconds until a connection stands
 _STALL = 30.0  # seconds without a byte
@@ -160,7 +160,8 @@ class Client:
         if self._offline:
             raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it first")
         session = self._opened()
-        limit = asyncio.timeout(None)
+        # aiohttp has no clock for a proxy's word on whether it lets us through, nor for a body that nobody takes.
+        limit = asyncio.timeout(min(_CONNECT, self._stall) + max(wait, self._stall))
         with _renamed(url, self._access, speaking=True):
             try:
                 async with (
@@ -176,21 +177,23 @@ class Client:
                         timeout=self._timeout(max(wait, self._stall)),
                     ) as answer,
                 ):
+                    limit.reschedule(None)
                     yield Answer(answer.status, answer.headers, url, self._chunks(answer, url))
             except TimeoutError:
-                if limit.expired():
+                if limit.expired() and isinstance(body, AsyncIterator):
                     raise Interrupted(f"{urlsplit(url).hostname} took nothing for too long") from None
                 raise
 
     async def _paced(self, body: AsyncIterator[bytes], limit: asyncio.Timeout) -> AsyncIterator[bytes]:
         """The same bytes. `limit` ends the request when the next are not asked for in time: the other side takes none.
 
-        aiohttp's own clock starts when all of them are written.
+        aiohttp's own clock starts when all of them are written. Where an answer has come before that, `limit` has no end any more.
         """
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(RuntimeError):  # the answer came before the body was through, and the request is over
+        with contextlib.suppress(RuntimeError):  # the request is over
             async for piece in body:
-                limit.reschedule(loop.time() + self._stall)
+                if limit.when() is not None:
+                    limit.reschedule(loop.time() + self._stall)
                 yield piece
             limit.reschedule(None)
 
@@ -238,26 +241,20 @@ def _proxy(url: str) -> str | None:
     """The proxy that the environment names for this URL; as in Go never one for this machine itself. Raises SourceFailed."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if not host or _is_here(host) or proxy_bypass(parts.netloc.rpartition("@")[2]) or proxy_bypass(host):
+    if not host or is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]) or proxy_bypass(host):
         return None
     named = getproxies().get(parts.scheme)
     if not named:
         return None
-    whole = named if "://" in named else f"http://{named}"
-    if not askable(whole):
-        raise SourceFailed(f"{parts.scheme}_proxy is {shown(named)!r}, which is no proxy that can be used; write it as http://host:3128")
-    return whole
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    proxy = named if "://" in named else f"http://{named}"
+    if not askable(proxy):
+        raise SourceFailed(f"{parts.scheme}_proxy is {shown(proxy)!r}, which is no proxy that can be used; write it as http://host:3128")
+    return proxy
 
 
 def _trust(access: Access) -> ssl.SSLContext:
     named = access.certificates or next(filter(None, (os.environ.get(v) for v in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))), "")
+    what = named or "of this system"
     try:
         if named:
             folder = Path(named).is_dir()
@@ -266,9 +263,9 @@ def _trust(access: Access) -> ssl.SSLContext:
             trust = ssl.create_default_context()
             _trust_as_pip_does(trust)
         if access.client_certificate:
-            trust.load_cert_chain(access.client_certificate)
+            what = access.client_certificate
+            trust.load_cert_chain(what)
     except (OSError, ssl.SSLError) as error:
-        what = named or access.client_certificate
         raise SourceFailed(f"the file of certificates {what} cannot be used ({error.strerror or error}); {access.certificate}") from None
     return trust
 
@@ -297,10 +294,10 @@ def _check(answer: aiohttp.ClientResponse, url: str) -> None:
 def content_range(value: str, url: str) -> tuple[int, int | None]:
     """Where a partial body begins and how large the file is, from `bytes 5-9/100`. Raises SourceFailed."""
     span, _, total = value.removeprefix("bytes ").partition("/")
-    first = whole(span.partition("-")[0])
+    first = count_of(span.partition("-")[0])
     if first is None:
         raise SourceFailed(f"{shown(url)} answered with a range that cannot be read; try again or use another index")
-    return first, whole(total)
+    return first, count_of(total)
 
 
 @contextmanager
@@ -322,6 +319,9 @@ def _renamed(url: str, access: Access, *, speaking: bool = False) -> Iterator[No
         raise SourceFailed(f"{shown(url)} is no address that can be asked; check {access.settings}") from None
     except TimeoutError:
         silence = f"{place} sent nothing for too long"
+        if speaking and (proxy := access.proxy or _proxy(url)):
+            between = f"the proxy {urlsplit(proxy).netloc.rpartition('@')[2]} that {variable} names"
+            raise Unreachable(f"{between}, or {place} behind it, did not answer in time", "") from None
         where = f"{place}:{parts.port or {'http': 80}.get(parts.scheme, 443)}"
         raise (Unreachable(silence, f"{where}: i/o timeout") if speaking else Interrupted(silence)) from None
     except aiohttp.ClientHttpProxyError as error:

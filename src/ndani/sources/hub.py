@@ -19,7 +19,7 @@ import msgspec
 from ndani.errors import BadRequest, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG
 from ndani.sources import HUBS, NO_JSON, Assembly, File, Part, Plan, PlannedLayer
-from ndani.sources.address import whole
+from ndani.sources.address import count_of
 from ndani.sources.ahead import AT_ONCE, PIECE
 from ndani.sources.gguf import group, pick
 from ndani.sources.patience import insist
@@ -255,7 +255,7 @@ class HubSource(RegistrySource):
                 said = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
                 size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or ""
                 said = said.removeprefix("W/").strip('"').lower()
-                length = whole(size) or file.size
+                length = count_of(size) or file.size
                 if re.fullmatch(r"[0-9a-f]{64}", said):
                     return Listed(file.path, length, sha256=said)
                 return Listed(file.path, length, oid=said if re.fullmatch(r"[0-9a-f]{40}", said) else file.oid)

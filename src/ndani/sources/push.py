@@ -23,7 +23,7 @@ import msgspec
 
 from ndani.errors import Cancelled, Failed, SourceFailed, StoreFailed
 from ndani.names import Name
-from ndani.sources.address import whole
+from ndani.sources.address import count_of
 from ndani.sources.http import Answer, Interrupted
 from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, reason
@@ -144,7 +144,7 @@ class _Upload:
             if answer.status not in (200, 204):
                 return False
             last = answer.headers.get("Range", "").rpartition("-")[2]
-            there = -1 if (end := whole(last)) is None else end + 1
+            there = -1 if (end := count_of(last)) is None else end + 1
             if there == 1 and not self.standing.sent:
                 there = 0  # `0-0` is also said where nothing has come
             if not 0 <= there <= self._layer.size:
@@ -216,8 +216,8 @@ class _Upload:
             async with self.registry.ask("PUT", url, {"Content-Length": "0"}, wait=_COMMIT) as answer:
                 if answer.status not in (200, 201, 202, 204):
                     raise await self._refused(answer)
-        except Interrupted:
-            if not await self._appears():
+        except Interrupted as error:
+            if error.after is not None or not await self._appears():  # who asks to be left alone is
                 raise
         self._there = True
         self._forget_note()

@@ -19,7 +19,7 @@ import msgspec
 from ndani.errors import Failed, NotFound, SourceFailed
 from ndani.names import Name
 from ndani.sources import NO_JSON, Part, Plan
-from ndani.sources.address import askable, origin, shown, whole
+from ndani.sources.address import askable, count_of, origin, shown
 from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
 from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range
 from ndani.sources.manifest import read_manifest
@@ -265,7 +265,7 @@ class RegistrySource:
         raise Interrupted(f"{urlsplit(answer.url).netloc} ended {part.file.name} too early")
 
     def _begins(self, part: Part, answer: Answer) -> int:
-        begins, total = 0, whole(answer.headers.get("Content-Length", ""))
+        begins, total = 0, count_of(answer.headers.get("Content-Length", ""))
         if answer.status == 206:
             begins, total = content_range(answer.headers.get("Content-Range", ""), answer.url)
         if total not in (None, part.size):
@@ -299,7 +299,7 @@ def reason(body: bytes) -> str:
 
 def _pause(text: str) -> float | None:
     """Seconds of a Retry-After, which is a number or a date, or None when it is neither."""
-    if (seconds := whole(text.strip())) is not None:
+    if (seconds := count_of(text.strip())) is not None:
         return float(seconds)
     try:
         return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)

@@ -1,9 +1,9 @@
 """Who we are to a registry: nobody first, then a login of `.netrc`, a bearer token, and in the end this user's own key.
 
 Each step is taken only when the registry asks for it. What is won is shown to the registry alone: `header` gives
-nothing for any other place. A login or a signature goes to the registry itself, and to no other host that it names for
-its tokens: what is won there in our name would be shown to whoever sent us. The exchange is that of the distribution
-protocol; the signed form is Ollama's.
+nothing for any other place. The login for a registry goes to it, and to whom it names for its tokens: it could ask for it
+itself. A login for that other host, or a signature, does not go there: what is won in our name would be shown to whoever
+sent us. The exchange is that of the distribution protocol; the signed form is Ollama's.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from ndani.sources.identity import open_identity
 _PIECE = re.compile(r'([A-Za-z][\w-]*)\s*=\s*(?:"([^"]*)"|([^,\s]*))|([A-Za-z][\w-]*)')
 _TOKEN = re.compile(r"[!-~]+")
 
-#: Registries whose tokens come from a host of the same owner, which may see the login that is meant for them.
+#: Registries whose tokens come from a host of the same owner, for which the login may be written down as well.
 _DESKS = {
+    "https://index.docker.io:443": "https://auth.docker.io:443",
     "https://registry-1.docker.io:443": "https://auth.docker.io:443",
     "https://registry.gitlab.com:443": "https://gitlab.com:443",
 }
@@ -140,7 +141,7 @@ class Credentials:
             headers["Authorization"] = self._signed(target)
         elif ours and self._given:
             headers["Authorization"] = self._given
-        elif login := _login(url) if ours else _desk_login(url, realm):
+        elif login := _login(url) or (_login(realm) if _DESKS.get(origin(url)) == origin(realm) else ""):
             headers["Authorization"] = f"Basic {login}"
         status, body = await ask(target, headers)
         if status in (400, 401, 403):
@@ -174,11 +175,6 @@ def _challenges(text: str) -> dict[str, dict[str, str]]:
         else:
             fields[name.lower()] = quoted or bare
     return found
-
-
-def _desk_login(url: str, realm: str) -> str:
-    """The login for a registry whose tokens are known to come from this other host of its owner's, or nothing."""
-    return (_login(url) or _login(realm)) if _DESKS.get(origin(url)) == origin(realm) else ""
 
 
 def _login(url: str) -> str:

@@ -25,7 +25,7 @@ from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.extents import find_extents
 from ndani.store.gguf import refuse as refuse_gguf
 from ndani.store.inspect import Header
-from ndani.store.layout import digest_of, hex_of
+from ndani.store.layout import digest_of, hex_of, plain
 from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
@@ -211,7 +211,7 @@ def read_weights(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
 
     Sentences name the file as the client does, never the store's path. Raises BadRequest, StoreFailed.
     """
-    digest = f"sha256:{hex_of(digest)}"
+    digest = plain(digest)
     place = store.layout.blob(digest)
     try:
         with place.open("rb") as file:

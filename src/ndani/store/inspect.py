@@ -165,7 +165,8 @@ def inspect(path: Path) -> Header:
     `gguf.in_sentences` and `gguf.refuse` make sentences of them.
     """
     head = read_head(path)
-    if not isinstance(head.keys.get("general.architecture"), str):
+    # Of several parts only the first says it: gguf-split gives the others nothing but their place among them.
+    if not isinstance(head.keys.get("general.architecture"), str) and head.keys.get("split.no", 0) == 0:
         raise ValueError("it does not say its architecture")
     return Header(path, head.keys, head.tensors, end=head.end, held=head.held)
 
