@@ -25,7 +25,7 @@ from ndani.store.nameless import Nameless
 from ndani.store.offloop import settled
 from ndani.types import Progress
 
-_STOPPING = "the server is stopping; create the model again when it runs"
+_STOPPING = "the server is stopping; create the model again when it runs"  # a pull's makers end with its fetcher
 #: Seconds between the end of a maker's words and SIGKILL.
 _GRACE = 0.5
 

@@ -91,7 +91,7 @@ class Commands:
     def _list(self, text: str, rest: list[str]) -> None:
         from ndani.cli.models import listing
 
-        click.echo(listing(self._session.client.models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
+        click.echo(listing(self._session.reach().models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
 
     # /set
 

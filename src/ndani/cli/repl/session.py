@@ -39,8 +39,7 @@ class Session:
         self.turns: list[Turn] = []
         self.before: list[Turn] = []  # what every conversation with this model begins with
 
-    @property
-    def client(self) -> Client:
+    def reach(self) -> Client:
         """The way to the server, for one call: one in the background that has left while nobody spoke is started again."""
         return reach(self._settings, quiet=True)
 
@@ -58,24 +57,24 @@ class Session:
                 raise
             from ndani.cli.models import fetch
 
-            fetch(self.client, model, insecure=insecure)
+            fetch(self.reach(), model, insecure=insecure)
             self._load(model)
-        shown = self.client.ask("POST", "/api/show", {"model": model})
+        shown = self.reach().ask("POST", "/api/show", {"model": model})
         self.said["model"] = model
         self.before = [{"role": turn["role"], "content": turn["content"]} for turn in shown.get("messages") or ()]
         self.turns = []
 
     def _load(self, model: str) -> None:
         with _waiting(f"loading {model}"):
-            self.client.ask("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
+            self.reach().ask("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
 
     def require(self, **fields: Any) -> None:
         """Raise what the server says of a request with these fields; nothing is generated."""
-        self.client.ask("POST", "/api/chat", self._request([]) | fields | {"stream": False})
+        self.reach().ask("POST", "/api/chat", self._request([]) | fields | {"stream": False})
 
     def show(self) -> dict[str, Any]:
         """What the server knows of the model."""
-        return dict(self.client.ask("POST", "/api/show", {"model": self.model}))
+        return dict(self.reach().ask("POST", "/api/show", {"model": self.model}))
 
     def say(self, text: str) -> None:
         """Send a message and print the answer as it comes. Ctrl-C ends the answer: what came of it stays in the conversation."""
@@ -85,7 +84,7 @@ class Session:
         answer: list[str] = []
         done: Mapping[str, Any] | None = None
         try:
-            with _unechoed(), contextlib.closing(self.client.stream("/api/chat", self._request([*system, *turns]))) as events:
+            with _unechoed(), contextlib.closing(self.reach().stream("/api/chat", self._request([*system, *turns]))) as events:
                 for event in events:
                     piece = (event.get("message") or {}).get("content") or ""
                     answer.append(piece)
@@ -120,7 +119,7 @@ class Session:
         if self.turns:
             body["messages"] = talk
         status = ""
-        with contextlib.closing(self.client.stream("/api/create", body)) as events:
+        with contextlib.closing(self.reach().stream("/api/create", body)) as events:
             for event in events:
                 status = str(event.get("status") or "")
         if status != "success":
