@@ -16,13 +16,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linu
 
 def test_a_gpu_is_left_open_for_a_runner_that_uses_one_and_only_what_is_there(tmp_path: Path) -> None:
     assert linux.gpu_paths(tmp_path) == {}
-    for name in ("dev/nvidia0", "dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-modeset", "dev/kfd", "dev/dri/renderD128", "dev/sda",
-                 "proc/modules", "proc/driver/nvidia/version", "sys/devices/pci0000:00/x", "sys/devices/system/x"):  # fmt: skip
+    for name in ("dev/nvidia0", "dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-modeset", "dev/kfd", "dev/dri/renderD128", "dev/dri/card0",
+                 "dev/sda", "proc/modules", "proc/driver/nvidia/version", "sys/devices/pci0000:00/x", "sys/devices/system/x"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = {str(Path(path).relative_to(tmp_path)): rights for path, rights in linux.gpu_paths(tmp_path).items()}
-    devices = {"dev/nvidia0", "dev/nvidiactl", "dev/nvidia-uvm", "dev/kfd", "dev/dri"}
-    assert set(found) == devices | {"proc/modules", "proc/driver/nvidia", "sys/devices/pci0000:00"}
+    devices = {"dev/nvidia0", "dev/nvidiactl", "dev/nvidia-uvm", "dev/kfd", "dev/dri/renderD128"}
+    assert found["dev/dri"] == landlock.READ_DIR, "a list of displays, and none of them"
+    assert set(found) == devices | {"dev/dri", "proc/modules", "proc/driver/nvidia", "sys/devices/pci0000:00"}
     writes = landlock.WRITE_FILE | landlock.COMMAND_DEVICE
     assert {path for path, rights in found.items() if rights & writes == writes} == devices
     assert all(not rights & writes for path, rights in found.items() if path not in devices)

@@ -83,6 +83,8 @@ DECISIONS = [
     ("fcntl", (3, 15), errno.EPERM),
     ("ioctl", (0, 0x5412), errno.EPERM),
     ("ioctl", (0, 0x8902), errno.EPERM),
+    ("ioctl", (0, 0x40086602), errno.EPERM),  # flags of the weights' own file
+    ("fcntl", (3, 1024), errno.EPERM),
     ("ioctl", (0, 0x5421), 0),
     ("prctl", (1, 0), errno.EPERM),
     ("prctl", (4, 0), 0),

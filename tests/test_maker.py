@@ -202,6 +202,41 @@ async def test_weights_that_ask_for_all_memory_are_refused(tmp_path: Path) -> No
                 pass
 
 
+#: What a maker becomes whose weights have taken it over: it says one thing for ever, and never reads.
+TAKEN_OVER = """
+import os, sys
+from ndani import jail
+os.read(int(sys.argv[1]), 1 << 16)
+jail.shut(jail.Policy(""))
+while True:
+    os.write(int(sys.argv[2]), WORDS)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
+@pytest.mark.parametrize("says", ['{"type":"jailed","confinement":{}}', '{"type":"planned","size":9}', '{"type":"made"}', "[" * 100_000])
+async def test_a_maker_that_was_taken_over_holds_nobody_up(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    taken = tmp_path / "taken"
+    script = TAKEN_OVER.replace("WORDS", repr(says.encode() + b"\n"))
+    taken.with_suffix(".py").write_text(script)
+    taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\"\n")
+    taken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(taken))
+    with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"said what it never should"):
+        async with asyncio.timeout(30), aclosing(Maker(True).make(work)) as steps:
+            async for _ in steps:
+                pass
+    assert not [child for child in psutil.Process().children() if str(taken) in " ".join(child.cmdline())]
+
+
+async def test_a_file_grows_no_further_than_its_sources_could_make_it(source: Path, tmp_path: Path) -> None:
+    with task(source, tmp_path / "made", SLOW) as work:
+        async with under_way(Maker(True), work) as (_, child):
+            assert child.rlimit(psutil.RLIMIT_FSIZE)[0] == 4 * source.stat().st_size + (64 << 20)
+
+
 async def test_what_no_maker_says_is_not_blamed_on_memory(source: Path, tmp_path: Path) -> None:
     """Its pipe is written to from outside, where its words would come."""
     with task(source, tmp_path / "made", SLOW) as work:

@@ -132,6 +132,59 @@ async def test_a_folder_that_was_tidied_away_is_made_again(folder: Path) -> None
     folder.unlink()
 
 
+async def test_a_folder_whose_name_somebody_else_took_is_not_used(folder: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can make a folder of somebody else's")
+    shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(LoadFailed, match="has gone and cannot be made again"):
+        async with echo(folder):
+            pass
+    assert list(folder.iterdir()) == [], "nothing of ours lies there"
+
+
+#: What a runner becomes whose prompt has taken it over: it fills the pipe over which it is told things, or never stops talking.
+TAKEN_OVER = """
+import fcntl, os, sys, time
+from ndani.runtime import child
+said, start = child.Pipes.say, child._start
+def taken(order, pipes):
+    host = start(order, pipes)
+    if sys.argv[3] == "talks":
+        while True:
+            os.write(int(sys.argv[2]), b'{"type":"probed","outcomes":[],"number":1}\\n')
+    fcntl.fcntl(int(sys.argv[1]), 1031, 4096)
+    end = os.open(f"/proc/self/fd/{sys.argv[1]}", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(end, bytes(4096))
+    except BlockingIOError:
+        pass
+    time.sleep(600)
+child._start = taken
+child.main(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("how", ["talks", "is deaf"])
+async def test_a_runner_that_was_taken_over_holds_nobody_up(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    taken = tmp_path / "taken"
+    taken.with_suffix(".py").write_text(TAKEN_OVER)
+    taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\" '{how}'\n")
+    taken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(taken))
+    async with echo(folder) as runner, asyncio.timeout(60):
+        await runner.ready(60)
+        with Targets() as targets, contextlib.suppress(EngineFailed):
+            while how == "is deaf" or not runner.exited.is_set():
+                await runner.probe(targets.addresses)
+        await runner.exited.wait()
+        assert runner.returncode == -signal.SIGKILL
+
+
 async def test_two_runners_each_have_their_own_lifeline(folder: Path) -> None:
     async with echo(folder) as first, echo(folder) as second:
         await asyncio.gather(first.ready(60), second.ready(60))

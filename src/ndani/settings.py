@@ -7,6 +7,7 @@ docs' table follow from it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -117,6 +118,12 @@ def home() -> Path:
         return Path(os.environ.get("HOME") or "~").expanduser() / ".ndani"
     except RuntimeError:  # a user without a home, as in some containers
         return Path("/.ndani")
+
+
+def make_home() -> None:
+    """Make that folder, for this user alone: conversations that models were made of lie below it. What is there stays as it is."""
+    with contextlib.suppress(OSError):  # said by whoever needs it
+        home().mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

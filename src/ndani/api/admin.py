@@ -10,6 +10,7 @@ from starlette.responses import Response
 from ndani.api import wire
 from ndani.errors import NdaniError
 from ndani.runtime.probe import Targets
+from ndani.runtime.routes import Outcome, routes
 from ndani.runtime.runner import Runner
 from ndani.service import Service
 from ndani.settings import without_effect
@@ -36,8 +37,10 @@ class Admin:
 
 async def _probe(runner: Runner) -> dict[str, Any]:
     with Targets() as targets:
-        outcomes = await runner.probe(targets.addresses)
+        said = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
         arrived = targets.arrived()
+    # Which routes there are is ours to say, not the runner's.
+    outcomes = [said.get(route.name) or Outcome(route.name, route.effect, blocked=False, error="not tried") for route in routes()]
     held = runner.confinement
     return {
         "confinement": {
@@ -49,11 +52,11 @@ async def _probe(runner: Runner) -> dict[str, Any]:
         },
         "routes": [
             {
-                "name": o.name,
-                "outside": o.effect,
-                "inside": "blocked" if o.blocked and o.name not in arrived else "open",
-                "why": o.error,
+                "name": outcome.name,
+                "outside": outcome.effect,
+                "inside": "blocked" if outcome.blocked and outcome.name not in arrived else "open",
+                "why": outcome.error if outcome.error.isidentifier() or outcome.error == "not tried" else "",
             }
-            for o in outcomes
+            for outcome in outcomes
         ],
     }

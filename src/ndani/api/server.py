@@ -29,7 +29,7 @@ from ndani.runtime.pool import Pool
 from ndani.runtime.runner import Runner
 from ndani.service import Service
 from ndani.service.cards import abilities
-from ndani.settings import Settings, without_effect
+from ndani.settings import Settings, make_home, without_effect
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.handover import sweep
@@ -40,6 +40,7 @@ GRACE = 3
 
 def serve(settings: Settings) -> int:
     """Run the server until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured when it cannot listen."""
+    make_home()
     log = open_log(settings.log_file, settings.debug)
     listener = listen(settings)
     _allow_many_connections()

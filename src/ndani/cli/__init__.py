@@ -96,9 +96,12 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(sentence: str) -> int:
+    from ndani.cli.wrap import clean
+
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        sys.stderr.write(f"Error: {sentence}\n")
+        # It may quote what somebody else has made: a terminal obeys none of it.
+        sys.stderr.write(f"Error: {clean(sentence)}\n")
         sys.stderr.flush()
     return 1
 

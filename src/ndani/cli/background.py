@@ -20,7 +20,7 @@ import click
 from ndani.cli.client import Client
 from ndani.cli.figures import duration
 from ndani.errors import Failed, NoServer
-from ndani.settings import Settings, home
+from ndani.settings import Settings, home, make_home
 
 _IDLE_S = 600.0
 _PATIENCE_S = 120.0  # a slow and busy machine takes most of a minute; a child that dies is seen at once
@@ -40,6 +40,7 @@ def reach(settings: Settings, *, quiet: bool = False) -> Client:
     if not client.local:
         raise NoServer(client.absent)
     folder = home() / "logs"
+    make_home()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _turn(folder / f"start-{settings.address[1]}.lock"):

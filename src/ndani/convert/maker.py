@@ -19,13 +19,14 @@ import msgspec
 
 from ndani import errors, jail
 from ndani.convert import Task, workshop
-from ndani.jail.process import Jailed, Open, Refused, start
+from ndani.jail.process import Jailed, Open, Refused, start, tell
 from ndani.store.disk import on_disk
 from ndani.store.nameless import Nameless
 from ndani.store.offloop import settled
 from ndani.types import Progress
 
 _STOPPING = "the server is stopping; create the model again when it runs"  # a pull's makers end with its fetcher
+_ODD = "the process that makes the weights said what it never should, and was ended; try again, and report it if it stays"
 #: Seconds between the end of a maker's words and SIGKILL.
 _GRACE = 0.5
 
@@ -65,18 +66,20 @@ class Maker:
         """
         if self._closing:
             raise errors.Failed(_STOPPING)
-        child = _Child(task)
+        child = _Child(workshop.Order(task, os.getpid(), self._require_jail))
         self._children.add(child)
+        steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
-            child.say(workshop.Order(task, os.getpid(), self._require_jail))
             while not isinstance(said := await child.hear(), workshop.Made):
                 match said:
-                    case workshop.Working():
+                    case workshop.Working() if steps == 2:
                         yield said
-                    case Jailed(confinement):
+                    case Jailed(confinement) if steps == 0:
+                        steps = 1
                         jail.verify(child.process.pid, confinement)
                         child.say(Open())
-                    case workshop.Planned(size):
+                    case workshop.Planned(size) if steps == 1 and size >= 0:
+                        steps = 2
                         if aside:
                             await settled(aside, size)
                         child.say(workshop.Write())
@@ -86,6 +89,10 @@ class Maker:
                         raise OSError(number, os.strerror(number))
                     case None:
                         raise errors.Failed(self._cause(await child.end(_GRACE)))
+                    case _:
+                        raise errors.Failed(_ODD)
+            if steps < 2:
+                raise errors.Failed(_ODD)
         finally:
             self._children.discard(child)
             await child.end()
@@ -108,10 +115,10 @@ class Maker:
 class _Child:
     """One process and its two pipes."""
 
-    def __init__(self, task: Task) -> None:
-        inherited = (*(given.descriptor for given in task.sources), task.output)
+    def __init__(self, order: workshop.Order) -> None:
+        inherited = (*(given.descriptor for given in order.task.sources), order.task.output)
         try:
-            self.process, self._commands, events = start("ndani.convert.workshop", inherited)
+            self.process, self._commands, events = start("ndani.convert.workshop", order, inherited)
         except OSError as error:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None
@@ -122,9 +129,9 @@ class _Child:
         self._code: int | None = None
 
     def say(self, line: msgspec.Struct) -> None:
-        """Write it a line."""
-        with contextlib.suppress(BrokenPipeError):  # it is gone, which whoever waits for an answer hears
-            os.write(self._commands, msgspec.json.encode(line) + b"\n")
+        """Write it a line. Raises Failed, and ends it, when it does not read what it is told."""
+        if not tell(self.process, self._commands, line):
+            raise errors.Failed(_ODD)
 
     async def hear(self) -> workshop.Event | None:
         """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no maker of ours says."""
@@ -134,10 +141,9 @@ class _Child:
         try:
             line = await self._reader.readline()
             return self._decoder.decode(line) if line else None
-        except (ValueError, msgspec.DecodeError):
+        except (ValueError, msgspec.DecodeError, RecursionError):
             self.process.kill()
-            sentence = "the process that makes the weights said what it never should, and was ended; try again, and report it if it stays"
-            raise errors.Failed(sentence) from None
+            raise errors.Failed(_ODD) from None
 
     async def end(self, grace: float = 0.0) -> int:
         """Make sure that it is gone, killed after `grace` seconds, and how it went. May be called again."""

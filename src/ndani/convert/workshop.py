@@ -23,6 +23,8 @@ from ndani.jail.process import Jailed, Open, Pipes, Refused
 _EVERY = 0.06  # seconds between two signs of life
 #: Whoever asks a model is waiting for it; whoever makes one has time.
 _NICE = 10
+#: Bytes of a file that are not numbers.
+_HEADS = 64 << 20
 #: Bytes that foreign files may make it take, whatever they say of themselves: a checkpoint of any size needs less than one
 #: GB. A thread has a stack and three buffers beside that.
 _MEMORY, _PER_THREAD = 4 << 30, 64 << 20
@@ -95,6 +97,7 @@ def _outcome(order: Order, pipes: Pipes) -> Event:
 def _work(order: Order, pipes: Pipes) -> None:
     kernels = convert.prepare(order.task)
     limit_memory(order.task.threads)
+    limit_output(order.task)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICE)
     if os.getppid() != order.front:
@@ -113,6 +116,17 @@ def _work(order: Order, pipes: Pipes) -> None:
             if time.monotonic() - said >= _EVERY:
                 said = time.monotonic()
                 pipes.say(Working(completed, work.total))
+
+
+def limit_output(task: convert.Task) -> None:
+    """No file of this process grows beyond what these sources could become: twice as wide at the most, and heads."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    most = 4 * sum(os.fstat(given.descriptor).st_size for given in task.sources) + _HEADS
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def limit_memory(threads: int) -> None:

@@ -71,10 +71,10 @@ async def answer(engine: Engine, question: Question, outlet: Outlet | None = Non
         yield Rendered(fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt))
         return
     while True:
-        tally = Tally(question.sampling.num_predict == 0, question.wants_context)
         options = translate(question.sampling, question.num_ctx)
         if not question.shift:  # without shifting the answer ends where the context does
             options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted)), 1))
+        tally = Tally(question.sampling.num_predict == 0, question.wants_context, options["n_predict"])
         try:
             async with aclosing(engine.complete(fitted.prompt, options, tally.tap(outlet) if outlet else None)) as chunks:
                 async for chunk in chunks:
@@ -94,12 +94,12 @@ async def answer(engine: Engine, question: Question, outlet: Outlet | None = Non
 
 
 class Tally:
-    """What has come of one answer so far. `silent`: nothing is to be said (num_predict 0)."""
+    """What has come of one answer so far. `silent`: nothing is to be said (num_predict 0). `most`: pieces that may come of it."""
 
-    def __init__(self, silent: bool, keep: bool) -> None:
+    def __init__(self, silent: bool, keep: bool, most: int) -> None:
         self.made: list[int] = []
         self.last: Chunk | None = None
-        self._silent, self._keep = silent, keep
+        self._silent, self._keep, self._most = silent, keep, most
         self._started = time.monotonic_ns()
         self._piece, self._repeats, self._count = "", 0, 0
 
@@ -114,7 +114,7 @@ class Tally:
             piece = chunk.content.strip()
             self._repeats = self._repeats + 1 if self._count > 1 and piece == self._piece else 0
             self._piece = piece
-            if self._repeats >= MOST_REPEATS:
+            if self._repeats >= MOST_REPEATS or self._count > self._most:  # an engine that does not stop where it was told to
                 self.last = Chunk(stop=True, stop_type="limit", tokens_evaluated=chunk.tokens_evaluated)
         if self._silent or not chunk.content:
             if self._keep and not self._silent:

@@ -6,14 +6,18 @@ passed on: they quote prompts (DESIGN, traps, 8).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import msgspec
 
 from ndani.engines.stream import Mailroom, exchange
 from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message
+
+_NONE = "the engine gave an answer that is none; ask again"
+_NONSENSE = (msgspec.DecodeError, ValueError, RecursionError, KeyError, TypeError, OverflowError)
 
 
 class TooLong(Exception):
@@ -24,18 +28,23 @@ class TooLong(Exception):
         self.tokens = tokens
 
 
+#: Numbers as an engine can say them: they are added up, and who has been made to lie must not spoil the sum.
+_Count = Annotated[int, msgspec.Meta(ge=-1, le=2**31)]
+_Milliseconds = Annotated[float, msgspec.Meta(ge=-1.0, le=1e12)]
+
+
 class Timings(msgspec.Struct):
     """What the engine measured: tokens and milliseconds, of the prompt (without cached ones) and of the answer."""
 
-    cache_n: int = 0
-    prompt_ms: float = 0.0
-    predicted_n: int = 0
-    predicted_ms: float = 0.0
+    cache_n: _Count = 0
+    prompt_ms: _Milliseconds = 0.0
+    predicted_n: _Count = 0
+    predicted_ms: _Milliseconds = 0.0
 
 
 class _Error(msgspec.Struct):
     type: str = ""
-    n_prompt_tokens: int = 0
+    n_prompt_tokens: _Count = 0
 
 
 class _Refusal(msgspec.Struct):
@@ -56,7 +65,7 @@ class Chunk(msgspec.Struct):
     tokens: list[int] = []
     stop: bool = False
     stop_type: str = ""
-    tokens_evaluated: int = 0
+    tokens_evaluated: _Count = 0
     timings: Timings | None = None
     prompt_progress: Reading | None = None
     error: _Error | None = None
@@ -70,7 +79,7 @@ class _Vector(msgspec.Struct):
 
 
 class _Used(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: _Count = 0
 
 
 class _Vectors(msgspec.Struct):
@@ -109,12 +118,14 @@ class Engine:
         answer = await self._ask(
             "/apply-template", body, refused="this model's chat template refuses these messages; check their roles and order"
         )
-        return str(answer["prompt"])
+        with _sense():
+            return str(answer["prompt"])
 
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""
         answer = await self._ask("/tokenize", {"content": text, "add_special": special, "parse_special": True})
-        return [int(token) for token in answer["tokens"]]
+        with _sense():
+            return [int(token) for token in answer["tokens"]]
 
     async def measure(self, text: str, first: int, last: int) -> tuple[list[int], list[int], int]:
         """How many tokens a prompt has, the ids of the first ones and of the last ones. The rest is counted and not made into numbers.
@@ -122,18 +133,20 @@ class Engine:
         So a text of many megabytes does not keep the others waiting while it is.
         """
         whole = await self._fetch("/tokenize", {"content": text, "add_special": True, "parse_special": True})
-        ids = bytes(_tokens.decode(whole).tokens)[1:-1]
-        if not ids:
-            return [], [], 0
-        # Only the pieces that hold them are cut out: an id and what stands around it is no longer than _WIDEST.
-        front = ids[: _WIDEST * first].split(b",", first)[:first]
-        back = ids[-_WIDEST * last :].rsplit(b",", last)[-last:] if last else []
-        return [int(one) for one in front], [int(one) for one in back], ids.count(b",") + 1
+        with _sense():
+            ids = bytes(_tokens.decode(whole).tokens)[1:-1]
+            if not ids:
+                return [], [], 0
+            # Only the pieces that hold them are cut out: an id and what stands around it is no longer than _WIDEST.
+            front = ids[: _WIDEST * first].split(b",", first)[:first]
+            back = ids[-_WIDEST * last :].rsplit(b",", last)[-last:] if last else []
+            return [int(one) for one in front], [int(one) for one in back], ids.count(b",") + 1
 
     async def detokenize(self, tokens: tuple[int, ...] | list[int]) -> str:
         """The text of token ids. Raises BadRequest for ids that this model does not have."""
         answer = await self._ask("/detokenize", {"tokens": list(tokens)}, refused="context holds token ids that this model does not have")
-        return str(answer["content"])
+        with _sense():
+            return str(answer["content"])
 
     async def embed(self, inputs: list[str | list[int]]) -> tuple[list[bytes], int]:
         """A vector for each input (a text, or token ids that count as they are), in order, and how many tokens were read.
@@ -147,7 +160,8 @@ class Engine:
             whole = await call.end()
         if status != 200:
             raise _refused(_told(whole), status, "there is a text without a single token, and this model has no vector for that")
-        found = _vectors.decode(whole)
+        with _sense():
+            found = _vectors.decode(whole)
         return [one.embedding for one in sorted(found.data, key=lambda one: one.index)], found.usage.prompt_tokens
 
     async def complete(
@@ -175,7 +189,8 @@ class Engine:
             while batch := await call.events():
                 for event in batch:
                     if event.startswith(b"data: {"):
-                        chunk = _chunk.decode(memoryview(event)[6:])
+                        with _sense():
+                            chunk = _chunk.decode(memoryview(event)[6:])
                         if chunk.error is not None:
                             raise _refused(chunk.error, 500, "")
                         yield chunk
@@ -186,9 +201,11 @@ class Engine:
         raise EngineFailed("the engine ended an answer too early; ask again")
 
     async def _ask(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> dict[str, Any]:
-        answer = msgspec.json.decode(await self._fetch(route, body, refused))
+        whole = await self._fetch(route, body, refused)
+        with _sense():
+            answer = msgspec.json.decode(whole)
         if not isinstance(answer, dict):
-            raise EngineFailed("the engine gave an answer that is none; ask again")
+            raise EngineFailed(_NONE)
         return answer
 
     async def _fetch(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> bytes:
@@ -213,7 +230,7 @@ def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
     def offer(event: bytes) -> bool:
         try:
             return event.startswith(b"data: {") and tap(decode(memoryview(event)[6:]))
-        except msgspec.DecodeError:
+        except _NONSENSE:  # said where it is read in the ordinary way
             return False
 
     return offer
@@ -222,8 +239,17 @@ def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
 def _told(body: bytes) -> _Error:
     try:
         return _refusal.decode(body).error
-    except msgspec.DecodeError:
+    except _NONSENSE:
         return _Error()
+
+
+@contextmanager
+def _sense() -> Iterator[None]:
+    """An answer that no engine gives is the engine's fault, whatever is wrong with it: its runner is not asked again."""
+    try:
+        yield
+    except _NONSENSE:
+        raise EngineFailed(_NONE) from None
 
 
 def _refused(error: _Error, status: int, sentence: str) -> Exception:

@@ -23,6 +23,9 @@ HIGH_WATER = 512
 #: Seconds that the front lets news of several answers gather before it reads them.
 GATHER = 0.001
 
+#: Bytes of one event, or of an answer that is none: the token ids of the largest body that may be sent here take half of it.
+MOST_BODY = 1 << 30
+
 BROKEN = "an error was encountered while running the model: its runner stopped; the next request starts a new one"
 
 
@@ -98,6 +101,7 @@ class Exchange(asyncio.Protocol):
         """A piece of the body is in."""
         if not self._split:
             self._body += body
+            self._bound()
             return
         # llama.cpp writes one event per chunk, so the usual body is exactly one event and needs no copy.
         if not self._body and body.endswith(b"\n\n") and body.count(b"\n\n") == 1:
@@ -105,10 +109,13 @@ class Exchange(asyncio.Protocol):
             if not (self.tap and self._waiter and not self._events and not self._waiter.done() and self.tap(body)):
                 self._events.append(body)
         else:
+            looked = max(len(self._body) - 1, 0)
             self._body += body
-            while (end := self._body.find(b"\n\n")) >= 0:
+            while (end := self._body.find(b"\n\n", looked)) >= 0:
                 self._events.append(bytes(self._body[:end]))
                 del self._body[: end + 2]
+                looked = 0
+            self._bound()
         if len(self._events) > HIGH_WATER and not self._paused and self._transport:
             self._paused = True
             self._transport.pause_reading()
@@ -116,6 +123,13 @@ class Exchange(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The body is whole."""
         self._finished = True
+
+    def _bound(self) -> None:
+        """Hang up on an engine that says more in one piece than any does."""
+        if len(self._body) > MOST_BODY and self._transport:
+            self._lost = True
+            self._body.clear()
+            self._transport.abort()
 
     # What the client calls.
 

@@ -35,7 +35,15 @@ _READABLE = {
 }
 
 #: What a driver's library opens to compute on a GPU: NVIDIA's, everybody's render nodes, AMD's; and where it looks them up.
-_GPU_DEVICES = ("dev/nvidia[0-9]*", "dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-uvm-tools", "dev/nvidia-caps", "dev/dri", "dev/kfd")
+_GPU_DEVICES = (
+    "dev/nvidia[0-9]*",
+    "dev/nvidiactl",
+    "dev/nvidia-uvm",
+    "dev/nvidia-uvm-tools",
+    "dev/nvidia-caps",
+    "dev/dri/renderD*",
+    "dev/kfd",
+)
 _GPU_FACTS = ("proc/driver/nvidia", "proc/modules", "sys/class/kfd", "sys/class/drm", "sys/bus/pci/devices", "sys/devices/pci*")
 
 
@@ -139,6 +147,7 @@ def gpu_paths(root: Path = Path("/")) -> dict[str, int]:
     found = {str(path): use for pattern in _GPU_DEVICES for path in sorted(root.glob(pattern))}
     if not found:
         return {}
+    found |= {str(path): landlock.READ_DIR for path in root.glob("dev/dri")}  # the list; the displays in it stay shut
     return found | {str(path): look for pattern in _GPU_FACTS for path in sorted(root.glob(pattern))}
 
 

@@ -6,6 +6,7 @@ of them say before the first foreign byte is read. The pipe of commands is also 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -71,8 +72,8 @@ class Pipes:
             os._exit(0)
 
 
-def start(module: str, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a child of ours in a module, with two pipes and these descriptors: the process, its commands, its events.
+def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start a child of ours in a module, with two pipes, its first line and these descriptors: the process, its commands, its events.
 
     The two descriptors are ours to close; the commands' end is the child's lifeline. Raises OSError when there is no process to be had.
     """
@@ -97,7 +98,24 @@ def start(module: str, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Pope
     finally:
         os.close(theirs_in)
         os.close(theirs_out)
+    with contextlib.suppress(BrokenPipeError):  # it is gone, which whoever waits for its first word hears
+        os.write(ours_out, msgspec.json.encode(order) + b"\n")
+    os.set_blocking(ours_out, False)  # from now on it may read foreign bytes, and obey them
     return process, ours_out, ours_in
+
+
+def tell(process: subprocess.Popen[bytes], commands: int, line: msgspec.Struct) -> bool:
+    """Write a child a line. One that does not read what it is told is not ours any more, and is killed: then False."""
+    text = msgspec.json.encode(line) + b"\n"
+    try:
+        taken = os.write(commands, text) == len(text)
+    except BrokenPipeError:  # it is gone, which whoever waits for an answer hears
+        return True
+    except BlockingIOError:
+        taken = False
+    if not taken:
+        process.kill()
+    return taken
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:

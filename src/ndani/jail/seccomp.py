@@ -3,9 +3,10 @@
 It is a list of refusals over "allow", because an engine needs many calls and an attacker few. What it takes away:
 - connections: sockets are AF_UNIX streams or nothing, `connect` is refused, no datagram (a datagram's address can
   sit in memory where a filter cannot look, so there are no datagram sockets at all), no io_uring;
-- other processes: no new program, no child, no tracing, no signal to anybody else, no shared memory by key;
+- other processes: no new program, no child, no tracing, no signal to anybody else, no shared memory by key, no word in
+  when anybody runs;
 - the kernel's own doors: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `calls.NEWEST`;
-- what Landlock does not cover: modes, owners, times, links and attributes of files.
+- what Landlock does not cover: modes, owners, times, links and attributes of files, and watching folders.
 What may be opened is Landlock's business (`landlock.py`).
 """
 
@@ -29,9 +30,12 @@ _CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 
 #: prctl options that would undo what the jail or the front relies on: death with the front, ptrace, capabilities.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER = 1, 4, 28, 47, 0x59616D61
-#: fcntl and ioctl commands that have signals sent to other processes, or type into a terminal.
-_F_SIGNALS = (8, 10, 15)
-_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902)
+#: fcntl and ioctl commands that have signals sent to other processes, take leases, watch folders, type into a terminal, or
+#: change the flags of a file.
+_F_SIGNALS = (8, 10, 15, 1024, 1026)
+_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902, 0x40086602, 0x401C5820, 0x40087602, 0x40806685)
+#: Refused as well to who needs no socket: memory that is counted as nobody's.
+_UNCOUNTED = ("memfd_create", "memfd_secret")
 
 #: Not there: callers fall back to something the filter can look into.
 ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3")
@@ -52,6 +56,9 @@ REFUSED = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "setxattr", "lsetxattr"),
     *("fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat", "file_setattr", "utime"),
     *("utimes", "futimesat", "utimensat", "truncate", "link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
+    *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
+    *("inotify_init", "inotify_init1", "inotify_add_watch"),
+    *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set"),
 )
 
 
@@ -85,7 +92,7 @@ def program(machine: Machine, pid: int, sockets: bool = True) -> Steps:
     rules += [(call, _refuse(errno.EPERM)) for call in REFUSED]
     bodies = _with_arguments(pid)
     if not sockets:
-        bodies |= dict.fromkeys(("socket", "socketpair"), _refuse(errno.EPERM))
+        bodies |= dict.fromkeys(("socket", "socketpair", *_UNCOUNTED), _refuse(errno.EPERM))
     rules += bodies.items()
     for call, body in rules:
         if (found := number(call, machine)) is not None:

@@ -41,7 +41,7 @@ def runtime_folder() -> Iterator[Path]:
         raise Misconfigured(
             f"no folder for sockets can be made in {parent} ({error.strerror}); set TMPDIR to one you can write to"
         ) from None
-    if not _is_ours(folder) or len(os.fsencode(folder)) + _TAIL > SOCKET_PATH:
+    if not is_ours(folder) or len(os.fsencode(folder)) + _TAIL > SOCKET_PATH:
         folder.rmdir()
         raise Misconfigured(f"{parent} is too long, or not safe, for sockets; set TMPDIR to a shorter folder of your own")
     lock = _lock(folder)
@@ -69,12 +69,12 @@ def remake(folder: Path) -> None:
 def _parent() -> tuple[Path, str]:
     own = os.environ.get("XDG_RUNTIME_DIR", "")
     prefix = f"ndani-{os.getuid() if hasattr(os, 'getuid') else 0}-"
-    if own and _is_ours(Path(own)) and os.access(own, os.W_OK) and len(os.fsencode(own)) < SOCKET_PATH - _TAIL - len(prefix) - 9:
+    if own and is_ours(Path(own)) and os.access(own, os.W_OK) and len(os.fsencode(own)) < SOCKET_PATH - _TAIL - len(prefix) - 9:
         return Path(own), prefix
     return Path(tempfile.gettempdir()), prefix
 
 
-def _is_ours(folder: Path) -> bool:
+def is_ours(folder: Path) -> bool:
     """A real folder, not a link, that nobody but its owner, us, can enter."""
     try:
         state = folder.lstat()
@@ -107,7 +107,7 @@ def _sweep(parent: Path, prefix: str) -> None:
     """Remove the folders of servers that are gone. What is not ours, or cannot be read, is left alone."""
     with contextlib.suppress(OSError):
         for folder in parent.glob(f"{prefix}*"):
-            if _is_ours(folder) and _is_dead(folder):
+            if is_ours(folder) and _is_dead(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

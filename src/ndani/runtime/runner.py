@@ -8,7 +8,6 @@ inherits must be exactly what is named here, under uvloop as under plain asyncio
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import secrets
@@ -24,11 +23,13 @@ import msgspec
 from ndani import errors, jail
 from ndani.engines import Launch
 from ndani.jail import Confinement
-from ndani.jail.process import Jailed, Open, Refused, start
+from ndani.jail.process import Jailed, Open, Refused, start, tell
 from ndani.runtime import child
-from ndani.runtime.folder import remake
+from ndani.runtime.folder import is_ours, remake
 from ndani.runtime.routes import Addresses, Outcome
 
+#: Events of a runner that wait to be heard; it says one, and then is asked before it says another.
+_MOST_SAID = 16
 #: Seconds between the end of a runner's event pipe, or its lifeline, and SIGKILL.
 _GRACE = 0.5
 
@@ -48,7 +49,7 @@ class Runner:
         self.load_ns = 0
         self._process = process
         self._commands: int | None = commands
-        self._said: asyncio.Queue[child.Event | None] = asyncio.Queue()
+        self._said: asyncio.Queue[child.Event | None] = asyncio.Queue(_MOST_SAID)
         self._asking = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
@@ -62,22 +63,19 @@ class Runner:
         Raises LoadFailed when no process can be started.
         """
         place = folder / secrets.token_hex(4)
-        try:
-            place.mkdir(mode=0o700)
-        except (FileNotFoundError, NotADirectoryError):
+        if not is_ours(folder):  # somebody who tidies up has removed it, and somebody else may have taken its name
             remake(folder)
-            place.mkdir(mode=0o700)
+        place.mkdir(mode=0o700)
         # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
         try:
-            process, commands, events = start("ndani.runtime.child", tuple(held for held in (launch.weights, launch.adapter) if held >= 0))
+            held = tuple(descriptor for descriptor in (launch.weights, launch.adapter) if descriptor >= 0)
+            process, commands, events = start("ndani.runtime.child", child.Order(launch, os.getpid(), require_jail), held)
         except OSError as error:
             place.rmdir()
             sentence = f"no process could be started for the model ({error.strerror}); close something and try again"
             raise errors.LoadFailed(sentence) from None
-        runner = cls(process, launch, commands, events)
-        runner._send(msgspec.json.encode(child.Order(launch, os.getpid(), require_jail)))
-        return runner
+        return cls(process, launch, commands, events)
 
     async def ready(self, timeout: float | None = None) -> None:
         """Wait until the jail was verified and the model answers; `timeout` in seconds, None or 0 for no limit.
@@ -100,7 +98,7 @@ class Runner:
         """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone."""
         async with self._asking:
             number = next(self._numbers)
-            self._send(msgspec.json.encode(child.Probe(addresses, number)))
+            self._send(child.Probe(addresses, number))
             said = await self._said.get()
             while isinstance(said, child.Probed) and said.number != number:  # the answer to a probe that was cancelled
                 said = await self._said.get()
@@ -147,7 +145,7 @@ class Runner:
         jailed = await self._hear(Jailed)
         # The folder of /proc is read on this thread: a few microseconds, never a disk.
         self.confinement = jail.verify(self.pid, jailed.confinement)
-        self._send(msgspec.json.encode(Open()))
+        self._send(Open())
         self.load_ns = (await self._hear(child.Ready)).load_ns
 
     async def _hear(self, kind: type[_E]) -> _E:
@@ -159,10 +157,9 @@ class Runner:
         await self.kill()
         raise errors.LoadFailed(f"the engine stopped while it loaded the model: {self.cause}")
 
-    def _send(self, line: bytes) -> None:
+    def _send(self, line: msgspec.Struct) -> None:
         if self._commands is not None:
-            with contextlib.suppress(BrokenPipeError):  # it is gone, which whoever waits for an answer hears
-                os.write(self._commands, line + b"\n")
+            tell(self._process, self._commands, line)
 
     def _cut(self) -> None:
         if self._commands is not None:
@@ -178,7 +175,7 @@ class Runner:
         try:
             while line := await reader.readline():
                 self._said.put_nowait(decoder.decode(line))
-        except (ValueError, msgspec.DecodeError):  # a line that no runner of ours writes: it is not ours any more
+        except (ValueError, msgspec.DecodeError, RecursionError, asyncio.QueueFull):  # what no runner of ours says: it is not ours any more
             self._process.kill()
         finally:
             transport.close()
@@ -194,5 +191,7 @@ class Runner:
             if waited > _GRACE:
                 self._process.kill()
         shutil.rmtree(Path(self.socket).parent, ignore_errors=True)
+        if self._said.full():
+            self._said.get_nowait()
         self._said.put_nowait(None)
         self.exited.set()

@@ -70,6 +70,7 @@ class Nameless:
         with on_disk(self._layout.root):
             if os.fstat(self.descriptor).st_size != self.size:
                 raise StoreFailed("the file that was made has another size than it should; try again, and report it if it stays")
+            os.ftruncate(self.descriptor, self.size)  # what was set aside beyond its end is given back
             while piece := os.pread(self.descriptor, PIECE, done):
                 seen.update(piece)
                 done += len(piece)
