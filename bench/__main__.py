@@ -59,7 +59,10 @@ class Server:
 
     def socket(self) -> str:
         """The socket of its one runner."""
-        return str(next(self.folder.glob("ndani-*/*/*.sock")))
+        found = next(self.folder.glob("ndani-*/*/*.sock"), None)
+        if found is None:
+            raise SystemExit("smollm2:135m is not in memory; `ndani pull smollm2:135m` first, or set NDANI_MODELS to a store that has it")
+        return str(found)
 
     def seconds(self) -> float:
         """Processor time that the front itself has used."""

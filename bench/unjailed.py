@@ -12,9 +12,10 @@ from pathlib import Path
 from bench.load import Road, burst
 from ndani import names, settings
 from ndani.engines import Launch
+from ndani.jail.process import environment
 from ndani.runtime import machine
 from ndani.runtime.folder import runtime_folder
-from ndani.runtime.runner import Runner, environment
+from ndani.runtime.runner import Runner
 from ndani.store import Store
 
 _BARE = """
