@@ -124,9 +124,7 @@ def limit_output(task: convert.Task) -> None:
         return
     import resource
 
-    most = 4 * sum(os.fstat(given.descriptor).st_size for given in task.sources) + _HEADS
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    _limit(resource.RLIMIT_FSIZE, 4 * sum(os.fstat(given.descriptor).st_size for given in task.sources) + _HEADS)
 
 
 def limit_memory(threads: int) -> None:
@@ -139,10 +137,16 @@ def limit_memory(threads: int) -> None:
     import resource
 
     now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = now + _MEMORY + threads * _PER_THREAD
+    _limit(resource.RLIMIT_DATA, now + _MEMORY + threads * _PER_THREAD)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Lower a limit of this process for good: what is read later may make it try to raise it again."""
+    import resource
+
+    _, hard = resource.getrlimit(kind)
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    resource.setrlimit(kind, (most, most))
 
 
 if __name__ == "__main__":
