@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ndani.api import wire
 from ndani.errors import NdaniError
 from ndani.runtime.probe import Targets
-from ndani.runtime.routes import Outcome, routes
+from ndani.runtime.routes import routes
 from ndani.runtime.runner import Runner
 from ndani.service import Service
 from ndani.settings import without_effect
@@ -39,8 +39,6 @@ async def _probe(runner: Runner) -> dict[str, Any]:
     with Targets() as targets:
         said = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
         arrived = targets.arrived()
-    # Which routes there are is ours to say, not the runner's.
-    outcomes = [said.get(route.name) or Outcome(route.name, route.effect, blocked=False, error="not tried") for route in routes()]
     held = runner.confinement
     return {
         "confinement": {
@@ -52,11 +50,12 @@ async def _probe(runner: Runner) -> dict[str, Any]:
         },
         "routes": [
             {
-                "name": outcome.name,
-                "outside": outcome.effect,
-                "inside": "blocked" if outcome.blocked and outcome.name not in arrived else "open",
-                "why": outcome.error if outcome.error.isidentifier() or outcome.error == "not tried" else "",
+                "name": route.name,
+                "outside": route.effect,
+                "inside": "blocked" if outcome and outcome.blocked and route.name not in arrived else "open",
+                "why": "not tried" if outcome is None else outcome.error if outcome.error.isidentifier() else "",
             }
-            for outcome in outcomes
+            # Which routes there are, and what they do, is ours to say, not the runner's.
+            for route, outcome in ((route, said.get(route.name)) for route in routes())
         ],
     }
