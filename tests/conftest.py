@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import fetch_minilm
+from checkpoints import byte_level, fetch_minilm, sentence_pieces, tiny_bert, tiny_llama
 from ndani.sources.catalogue import load
 from server import Server, serving
 from stores import EMBEDDER, REAL, link, put_echo
@@ -122,3 +122,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    (tmp_path / "bert").mkdir()
+    return tiny_bert(tmp_path / "bert")
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return tiny_llama(tmp_path / "llama", byte_level())
+
+
+@pytest.fixture
+def pieces(tmp_path: Path) -> Path:
+    return tiny_llama(tmp_path / "pieces", sentence_pieces())

@@ -36,22 +36,6 @@ def tensor(reader: gguf.GGUFReader, name: str) -> Any:
     return np.array(found.data)
 
 
-@pytest.fixture
-def bert(tmp_path: Path) -> Path:
-    (tmp_path / "bert").mkdir()
-    return tiny_bert(tmp_path / "bert")
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return tiny_llama(tmp_path / "llama", byte_level())
-
-
-@pytest.fixture
-def pieces(tmp_path: Path) -> Path:
-    return tiny_llama(tmp_path / "pieces", sentence_pieces())
-
-
 def test_a_bert_is_what_was_stored(bert: Path, tmp_path: Path) -> None:
     reader = converted(bert, tmp_path / "b.gguf")
     weights = floats(bert)

@@ -18,10 +18,7 @@ from checkpoints import (
     convert,
     made_of,
     read_safetensors,
-    sentence_pieces,
     split,
-    tiny_bert,
-    tiny_llama,
     write_safetensors,
 )
 from ndani.errors import BadRequest, Unsupported
@@ -48,23 +45,6 @@ from spoils import (
     text,
     wordpiece,
 )
-
-
-@pytest.fixture
-def bert(tmp_path: Path) -> Path:
-    (tmp_path / "bert").mkdir()
-    return tiny_bert(tmp_path / "bert")
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return tiny_llama(tmp_path / "llama", byte_level())
-
-
-@pytest.fixture
-def pieces(tmp_path: Path) -> Path:
-    return tiny_llama(tmp_path / "pieces", sentence_pieces())
-
 
 WRONG: list[tuple[str, Spoil, type[BadRequest], str]] = [
     ("llama", gone("config.json"), BadRequest, "there is no config.json"),

@@ -6,7 +6,6 @@ is for the service to refuse, which knows the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -147,9 +146,6 @@ def render_chat(model: str, clock: Clock) -> tuple[Render, Fold]:
 
 def _debugged(event: Rendered) -> dict[str, Any]:
     return {"_debug_info": {"rendered_template": event.prompt}}
-
-
-Renderer = Callable[[str, Clock], tuple[Render, Fold]]
 
 
 def _usage(done: Done) -> dict[str, int]:

@@ -32,15 +32,10 @@ class Kernels:
         self._library = library
         self._quantize = _function(library, "ggml_quantize_chunk", ctypes.c_size_t, "ippqqqp")
         self._valid = _function(library, "ggml_validate_row_data", ctypes.c_bool, "ipz")
-        self._row = _function(library, "ggml_row_size", ctypes.c_size_t, "iq")
         self._widen: dict[str, Widen] = {
             "F16": _function(library, "ggml_fp16_to_fp32_row", None, "ppq"),
             "BF16": _function(library, "ggml_bf16_to_fp32_row", None, "ppq"),
         }
-
-    def row_size(self, kind: str, columns: int) -> int:
-        """Bytes of a row of so many numbers; `columns` must fill whole blocks of the type."""
-        return int(self._row(NUMBERS[kind], columns))
 
     def widen(self, kind: str, source: int, target: int, count: int) -> None:
         """Make floats of `count` numbers of the type F16 or BF16; both places are addresses."""

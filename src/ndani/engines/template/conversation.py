@@ -33,7 +33,6 @@ _PARAMETERS = (
     ("Required", "required", True),
     ("Properties", "properties", False),
 )
-_NIL_TEXTS = Items((), "[]string", nil=True)
 
 
 @dataclass(frozen=True, slots=True)
