@@ -1,0 +1,85 @@
+"""JSON that somebody else wrote, read with bounds: how deep it is nested and how many values it may hold.
+
+Both are counted before anything is decoded, so that no file, manifest or body can exhaust the stack, the memory or the
+patience of whoever reads it. A byte-order mark is passed over, as Windows' editors write one. Messages between our own
+processes are not read here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+#: Levels of nesting: real bodies and configurations have fewer than twenty, and every decoder here survives so many.
+MOST_DEPTH = 200
+#: Values in one text: a tokenizer of 256,000 words with its merges has fewer than two million.
+MOST_VALUES = 4_000_000
+
+_T = TypeVar("_T")
+_MARK = b"\xef\xbb\xbf"
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[{]+|[\]}]+")
+
+
+class Unreadable(ValueError):
+    """What is no JSON, or too much of it; its text is a clause without a word of the content."""
+
+
+def decode(content: bytes, kind: type[_T], *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> _T:
+    """The text as `kind`, by msgspec. Raises Unreadable."""
+    bounded = _bounded(content, depth, values)
+    try:
+        return msgspec.json.decode(bounded, type=kind)
+    except msgspec.DecodeError as error:
+        said = str(error)
+        raise Unreadable(said if "`" not in said or said.startswith(("Expected", "Object")) else "a value cannot be read") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise Unreadable("it is not UTF-8 text, or nested too deeply") from None
+
+
+def loads(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> Any:
+    """The text as Python reads it, with the NaN and Infinity that some programs write. Raises Unreadable.
+
+    Needs no codec beyond those that are always loaded: it also runs where no file can be opened any more.
+    """
+    bounded = _bounded(content, depth, values)
+    try:
+        return json.loads(bounded.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Unreadable("it is not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise Unreadable(f"it is not JSON{where}") from None
+
+
+def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> None:
+    """Raises Unreadable for a text that is nested deeper, or may hold more values, than is said."""
+    brackets, commas = content.count(b"[") + content.count(b"{"), content.count(b",")
+    if brackets <= depth and brackets + commas <= values:
+        return  # even if none of them stands inside a text
+    if _most_values(content) > values:
+        raise Unreadable(f"it holds more than {values} values")
+    if brackets > depth and _deepest(content) > depth:
+        raise Unreadable(f"it is nested more than {depth} levels deep")
+
+
+def _bounded(content: bytes, depth: int, values: int) -> bytes:
+    content = content.removeprefix(_MARK)
+    require_bounds(content, depth=depth, values=values)
+    return content
+
+
+def _most_values(content: bytes) -> int:
+    bare = _TEXT.sub(b"", content)
+    return bare.count(b"[") + bare.count(b"{") + bare.count(b",")
+
+
+def _deepest(content: bytes) -> int:
+    level = deepest = 0
+    for run in _BRACKETS.findall(_TEXT.sub(b"", content)):
+        level += len(run) if run[0] in b"[{" else -len(run)
+        deepest = max(deepest, level)
+    return deepest

@@ -1,0 +1,63 @@
+"""JSON of somebody else: bounds on depth and on values, whatever stands inside texts; marks and NaN."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytest
+
+from ndani.foreign import Unreadable, decode, loads
+from server import slowness
+
+
+def nested(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+@pytest.mark.parametrize("levels", [201, 5000, 1_000_000])
+def test_too_deep_is_a_clause(levels: int) -> None:
+    for read in (loads, lambda content: decode(content, Any)):
+        with pytest.raises(Unreadable, match="nested more than 200 levels deep"):
+            read(nested(levels))
+        with pytest.raises(Unreadable, match="nested more than 200 levels deep"):
+            read(b'{"a":' * levels + b"1" + b"}" * levels)
+
+
+def test_as_deep_as_may_be_is_read() -> None:
+    assert decode(nested(200), Any) == loads(nested(200))
+
+
+def test_brackets_in_texts_do_not_count() -> None:
+    content = b'{"a":"' + b"[{" * 5000 + rb"\"[[[" + b'"}'
+    assert decode(content, dict[str, str])["a"] == "[{" * 5000 + '"[[['
+    assert decode(b'{"a":"' + b"x," * 100 + b'"}', dict[str, str], values=10)
+
+
+def test_too_many_values_are_refused_before_they_are_made() -> None:
+    content = b"[" + b"[],[]," * 5_000_000 + b"1]"
+    began = time.perf_counter()
+    with pytest.raises(Unreadable, match="holds more than 4000000 values"):
+        decode(content, Any)
+    assert time.perf_counter() - began < 0.5 * slowness()
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert decode(b'\xef\xbb\xbf{"a":1}', dict[str, int]) == loads(b'\xef\xbb\xbf{"a":1}') == {"a": 1}
+
+
+def test_what_is_no_json_is_a_clause_that_quotes_nothing() -> None:
+    for content in (b'{"secret', '{"a":"secret"}'.encode("utf-16"), b'"secret\xff"', b'{"a":secret}'):
+        for read in (loads, lambda content: decode(content, Any)):
+            with pytest.raises(Unreadable) as met:
+                read(content)
+            assert "secret" not in str(met.value)
+    with pytest.raises(Unreadable, match="Expected `int`"):
+        decode(b'{"a":"secret"}', dict[str, int])
+
+
+def test_numbers_as_python_writes_them() -> None:
+    assert math.isnan(loads(b"[NaN]")[0])
+    with pytest.raises(Unreadable):
+        decode(b"[NaN]", Any)
