@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -198,6 +200,14 @@ async def test_a_list_of_something_else_is_one_sentence(hub: Hub, store: Store, 
 
 
 @pytest.mark.slow
+async def test_a_byte_order_mark_before_a_list_is_passed_over(hub: Hub, store: Store) -> None:
+    large = {"sha256": hashlib.sha256(MODEL).hexdigest(), "size": len(MODEL)}
+    listed = {"sha": SHA, "siblings": [{"rfilename": "tiny-Q8_0.gguf", "size": len(MODEL), "lfs": large}]}
+    hub.raw = b"\xef\xbb\xbf" + json.dumps(listed).encode()
+    await collect(store, NAME, ask(NAME))
+    assert held(store, NAME) == MODEL
+
+
 async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(hub: Hub, store: Store) -> None:
     hub.odd = [{"rfilename": f"\x1b[2J\x1b]0;x\x07\n{'long' * 30}-{n}.gguf", "size": 1, "blobId": SHA} for n in range(4000)]
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from ndani.sources.registry import Registry
 
 
-#: What decoding the JSON of strangers may raise: it breaks off, is something else, is no UTF-8, or is nested too deeply.
-NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 #: The names that Hugging Face answers to.
 HUBS = ("hf.co", "huggingface.co")
 

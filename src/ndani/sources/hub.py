@@ -17,8 +17,9 @@ from urllib.parse import quote
 import msgspec
 
 from ndani.errors import BadRequest, NotFound, SourceFailed
+from ndani.foreign import Unreadable, decode
 from ndani.names import DEFAULT_TAG
-from ndani.sources import HUBS, NO_JSON, Assembly, File, Part, Plan, PlannedLayer
+from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
 from ndani.sources.address import count_of
 from ndani.sources.ahead import AT_ONCE, PIECE
 from ndani.sources.gguf import group, pick
@@ -124,8 +125,8 @@ class HubSource(RegistrySource):
         if found is not None:
             content, _ = found
             try:
-                body = msgspec.json.decode(content, type=_Revision)
-            except NO_JSON:
+                body = decode(content, _Revision)
+            except Unreadable:
                 raise self._odd() from None
             files = [self._listed(one.rfilename, one, one.blobId) for one in body.siblings]
             self._revision = body.sha or _BRANCH
@@ -143,8 +144,8 @@ class HubSource(RegistrySource):
                 raise NotFound(f"pull model manifest: {self._registry.host} has no repository {self._repository}; check its name")
             content, link = found
             try:
-                leaves = msgspec.json.decode(content, type=tuple[_Leaf, ...])
-            except NO_JSON:
+                leaves = decode(content, tuple[_Leaf, ...])
+            except Unreadable:
                 raise self._odd() from None
             files += [self._listed(one.path, one, one.oid) for one in leaves if one.type == "file"]
             following = re.search(r'<([^>]+)>;\s*rel="next"', link)
@@ -206,8 +207,8 @@ class HubSource(RegistrySource):
         texts = {name: await self._text(by_path[name]) for name in ("template", "system", "params") if name in by_path}
         licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
         try:
-            parameters = msgspec.json.decode(texts.get("params", "{}"), type=dict[str, Any])
-        except NO_JSON:
+            parameters = decode(texts.get("params", "{}").encode(), dict[str, Any])
+        except Unreadable:
             raise SourceFailed(f"{place} has a file params that is no JSON object; tell whoever made it") from None
         assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
         return Plan(b"", tuple(layers), assembly)
@@ -226,8 +227,8 @@ class HubSource(RegistrySource):
         from ndani.convert.checkpoint import require_known  # with numpy, which most pulls do without
 
         try:
-            require_known(msgspec.json.decode(await self._content(files["config.json"]), type=dict[str, Any]))
-        except (*NO_JSON, BadRequest) as error:
+            require_known(decode(await self._content(files["config.json"]), dict[str, Any]))
+        except (Unreadable, BadRequest) as error:
             said = error if isinstance(error, BadRequest) else "its config.json is not JSON"
             raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {said}") from None
         beside = [path for path in files if path.lower().endswith(_BESIDE) and "/" not in path and path.lower() not in _LICENCES]

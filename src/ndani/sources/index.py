@@ -17,13 +17,13 @@ import sys
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
 
-import msgspec
-
 from ndani.errors import Misconfigured, NotFound, SourceFailed
-from ndani.sources import NO_JSON, File
+from ndani.foreign import Unreadable, decode
+from ndani.sources import File
 from ndani.sources.address import shown
 from ndani.sources.http import Access, Client
 
@@ -161,9 +161,9 @@ def _links(text: str, media_type: str, url: str) -> dict[str, tuple[str, str | N
     """By file name: its URL, and the sha256 that the page announces for it (or None)."""
     if media_type.endswith("json"):
         try:
-            files = msgspec.json.decode(text)["files"]
+            files = decode(text.encode(), dict[str, Any])["files"]
             return {file["filename"]: (urljoin(url, file["url"]), file.get("hashes", {}).get("sha256")) for file in files}
-        except (*NO_JSON, KeyError, TypeError, AttributeError):
+        except (Unreadable, KeyError, TypeError, AttributeError):
             raise SourceFailed(f"{shown(url)} answered with a page that is no package index; check `pip config list`") from None
     page = _Anchors(url)
     page.feed(text)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from ndani.errors import BadRequest, SourceFailed
+from ndani.foreign import Unreadable, decode
 from ndani.names import Name
-from ndani.sources import NO_JSON, File, Part, Plan, PlannedLayer
+from ndani.sources import File, Part, Plan, PlannedLayer
 from ndani.store import layout as kinds
 from ndani.store.entry import Manifest
 
@@ -16,10 +15,10 @@ _EMPTY = kinds.digest_of(b"")
 def read_manifest(content: bytes, name: Name, place: str) -> Plan:
     """What a pull brings for this manifest, kept to the letter. Raises SourceFailed, naming `place`, when it is no model's."""
     try:
-        manifest = msgspec.json.decode(content, type=Manifest)
+        manifest = decode(content, Manifest)
         layers = (*manifest.layers, manifest.config)
         digests = [kinds.plain(layer.digest) for layer in layers]
-    except (*NO_JSON, BadRequest):
+    except (Unreadable, BadRequest):
         raise SourceFailed(f"{name} at {place} has a manifest that is no model's; check the name") from None
     # Nothing travels for an empty file, so nothing would say that its digest is another file's.
     if any(layer.size < 0 or (not layer.size and digest != _EMPTY) for layer, digest in zip(layers, digests, strict=True)):

@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from ndani.errors import Cancelled, Failed, SourceFailed, StoreFailed
+from ndani.foreign import Unreadable, decode
 from ndani.names import Name
 from ndani.sources.address import count_of
 from ndani.sources.http import Answer, Interrupted
@@ -274,8 +275,8 @@ def _sum(file: int, end: int) -> str:
 
 
 def _read(note: Path) -> _Standing:
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(note.read_bytes(), type=_Standing)
+    with contextlib.suppress(OSError, Unreadable):
+        return decode(note.read_bytes(), _Standing)
     return _Standing()
 
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import msgspec
-
 from ndani.errors import Failed, NotFound, SourceFailed
+from ndani.foreign import Unreadable, decode
 from ndani.names import Name
-from ndani.sources import NO_JSON, Part, Plan
+from ndani.sources import Part, Plan
 from ndani.sources.address import askable, count_of, origin, shown
 from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
 from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range
@@ -289,9 +289,9 @@ class _Unranged(Exception):
 def reason(body: bytes) -> str:
     """What a registry's error body says, as a clause: its first message, or nothing."""
     try:
-        found = msgspec.json.decode(body)
+        found = decode(body, dict[str, Any])
         message = found["errors"][0]["message"] if "errors" in found else found["error"]
-    except (*NO_JSON, KeyError, IndexError, TypeError):
+    except (Unreadable, KeyError, IndexError, TypeError):
         return ""
     clean = " ".join(str(message).split())[:200]
     return f" ({clean})" if clean else ""

@@ -23,7 +23,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from ndani.errors import Misconfigured, SourceFailed
-from ndani.sources import NO_JSON
+from ndani.foreign import Unreadable, decode
 from ndani.sources.address import askable, origin, shown
 from ndani.sources.identity import open_identity
 
@@ -150,8 +150,8 @@ class Credentials:
             raise SourceFailed(f"{shown(realm)} gave no token ({status}); try again later")
         odd = SourceFailed(f"{shown(realm)} answered with something that is no token; check the name of the registry")
         try:
-            grant = msgspec.json.decode(body, type=_Grant)
-        except NO_JSON:
+            grant = decode(body, _Grant)
+        except Unreadable:
             raise odd from None
         token = grant.token or grant.access_token
         if token and not _TOKEN.fullmatch(token):
