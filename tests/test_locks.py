@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from conftest import Start
+from lockless import without_locks
 from ndani import names
 from ndani.errors import NotFound, StoreFailed
-from ndani.store import Store, locks
+from ndani.store import Store, exclusion, locks
+from ndani.store.layout import digest_of
 from server import slowness, until
-from stores import put_echo
+from stores import gguf, put_echo
 
 HOLD = "import fcntl,os,sys,time; h=os.open(sys.argv[1],os.O_RDONLY); fcntl.flock(h,2); print('held',flush=True); time.sleep(600)"
 
@@ -138,3 +140,183 @@ def test_a_claim_is_made_even_while_somebody_looks_who_claims_what(tmp_path: Pat
         [claim] = store.layout.locks.glob("claim-*")
         assert claim.read_text() == digest and locks.take(claim) is None
     assert not list(store.layout.locks.glob("claim-*"))
+
+
+# ---------------------------------------------------------------- a disk without locks
+
+CHILD = (
+    "import os, sys; from pathlib import Path; from ndani import names; from ndani.store import Store; store = Store(Path(sys.argv[1]))\n"
+)
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def child(store: Store, code: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD + code, str(store.layout.root), *more]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def hear(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout and process.stdout.readline() == f"{word}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ofd", [True, False], ids=["locks of open files", "none at all"])
+def test_processes_keep_apart_on_a_disk_without_flock(tmp_path: Path, ofd: bool) -> None:
+    """Each counts up what the others do; without exclusion some of it would be lost."""
+    put_echo(tmp_path / "models", "a")
+    store, count = Store(tmp_path / "models"), tmp_path / "count"
+    count.write_text("0")
+    code = """
+for number in range(25):
+    with store._locks.store():
+        seen = int(Path(sys.argv[2]).read_text())
+        Path(sys.argv[2]).write_text(str(seen + 1))
+    name = names.parse(f"copy{os.getpid()}:{number}")
+    store.copy(names.parse("a"), name)
+    store.delete(name)
+"""
+
+    def work() -> None:
+        others = [child(store, code, str(count)) for _ in range(4)]
+        assert [other.wait() for other in others] == [0] * 4
+        for other in others:
+            other.communicate()
+
+    without_locks(work, ofd=ofd)
+    assert count.read_text() == "100"
+    assert [model.name for model in store.list()] == ["a:latest"] and not list(store.layout.locks.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ofd", [True, False], ids=["locks of open files", "none at all"])
+def test_who_dies_on_a_disk_without_flock_holds_nothing(tmp_path: Path, ofd: bool) -> None:
+    put_echo(tmp_path / "models", "a")
+    store = Store(tmp_path / "models")
+    digest = store.find(names.parse("a")).weights.digest
+    code = """
+lock = store.lock(sys.argv[2])
+with store.claim({sys.argv[2]}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+    def work() -> None:
+        with child(store, code, digest) as other:
+            hear(other, "held")
+            assert store.lock(digest) is None
+            store.delete(names.parse("a"))
+            assert store.blobs.has(digest), "claimed by who lives"
+            other.kill()
+            other.wait()
+            mine = store.lock(digest)
+            assert mine
+            mine.release()
+            store.drop({digest})
+        assert not store.blobs.has(digest) and not list(store.layout.locks.iterdir())
+
+    without_locks(work, ofd=ofd)
+
+
+def test_a_file_of_another_machines_counts_while_it_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_echo(tmp_path / "models", "a")
+    store = Store(tmp_path / "models")
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    held = store.layout.locks / "store"
+    held.write_bytes(b"held by elsewhere 17 4711 " + b"0" * 32 + b"\n")
+
+    def work() -> None:
+        with pytest.raises(StoreFailed, match="another program has held the model store"):
+            store.delete(names.parse("a"))
+        assert held.exists()
+        os.utime(held, (time.time() - exclusion.STALE - 60,) * 2)
+        store.delete(names.parse("a"))
+        assert not list(store.layout.locks.iterdir())
+
+    without_locks(work)
+
+
+def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exclusion, "TOUCH", 0.05)
+    store = Store(tmp_path)
+
+    def work() -> None:
+        lock = store.lock(DIGEST)
+        assert lock
+        os.utime(lock.path, (0, 0))
+        until(lambda: lock.path.stat().st_mtime > 0, 20, "it is touched")
+        lock.release()
+        assert not lock.path.exists()
+
+    without_locks(work)
+
+
+def test_who_has_locks_heeds_who_has_none(tmp_path: Path) -> None:
+    """The same store under two mounts: what one holds by a file, the other does not take by a lock."""
+    store = Store(tmp_path)
+    lock = without_locks(lambda: store.lock(DIGEST))
+    assert lock and store.lock(DIGEST) is None
+    lock.release()
+    mine = store.lock(DIGEST)
+    assert mine and without_locks(lambda: store.lock(DIGEST)) is None
+    mine.release()
+    assert not list(store.layout.locks.iterdir())
+
+
+def test_a_server_on_a_disk_without_locks(start: Start, tmp_path: Path) -> None:
+    shelf, content = tmp_path / "shelf", gguf("pulled")
+    shelf.mkdir()
+    (shelf / "tiny.gguf").write_bytes(content)
+    put_echo(tmp_path / "models", "echo")
+
+    def work() -> None:
+        server = start(tmp_path / "models", NDANI_SOURCES=str(shelf))
+        sent = gguf("sent")
+        assert server.http.post(f"/api/blobs/{digest_of(sent)}", content=sent).status_code == 201
+        made = server.post("/api/create", {"model": "made", "files": {"m.gguf": digest_of(sent)}, "stream": False})
+        assert made.json() == {"status": "success"}, made.text
+        pulled = server.post("/api/pull", {"model": "tiny", "stream": False})
+        assert pulled.json() == {"status": "success"}, pulled.text
+        assert server.post("/api/copy", {"source": "tiny", "destination": "spare"}).status_code == 200
+        assert server.http.request("DELETE", "/api/delete", json={"model": "made"}).status_code == 200
+        assert {model["name"] for model in server.http.get("/api/tags").json()["models"]} == {"echo:latest", "tiny:latest", "spare:latest"}
+
+    without_locks(work)
+
+
+# ---------------------------------------------------------------- a disk that fills up
+
+
+FILLED = """
+set -e
+mount -t tmpfs -o size=1m tmpfs "$1"
+cp -r "$2" "$1/models"
+mkdir -p "$1/models/.locks"
+dd if=/dev/zero of="$1/fill" bs=4096 count=10000 2>/dev/null || true
+truncate -s -"$4" "$1/fill"
+"$3" -c 'import os, sys; from pathlib import Path; from ndani.errors import StoreFailed; from ndani.store import Store
+store = Store(Path(sys.argv[1]))
+before = os.listdir("/proc/self/fd")
+try:
+    with store.claim({f"sha256:{number:064x}" for number in range(400)}):
+        print("claimed", sum(len(path.read_text().split()) for path in store.layout.locks.glob("claim-*")))
+except StoreFailed as error:
+    print(error)
+print(len(os.listdir("/proc/self/fd")) - len(before), os.listdir(store.layout.locks))' "$1/models"
+"""
+
+
+@pytest.mark.parametrize("room", [0, 8192], ids=["no room", "room for a part of it"])
+def test_a_claim_that_has_no_room_is_none_and_leaves_nothing(tmp_path: Path, room: int) -> None:
+    put_echo(tmp_path / "models", "echo")
+    (tmp_path / "disk").mkdir()
+    command = ["unshare", "-m", "sh", "-c", FILLED, "sh", str(tmp_path / "disk"), str(tmp_path / "models"), sys.executable, str(room)]
+    if os.geteuid() != 0:
+        command.insert(1, "-Ur")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if done.returncode and ("unshare" in done.stderr or "mount:" in done.stderr):
+        pytest.skip("this system gives no mount namespace")
+    assert done.stdout.startswith("no room in the model store"), done.stdout + done.stderr
+    assert done.stdout.endswith("\n0 []\n"), done.stdout

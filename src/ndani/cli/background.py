@@ -8,6 +8,7 @@ here: it is started as `ndani serve` and asked over HTTP.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ _IDLE_S = 600.0
 _PATIENCE_S = 120.0  # a slow and busy machine takes most of a minute; a child that dies is seen at once
 _RIVAL_S = 0.5  # a rival has bound the port that our child found taken, and listens a moment later
 _LOG_LIMIT = 4_000_000
+_LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what the system says where a disk has no locks
 
 
 def reach(settings: Settings, *, quiet: bool = False) -> Client:
@@ -58,12 +60,16 @@ def reach(settings: Settings, *, quiet: bool = False) -> Client:
 def _turn(path: Path) -> Iterator[None]:
     try:
         import fcntl
-    except ImportError:  # Windows: the port itself decides who stays
+    except ImportError:  # Windows: the port itself decides who stays, as on a disk without locks
         yield
         return
     with path.open("a") as lock:
         path.chmod(0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _LOCKLESS:
+                raise
         yield  # closing the file gives the lock back, also when this process is killed
 
 

@@ -1,4 +1,5 @@
-"""Locks between processes: files under `.locks`, held by the kernel, so that a process that dies holds nothing.
+"""Locks between processes: files under `.locks`, held by the kernel, so that a process that dies holds nothing; on a disk
+that has no such locks, held by their being there (`exclusion`).
 
 Three kinds. The *store's* lock is held for milliseconds while names or blobs come and go. A *blob's* lock is held by
 the one process that is bringing that blob. A *claim* lists blobs that a pull has or will have before any name does,
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 import uuid
@@ -20,19 +20,8 @@ from typing import TypeVar
 
 from ndani.errors import StoreFailed
 from ndani.store.disk import FULL, make_folder
+from ndani.store.exclusion import ABSENT, Mark, clear_away, is_marked, seize, write_all
 from ndani.store.layout import Layout, hex_of
-
-if sys.platform == "win32":  # written from the documentation of msvcrt, never run
-    import msvcrt
-
-    def _lock(handle: int) -> None:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
 
 #: Seconds to wait for the store's lock, which is held for milliseconds: whoever holds it longer hangs.
 PATIENCE = 30.0
@@ -41,44 +30,79 @@ T = TypeVar("T")
 
 
 class Lock:
-    """One lock file, taken at construction by `take`. Gone from the disk when it is released."""
+    """One lock file, taken at construction by `take`. Gone from the disk when it is released.
 
-    def __init__(self, path: Path, handle: int) -> None:
+    With a `mark` it is no lock of the kernel's that holds it, but the file's being there.
+    """
+
+    def __init__(self, path: Path, handle: int, mark: Mark | None = None) -> None:
         self.path = path
         self._handle = handle
+        self._mark = mark
 
     def release(self) -> None:
         """Let go; the file is removed first, while it is still ours, so that no lock files pile up."""
         if self._handle < 0:
             return
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        if self._mark:
+            self._mark.remove()
+        else:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         os.close(self._handle)
         self._handle = -1
 
     def write(self, content: bytes) -> None:
-        """What the holder wants others to read."""
-        os.write(self._handle, content)
+        """What the holder wants others to read. Raises OSError."""
+        write_all(self._handle, content)
 
 
 def take(path: Path) -> Lock | None:
     """The lock at `path`, or None when somebody else has it. Raises OSError."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle, ours = _open(path)
         try:
-            _lock(handle)
-            # The holder before us may have removed the file between our open and our lock: then ours guards nothing.
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return Lock(path, handle)
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(handle)
-            return None
+            lock, again = _take(path, handle, ours)
         except BaseException:
             os.close(handle)
             raise
+        if lock:
+            return lock
         os.close(handle)
+        if not again:
+            return None
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """The file, open; and whether it was not there before. Raises OSError."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), True
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC), False
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise
+
+
+def _take(path: Path, handle: int, ours: bool) -> tuple[Lock | None, bool]:
+    """The lock, if it can be had; and whether to try again."""
+    try:
+        seize(handle)
+        # The holder before us may have removed the file between our open and our lock: then ours guards nothing.
+        if not os.path.samestat(os.fstat(handle), path.stat()):
+            return None, True
+        return (None, False) if not ours and is_marked(path, handle) else (Lock(path, handle), False)
+    except FileNotFoundError:
+        return None, True
+    except BlockingIOError:
+        return None, False
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+    if ours:
+        return Lock(path, handle, Mark(path, handle)), False
+    return None, clear_away(path, handle)
 
 
 class Locks:
@@ -128,7 +152,7 @@ class Locks:
 
         def attempt() -> bool | None:
             try:
-                _lock(handle)
+                seize(handle)
             except BlockingIOError:
                 return None
             except OSError:  # a network's file system locks only files that are open for writing
@@ -161,7 +185,11 @@ class Locks:
             path = self._folder / f"claim-{uuid.uuid4().hex}"
             # The name is new, so nobody holds it for long: somebody only looks whether it is held.
             lock = self._wait(lambda: take(path))
-            lock.write("\n".join(sorted(digests)).encode())
+            try:
+                lock.write("\n".join(sorted(digests)).encode())
+            except BaseException:
+                lock.release()
+                raise
         try:
             yield
         finally:
@@ -176,5 +204,5 @@ class Locks:
                 lock.release()
                 continue
             with contextlib.suppress(FileNotFoundError):
-                found.update(path.read_text(encoding="ascii").split())
+                found.update(word for word in path.read_text("ascii", "replace").split() if word.startswith("sha256:"))
         return found
