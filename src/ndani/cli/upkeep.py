@@ -53,7 +53,8 @@ def _verified(client: Client, ask: Mapping[str, Any]) -> Mapping[str, Any]:
         raise
     for damage in last["damaged"]:
         file = f"{damage['digest'].replace(':', '-')}: " if "digest" in damage else ""
-        click.echo(f"damaged: {file}{damage['problem']} (needed by {', '.join(damage['models'])})", err=True)
+        users = f" (needed by {', '.join(damage['models'])})" if "models" in damage else ""
+        click.echo(f"damaged: {file}{damage['problem']}{users}", err=True)
     return last
 
 
@@ -76,14 +77,22 @@ def _agreed(question: str) -> bool:
 @click.command("prune", cls=Verb, usage="prune", takes=exactly(0), help="Remove files that no model needs")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed")
 def prune(args: tuple[str, ...], dry_run: bool) -> None:
-    """Remove blobs that no name needs, and unfinished pulls of more than a week ago."""
+    """Remove blobs that no name needs, and unfinished pulls of more than a week ago.
+
+    While a manifest cannot be read no blob is removed, which is said on stderr.
+    """
     unused: list[Mapping[str, Any]] = []
+    unread: list[Mapping[str, Any]] = []
     client = reach(load())
     try:
-        last = _follow(client, "/api/prune", {"dry_run": dry_run}, "the server ended before it was done; run it again", unused)
+        last = _follow(client, "/api/prune", {"dry_run": dry_run}, "the server ended before it was done; run it again", unused, unread)
     except KeyboardInterrupt:
         click.echo("stopped; what was removed stays removed", err=True)
         raise
+    for damage in unread:
+        click.echo(f"damaged: {damage['problem']}", err=True)
+    if unread:
+        click.echo("files of models stay until that is mended: what it needs cannot be known", err=True)
     if dry_run:
         for file in unused:
             click.echo(f"{file['file']}  {size(file['size'])}")
@@ -97,9 +106,14 @@ def prune(args: tuple[str, ...], dry_run: bool) -> None:
 
 
 def _follow(
-    client: Client, path: str, body: Mapping[str, Any], incomplete: str, unused: list[Mapping[str, Any]] | None = None
+    client: Client,
+    path: str,
+    body: Mapping[str, Any],
+    incomplete: str,
+    unused: list[Mapping[str, Any]] | None = None,
+    unread: list[Mapping[str, Any]] | None = None,
 ) -> Mapping[str, Any]:
-    """Show long work to its end; its last line. Files that are reported on the way go to `unused`."""
+    """Show long work to its end; its last line. Files that are reported on the way go to `unused`, what is damaged to `unread`."""
     last: dict[str, Any] = {}
 
     def shown(events: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -107,7 +121,9 @@ def _follow(
             last.clear()
             last.update(event)
             if event.get("status") == "unused" and unused is not None:
-                unused.append(event)
+                unused.append(dict(event))
+            elif event.get("status") == "damaged" and unread is not None:
+                unread.append(dict(event))
             elif event.get("status") not in ("unused", "damaged", "success"):
                 yield event
         if last.get("status") == "success":

@@ -120,6 +120,11 @@ class Pool:
         self._note(Unloaded(key))
         self._note(Unloaded(key + VECTORS))
 
+    def unload_named(self, name: str) -> None:
+        """The same for whatever was loaded by this name, for whoever cannot find out what it stands for any more."""
+        for key in [key for key, place in self._places.items() if place.want.name.lower() == name.lower()]:
+            self._note(Unloaded(key))
+
     def resident(self) -> Want | None:
         """What the model in memory that stays longest is wanted as; None where there is none."""
         there = [place for place in self._places.values() if place.child and not place.stopping and not place.draining]

@@ -42,11 +42,11 @@ class Service:
         self.fetcher = fetcher
         self.log = log
         self.counts = counts
-        self.cards = Cards(settings, store)
+        self.cards = Cards(settings, store, pool.unload)
         self.answers = Answers(self.cards, pool, counts)
         self.embeddings = Embeddings(self.cards, pool, counts)
         self.maker = Maker(settings.require_jail)
-        self.models = Models(store, self.cards, pool, fetcher, self.maker)
+        self.models = Models(store, self.cards, pool, fetcher, self.maker, log)
         self.upkeep = Upkeep(store, fetcher)
 
     def health(self) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Literal
 
+from ndani import names
 from ndani.engines.answer import Question, answer
 from ndani.engines.sampling import merge
 from ndani.engines.template import Template
-from ndani.errors import BadRequest, EngineFailed, Failed, Unsupported
+from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX, Lease
 from ndani.service.cards import Card, Cards, read_template, runner_key
-from ndani.store import Entry
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Outlet, Sampling
 
 #: What a request may ask for and a later version will bring, with what is said of it until then.
@@ -44,9 +44,9 @@ class Answers:
 
         Texts that `outlet` takes are not among the events.
         """
-        entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         if not request.prompt and request.keep_alive == 0:
-            return self._unload(entry)
+            return self._unload(request.model)
+        entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         if request.raw and (request.template or request.system or request.context):
             raise BadRequest("raw mode does not support template, system, or context")
         card = await self._cards.card(entry)
@@ -76,9 +76,9 @@ class Answers:
 
     async def chat(self, request: ChatRequest, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
         """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `outlet`: as in `generate`."""
-        entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         if not request.messages and request.keep_alive == 0:
-            return self._unload(entry)
+            return self._unload(request.model)
+        entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         card = await self._cards.card(entry)
         _require(card, request, "chat")
         _allow(request)
@@ -99,9 +99,13 @@ class Answers:
 
     # How it is done.
 
-    async def _unload(self, entry: Entry) -> AsyncGenerator[Event]:
-        self._pool.unload(runner_key(entry))
-        yield Done("unload")
+    def _unload(self, model: str) -> AsyncGenerator[Event]:
+        """Let a model go, also one whose manifest has been damaged since: it is in memory by its name."""
+        try:
+            self._pool.unload(runner_key(self._cards.find(model, missing=f"model '{model}' not found")))
+        except StoreFailed:
+            self._pool.unload_named(str(names.parse(model)))
+        return _unloaded()
 
     async def _load(self, card: Card, sampling: Sampling, keep_alive: float | None) -> AsyncGenerator[Event]:
         async with self._pool.lease(self._cards.want(card, merge(sampling, card.options)), self._cards.keep_alive(keep_alive)):
@@ -125,6 +129,10 @@ class Answers:
                 if self._pool.closing:
                     raise Failed("the server is stopping") from None
                 raise
+
+
+async def _unloaded() -> AsyncGenerator[Event]:
+    yield Done("unload")
 
 
 def _require(card: Card, request: GenerateRequest | ChatRequest, verb: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ndani import names
@@ -38,12 +39,17 @@ class Card:
 
 
 class Cards:
-    """The models of a store, as requests ask for them."""
+    """The models of a store, as requests ask for them.
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    `renewed` is called with the key of a runner whose weights were damaged when it loaded them and are whole now.
+    """
+
+    def __init__(self, settings: Settings, store: Store, renewed: Callable[[str], None] = lambda _: None) -> None:
         self.settings = settings
         self.store = store
-        self._cards: dict[tuple[names.Name, str], Card] = {}
+        self._renewed = renewed
+        self._cards: dict[tuple[names.Name, str, int], Card] = {}
+        self._files: dict[str, tuple[tuple[int, int], ...]] = {}
 
     def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> Entry:
         if not model:
@@ -55,11 +61,16 @@ class Cards:
 
     async def card(self, entry: Entry) -> Card:
         """What every request needs to know of a model, worked out once for each content that a name has had."""
-        key = (entry.name, entry.digest)
+        key = (entry.name, entry.digest, self.store.generation)
         if key not in self._cards:
             if len(self._cards) >= MOST_CARDS:
                 self._cards.clear()
-            self._cards[key] = await asyncio.to_thread(self._describe, entry)
+                self._files.clear()
+            card, files = await asyncio.to_thread(lambda: (self._describe(entry), _files(entry)))
+            if self._files.get(card.want.key, files) != files:
+                self._renewed(card.want.key)
+            self._files[card.want.key] = files
+            self._cards[key] = card
         return self._cards[key]
 
     def _describe(self, entry: Entry) -> Card:
@@ -138,6 +149,12 @@ def _own_options(entry: Entry) -> Sampling:
         return read(entry.params)[0]
     except BadRequest as error:
         raise BadRequest(f"the model {entry.name} has a PARAMETER that is wrong ({error}); create it again with a right one") from None
+
+
+def _files(entry: Entry) -> tuple[tuple[int, int], ...]:
+    """Which files a runner of this model has open: a damaged one that was replaced is another one now."""
+    states = [path.stat() for path in (entry.weights_path, entry.adapter) if path and path.exists()]
+    return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
 
 def runner_key(entry: Entry) -> str:

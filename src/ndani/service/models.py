@@ -14,6 +14,7 @@ from ndani.convert.kinds import parse_kind
 from ndani.convert.maker import Maker
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
+from ndani.ledger.log import Log
 from ndani.runtime.pool import Pool
 from ndani.service.cards import Cards, read_template, require_local, runner_key
 from ndani.service.weights import made
@@ -41,16 +42,26 @@ class Shown:
 class Models:
     """What can be done with the models of a store."""
 
-    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, maker: Maker) -> None:
+    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, maker: Maker, log: Log) -> None:
         self.store = store
         self._cards = cards
         self._pool = pool
         self._fetcher = fetcher
         self._maker = maker
+        self._log = log
+        self._told: set[str] = set()
 
     async def installed(self) -> list[Model]:
-        """The models in the store, the newest first. In a thread: what was never looked at is read from the disk."""
-        return await asyncio.to_thread(self.store.list)
+        """The models in the store, the newest first; those that cannot be read are left out, which the log says once.
+
+        In a thread: what was never looked at is read from the disk.
+        """
+        found = await asyncio.to_thread(self.store.list)
+        for sentence in self.store.damaged:
+            if sentence not in self._told:
+                self._log.warn(sentence)
+        self._told = set(self.store.damaged)
+        return found
 
     def residents(self) -> list[Resident]:
         """The models in memory, the one that stays longest first."""
@@ -77,7 +88,10 @@ class Models:
         name = names.parse(model, error=f'name "{model}" is invalid')
         old = self._runs(name)
         await settled(self.store.delete, name, missing=f"model '{model}' not found")
-        self._let_go(old)
+        if old:
+            self._let_go(old)
+        else:
+            self._pool.unload_named(str(name))
 
     async def pull(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
         """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.
@@ -96,8 +110,8 @@ class Models:
                 yield step
 
     def has_blob(self, digest: str) -> bool:
-        """Whether the store has this blob. Raises BadRequest for a digest that is none."""
-        return self.store.blobs.has(digest)
+        """Whether the store has this blob, and it was not found damaged. Raises BadRequest for a digest that is none."""
+        return self.store.blobs.sound(digest)
 
     async def receive(self, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
         """Store a blob that a client sends; False when it was here before. Raises BadRequest, StoreFailed."""

@@ -47,6 +47,9 @@ class Upkeep:
             return
         left = []
         for damage in last.damaged:
+            if not damage.models:  # a folder that cannot be read: nobody has another
+                left.append(damage)
+                continue
             try:
                 async with aclosing(self._repair(damage, insecure)) as pulling:
                     async for brought in pulling:
@@ -64,9 +67,9 @@ class Upkeep:
             return
         users = await settled(restorers, self.store, damage.digest)
         failed: NdaniError = NotFound("there is no source for it")
-        for entry in users:
+        for name in users:
             try:
-                async with aclosing(self._fetcher.repair(entry.name, frozenset({damage.digest}), insecure)) as steps:
+                async with aclosing(self._fetcher.repair(names.parse(name), frozenset({damage.digest}), insecure)) as steps:
                     async for step in steps:
                         if step.status != "success":
                             yield step

@@ -8,16 +8,18 @@ the next pull of the same model replaces it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 
 from ndani.convert import Given, Task
 from ndani.convert.maker import Maker
-from ndani.errors import BadRequest, SourceFailed
+from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
 from ndani.store import Store
-from ndani.store.create import Recipe, create
+from ndani.store.blobs import PIECE
+from ndani.store.create import Recipe, create, texts
 from ndani.store.disk import on_disk
 from ndani.store.layout import digest_of
 from ndani.store.nameless import Nameless
@@ -69,6 +71,46 @@ async def _assemble(store: Store, maker: Maker, name: Name, assembly: Assembly) 
         lock.release()
 
 
+async def restore(store: Store, maker: Maker, name: Name, assembly: Assembly, repair: frozenset[str]) -> AsyncGenerator[Progress]:
+    """Make those blobs of such a model again that have gone bad, in place of those that are here; no name changes.
+
+    The files that its weights are made of must be here where those are among them. Consume it under aclosing. Raises
+    SourceFailed when other ones come of it, StoreFailed, Failed.
+    """
+    left = set(repair)
+    gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
+    weights = gguf[0] if len(gguf) == 1 else ""
+    with suppress(NotFound, StoreFailed):
+        weights = store.find(name).weights.digest
+    try:
+        if len(gguf) != 1 and (weights in repair or not weights):
+            file = Nameless(store.layout)
+            try:
+                async with aclosing(_fill(store, maker, file, assembly.files, weights or min(repair))) as steps:
+                    async for step in steps:
+                        yield step
+                if file.digest in left:
+                    await settled(file.name)
+                    left.discard(file.digest)
+                    weights = file.digest
+            finally:
+                file.discard()
+        if left and weights and weights not in left:
+            contents = await settled(texts, store, _recipe(name, weights, assembly))
+            for digest in left & contents.keys():
+                await settled(store.blobs.put, contents[digest])
+                left.discard(digest)
+    except BadRequest:
+        pass  # these files make no model any more
+    if left:
+        raise changed(name)
+
+
+def changed(name: Name) -> SourceFailed:
+    """The sentence about a source that cannot give back what it once gave."""
+    return SourceFailed(f"where {name} comes from has other files by now; `ndani pull {name}` fetches those")
+
+
 async def convert(store: Store, maker: Maker, layer: PlannedLayer) -> AsyncGenerator[Progress]:
     """Make a layer that the catalogue pins of the checkpoint that it names, whose blobs must be here; its lock must be held.
 
@@ -84,11 +126,24 @@ async def convert(store: Store, maker: Maker, layer: PlannedLayer) -> AsyncGener
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
         await settled(file.name)
     except BadRequest as error:
+        await settled(_drop_bad, store, [one.digest for one in layer.ingredients])
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
         ) from None
     finally:
         file.discard()
+
+
+def _drop_bad(store: Store, digests: list[str]) -> None:
+    """Remove those of these files that have gone bad since they came, so that the next pull brings them again."""
+    for digest in digests:
+        with on_disk(store.layout.root):
+            seen = hashlib.sha256()
+            with store.layout.blob(digest).open("rb") as file:
+                while piece := file.read(PIECE):
+                    seen.update(piece)
+            if f"sha256:{seen.hexdigest()}" != digest:
+                store.blobs.remove(digest)
 
 
 async def _fill(store: Store, maker: Maker, file: Nameless, files: Mapping[str, str], mark: str) -> AsyncGenerator[Progress]:
@@ -110,15 +165,18 @@ def _is_gguf(file: str) -> bool:
     return file.lower().endswith(".gguf")
 
 
-async def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> AsyncGenerator[Progress]:
-    recipe = Recipe(
+def _recipe(name: Name, digest: str, assembly: Assembly) -> Recipe:
+    return Recipe(
         files={f"{name.model}.gguf": digest},
         template=assembly.template,
         system=assembly.system,
         parameters=assembly.parameters,
         licenses=assembly.licenses,
     )
-    async with aclosing(stepped(create(store, name, recipe))) as steps:
+
+
+async def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> AsyncGenerator[Progress]:
+    async with aclosing(stepped(create(store, name, _recipe(name, digest, assembly)))) as steps:
         async for step in steps:
             if step.status == "writing manifest" or step.status.startswith("warning"):
                 yield step

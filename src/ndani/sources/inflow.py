@@ -176,7 +176,7 @@ class Inflow:
 
 def received(store: Store, layer: PlannedLayer) -> int:
     """How many packed bytes of a layer are here so far, whoever is bringing it."""
-    if store.blobs.has(layer.digest, layer.size):
+    if store.blobs.sound(layer.digest, layer.size):
         return layer.packed
     number, within = _standing(store, layer)
     return sum(part.packed for part in layer.parts[:number]) + within

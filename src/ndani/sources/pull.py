@@ -12,17 +12,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ndani.convert.maker import Maker
-from ndani.errors import NotFound, Offline, SourceFailed
+from ndani.errors import NotFound, Offline, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import Plan, PlannedLayer, Source, Surveyed
-from ndani.sources.assemble import assemble, convert
+from ndani.sources.assemble import assemble, changed, convert, restore
 from ndani.sources.http import Interrupted
 from ndani.sources.inflow import Inflow, received
 from ndani.sources.patience import Patience
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
-from ndani.store.disk import on_disk
-from ndani.store.offloop import stepped
+from ndani.store.offloop import settled, stepped
 from ndani.types import Progress
 
 
@@ -111,20 +110,42 @@ async def _pull_from(tools: _Tools, name: Name, source: Source, repair: frozense
 
 
 async def _replace(tools: _Tools, name: Name, source: Source, plan: Plan, repair: frozenset[str]) -> AsyncGenerator[Progress, None]:
-    """Bring blobs again that have gone bad. Raises SourceFailed when the source has others now."""
+    """Bring blobs again that have gone bad, or make them again of what is brought. Raises SourceFailed when others come now."""
+    store, assembly = tools.store, plan.assembly
     layers = [layer for layer in plan.layers if layer.digest in repair]
-    if len({layer.digest for layer in layers}) < len(repair):
-        raise SourceFailed(f"where {name} comes from has other files by now; `ndani pull {name}` fetches those")
-    store = tools.store
-    with store.claim(set(repair)):
+    rest = repair - {layer.digest for layer in layers}
+    if rest and not assembly:
+        raise changed(name)
+    files = set(assembly.files.values()) if assembly else set()
+    used = files | {one.digest for layer in layers for one in layer.ingredients}
+    lacking = await settled(_lacks_weights, store, name, rest) if rest else False
+    if lacking:
+        layers = list(plan.layers)
+    with store.claim(set(repair) | used):
         for layer in layers:
-            if layer.content is not None:
-                with on_disk(store.layout.root):
-                    store.blobs.remove(layer.digest)  # what is there already is not written again
-            async with aclosing(_bring(tools, source, layer, afresh=True)) as steps:
+            async with aclosing(_bring(tools, source, layer, afresh=layer.digest in repair)) as steps:
                 async for step in steps:
                     yield step
+        failed = None
+        try:
+            if rest and assembly:
+                async with aclosing(restore(store, tools.maker, name, assembly, rest)) as steps:
+                    async for step in steps:
+                        yield step
+        except SourceFailed as error:
+            failed = error
+    store.drop(used)  # of no more use, but where a name needs them
+    if failed:
+        raise failed
     yield Progress("success")
+
+
+def _lacks_weights(store: Store, name: Name, digests: frozenset[str]) -> bool:
+    """Whether the weights of this model are among these, or may be: where it is not here itself."""
+    try:
+        return store.find(name).weights.digest in digests
+    except (NotFound, StoreFailed):
+        return True
 
 
 async def _bring(tools: _Tools, source: Source, layer: PlannedLayer, *, afresh: bool = False) -> AsyncGenerator[Progress, None]:
@@ -134,7 +155,8 @@ async def _bring(tools: _Tools, source: Source, layer: PlannedLayer, *, afresh: 
         store.blobs.put(layer.content)
         yield _progress(layer, layer.size)
         return
-    for ingredient in () if store.blobs.has(layer.digest, layer.size) else layer.ingredients:
+    here = store.blobs.sound(layer.digest, layer.size) and not afresh
+    for ingredient in () if here else layer.ingredients:
         async with aclosing(_bring(tools, source, ingredient)) as steps:
             async for step in steps:
                 yield step
@@ -142,7 +164,7 @@ async def _bring(tools: _Tools, source: Source, layer: PlannedLayer, *, afresh: 
         yield _progress(layer, received(store, layer))
         await asyncio.sleep(tools.patience.look)
     try:
-        if afresh or not store.blobs.has(layer.digest, layer.size):
+        if afresh or not store.blobs.sound(layer.digest, layer.size):
             bringing = convert(store, tools.maker, layer) if layer.made else _transfer(store, source, layer, tools.patience)
             async with aclosing(bringing) as steps:
                 async for step in steps:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ndani.errors import StoreFailed
-from ndani.store.disk import make_folder, on_disk, settle
+from ndani.store.disk import make_folder, on_disk
+from ndani.store.doubts import is_doubted, put_in_place
 from ndani.store.layout import Layout, digest_in, digest_of
 
 PIECE = 1 << 20  # bytes read or written at once
@@ -96,8 +97,7 @@ class Partial:
         self.settle()
         with on_disk(self.layout.root):
             self._file.close()
-            self.path.replace(self.layout.blob(self.digest))
-            settle(self.layout.blobs)
+            put_in_place(self.layout, self.path, self.digest)
 
     def discard(self) -> None:
         """Remove the file."""
@@ -130,6 +130,14 @@ class Blobs:
             return False
         return size is None or found == size
 
+    def sound(self, digest: str, size: int | None = None) -> bool:
+        """As `has`, for whoever could bring it: False also for one that was found damaged."""
+        try:
+            status = self._layout.blob(digest).stat()
+        except OSError:
+            return False
+        return size in (None, status.st_size) and not is_doubted(self._layout, digest, status)
+
     def read(self, digest: str, limit: int = 16 * PIECE) -> bytes:
         """A small blob's bytes. Raises StoreFailed when it is missing, unreadable or larger than `limit`."""
         path = self._layout.blob(digest)
@@ -145,18 +153,24 @@ class Blobs:
         return content
 
     def put(self, content: bytes) -> str:
-        """Store small content and return its digest. Raises StoreFailed."""
+        """Store small content, in place of what is damaged under its digest, which is returned. Raises StoreFailed."""
         digest = digest_of(content)
-        if self.has(digest, len(content)):
+        if self._holds(digest, content):
             return digest
         # A name of its own: two processes may put the same content at once, and both are right.
         fresh = self._layout.blobs / f".{uuid.uuid4().hex}"
         with on_disk(self._layout.root, len(content)):
             make_folder(self._layout.blobs)
             write_new(fresh, content)
-            fresh.replace(self._layout.blob(digest))
-            settle(self._layout.blobs)
+            put_in_place(self._layout, fresh, digest)
         return digest
+
+    def _holds(self, digest: str, content: bytes) -> bool:
+        try:
+            with self._layout.blob(digest).open("rb") as file:
+                return file.read(len(content) + 1) == content
+        except OSError:
+            return False
 
     def listed(self) -> Iterator[tuple[str, os.stat_result]]:
         """Every whole blob: its digest and what the disk says of it."""

@@ -79,6 +79,13 @@ class _Part:
     status: str = ""
 
 
+def texts(store: Store, recipe: Recipe) -> dict[str, bytes]:
+    """The small files of the model that `create` would make of the recipe, by their digests. Raises as it does."""
+    parts, config, _ = _plan(store, recipe)
+    contents = [_ordered(config), *(part.content for part in parts if part.content is not None)]
+    return {digest_of(content): content for content in contents}
+
+
 def check(store: Store, recipe: Recipe) -> None:
     """Refuse what `create` would refuse, but for weights in several parts: before they are joined, which takes long."""
     _plan(store, recipe, whole=False)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ndani import foreign
 from ndani.errors import BadRequest, StoreFailed
 from ndani.names import Name
 from ndani.store import layout as kinds
@@ -173,9 +174,9 @@ class Entry:
         return self._kept[digest]
 
 
-def decode(content: bytes, kind: type[T], what: str) -> T:
-    """JSON as `kind`. Raises StoreFailed naming `what` when it is something else."""
+def decode(content: bytes, kind: type[T], what: str, advice: str = "create the model again") -> T:
+    """JSON as `kind`, within bounds. Raises StoreFailed naming `what` when it is something else; `advice` is beside a repair."""
     try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreFailed(f"{what} is damaged in the store ({error}); run `ndani verify --repair`, or create the model again") from None
+        return foreign.decode(content, kind)
+    except foreign.Unreadable as error:
+        raise StoreFailed(f"{what} is damaged in the store ({error}); run `ndani verify --repair`, or {advice}") from None

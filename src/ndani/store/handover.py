@@ -21,6 +21,7 @@ from pathlib import Path
 from ndani.errors import BadRequest, NotFound, StoreFailed, Unsupported
 from ndani.store.blobs import PIECE
 from ndani.store.disk import make_folder, on_disk, settle
+from ndani.store.doubts import renew
 from ndani.store.layout import Layout
 from ndani.store.library import Store
 from ndani.types import Progress
@@ -81,11 +82,14 @@ def accept(store: Store, place: str) -> Generator[Progress]:
         there = os.stat(FILE, dir_fd=folder, follow_symlinks=False)
         if done != before.st_size or after.st_mtime_ns != before.st_mtime_ns or not os.path.samestat(after, there):
             raise BadRequest("the file changed while it was read; run the command again")
-        if not store.blobs.has(digest, done):
+        if not store.blobs.sound(digest, done):
             os.fsync(file)
             make_folder(store.layout.blobs)
+            replaces = store.blobs.has(digest)
             os.rename(FILE, store.layout.blob(digest), src_dir_fd=folder)
             settle(store.layout.blobs)
+            if replaces:
+                renew(store.layout, digest)
     yield Progress("success", digest)
 
 

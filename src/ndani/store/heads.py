@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ndani.foreign import Unreadable, decode
 from ndani.store.gguf import PURSE, in_sentences
 from ndani.store.inspect import Header, inspect
 from ndani.store.layout import Layout
@@ -60,6 +61,10 @@ class _Kept:
         with self._lock:
             self._pop(digest)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._heads, self._held = {}, 0
+
     def _pop(self, digest: str) -> None:
         if found := self._heads.pop(digest, None):
             self._held -= found.held + _LEAST
@@ -70,7 +75,6 @@ class Heads:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._decode = msgspec.json.Decoder(_Note).decode
         self._whole, self._noted = _Kept(), _Kept()
 
     def inspect(self, digest: str) -> Header:
@@ -101,11 +105,16 @@ class Heads:
         with contextlib.suppress(OSError):
             self._layout.head(digest).unlink()
 
+    def clear(self) -> None:
+        """Keep nothing in memory: a file may have taken the place of a damaged one."""
+        self._whole.clear()
+        self._noted.clear()
+
     def _read(self, digest: str) -> Header:
-        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, Unreadable):
             with open(self._layout.head(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
                 text = file.read(_LARGEST)
-            note = self._decode(text)
+            note = decode(text, _Note)
             # The weights must be there all the same: a listing that knows of weights that are gone would lie.
             os.stat(self._layout.blob(digest))  # noqa: PTH116
             return Header(self._layout.blob(digest), note.keys, (), note.count, held=_INFLATED * len(text))

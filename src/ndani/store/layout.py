@@ -92,6 +92,15 @@ class Layout:
         """Notes of what weights say of themselves; ours alone, like `locks`, and made again where they are missing."""
         return self.root / ".heads"
 
+    @property
+    def damaged(self) -> Path:
+        """Notes of blobs that were found damaged (`doubts`); ours alone too."""
+        return self.root / ".damaged"
+
+    def doubt(self, digest: str) -> Path:
+        """The note about one damaged blob."""
+        return self.damaged / hex_of(digest)
+
     def head(self, digest: str) -> Path:
         """The note about one blob of weights."""
         return self.heads / hex_of(digest)

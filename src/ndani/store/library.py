@@ -20,7 +20,8 @@ from ndani.errors import NotFound, StoreFailed
 from ndani.names import Name
 from ndani.store.blobs import Blobs, Partial
 from ndani.store.disk import make_folder, on_disk
-from ndani.store.entry import Config, Entry
+from ndani.store.doubts import changed, trust
+from ndani.store.entry import Config, Entry, Manifest, decode
 from ndani.store.heads import Heads
 from ndani.store.inspect import Header
 from ndani.store.layout import Layout
@@ -35,8 +36,9 @@ YOUNG = 3600.0
 class Store:
     """One folder of models. Every failure of the disk is StoreFailed, one sentence that says what to do.
 
-    `damaged` holds, after `list`, a sentence for each manifest that cannot be used. `able` tells what a Go template makes
-    a model capable of; who only brings and removes models needs none.
+    `damaged` holds, after `list`, a sentence for each manifest and each folder of them that cannot be used. `able` tells what
+    a Go template makes a model capable of; who only brings and removes models needs none. `generation` is another number
+    whenever a file has taken the place of a damaged one: what was made of blobs before that is to be made again.
     """
 
     def __init__(self, root: Path, able: Callable[[str], Collection[str]] = lambda _: ()) -> None:
@@ -44,10 +46,13 @@ class Store:
         self._able = able
         self.blobs = Blobs(self.layout)
         self.damaged: list[str] = []
+        self.generation = 0
         self._manifests = Manifests(self.layout, self.blobs)
         self._locks = Locks(self.layout)
         self._heads = Heads(self.layout)
-        # Blobs never change, so what was read of one is right for ever; a manifest is read again when its file changed.
+        # Blobs never change, so what was read of one is right until a damaged one is replaced; a manifest is read again
+        # when its file changed.
+        self._changed = changed(self.layout)
         self._listing = threading.Lock()
         self._models: dict[str, tuple[tuple[int, int, int], Model]] = {}
         self._entries: dict[str, tuple[tuple[int, int, int], Entry]] = {}
@@ -58,10 +63,12 @@ class Store:
 
     def list(self) -> list[Model]:
         """Every model, the newest first. A damaged manifest is left out and noted in `damaged`."""
-        known, damaged = {}, []
+        known: dict[str, tuple[tuple[int, int, int], Model]] = {}
+        damaged, closed = [], dict[str, str]()
         # One at a time: a second listing beside the first would only do the same work again.
         with self._listing, on_disk(self.layout.root):
-            for name, path, status in self._manifests.walk():
+            generation = self._look()
+            for name, path, status in self._manifests.walk(closed):
                 stamp = _stamp(status)
                 kept = self._models.get(name.full)
                 try:
@@ -70,14 +77,14 @@ class Store:
                     continue
                 except StoreFailed as error:
                     damaged.append(str(error))
-            self._models, self.damaged = known, damaged
+            self._models, self.damaged = known if generation == self.generation else {}, [*damaged, *closed.values()]
         return sorted((model for _, model in known.values()), key=lambda model: (-model.modified, model.name))
 
     def entries(self, repository: str = "") -> builtins.list[Entry]:
         """Every entry, or those of one `namespace/model`, however its letters are cased; damaged ones are left out. Raises StoreFailed."""
         found = []
         with on_disk(self.layout.root):
-            for name, path, status in self._manifests.walk():
+            for name, path, status in self._manifests.walk({}):
                 if repository and f"{name.namespace}/{name.model}".lower() != repository.lower():
                     continue
                 with contextlib.suppress(StoreFailed, FileNotFoundError):
@@ -87,11 +94,22 @@ class Store:
     def find(self, name: Name, missing: str | None = None) -> Entry:
         """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
         with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
+            self._look()
             found = self._manifests.locate(name)
             if found:
-                return self._read(*found, _stamp(found[1].stat()))
+                return self._read(*found, _stamp(_status(found[1])))
         self._entries.pop(name.full, None)
         raise NotFound(missing or f"model '{name}' not found")
+
+    def _look(self) -> int:
+        """Forget what was read of blobs when one was found damaged, or replaced, by whatever process; the generation now."""
+        now = changed(self.layout)
+        if now != self._changed:
+            self._changed = now
+            self.generation += 1
+            self._models, self._entries = {}, {}
+            self._heads.clear()
+        return self.generation
 
     def _read(self, name: Name, path: Path, stamp: tuple[int, int, int]) -> Entry:
         """The entry of a name, read once for each state that its file has had. Raises StoreFailed, FileNotFoundError."""
@@ -152,9 +170,11 @@ class Store:
     def commit(self, name: Name, manifest: bytes) -> None:
         """Make `name` stand for this manifest; blobs that only its old one needed are removed. Raises StoreFailed.
 
-        The name appears here and nowhere earlier: its blobs must all be in place.
+        The name appears here and nowhere earlier: its blobs must all be in place. That is looked at once more, under the
+        lock: another program that knows no claims may have removed one.
         """
         with on_disk(self.layout.root, len(manifest)), self._locks.store():
+            self._require_whole(name, manifest)
             found = self._manifests.locate(name)
             old: set[str] = set()
             if found:
@@ -163,6 +183,11 @@ class Store:
             make_folder(self.layout.manifests)
             self._manifests.write(name, manifest)
             self._sweep(old)
+
+    def _require_whole(self, name: Name, manifest: bytes) -> None:
+        said = decode(manifest, Manifest, f"the manifest of {name}")
+        if any(not self.blobs.has(layer.digest, layer.size) for layer in (said.config, *said.layers)):
+            raise StoreFailed(f"another program has removed a file of {name} from the model store meanwhile; pull or create it again")
 
     def drop(self, digests: set[str]) -> None:
         """Remove these blobs where no name and no running pull needs them. Raises StoreFailed."""
@@ -173,7 +198,7 @@ class Store:
     def prune(self) -> tuple[str, ...]:
         """Remove blobs that nothing refers to and unfinished pulls of long ago; digests removed. Raises StoreFailed.
 
-        Nothing is removed while a manifest is damaged: what it refers to cannot be known. (`upkeep` does it step by step.)
+        No blob is removed while a manifest is damaged: what it refers to cannot be known. (`upkeep` does it step by step.)
         """
         if not self.layout.blobs.is_dir():
             return ()
@@ -184,13 +209,21 @@ class Store:
 
     def names(self) -> tuple[Name, ...]:
         """Every name here, in no order, without a look at what it stands for. Raises StoreFailed."""
+        return self._names({})
+
+    def _names(self, closed: dict[str, str]) -> tuple[Name, ...]:
         with on_disk(self.layout.root):
-            return tuple(name for name, _, _ in self._manifests.walk())
+            return tuple(name for name, _, _ in self._manifests.walk(closed))
 
     def survey(self) -> tuple[tuple[Entry, ...], dict[str, str]]:
-        """Every model's entry; and for each name whose manifest is damaged a sentence. Raises StoreFailed."""
-        found, damaged = [], {}
-        for name in self.names():
+        """Every model's entry; and for each name whose manifest is damaged a sentence. Raises StoreFailed.
+
+        A folder of manifests that cannot be read is among the damaged, by its path, which ends in a stroke as no name does.
+        """
+        found, closed = [], dict[str, str]()
+        names = self._names(closed)
+        damaged = {f"{folder}/": sentence for folder, sentence in closed.items()}
+        for name in names:
             try:
                 found.append(self.find(name))
             except NotFound:
@@ -202,7 +235,7 @@ class Store:
     def removable(self) -> tuple[dict[str, os.stat_result], dict[Path, os.stat_result]]:
         """What may go: blobs by their digests, files of unfinished transfers by their paths. Raises StoreFailed.
 
-        Also when a manifest is damaged: what it refers to cannot be known.
+        While a manifest is damaged no blob may: what it refers to cannot be known.
         """
         if not self.layout.blobs.is_dir():
             return {}, {}
@@ -211,21 +244,21 @@ class Store:
             found = {digest: status for digest, status in self.blobs.listed() if _settled(status)}
             unfinished = dict(self.blobs.stale(self._locks.claimed() if self.layout.locks.is_dir() else set()))
             needed = self._needed()
-        return {digest: status for digest, status in found.items() if digest not in needed}, unfinished
+        return {} if needed is None else {digest: status for digest, status in found.items() if digest not in needed}, unfinished
 
     def discard(self, digests: set[str], unfinished: set[Path]) -> tuple[str, ...]:
         """Remove those of these that may still go; the digests that went. Raises StoreFailed, as `removable`."""
         with on_disk(self.layout.root), self._locks.store():
             needed = self._needed()
-            gone = self._drop(digests - needed)
+            gone = () if needed is None else self._drop(digests - needed)
             self.blobs.remove_stale(self._locks.claimed(), unfinished)
         return gone
 
-    def _needed(self) -> set[str]:
-        """Every digest that a name or a running pull needs. Raises StoreFailed when a manifest is damaged."""
+    def _needed(self) -> set[str] | None:
+        """Every digest that a name or a running pull needs; None when a manifest is damaged. Raises StoreFailed."""
         entries, damaged = self.survey()
         if damaged:
-            raise StoreFailed(f"nothing can be removed while a manifest cannot be read: {next(iter(damaged.values()))}")
+            return None
         claimed = self._locks.claimed() if self.layout.locks.is_dir() else set()
         return claimed.union(*(entry.digests for entry in entries))
 
@@ -262,19 +295,22 @@ class Store:
         """Remove those blobs that nobody needs. Called under the store's lock."""
         if not candidates:
             return ()
-        needed = self._locks.claimed()
-        for name, path, status in self._manifests.walk():
+        needed, closed = self._locks.claimed(), dict[str, str]()
+        for name, path, status in self._manifests.walk(closed):
             try:
                 needed |= self._read(name, path, _stamp(status)).digests
+            except FileNotFoundError:
+                continue
             except StoreFailed:
                 return ()
-        return self._drop(candidates - needed)
+        return () if closed else self._drop(candidates - needed)
 
     def _drop(self, digests: set[str]) -> tuple[str, ...]:
         gone = tuple(sorted(digests))
         for digest in gone:
             self.blobs.remove(digest)
             self._heads.forget(digest)
+            trust(self.layout, digest)
         return gone
 
 
@@ -283,6 +319,14 @@ def _settled(status: os.stat_result) -> bool:
     oldest = time.time() - YOUNG
     # A file that was linked keeps the time of its making; when it came here, its last change of a name tells.
     return status.st_mtime < oldest and (status.st_nlink < 2 or status.st_ctime < oldest)
+
+
+def _status(path: Path) -> os.stat_result:
+    """What the disk says of a manifest's file, or of a link whose file is not there. Raises OSError."""
+    try:
+        return path.stat()
+    except OSError:
+        return path.lstat()
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

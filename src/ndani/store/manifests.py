@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from ndani.store.disk import make_folder, settle
 from ndani.store.entry import Entry, Manifest, decode
 from ndani.store.layout import Layout, hex_of
 
+_DEPTH = 4  # folders: host, namespace and model, and the tag's file
+_MOUNT = "mount its disk, or remove the link"
 _LARGEST = 1 << 22  # a manifest is a few hundred bytes; four megabytes is not one
 
 
@@ -33,14 +36,20 @@ class Manifests:
     def locate(self, name: Name) -> tuple[Name, Path] | None:
         """The name as it is spelt here, and its file; None when there is none. Raises OSError."""
         exact = self._layout.manifest(name)
-        if exact.is_file():
+        if _is_named(exact):
             return name, exact
         found = next(self._spelt(self._layout.manifests, (name.host, name.namespace, name.model, name.tag)), None)
+        if not found:
+            self._require_mounted(exact)
         return (Name(*found.parts[-4:]), found) if found else None
 
-    def walk(self) -> Iterator[tuple[Name, Path, os.stat_result]]:
-        """Every name here, its file and what the disk says of that file; other files are passed over. Raises OSError."""
-        for path, status in _files(str(self._layout.manifests), 4):
+    def walk(self, closed: dict[str, str]) -> Iterator[tuple[Name, Path, os.stat_result]]:
+        """Every name here, its file and what the disk says of that file; other files are passed over. Raises OSError, StoreFailed.
+
+        A folder that cannot be read is passed over too, and noted in `closed` with a sentence.
+        """
+        self._require_mounted(self._layout.manifests / "-")
+        for path, status in _files(str(self._layout.manifests), _DEPTH, closed):
             parts = path.rsplit(os.sep, 4)[1:]
             with contextlib.suppress(BadName):
                 names.parse("{}/{}/{}:{}".format(*parts))
@@ -53,11 +62,13 @@ class Manifests:
                 content = file.read(_LARGEST)
                 modified = os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
-            raise
+            if not path.is_symlink():
+                raise
+            raise StoreFailed(f"the model {name} is a link to a place that is not there ({path}); {_MOUNT}") from None
         except OSError as error:
             raise StoreFailed(f"the model {name} cannot be read ({path}: {error.strerror}); change its owner or mode") from None
         what = f"the manifest of {name}"
-        manifest = decode(content, Manifest, what)
+        manifest = decode(content, Manifest, what, "remove it with `ndani rm`")
         for layer in (manifest.config, *manifest.layers):
             _check(layer.digest, layer.size, what)
         return Entry(name, hashlib.sha256(content).hexdigest(), modified, manifest, self._layout, self._blobs)
@@ -95,24 +106,74 @@ class Manifests:
         for path in found:
             if len(parts) > 1:
                 yield from self._spelt(path, parts[1:])
-            elif path.is_file():
+            elif _is_named(path):
                 yield path
 
+    def _require_mounted(self, path: Path) -> None:
+        """Raise StoreFailed where a folder above `path` is a link to what is not there: its models are away, and not gone."""
+        above = [self._layout.root, *(folder for folder in reversed(path.parents) if folder.is_relative_to(self._layout.manifests))]
+        for folder in above:
+            if folder.is_symlink() and not folder.exists():
+                raise StoreFailed(f"the folder {folder} of the model store is a link to a place that is not there; {_MOUNT}")
 
-def _files(folder: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Files exactly `depth` folders down, hidden ones left out; strings, because listings are many and Paths are slow."""
+
+def _is_named(path: Path) -> bool:
+    """Whether a name has this file; a link to one that cannot be reached counts. Raises OSError."""
     try:
-        with os.scandir(folder) as found:
-            for item in found:
-                if item.name.startswith("."):
-                    continue
-                if depth > 1:
-                    if item.is_dir():
-                        yield from _files(item.path, depth - 1)
-                elif item.is_file():
-                    yield item.path, item.stat()
-    except FileNotFoundError:  # removed while we walked, or a store that does not exist yet
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return path.is_symlink()
+    except OSError:
+        if path.is_symlink():
+            return True
+        raise
+
+
+def _files(folder: str, depth: int, closed: dict[str, str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Files exactly `depth` folders down, hidden ones left out; strings, because listings are many and Paths are slow.
+
+    A folder that cannot be read is passed over and noted in `closed`, but for the topmost. Raises OSError.
+    """
+    try:
+        found = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):  # removed while we walked, or a store that does not exist yet
         return
+    except OSError as error:
+        if depth == _DEPTH:
+            raise
+        closed[folder] = _unread(folder, error)
+        return
+    with found:
+        for item in found:
+            if item.name.startswith("."):
+                continue
+            try:
+                status = _status(item)
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # a folder whose files may be listed and not looked at
+                closed[folder] = _unread(folder, error)
+                continue
+            if depth > 1 and stat.S_ISDIR(status.st_mode):
+                yield from _files(item.path, depth - 1, closed)
+            elif depth > 1 and stat.S_ISLNK(status.st_mode):
+                closed[item.path] = f"the folder {item.path} of the model store is a link to a place that cannot be reached; {_MOUNT}"
+            elif depth == 1 and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+                yield item.path, status
+
+
+def _status(item: os.DirEntry[str]) -> os.stat_result:
+    """What the disk says of a file or folder; of the link itself where what it leads to cannot be reached. Raises OSError."""
+    try:
+        return item.stat()
+    except OSError:
+        if item.is_symlink():
+            return item.stat(follow_symlinks=False)
+        raise
+
+
+def _unread(folder: str, error: OSError) -> str:
+    return f"the folder {folder} of the model store cannot be read ({error.strerror}); change its owner or mode"
 
 
 def _check(digest: str, size: int, what: str) -> None:
@@ -121,4 +182,4 @@ def _check(digest: str, size: int, what: str) -> None:
     except BadRequest:
         size = -1
     if size < 0:
-        raise StoreFailed(f"{what} is damaged in the store; run `ndani verify --repair`, or create the model again")
+        raise StoreFailed(f"{what} is damaged in the store; run `ndani verify --repair`, or remove it with `ndani rm`")

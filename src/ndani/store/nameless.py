@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ndani.errors import StoreFailed
 from ndani.store.blobs import PIECE
-from ndani.store.disk import make_folder, on_disk, require_room, settle
+from ndani.store.disk import make_folder, on_disk, require_room
+from ndani.store.doubts import put_in_place
 from ndani.store.layout import Layout
 
 _STRIDE = 64 * PIECE  # bytes hashed between two words of it
@@ -85,8 +86,7 @@ class Nameless:
         place = self._layout.blob(self.digest)
         with on_disk(self._layout.root):
             self.fresh = not place.exists()
-            self._path.replace(place)
-            settle(self._layout.blobs)
+            put_in_place(self._layout, self._path, self.digest)
 
     def discard(self) -> None:
         """Close the file, and remove it unless it has its name. May be called again."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ndani.errors import StoreFailed
 from ndani.store.blobs import PIECE
 from ndani.store.disk import sized
+from ndani.store.doubts import doubt, trust
 from ndani.store.entry import Entry
 from ndani.store.library import Store
 from ndani.types import Progress
@@ -25,7 +26,10 @@ _BATCH = 64  # files that are removed under one hold of the store's lock
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A blob that is not what its digest says, and the models that need it; without a digest, a manifest that cannot be read."""
+    """A blob that is not what its digest says, and the models that need it; without a digest, a manifest that cannot be read.
+
+    With neither digest nor models it is a folder of manifests.
+    """
 
     problem: str
     models: tuple[str, ...]
@@ -63,14 +67,15 @@ def verify(
 ) -> Generator[Progress | Damage | Verified]:
     """Hash every blob of these models (`only` these digests, if any are said); each damage as it is found, then the sum.
 
-    `damaged` are names whose manifests cannot be read, with a sentence for each. Raises StoreFailed.
+    `damaged` are names whose manifests cannot be read, with a sentence for each, as `Store.survey` has them. What is bad is
+    noted, so that whoever is asked to bring it does. Raises StoreFailed.
     """
     needed: dict[str, int] = {}
     for entry in entries:
         for layer in (entry.manifest.config, *entry.layers):
             if not only or layer.digest in only:
                 needed[layer.digest] = layer.size
-    found = [Damage(sentence, (name,)) for name, sentence in sorted(damaged.items())]
+    found = _unread(damaged)
     yield from found
     total, done, said = sum(needed.values()), 0, 0.0
     status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {sized(total)}"
@@ -87,10 +92,17 @@ def verify(
                     yield Progress(status, total=total, completed=done)
         done = begin + size
         if problem and (models := _users(store, digest)):
+            doubt(store.layout, digest)
             found.append(Damage(problem, models, digest))
             yield found[-1]
+        elif not problem:
+            trust(store.layout, digest)
     yield Progress(status, total=total, completed=total)
     yield Verified(len(needed), total, tuple(found))
+
+
+def _unread(damaged: dict[str, str]) -> list[Damage]:
+    return [Damage(sentence, () if name.endswith("/") else (name,)) for name, sentence in sorted(damaged.items())]
 
 
 def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
@@ -120,12 +132,13 @@ def _users(store: Store, digest: str) -> tuple[str, ...]:
     return tuple(sorted(str(entry.name) for entry in store.survey()[0] if digest in entry.digests))
 
 
-def prune(store: Store, *, rehearse: bool = False) -> Generator[Progress | Unused | Pruned]:
+def prune(store: Store, *, rehearse: bool = False) -> Generator[Progress | Damage | Unused | Pruned]:
     """Remove blobs that nothing refers to and unfinished transfers of long ago; `rehearse` only says which they are.
 
-    Raises StoreFailed, also when a manifest is damaged.
+    While a manifest cannot be read, that is said, and no blob goes: what it needs cannot be known. Raises StoreFailed.
     """
     yield Progress("looking for unused files")
+    yield from _unread(store.survey()[1])
     blobs, unfinished = store.removable()
     files = {digest.replace(":", "-"): _taken(status) for digest, status in blobs.items()}
     files |= {path.name: _taken(status) for path, status in unfinished.items()}
@@ -157,12 +170,15 @@ def _taken(status: object) -> int:
     return length if blocks is None else min(length, int(blocks) * 512)
 
 
-def restorers(store: Store, digest: str) -> tuple[Entry, ...]:
+def restorers(store: Store, digest: str) -> tuple[str, ...]:
     """The models that a blob may be pulled for again: those that were not made from another one here first.
 
-    Raises StoreFailed when nobody needs it any more.
+    Behind those that need it come those that it was taken from, which need not be here any more. Raises StoreFailed when
+    nobody needs it any more.
     """
     users = [entry for entry in store.survey()[0] if digest in entry.digests]
     if not users:
         raise StoreFailed("no model needs this file any more")
-    return tuple(sorted(users, key=lambda entry: (bool(entry.parent), str(entry.name))))
+    users.sort(key=lambda entry: (bool(entry.parent), str(entry.name)))
+    sources = [layer.source for entry in users for layer in entry.layers if layer.digest == digest and layer.source]
+    return tuple(dict.fromkeys([*(str(entry.name) for entry in users), *sources]))

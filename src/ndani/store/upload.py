@@ -23,7 +23,7 @@ async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[by
     another, StoreFailed for the disk; whatever is raised, by `pieces` too, nothing of it stays.
     """
     digest = plain(digest)
-    if await settled(store.blobs.has, digest):
+    if await settled(store.blobs.sound, digest):
         return False
     partial = store.incoming(digest, size)
     try:

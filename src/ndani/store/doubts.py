@@ -1,0 +1,68 @@
+"""Blobs that were found damaged: a small note of each, so that whoever is asked for such a file brings it again.
+
+A note is about one state of a file, so that one that was put in its place by whatever means is not doubted. The folder of
+the notes has a second use: its time changes whenever a file is found damaged or takes the place of another one, which
+tells every process that what it has kept of blobs may be of one that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from ndani.store.disk import settle
+from ndani.store.layout import Layout
+
+
+def doubt(layout: Layout, digest: str) -> None:
+    """Note that this blob, as it is now, is damaged. A store that may not be written to holds no notes."""
+    with contextlib.suppress(OSError):
+        layout.damaged.mkdir(exist_ok=True, mode=0o755)
+        layout.doubt(digest).write_text(_state(layout.blob(digest).stat()), "ascii")
+        os.utime(layout.damaged)
+
+
+def trust(layout: Layout, digest: str) -> None:
+    """Of a blob that is whole, or gone, keep no note."""
+    with contextlib.suppress(OSError):
+        layout.doubt(digest).unlink()
+
+
+def is_doubted(layout: Layout, digest: str, status: os.stat_result) -> bool:
+    """Whether a blob of which the disk says this was found damaged."""
+    try:
+        return layout.doubt(digest).read_text("ascii", "replace") == _state(status)
+    except OSError:
+        return False
+
+
+def put_in_place(layout: Layout, fresh: Path, digest: str) -> None:
+    """Give a file whose bytes are right its name as a blob, durably. Raises OSError."""
+    replaces = os.path.lexists(layout.blob(digest))
+    fresh.replace(layout.blob(digest))
+    settle(layout.blobs)
+    if replaces:
+        renew(layout, digest)
+
+
+def renew(layout: Layout, digest: str) -> None:
+    """A file has taken the place of another one of this digest: what was noted of that one counts no more."""
+    trust(layout, digest)
+    with contextlib.suppress(OSError):
+        layout.head(digest).unlink()
+    with contextlib.suppress(OSError):
+        layout.damaged.mkdir(exist_ok=True, mode=0o755)
+        os.utime(layout.damaged)
+
+
+def changed(layout: Layout) -> int:
+    """When that was for the last time: a number that is another one each time, 0 before the first."""
+    try:
+        return layout.damaged.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _state(status: os.stat_result) -> str:
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
