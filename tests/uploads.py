@@ -20,6 +20,7 @@ class Uploads:
         self.manifests: dict[str, bytes] = {}
         self.open: dict[str, bytearray] = {}
         self.parts: list[tuple[int, int]] = []
+        self.refused: list[int] = []
         self.etags: list[str] = []
         self.seen: list[tuple[str, str, str]] = []
         self.redirects = self.forgets = False
@@ -29,6 +30,19 @@ class Uploads:
         self.commits_in = 0.0  # seconds that the putting together of a blob takes
         self.hangs_up = False  # … and nobody waits for it
         self.pause = 0.0
+        self.cap, self.too_large = 0, 413  # a part of more bytes is answered with this status
+        self.slams = False  # … before it is read, and the connection is broken
+        self.least = 0  # what a part, but the last one, must have; said when an upload begins
+        self.takes = 0  # bytes that are kept of a part
+        self.says = "all"  # the Range of a part: all that is there, or nothing, zero, the part, the first part, one too many
+        self.taken = 202  # the answer to a part
+        self.once = False  # a second part is no more taken
+        self.tells = True  # how far an upload is
+        self.wants_post = False  # a blob comes with the first request
+        self.query = ""  # of the address of an upload
+        self.base = "/v2/ns/tiny/blobs/uploads/"  # of the addresses that are given out
+        self.front = ""  # the address of uploads where another host gives them out
+        self.moves = 0  # POST and PUT are sent to another address with this status
         self.host = ""
 
     async def start(self) -> web.AppRunner:
@@ -59,23 +73,28 @@ class Uploads:
     async def upload(self, request: web.Request) -> web.Response:
         if refused := self.note(request):
             return refused
+        if self.moves and request.method in ("POST", "PUT") and "moved" not in request.query:
+            where = f"{request.path_qs}{'&' if request.query_string else '?'}moved=1"
+            return web.Response(status=self.moves, headers={"Location": where})
         name = request.match_info["id"]
+        if request.method == "POST" and self.wants_post:
+            return await self.whole(request)
         if request.method == "POST":
             name = f"u{len(self.seen)}"
             self.open[name] = bytearray()
             return self.standing(name, 202)
-        if name not in self.open:
+        if name not in self.open or not request.rel_url.raw_query_string.startswith(self.query.removeprefix("?")):
             return web.Response(status=404)
         if request.method == "GET":
-            return self.standing(name, 204)
+            return self.standing(name, 204) if self.tells else web.Response(status=405)
         if request.method == "PATCH" and self.redirects:
             at = request.headers["Content-Range"].partition("-")[0]
             where = {"Location": f"/elsewhere/{name}/{at}", "Docker-Upload-Location": f"/v2/ns/tiny/blobs/uploads/{name}"}
             return web.Response(status=307, headers=where)
         if request.method == "PATCH":
             return await self.part(request, name, int(request.headers["Content-Range"].partition("-")[0]))
-        content, wanted = bytes(self.open.pop(name)), request.query["digest"]
-        self.etags.append(request.query["etag"])
+        content, wanted = bytes(self.open.pop(name)) + await request.read(), request.query["digest"]
+        self.etags.append(request.query.get("etag", ""))
         if digest_of(content) != wanted:
             return web.json_response({"errors": [{"message": "digest invalid"}]}, status=400)
         if self.hangs_up:
@@ -94,6 +113,12 @@ class Uploads:
     async def part(self, request: web.Request, name: str, at: int) -> web.Response:
         if self.deaf:
             await asyncio.sleep(60)
+        if self.cap and int(request.headers["Content-Length"]) > self.cap:
+            self.refused.append(int(request.headers["Content-Length"]))
+            if self.slams:
+                assert request.transport
+                request.transport.abort()
+            return web.json_response({"errors": [{"message": "the request body is too large"}]}, status=self.too_large)
         content = await request.read()
         if self.breaks and at >= 3 * PART:
             self.breaks -= 1
@@ -102,15 +127,31 @@ class Uploads:
             assert request.transport
             request.transport.close()
             return web.Response()
-        assert at == len(self.open[name])
+        if at != len(self.open[name]) or (at and self.once):
+            return web.Response(status=416 if at != len(self.open[name]) else 400)
         await asyncio.sleep(self.pause)
-        self.open[name] += content
+        self.open[name] += content[: self.takes or None]
         self.parts.append((at, len(content)))
-        return self.standing(name, 202)
+        return self.standing(name, self.taken, len(content))
 
-    def standing(self, name: str, status: int) -> web.Response:
-        last = max(len(self.open[name]) - 1, 0)
-        return web.Response(status=status, headers={"Location": f"/v2/ns/tiny/blobs/uploads/{name}", "Range": f"0-{last}"})
+    async def whole(self, request: web.Request) -> web.Response:
+        content, wanted = await request.read(), request.query.get("digest", "")
+        if digest_of(content) != wanted:
+            return web.json_response({"errors": [{"code": "DIGEST_INVALID"}]}, status=400)
+        self.blobs[wanted] = content
+        return web.Response(status=201)
+
+    def standing(self, name: str, status: int, part: int = 0) -> web.Response:
+        there = len(self.open[name])
+        last = max(there - 1, 0)
+        if part:
+            last = {"zero": 0, "the part": part - 1, "the first part": self.parts[0][1] - 1, "one too many": there}.get(self.says, last)
+        headers = {"Location": f"{self.front}{self.base}{name}{self.query}", "Range": f"0-{last}"}
+        if self.says == "nothing":
+            del headers["Range"]
+        if self.least:
+            headers["OCI-Chunk-Min-Length"] = str(self.least)
+        return web.Response(status=status, headers=headers)
 
     async def manifest(self, request: web.Request) -> web.Response:
         if refused := self.note(request):

@@ -24,20 +24,22 @@ class Patience:
     pause: float = 0.5
     look: float = 0.1  # between two looks at another process's progress
 
-    def before(self, error: Interrupted, vain: int, *, begun: bool = True) -> float:
+    def before(self, error: Interrupted, vain: int, *, goes_on: str = "pull") -> float:
         """Seconds to wait after `vain` tries that brought nothing. Raises SourceFailed where no further try is due.
 
-        `begun`: there may be a beginning, with which the next pull goes on.
+        `goes_on`: what the next one of goes on from where this one stopped; nothing where there is no beginning.
         """
         if error.after is not None and error.after > LONGEST:
             raise SourceFailed(f"{error}; it asks to be left alone for {error.after:.0f} seconds: try again then") from None
         if vain >= self.tries:
-            then = "pull again when it can be reached: it goes on where it stopped" if begun else "try again when it can be reached"
+            then = f"{goes_on} again when it can be reached: it goes on where it stopped" if goes_on else "try again when it can be reached"
             raise SourceFailed(f"{error}; {then}") from None
         return error.after if error.after is not None else self.pause * 2**vain
 
 
-async def insist(patience: Patience, attempt: Callable[[], Awaitable[T]], progress: Callable[[], int] | None = None) -> T:
+async def insist(
+    patience: Patience, attempt: Callable[[], Awaitable[T]], progress: Callable[[], int] | None = None, *, verb: str = "pull"
+) -> T:
     """Make an attempt until it succeeds; one that moved `progress` on, where there is such a thing, was not in vain.
 
     Raises SourceFailed when `patience` ends, and everything but Interrupted at once.
@@ -50,5 +52,5 @@ async def insist(patience: Patience, attempt: Callable[[], Awaitable[T]], progre
             return await attempt()
         except Interrupted as error:
             vain = 0 if count() > before else vain + 1
-            pause = patience.before(error, vain, begun=progress is not None)
+            pause = patience.before(error, vain, goes_on=verb if progress else "")
         await asyncio.sleep(pause)

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ndani.convert.maker import Maker
-from ndani.errors import NotFound, Offline, SourceFailed, StoreFailed
+from ndani.errors import Failed, NdaniError, NotFound, Offline, SourceFailed, StoreFailed, Unconfined
 from ndani.names import Name
 from ndani.sources import Plan, PlannedLayer, Source, Surveyed
 from ndani.sources.assemble import assemble, changed, convert, restore
@@ -50,7 +50,7 @@ async def pull(
     StoreFailed, Offline, Unconfined; what has come stays for the next pull.
     """
     tools = _Tools(store, Maker(require_jail), patience or Patience())
-    failed: NotFound | SourceFailed | None = None
+    failed: NdaniError | None = None
     yield Progress("pulling manifest")
     for source in sources:
         try:
@@ -58,11 +58,13 @@ async def pull(
                 async for step in steps:
                     yield step
             return
-        except (NotFound, SourceFailed) as error:
+        except (NotFound, Failed) as error:
+            if isinstance(error, StoreFailed | Unconfined):  # no matter of the place
+                raise
             # What a place did wrong is worth more to the user than that another does not have it.
             failed = error if failed is None or isinstance(failed, NotFound) or not isinstance(error, NotFound) else failed
         except Offline:
-            if isinstance(failed, SourceFailed):
+            if isinstance(failed, Failed):
                 break
             raise
         finally:

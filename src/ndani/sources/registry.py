@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -33,6 +34,8 @@ _HOPS = 10
 _STALL = 30.0
 #: What OpenSSL says, in its versions, of an answer that is not TLS at all.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+#: A pause of so many seconds is a point in time: 2001 and later.
+_EPOCH = 10**9
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 Body = Callable[[], "bytes | AsyncIterator[bytes]"]
@@ -80,6 +83,14 @@ class Registry:
         return "/".join((f"{self._scheme}://{self.host}", *path))
 
     @property
+    def _repository(self) -> str:
+        return f"repository:{self.name.namespace}/{self.name.model}"
+
+    def pushes(self) -> None:
+        """From now on a token is asked for that is good for a push: some registries only ever name a pull."""
+        self._credentials.pushes(self._repository)
+
+    @property
     def has_token(self) -> bool:
         """Whether the user has given us a token for it."""
         return self._credentials.given
@@ -112,10 +123,12 @@ class Registry:
             async with self._client.request(method, url, said, sent, verify=not self.insecure, wait=wait) as answer:
                 self.answered = answer.status
                 if answer.status == 401 and origin(url) == origin(self.url()):
-                    challenge = ", ".join(answer.headers.getall("WWW-Authenticate", ()))
+                    challenge = _challenge(answer)
+                    if not challenge and urlsplit(url).path.startswith("/v2/"):
+                        challenge = await self._asked_for()
                     await self._credentials.answer(url, challenge, own.get("Authorization"), wins > 0, self._plainly)
                     wins += 1
-                elif follow and method in ("GET", "HEAD") and answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
+                elif follow and _redirects(method, answer):
                     url, hops = self.follow(url, answer.headers["Location"]), hops + 1
                     if hops > _HOPS:
                         raise SourceFailed(f"{self.host} sends from one address to the next without end; try again later")
@@ -131,6 +144,8 @@ class Registry:
             target = askable(urljoin(url, location))
         except ValueError:
             target = ""
+        if target.startswith("http://") and self._scheme == "https" and target[7:].partition("/")[0].lower() == self.host.lower():
+            target = f"https://{target[7:]}"  # a registry behind a proxy that speaks TLS for it may not know that
         if not target:
             raise SourceFailed(f"{self.host} sends to {shown(location)}, which is no address that can be asked; check the model's name")
         if not target.startswith("https://") and not self._plain:
@@ -138,10 +153,25 @@ class Registry:
         return target
 
     async def _plainly(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        async with self._client.request("GET", url, headers, verify=not self.insecure) as answer:
-            if answer.status in _PASSING:
-                raise Interrupted(f"{urlsplit(url).netloc} answered {answer.status}", _pause(answer.headers.get("Retry-After", "")))
-            return answer.status, await answer.read(1 << 20)
+        for _ in range(_HOPS):
+            async with self._client.request("GET", url, headers, verify=not self.insecure) as answer:
+                if answer.status in _PASSING:
+                    raise Interrupted(f"{urlsplit(url).netloc} answered {answer.status}", _pause(answer.headers.get("Retry-After", "")))
+                if not _redirects("GET", answer):
+                    return answer.status, await answer.read(1 << 20)
+                target = self.follow(url, answer.headers["Location"])
+            if origin(target) != origin(url):
+                headers = {}  # what was shown there is for nobody else
+            url = target
+        raise SourceFailed(f"{urlsplit(url).netloc} sends from one address to the next without end; try again later")
+
+    async def _asked_for(self) -> str:
+        """How it asks who we are at its front door: some say nothing of it in answer to HEAD, or deeper inside."""
+        async with self._client.request("GET", f"{self._scheme}://{self.host}/v2/", {}, verify=not self.insecure) as answer:
+            found = _challenge(answer) if answer.status == 401 else ""
+        # What it names there is no scope, or that of an example.
+        bare = re.sub(r',?\s*scope="[^"]*"', "", found)
+        return re.sub(r"(?i)\bbearer\s+", f'Bearer scope="{self._repository}:pull",', bare, count=1)
 
     async def settle(self) -> None:
         """With `insecure`: find out whether https is spoken there; the certificate is not asked for, and http will do."""
@@ -239,14 +269,23 @@ class RegistrySource:
         """One request's worth of a piece: what is missing of it."""
         url = self._address(part)
         place = self._places.get(part.file.sha256, url)
+        try:
+            await self._fetch(part, piece, place, url)
+        except (Interrupted, NotFound, SourceFailed) as error:
+            if place == url:
+                raise
+            # Where we were sent to was good for a while only, or is down by now; the registry says where to go instead.
+            # Other pieces may have found out before us, and have theirs already.
+            if self._places.get(part.file.sha256) == place:
+                del self._places[part.file.sha256]
+            raise error if isinstance(error, Interrupted) else Interrupted(str(error)) from None
+
+    async def _fetch(self, part: Part, piece: Piece, place: str, url: str) -> None:
+        """The same from `place`, which the registry has sent us to if it is not `url`."""
         headers = {"Range": f"bytes={piece.next}-{piece.end - 1}"}
         async with self._registry.ask("GET", place, headers) as answer:
             if answer.status not in (200, 206):
                 if place != url:
-                    # The address we were sent to was good for a while only; the registry gives out a new one. Other
-                    # pieces may have found out before us, and have theirs already.
-                    if self._places.get(part.file.sha256) == place:
-                        del self._places[part.file.sha256]
                     raise Interrupted(f"{urlsplit(answer.url).netloc} answered {answer.status}")
                 raise self._refused(part, answer)
             begins = self._begins(part, answer)
@@ -290,17 +329,31 @@ def reason(body: bytes) -> str:
     """What a registry's error body says, as a clause: its first message, or nothing."""
     try:
         found = decode(body, dict[str, Any])
-        message = found["errors"][0]["message"] if "errors" in found else found["error"]
-    except (Unreadable, KeyError, IndexError, TypeError):
+    except Unreadable:
         return ""
-    clean = " ".join(str(message).split())[:200]
-    return f" ({clean})" if clean else ""
+    errors = found.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else {}
+    said = [first.get(key) for key in ("message", "code")] if isinstance(first, dict) else [first]
+    words = (" ".join(text.split())[:200] for text in (*said, found.get("error"), found.get("message")) if isinstance(text, str))
+    return next((f" ({clean})" for clean in words if clean), "")
+
+
+def _challenge(answer: Answer) -> str:
+    """Every `WWW-Authenticate` of an answer, as one."""
+    return ", ".join(answer.headers.getall("WWW-Authenticate", ()))
+
+
+def _redirects(method: str, answer: Answer) -> bool:
+    """Whether an answer sends elsewhere with the same request. One to an upload with an address of its own does more than that."""
+    if "Location" not in answer.headers or "Docker-Upload-Location" in answer.headers:
+        return False
+    return answer.status in (307, 308) or (method in ("GET", "HEAD") and answer.status in (301, 302, 303))
 
 
 def _pause(text: str) -> float | None:
-    """Seconds of a Retry-After, which is a number or a date, or None when it is neither."""
+    """Seconds of a Retry-After, which is a number or a date (some count it from 1970), or None when it is neither."""
     if (seconds := count_of(text.strip())) is not None:
-        return float(seconds)
+        return max(seconds - time.time(), 0.0) if seconds >= _EPOCH else float(seconds)
     try:
         return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError, OverflowError):

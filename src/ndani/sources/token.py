@@ -28,7 +28,7 @@ from ndani.sources.address import askable, origin, shown
 from ndani.sources.identity import open_identity
 
 #: In a `WWW-Authenticate`: a field of a challenge, quoted or bare, or else the scheme that a challenge begins with.
-_PIECE = re.compile(r'([A-Za-z][\w-]*)\s*=\s*(?:"([^"]*)"|([^,\s]*))|([A-Za-z][\w-]*)')
+_PIECE = re.compile(r'([A-Za-z][\w-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^,\s]*))|([A-Za-z][\w-]*)')
 _TOKEN = re.compile(r"[!-~]+")
 
 #: Registries whose tokens come from a host of the same owner, for which the login may be written down as well.
@@ -62,6 +62,7 @@ class Credentials:
         self._origin = place
         #: How far we have gone: nothing, a token as anybody or with the login, a token for our signature.
         self._step = 0
+        self._pushes = ""
         self._asking = asyncio.Lock()
         self._hint = ""
 
@@ -69,6 +70,10 @@ class Credentials:
     def given(self) -> bool:
         """Whether the user has given us a token for this place."""
         return bool(self._given)
+
+    def pushes(self, repository: str) -> None:
+        """Ask for tokens that are good for a push to this `repository:…`."""
+        self._pushes = repository
 
     def header(self, url: str) -> dict[str, str]:
         """What to send along to this URL."""
@@ -128,7 +133,7 @@ class Credentials:
             named = shown(said.get("realm", "")) or "nothing"
             raise SourceFailed(f"{urlsplit(url).netloc} names {named} for its tokens, which cannot be trusted; check the name")
         query = [(name, said[name]) for name in ("service",) if said.get(name)]
-        query += [("scope", scope) for scope in said.get("scope", "").split()]
+        query += [("scope", scope) for scope in _widened(said.get("scope", "").split(), self._pushes)]
         ours = origin(realm) == origin(url)
         if self._step == 2 and not ours:
             # A signature for another host's eyes could be used there in our name.
@@ -165,6 +170,15 @@ class Credentials:
         return f"{identity.shown}:{b64encode(identity.sign(f'GET,{target},{nothing}'.encode())).decode()}"
 
 
+def _widened(scopes: list[str], pushes: str) -> list[str]:
+    """The scopes that a registry has named; for a push those of repositories with all that it takes."""
+    if not pushes:
+        return scopes
+    if not any(scope.startswith("repository:") for scope in scopes):
+        scopes = [*scopes, f"{pushes}:"]
+    return [f"{scope.rpartition(':')[0]}:pull,push" if scope.startswith("repository:") else scope for scope in scopes]
+
+
 def _challenges(text: str) -> dict[str, dict[str, str]]:
     """What each scheme of a `WWW-Authenticate` asks for, by its name; all names in small letters."""
     found: dict[str, dict[str, str]] = {}
@@ -173,7 +187,7 @@ def _challenges(text: str) -> dict[str, dict[str, str]]:
         if scheme:
             fields = found.setdefault(scheme.lower(), {})
         else:
-            fields[name.lower()] = quoted or bare
+            fields[name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or bare
     return found
 
 

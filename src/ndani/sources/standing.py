@@ -1,0 +1,92 @@
+"""How far an upload is, noted in the store; and how a registry takes blobs, as far as it has let us know."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from ndani.foreign import Unreadable, decode
+from ndani.store import Store
+
+#: A part: small enough to be finished by whoever has to leave, and at most 5,000 of them make a blob, unless the registry
+#: wants smaller ones. Where even this share of it is too large, a blob is sent in one request.
+PART = 16 << 20
+MOST_PARTS = 5000
+_SMALLEST = 1 / 64
+_STALE = 7 * 86400.0
+
+
+class Standing(msgspec.Struct):
+    """How far an upload is: where the next part goes, bytes sent, and the MD5 of each part (Ollama's registry adds them up).
+
+    `least` is how large the registry wants a part at least.
+    """
+
+    location: str = ""
+    sent: int = 0
+    parts: list[str] = []
+    least: int = 0
+
+
+class Manner:
+    """How a registry takes blobs, as far as it has let us know."""
+
+    def __init__(self, part: int = PART) -> None:
+        self._part, self._smallest = part, part * _SMALLEST
+        #: Whether a part was too large. Until then parts are not smaller than a blob of not too many wants them.
+        self._capped = False
+        #: It takes no parts: a blob comes in one request.
+        self.whole = False
+
+    def part_of(self, size: int, least: int) -> int:
+        """Bytes of a part of a blob of this size, where the registry wants `least`."""
+        return max(self._part, least, 0 if self._capped else -(-size // MOST_PARTS))
+
+    def shrink(self, part: int, by: int = 2) -> None:
+        """A part of so many bytes is too large."""
+        self._capped, self._part = True, min(self._part, part // by)
+        self.whole = self.whole or self._part < self._smallest
+
+
+def read(note: Path) -> Standing:
+    """What is noted in a file, or that nothing is."""
+    with contextlib.suppress(OSError, Unreadable):
+        return decode(note.read_bytes(), Standing)
+    return Standing()
+
+
+def write(note: Path, standing: Standing) -> None:
+    """Note it. Where that cannot be, a push that breaks off begins this blob again: no reason not to push."""
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(exist_ok=True, mode=0o700)
+        fresh = note.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(standing))
+        fresh.replace(note)
+
+
+def forget(note: Path) -> None:
+    """Remove a note."""
+    with contextlib.suppress(OSError):  # a store that may not be written to has none
+        note.unlink(missing_ok=True)
+
+
+def remove_stale(store: Store) -> None:
+    """Notes of uploads that nobody goes on with any more go."""
+    with contextlib.suppress(OSError):
+        for note in store.layout.uploads.iterdir():
+            if note.stat().st_mtime < time.time() - _STALE:
+                note.unlink()
+
+
+def md5_of(file: int, first: int, end: int) -> str:
+    """The MD5 (hex) of the bytes from `first` up to `end` of an open file."""
+    total, at = hashlib.md5(usedforsecurity=False), first
+    while at < end and (piece := os.pread(file, min(1 << 20, end - at), at)):
+        total.update(piece)
+        at += len(piece)
+    return total.hexdigest()

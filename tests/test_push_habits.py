@@ -1,0 +1,168 @@
+"""Pushing to registries with habits: what they take of a part, what they say of it, and where they send the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ndani.errors import SourceFailed
+from ndani.sources.patience import Patience
+from ndani.sources.push import push
+from ndani.sources.registry import Registry
+from ndani.store import Store
+from ndani.store.layout import digest_of
+from ndani.types import Progress
+from registries import put_model
+from server import PATIENCE
+from uploads import Uploads
+
+PART, SIZE = 64_000, 400_000
+WEIGHTS = random.Random(9).randbytes(SIZE)
+MODEL = digest_of(WEIGHTS)
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+@pytest.fixture
+async def uploads() -> AsyncIterator[Uploads]:
+    registry = Uploads()
+    runner = await registry.start()
+    yield registry
+    await runner.cleanup()
+
+
+async def send(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
+    patience = Patience(tries=tries, pause=0.01)
+    registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), patience=patience)
+    async with asyncio.timeout(PATIENCE), aclosing(push(store, uploads.name, registry, part=part)) as steps:
+        return [step async for step in steps]
+
+
+def firsts(uploads: Uploads) -> list[int]:
+    """Where the parts of the weights began, in order."""
+    return [at for at, count in uploads.parts if count > 100]
+
+
+#: What a registry does, and how many parts of the weights it takes then; none: one request.
+HABITS = {
+    "too large, 413": ({"cap": PART // 4}, SIZE // (PART // 4)),
+    "too large, 416 (GHCR)": ({"cap": PART // 4, "too_large": 416}, SIZE // (PART // 4)),
+    "too large, and how far it is not told": ({"cap": PART // 4, "too_large": 416, "tells": False}, SIZE // (PART // 4)),
+    "too large, and the door is slammed": ({"cap": PART // 4, "slams": True}, SIZE // (PART // 4)),
+    "too large, whatever it is": ({"cap": 1}, 0),
+    "larger ones are asked for": ({"least": 150_000}, 3),
+    "larger ones than the blob": ({"least": 10**15}, 1),
+    "larger ones are asked for than are taken": ({"least": 150_000, "cap": 100_000}, 0),
+    "less is kept than was sent": ({"takes": 40_000}, SIZE // 40_000),
+    "one byte less is kept": ({"takes": PART - 1}, -(-SIZE // (PART - 1))),
+    "no Range": ({"says": "nothing"}, -(-SIZE // PART)),
+    "Range 0-0": ({"says": "zero"}, -(-SIZE // PART)),
+    "the Range of the part (zot, Aliyun)": ({"says": "the part"}, -(-SIZE // PART)),
+    "the Range of the first part (ECR)": ({"says": "the first part", "taken": 201}, -(-SIZE // PART)),
+    "a Range with one too many": ({"says": "one too many"}, -(-SIZE // PART)),
+    "no second part": ({"once": True}, 1),
+    "no parts, 405": ({"refuses": {"PATCH": 405}}, 0),
+    "no parts, 404": ({"refuses": {"PATCH": 404}}, 0),
+    "no parts, 400": ({"refuses": {"PATCH": 400}}, 0),
+    "no parts, 501": ({"refuses": {"PATCH": 501}, "tells": False}, 0),
+    "nothing but the first request": ({"wants_post": True}, 0),
+    "relative addresses": ({"base": ""}, -(-SIZE // PART)),
+    "addresses with a query": ({"query": "?_state=a%2Fb%3D&x=1"}, -(-SIZE // PART)),
+    "moved, 307": ({"moves": 307}, -(-SIZE // PART)),
+    "moved, 308": ({"moves": 308, "query": "?_state=s"}, -(-SIZE // PART)),
+    "HEAD is not known": ({"refuses": {"HEAD": 405}}, -(-SIZE // PART)),
+}
+
+
+@pytest.mark.parametrize("habit", list(HABITS))
+async def test_a_registry_gets_a_blob_as_it_takes_it(uploads: Uploads, store: Store, habit: str) -> None:
+    switches, parts = HABITS[habit]
+    for switch, value in switches.items():  # type: ignore[attr-defined]
+        setattr(uploads, switch, value)
+    put_model(store, uploads.name, WEIGHTS)
+    steps = await send(store, uploads)
+    assert steps[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
+    assert len(firsts(uploads)) == parts and firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"
+    assert len(uploads.refused) <= 8, "what is too large is not sent again and again"
+    assert max(step.completed or 0 for step in steps if step.digest == MODEL) == SIZE
+    assert not list(store.layout.uploads.glob("*"))
+
+
+async def test_what_a_registry_has_shown_of_itself_holds_for_the_next_blob(uploads: Uploads, store: Store) -> None:
+    uploads.refuses = {"PATCH": 405}
+    put_model(store, uploads.name, WEIGHTS)
+    await send(store, uploads)
+    assert [method for method, _, _ in uploads.seen].count("PATCH") == 1 and len(uploads.blobs) == 3
+
+
+async def test_addresses_of_another_host_are_shown_no_credentials(uploads: Uploads, store: Store, home: Path) -> None:
+    (home / ".netrc").write_text("machine localhost login me password secret\n")
+    uploads.front = f"http://{uploads.host.replace('127.0.0.1', 'localhost')}"
+    put_model(store, uploads.name, WEIGHTS)
+    assert (await send(store, uploads))[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS and not any(shown for _, _, shown in uploads.seen)
+
+
+async def test_a_registry_that_keeps_nothing_is_one_sentence_and_has_an_end(uploads: Uploads, store: Store) -> None:
+    put_model(store, uploads.name, WEIGHTS)
+    uploads.breaks, uploads.forgets = 10**6, True
+    with pytest.raises(SourceFailed, match=r"^push model: .*; push again when it can be reached: it goes on where it stopped$"):
+        await send(store, uploads, part=PART // 4)
+    assert len([1 for method, _, _ in uploads.seen if method == "POST"]) < 10, "begun anew a few times, not for ever"
+
+
+@pytest.mark.parametrize("status", [401, 403, 402, 507])
+async def test_a_refusal_that_is_not_about_the_part_is_said_at_once(uploads: Uploads, store: Store, status: int) -> None:
+    put_model(store, uploads.name, WEIGHTS)
+    uploads.refuses = {"PATCH": status}
+    with pytest.raises(SourceFailed):
+        await send(store, uploads)
+    assert [method for method, _, _ in uploads.seen].count("PATCH") == 1
+
+
+# An address that was noted.
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """An address where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("what", ["nobody there", "busy for ever", "no address", "forgotten", "another host without TLS"])
+async def test_a_noted_address_that_is_dead_is_forgotten(uploads: Uploads, store: Store, what: str) -> None:
+    put_model(store, uploads.name, WEIGHTS)
+    broken = Uploads()
+    broken.refuses = {"GET": 503}
+    runner = await broken.start()
+    with nobody() as gone:
+        places = {
+            "nobody there": f"http://{gone}/v2/ns/tiny/blobs/uploads/u1",
+            "busy for ever": f"http://{broken.host}/v2/ns/tiny/blobs/uploads/u1",
+            "no address": "https://[oops/x",
+            "forgotten": f"http://{uploads.host}/v2/ns/tiny/blobs/uploads/none",
+            "another host without TLS": "http://models.invalid/x",
+        }
+        uploads.refuses = {"PATCH": 403}
+        with pytest.raises(SourceFailed):
+            await send(store, uploads)
+        uploads.refuses = {}
+        [note] = store.layout.uploads.iterdir()
+        note.write_bytes(msgspec.json.encode({"location": places[what], "sent": 2 * PART, "parts": ["00" * 16, "00" * 16]}))
+        assert (await send(store, uploads, tries=2))[-1].status == "success"
+    await runner.cleanup()
+    assert uploads.blobs[MODEL] == WEIGHTS and not list(store.layout.uploads.iterdir())
