@@ -25,8 +25,8 @@ DIALS = {"connect", "connect_ex", "create_connection", "open_connection", "sendt
 #: Who may: the fetcher's client; the command line, to a server; the probe, which shows from inside the jail that it cannot.
 MAY_IMPORT = {("sources/http.py", "aiohttp"), ("cli/client.py", "http.client")}
 MAY_DIAL = {"sources/http.py", "cli/client.py", "runtime/routes.py"}
-#: Not a connection: a file's name out of a file: URL; what the environment says of proxies.
-HARMLESS = {"url2pathname", "getproxies", "proxy_bypass"}
+#: Not a connection: a file's name out of a file: URL.
+HARMLESS = {"url2pathname"}
 HEAVY = {"onnxruntime", "onnxruntime_genai", "openvino", "openvino_genai", "torch", "transformers", "tensorflow"}
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import netrc
 import os
 import ssl
 from base64 import b64encode
@@ -17,8 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -26,12 +26,14 @@ from yarl import URL
 
 from ndani import __version__
 from ndani.errors import NotFound, Offline, SourceFailed
-from ndani.hosts import is_loopback
 from ndani.sources.address import askable, count_of, shown
+from ndani.sources.proxy import is_direct, proxy_of
 
 _CONNECT = 20.0  # seconds until a connection stands
 _STALL = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
+_HOPS = 10
+_MOVED = (301, 302, 303, 307, 308)
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -172,7 +174,7 @@ class Client:
                         headers={"Accept-Encoding": "identity", **headers},
                         data=self._paced(body, limit) if isinstance(body, AsyncIterator) else body,
                         allow_redirects=False,
-                        proxy=self._access.proxy or _proxy(url),
+                        proxy=_proxy(url, self._access)[0],
                         ssl=verify,
                         timeout=self._timeout(max(wait, self._stall)),
                     ) as answer,
@@ -209,27 +211,37 @@ class Client:
     async def _ask(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._offline:
             raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it to pull")
-        parts = urlsplit(url)
-        place = parts.netloc.rpartition("@")[2]
-        if login := self._access.logins.get(place):
-            # A header, which aiohttp drops by itself when a redirect leads to another host.
-            headers = {**headers, "Authorization": "Basic " + b64encode(":".join(login).encode()).decode()}
-        with _renamed(url, self._access):
-            async with self._opened().get(
-                urlunsplit(parts._replace(netloc=place, fragment="")),
-                headers=headers,
-                proxy=self._access.proxy or None,
-                ssl=parts.hostname not in self._access.trusted_hosts and place not in self._access.trusted_hosts,
-            ) as answer:
-                _check(answer, url)
-                yield answer
+        # Each address on the way has its own proxy and its own login, so redirects are followed here.
+        guarded = url.startswith("https:")
+        for _ in range(_HOPS):
+            parts = urlsplit(url)
+            place = parts.netloc.rpartition("@")[2]
+            login = self._access.logins.get(place) or (_netrc(parts.hostname) if self._access.netrc else None)
+            login = None if guarded and parts.scheme != "https" else login
+            own = {"Authorization": "Basic " + b64encode(":".join(login).encode()).decode()} if login else {}
+            with _renamed(url, self._access):
+                async with self._opened().get(
+                    urlunsplit(parts._replace(netloc=place, fragment="")),
+                    headers={**headers, **own},
+                    allow_redirects=False,
+                    proxy=_proxy(url, self._access)[0],
+                    ssl=parts.hostname not in self._access.trusted_hosts and place not in self._access.trusted_hosts,
+                ) as answer:
+                    if answer.status not in _MOVED or "Location" not in answer.headers:
+                        _check(answer, url)
+                        yield answer
+                        return
+                    target = askable(urljoin(url, answer.headers["Location"]))
+            if not target:
+                raise SourceFailed(f"{shown(url)} sends to an address that cannot be asked; check {self._access.settings}")
+            url = target
+        raise SourceFailed(f"{shown(url)} sends from one address to the next without end; check {self._access.settings}")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=_trust(self._access)),
                 timeout=self._timeout(self._stall),
-                trust_env=self._access.netrc,
                 auto_decompress=self._access.netrc,  # a registry's blobs are what their digests say, as they came
                 read_bufsize=_CHUNK,
                 headers={"User-Agent": f"ndani/{__version__}"},
@@ -237,19 +249,24 @@ class Client:
         return self._session
 
 
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for this URL; as in Go never one for this machine itself. Raises SourceFailed."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if not host or is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]) or proxy_bypass(host):
-        return None
-    named = getproxies().get(parts.scheme)
-    if not named:
-        return None
-    proxy = named if "://" in named else f"http://{named}"
-    if not askable(proxy):
-        raise SourceFailed(f"{parts.scheme}_proxy is {shown(proxy)!r}, which is no proxy that can be used; write it as http://host:3128")
-    return proxy
+def _proxy(url: str, access: Access) -> tuple[str | None, str]:
+    """The proxy for this URL, or None, and where it is set; one that the source names is passed by as well. Raises SourceFailed."""
+    proxy, where = proxy_of(url, os.environ)
+    if access.proxy:
+        named = access.proxy if "://" in access.proxy else f"http://{access.proxy}"
+        proxy, where = ("", "") if is_direct(url, os.environ) else (named, access.settings)
+    if proxy and not askable(proxy):
+        raise SourceFailed(f"{where} is {shown(proxy)!r}, which is no proxy that can be used; write it as http://host:3128")
+    return proxy or None, where
+
+
+def _netrc(host: str | None) -> tuple[str, str] | None:
+    """User and password of `.netrc` for a host. One that cannot be read is none, as for pip."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
+        path = Path(os.environ.get("NETRC") or Path(os.environ.get("HOME") or "~").expanduser() / ".netrc")
+        if found := netrc.netrc(str(path)).authenticators(host or ""):
+            return found[0] or "", found[2] or ""
+    return None
 
 
 def _trust(access: Access) -> ssl.SSLContext:
@@ -305,7 +322,7 @@ def _renamed(url: str, access: Access, *, speaking: bool = False) -> Iterator[No
     """The border to aiohttp: its errors end here. `speaking`: until an answer begins, with who may know what to make of it."""
     parts = urlsplit(url)
     place = parts.hostname or url
-    variable = access.settings if access.proxy else f"{parts.scheme}_proxy"
+    proxy, variable = _proxy(url, access)
     try:
         yield
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch) as error:
@@ -319,7 +336,7 @@ def _renamed(url: str, access: Access, *, speaking: bool = False) -> Iterator[No
         raise SourceFailed(f"{shown(url)} is no address that can be asked; check {access.settings}") from None
     except TimeoutError:
         silence = f"{place} sent nothing for too long"
-        if speaking and (proxy := access.proxy or _proxy(url)):
+        if speaking and proxy:
             between = f"the proxy {urlsplit(proxy).netloc.rpartition('@')[2]} that {variable} names"
             raise Unreachable(f"{between}, or {place} behind it, did not answer in time", "") from None
         where = f"{place}:{parts.port or {'http': 80}.get(parts.scheme, 443)}"
