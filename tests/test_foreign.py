@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from ndani.foreign import Unreadable, decode, loads
@@ -61,3 +62,23 @@ def test_numbers_as_python_writes_them() -> None:
     assert math.isnan(loads(b"[NaN]")[0])
     with pytest.raises(Unreadable):
         decode(b"[NaN]", Any)
+
+
+class _Inner(msgspec.Struct):
+    name: str = "none"
+
+
+class _Outer(msgspec.Struct):
+    token: str = ""
+    inner: _Inner = msgspec.field(default_factory=_Inner)
+    many: tuple[_Inner, ...] = ()
+    size: int | None = None
+
+
+def test_null_is_a_member_that_is_not_there() -> None:
+    found = decode(b'{"token":null,"inner":{"name":null},"many":[{"name":null},{"name":"x"}],"size":null}', _Outer)
+    assert found == _Outer(many=(_Inner(), _Inner("x")))
+    assert decode(b'{"a":null}', dict[str, Any]) == {"a": None}
+    for content in (b'{"many":[null]}', b'{"token":5,"inner":null}', b"null"):
+        with pytest.raises(Unreadable):
+            decode(content, _Outer)

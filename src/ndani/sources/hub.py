@@ -207,9 +207,10 @@ class HubSource(RegistrySource):
         texts = {name: await self._text(by_path[name]) for name in ("template", "system", "params") if name in by_path}
         licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
         try:
-            parameters = decode(texts.get("params", "{}").encode(), dict[str, Any])
+            said = decode(texts.get("params", "{}").encode(), dict[str, Any] | None) or {}  # type: ignore[arg-type]
         except Unreadable:
             raise SourceFailed(f"{place} has a file params that is no JSON object; tell whoever made it") from None
+        parameters = {name: value for name, value in said.items() if value is not None}
         assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
         return Plan(b"", tuple(layers), assembly)
 

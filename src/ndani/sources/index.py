@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import ensurepip
 import importlib.util
 import os
@@ -17,9 +18,10 @@ import sys
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
+
+import msgspec
 
 from ndani.errors import Misconfigured, NotFound, SourceFailed
 from ndani.foreign import Unreadable, decode
@@ -138,6 +140,22 @@ def _login(url: str) -> list[tuple[str, tuple[str, str]]]:
     return [(parts.netloc.rpartition("@")[2], (unquote(parts.username), unquote(parts.password or "")))]
 
 
+class _Hashes(msgspec.Struct, frozen=True):
+    sha256: str | None = None
+
+
+class _Listed(msgspec.Struct):
+    """A file as a PEP 691 page has it."""
+
+    filename: str
+    url: str
+    hashes: _Hashes = _Hashes()
+
+
+class _Listing(msgspec.Struct):
+    files: tuple[_Listed, ...]
+
+
 class _Anchors(HTMLParser):
     """The links of a PEP 503 page."""
 
@@ -149,6 +167,10 @@ class _Anchors(HTMLParser):
         link = dict(attrs).get("href")
         if not link:
             return
+        with contextlib.suppress(ValueError):  # half a bracket: no address, and so no link
+            self._take(tag, link)
+
+    def _take(self, tag: str, link: str) -> None:
         if tag == "base":
             self.base = urljoin(self.base, link)
         elif tag == "a":
@@ -161,9 +183,9 @@ def _links(text: str, media_type: str, url: str) -> dict[str, tuple[str, str | N
     """By file name: its URL, and the sha256 that the page announces for it (or None)."""
     if media_type.endswith("json"):
         try:
-            files = decode(text.encode(), dict[str, Any])["files"]
-            return {file["filename"]: (urljoin(url, file["url"]), file.get("hashes", {}).get("sha256")) for file in files}
-        except (Unreadable, KeyError, TypeError, AttributeError):
+            files = decode(text.encode("utf-8", "replace"), _Listing).files
+            return {file.filename: (urljoin(url, file.url), file.hashes.sha256) for file in files}
+        except (Unreadable, ValueError):  # half a bracket in an address
             raise SourceFailed(f"{shown(url)} answered with a page that is no package index; check `pip config list`") from None
     page = _Anchors(url)
     page.feed(text)
