@@ -100,6 +100,15 @@ async def test_a_folder_of_gguf_files(store: Store, disk: Path, model: str, file
         await collect(store, "tiny:70b", disk)
 
 
+async def test_a_model_that_is_called_as_a_draft_is_found_beside_others(store: Store, disk: Path) -> None:
+    for path in ("eagle-7b-q8_0.gguf", "phi4-mini-q8_0.gguf", "mtp-phi4-mini.gguf", "qwen/Q8_0/qwen.gguf"):
+        (disk / path).parent.mkdir(parents=True, exist_ok=True)
+        (disk / path).write_bytes(gguf(tensors(1 + len(path))))
+    for model, path in (("eagle:7b", "eagle-7b-q8_0.gguf"), ("phi4:mini", "phi4-mini-q8_0.gguf"), ("qwen:q8_0", "qwen/Q8_0/qwen.gguf")):
+        await collect(store, model, disk)
+        assert store.find(parse(model)).weights_path.read_bytes() == (disk / path).read_bytes()
+
+
 @pytest.mark.parametrize("where", ["tiny-1b.gguf.sha256", "SHA256SUMS"])
 async def test_sums_beside_the_files_count(store: Store, disk: Path, where: str) -> None:
     (disk / "tiny-1b.gguf").write_bytes(WEIGHTS)

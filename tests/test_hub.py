@@ -391,6 +391,36 @@ def test_a_tag_picks_a_file(tag: str, file: str) -> None:
     assert pick(["b-Q5_K_M.gguf", "a-Q8_0.gguf"], "latest", "here") == ("b-Q5_K_M.gguf",), "the first, where there is no Q4_K_M"
 
 
+#: Files as publishers lay them out, the tag, and what it means.
+LAYOUTS = [
+    (["mtp-g.gguf", "MTP/mtp-g-BF16.gguf", "MTP/mtp-g-Q8_0.gguf", "g-BF16.gguf", "mmproj-BF16.gguf"], "latest", "g-BF16.gguf"),
+    (["MTP/g-Q8_0-MTP.gguf", "MTP/g-BF16-MTP.gguf", "g-UD-Q8_0.gguf", "g-Q8_0.gguf"], "q8_0", "g-Q8_0.gguf"),
+    (["dflash-g-Q8_0.gguf", "eagle3-g-Q8_0.gguf", "g-it-long-name-Q8_0.gguf"], "Q8_0", "g-it-long-name-Q8_0.gguf"),
+    (["draft-g-q4_k_m.gguf", "dspark-g.gguf", "g-instruct-q4_k_m.gguf"], "latest", "g-instruct-q4_k_m.gguf"),
+    (["a-Q4_K_M-draft.gguf", "m-Q5_K_M.gguf"], "latest", "m-Q5_K_M.gguf"),
+    (["Ornith-9B-MTP-IQ2_M.gguf", "Ornith-9B-MTP-Q8_0.gguf", "mmproj-Ornith-9B-BF16.gguf"], "q8_0", "Ornith-9B-MTP-Q8_0.gguf"),
+    (["Eagle2-9B-Q4_K_M.gguf", "Eagle2-9B-Q8_0.gguf", "mmproj-Eagle2.gguf"], "latest", "Eagle2-9B-Q4_K_M.gguf"),
+    (["mtp-g-Q8_0.gguf"], "q8_0", "mtp-g-Q8_0.gguf"),
+    (["Q4_K_M/model.gguf", "Q8_0/model.gguf"], "Q8_0", "Q8_0/model.gguf"),
+    (["Q4_K_M/model.gguf", "Q8_0/model.gguf"], "latest", "Q4_K_M/model.gguf"),
+    (["quants/m-UD-Q4_K_XL/v2/model.gguf", "m/F16/model.gguf"], "ud-q4_k_xl", "quants/m-UD-Q4_K_XL/v2/model.gguf"),
+    (["BF16/m-Q8_0.gguf", "BF16/m.gguf"], "bf16", "BF16/m.gguf"),
+    (["BF16/m-Q8_0.gguf", "BF16/m.gguf"], "q8_0", "BF16/m-Q8_0.gguf"),
+    (["only/F16/model.gguf"], "model.gguf", "only/F16/model.gguf"),
+    (["Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf", "m-Q8_0.gguf"], "q8_0", "m-Q8_0.gguf"),
+    (["Q8_0/m-00001-of-00002.gguf", "Q8_0/m-00002-of-00002.gguf", "Q4_0/m.gguf"], "q8_0", "Q8_0/m-00001-of-00002.gguf"),
+    (["a/m-F16-00002-of-00002.gguf", "b/m-F16-00001-of-00002.gguf", "b/m-F16-00002-of-00002.gguf"], "f16", "b/m-F16-00001-of-00002.gguf"),
+    (["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"], "q8_0", "m-Q8_0-00001-of-00002.gguf"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "tag", "file"), LAYOUTS)
+def test_what_lies_beside_a_model_and_in_which_folder(files: list[str], tag: str, file: str) -> None:
+    found = pick(files, tag, "here")
+    assert found[0] == file and len(found) == (2 if "-of-00002" in file else 1)
+    assert len({path.rpartition("/")[0] for path in found}) == 1
+
+
 @pytest.mark.parametrize(
     ("typed", "there"),
     [

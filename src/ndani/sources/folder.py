@@ -20,7 +20,7 @@ from typing import BinaryIO
 from ndani.errors import NdaniError, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG, Name
 from ndani.sources import Assembly, File, Part, Plan, PlannedLayer
-from ndani.sources.gguf import group, pick
+from ndani.sources.gguf import group, pick, stem_of
 from ndani.sources.manifest import read_manifest
 from ndani.store import layout as kinds
 from ndani.store.layout import Layout
@@ -128,12 +128,13 @@ class FolderSource:
             raise self._unreadable(self._folder, error) from None
         # A tag may leave the quantisation out, and `latest` everything.
         wanted = _plain(self._name.model if self._name.tag == DEFAULT_TAG else f"{self._name.model}-{self._name.tag}")
-        stems = group(paths)
+        # What is of other names is left out first: of two models one may be called as what drafts for the other.
+        stems = group(path for path in paths if f"{_plain(stem_of(path))}-".startswith(f"{wanted}-"))
         exact = [stem for stem in stems if _plain(stem) == wanted]
-        ours = [path for stem in stems if _plain(stem).startswith(f"{wanted}-") for path in stems[stem]]
+        ours = [path for stem in stems if stem not in exact for path in stems[stem]]
         if not exact and not ours:
             raise missing
-        found = pick(paths, exact[0], str(self._folder)) if exact else pick(ours, DEFAULT_TAG, str(self._folder))
+        found = pick(stems[exact[0]], exact[0], str(self._folder)) if exact else pick(ours, DEFAULT_TAG, str(self._folder))
         home = self._folder.resolve()
         for path in (self._folder / path for path in found):
             if not path.resolve().is_relative_to(home):  # a disk of somebody else's could name any file of this machine
