@@ -8,7 +8,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
@@ -346,6 +346,53 @@ async def test_every_other_answer_is_one_sentence(stand_in: StandIn, store: Stor
     with pytest.raises(SourceFailed, match=rf"^pull model manifest: .*answered {status}") as caught:
         await collect(store, stand_in.name, source(stand_in.name, home))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["gone", "busy", "refusing"])
+async def test_a_mirror_that_stops_answering_is_not_asked_for_ever(stand_in: StandIn, store: Store, home: Path, how: str) -> None:
+    """The registry sends elsewhere by then; what it said once does not hold for all of a pull."""
+    first, second = StandIn(WEIGHTS), StandIn(WEIGHTS)
+    runners = [await first.start(), await second.start()]
+    stand_in.elsewhere = f"http://{first.host}"
+    async with AsyncExitStack() as stack:
+        for runner in runners:
+            stack.push_async_callback(runner.cleanup)
+        pulled = RegistrySource(
+            Registry(stand_in.name, insecure=True, offline=False, key=home / "key", patience=QUICK, stall=2.0), PIECE, 1
+        )
+        async with aclosing(pull(store, stand_in.name, [pulled], QUICK)) as steps:
+            async for step in steps:
+                if step.digest == stand_in.model and (step.completed or 0) > SIZE // 4 and stand_in.elsewhere.endswith(first.host):
+                    stand_in.elsewhere = f"http://{second.host}"
+                    if how == "gone":
+                        await runners[0].cleanup()
+                    else:
+                        first.status = 503 if how == "busy" else 403
+    assert held(store, stand_in.name) == WEIGHTS and first.sent[first.model] and second.sent[second.model]
+    assert first.sent[first.model] + second.sent[second.model] < SIZE + 2 * PIECE
+
+
+async def test_a_houses_registry_that_cannot_be_reached_does_not_keep_the_next_source_from_being_asked(
+    stand_in: StandIn, store: Store, home: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        at = f"http://127.0.0.1:{free.getsockname()[1]}"
+        name = stand_in.name
+
+        def house() -> RegistrySource:
+            return RegistrySource(Registry(name, insecure=False, offline=False, key=home / "key", at=at, patience=QUICK))
+
+        await collect(store, name, house(), source(name, home))
+        assert held(store, name) == WEIGHTS
+        stand_in.manifest = b"{}"
+        with pytest.raises(SourceFailed, match="no model"):
+            await collect(store, name, house(), source(name, home))
+        other = parse(f"{stand_in.host}/ns/other")
+        with pytest.raises(Failed, match="connection refused"):  # and not that the next one has none
+            await collect(store, name, house(), source(other, home))
+        with pytest.raises(Failed, match="connection refused"):
+            await collect(store, name, house(), source(name, home, offline=True))
 
 
 async def test_nobody_there(store: Store, home: Path) -> None:
