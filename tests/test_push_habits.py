@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from ndani.errors import SourceFailed
+from ndani.names import parse
 from ndani.sources.patience import Patience
 from ndani.sources.push import push
-from ndani.sources.registry import Registry
+from ndani.sources.registry import Registry, _pause
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.types import Progress
-from registries import put_model
-from server import PATIENCE
+from registries import Debian, no_debian, put_model
+from server import PATIENCE, until
 from uploads import Uploads
 
 PART, SIZE = 64_000, 400_000
@@ -130,6 +135,90 @@ async def test_a_refusal_that_is_not_about_the_part_is_said_at_once(uploads: Upl
     with pytest.raises(SourceFailed):
         await send(store, uploads)
     assert [method for method, _, _ in uploads.seen].count("PATCH") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "there"),
+    [
+        ({"status": 403}, True),  # an address that is signed for GET
+        ({"status": 200, "headers": {"Content-Length": "0"}}, True),
+        ({"status": 200, "text": "log in"}, False),  # of another size
+        ({"status": 404}, False),
+    ],
+)
+async def test_a_registry_that_sends_to_its_storage(uploads: Uploads, store: Store, answer: dict[str, object], there: bool) -> None:
+    async def storage(request: web.Request) -> web.Response:
+        return web.Response(**answer)  # type: ignore[arg-type]
+
+    app = web.Application()
+    app.router.add_route("HEAD", "/storage", storage)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    uploads.storage = f"http://127.0.0.1:{runner.addresses[0][1]}/storage"
+    put_model(store, uploads.name, WEIGHTS)
+    assert (await send(store, uploads))[-1].status == "success"
+    assert bool(uploads.parts) is not there
+    await runner.cleanup()
+
+
+async def test_an_address_for_a_part_that_has_expired_is_asked_for_again(uploads: Uploads, store: Store) -> None:
+    uploads.redirects, uploads.expires = True, 2
+    put_model(store, uploads.name, WEIGHTS)
+    assert (await send(store, uploads))[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
+
+
+def test_an_address_without_tls_of_a_registry_that_has_it() -> None:
+    """Behind a proxy that speaks TLS for it, it may not know that. Any other is refused."""
+    registry = Registry(parse("models.example/ns/tiny:1"), insecure=False, offline=False, key=Path("key"))
+    at = registry.url("blobs", "uploads", "")
+    assert registry.follow(at, "http://models.example/v2/x?_state=1") == "https://models.example/v2/x?_state=1"
+    for other in ("http://storage.example/x", "http://models.example.evil/x", "http://models.example:8080/x"):
+        with pytest.raises(SourceFailed, match="insecure protocol http"):
+            registry.follow(at, other)
+
+
+@pytest.mark.parametrize(("said", "pause"), [("7", 7), (lambda: str(int(time.time()) + 60), 60), ("1000000000", 0), ("soon", None)])
+def test_a_pause_may_be_a_point_in_time(said: str | Callable[[], str], pause: float | None) -> None:
+    assert _pause(said if isinstance(said, str) else said()) == (None if pause is None else pytest.approx(pause, abs=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["4m", "1m"])
+async def test_debians_registry_behind_an_nginx_with_a_limit(store: Store, tmp_path: Path, limit: str) -> None:
+    if why := no_debian() or ("" if shutil.which("nginx") else "needs nginx: apt-get install nginx"):
+        pytest.skip(why)
+    debian = Debian(tmp_path / "registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    temporary = " ".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (tmp_path / "nginx.conf").write_text(
+        f"user root; daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
+        f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port}; client_max_body_size {limit}; "
+        f"location / {{ proxy_pass http://{debian.host}; proxy_http_version 1.1; proxy_set_header Host $http_host; }} }} }}"
+    )
+    nginx = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: listens(port), PATIENCE, "nginx answers")
+        name = parse(f"127.0.0.1:{port}/ns/tiny:1")
+        weights = WEIGHTS * 100  # 40 MB
+        put_model(store, name, weights)
+        registry = Registry(name, insecure=True, offline=False, key=Path("key"))
+        async with asyncio.timeout(PATIENCE), aclosing(push(store, name, registry)) as steps:
+            assert [step async for step in steps][-1].status == "success"
+        large = 1 << (22 if limit == "4m" else 20)
+        assert [status for status, _ in debian.requests("PATCH")] == [202] * (-(-len(weights) // large) + 2), "each byte once"
+        assert len(debian.requests("POST")) == 3 and len(debian.requests("PUT", "/manifests/1")) == 1
+    finally:
+        nginx.terminate()
+        nginx.wait()
+        debian.stop()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 # An address that was noted.

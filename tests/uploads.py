@@ -42,6 +42,8 @@ class Uploads:
         self.query = ""  # of the address of an upload
         self.base = "/v2/ns/tiny/blobs/uploads/"  # of the addresses that are given out
         self.front = ""  # the address of uploads where another host gives them out
+        self.storage = ""  # where who asks for a blob is sent
+        self.expires = 0  # so many addresses for a part are good no more when they are used
         self.moves = 0  # POST and PUT are sent to another address with this status
         self.host = ""
 
@@ -68,7 +70,11 @@ class Uploads:
         return None
 
     async def blob(self, request: web.Request) -> web.Response:
-        return self.note(request) or web.Response(status=200 if request.match_info["digest"] in self.blobs else 404)
+        if refused := self.note(request):
+            return refused
+        if self.storage:
+            return web.Response(status=307, headers={"Location": self.storage})
+        return web.Response(status=200 if request.match_info["digest"] in self.blobs else 404)
 
     async def upload(self, request: web.Request) -> web.Response:
         if refused := self.note(request):
@@ -108,6 +114,9 @@ class Uploads:
 
     async def elsewhere(self, request: web.Request) -> web.Response:
         self.note(request)
+        if self.expires:
+            self.expires -= 1
+            return web.Response(status=403, text="Request has expired")
         return await self.part(request, request.match_info["id"], int(request.match_info["at"]))
 
     async def part(self, request: web.Request, name: str, at: int) -> web.Response:
@@ -127,6 +136,8 @@ class Uploads:
             assert request.transport
             request.transport.close()
             return web.Response()
+        if at and self.parts[-1][1] < self.least:
+            return web.Response(status=416)
         if at != len(self.open[name]) or (at and self.once):
             return web.Response(status=416 if at != len(self.open[name]) else 400)
         await asyncio.sleep(self.pause)
@@ -149,7 +160,7 @@ class Uploads:
         headers = {"Location": f"{self.front}{self.base}{name}{self.query}", "Range": f"0-{last}"}
         if self.says == "nothing":
             del headers["Range"]
-        if self.least:
+        if self.least and status == 202 and not part:
             headers["OCI-Chunk-Min-Length"] = str(self.least)
         return web.Response(status=status, headers=headers)
 
