@@ -193,6 +193,17 @@ def test_half_an_emoji_is_read_as_no_letter(server: Server) -> None:
         assert told.json()["_debug_info"]["rendered_template"] == read, escaped
 
 
+def test_bytes_that_are_no_utf8_are_read_as_no_letter(server: Server) -> None:
+    """A Latin-1 terminal's letters, a text cut inside a letter: Go's decoder reads each stray byte as U+FFFD."""
+    for sent, read in (
+        (b"caf\xe9!", "caf\ufffd!"), (b"\xff\xfe", "\ufffd\ufffd"), (b"\xe2\x82", "\ufffd\ufffd"), (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
+        (b"\xf0\x9f\x98 \xf0\x9f\x98\x80", "\ufffd\ufffd\ufffd \U0001f600"), (rb"\ud83d" + b"\xff", "\ufffd\ufffd"), (b"\xc0\x80", "\ufffd\ufffd"),
+    ):  # fmt: skip
+        body = b'{"model":"echo","template":"{{ .Prompt }}","_debug_render_only":true,"no\xff":1,"prompt":"%s"}' % sent
+        told = server.http.post(GENERATE, content=body)
+        assert told.status_code == 200 and told.json()["_debug_info"]["rendered_template"] == read, sent
+
+
 def test_a_prompt_that_is_far_too_long_is_not_blamed_on_the_template(server: Server) -> None:
     answer = server.post(GENERATE, {"model": "turns", "prompt": "x" * (9 << 20)})
     assert (answer.status_code, answer.json()["error"]) == (400, "the prompt is longer than 8,388,608 characters; shorten it")

@@ -42,7 +42,8 @@ async def test_names_are_lower_case_and_null_is_nothing_said() -> None:
         (b'{"a": 1', "unexpected EOF"),
         (b"[1]", "the request body must be a JSON object"),
         (b'{"a": xyzzy}', "invalid JSON: "),
-        (b'{"a": "\xff"}', "invalid JSON: "),
+        (b'{"a": \xff}', "invalid JSON: "),
+        (b'{"a": "\xff"', "unexpected EOF"),
         (b"[" * 10**5, "invalid JSON: "),
     ],
 )

@@ -31,6 +31,8 @@ Step = TypeVar("Step")
 
 #: What looks like half of a pair of surrogates in a JSON text.
 _HALF, _BACKSLASH = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"), ord("\\")
+#: A byte that is no UTF-8, as Python keeps it.
+_STRAY = re.compile("[\udc80-\udcff]")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -88,16 +90,18 @@ async def decode(request: Request) -> dict[str, Any]:
 async def _decoded(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        # JavaScript cuts texts inside an emoji and writes the half as an escape: U+FFFD, as Go's decoder reads it.
-        if not _HALF.search(body):
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # What Go's decoder reads as U+FFFD: bytes that are no UTF-8 (a Latin-1 terminal, a cut text), and half of a pair of
+        # surrogates (JavaScript cuts texts inside an emoji and writes the half as an escape).
+        mended = await asyncio.to_thread(_mended, body)  # a large body takes a while to look at
+        if mended == body:
             raise
-        mended = await asyncio.to_thread(_mended, body)  # a large body has many escapes to look at
         return msgspec.json.decode(mended)
 
 
 def _mended(body: bytes) -> bytes:
-    """A JSON text whose halves of surrogate pairs are U+FFFD."""
+    """A JSON text in which every byte that is no UTF-8 and every half of a pair of surrogates is U+FFFD."""
+    body = _STRAY.sub("\ufffd", body.decode("utf-8", "surrogateescape")).encode()
     pieces, done, paired = [], 0, -1
     for found in _HALF.finditer(body):
         at = first = found.start()
