@@ -30,8 +30,6 @@ MADE = (
     "^(tags(-|$)|blob|create|show|embed|generate-(debug-render|bad-template|suffix|embedder)"
     "|chat-derived|chat-system-own|chat-embedder|delete)"
 )
-#: The one shortfall that is meant: the recorded Ollama had rewritten the weights, ours keep their publisher's digest.
-MEANT = "  create-from: $first.status: 'using existing layer sha256:"
 
 recorded = pytest.mark.skipif(
     not (COMPARER.exists() and GOLDEN.exists()), reason="the recordings of the real Ollama are not beside this repository"
@@ -61,4 +59,4 @@ def test_what_is_made_of_files_agrees(start: Start, tmp_path: Path, models: Path
     unpack(weights, tmp_path / "f16.gguf")
     files = ("--gguf", str(weights), "--f16", str(tmp_path / "f16.gguf"), "--minilm", str(checkpoint))
     agree, short = compare(start(tmp_path / "models"), "--only", MADE, *files)
-    assert len(short) == 1 and short[0].startswith(MEANT) and agree >= 48
+    assert not short and agree >= 48

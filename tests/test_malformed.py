@@ -15,6 +15,7 @@ from stores import gguf, put_echo
 
 SECRET = "SECRET-WORDS"
 CHAT, GENERATE, SHOW, COPY, DELETE, PULL, PUSH = (f"/api/{verb}" for verb in ("chat", "generate", "show", "copy", "delete", "pull", "push"))
+EMBED, EMBEDDINGS, CREATE = (f"/api/{verb}" for verb in ("embed", "embeddings", "create"))
 HI = [{"role": "user", "content": SECRET}]
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -66,6 +67,18 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (SHOW, {}, 400, "model is required"),
     (DELETE, {}, 400, "model is required"),
     (PULL, {}, 400, "invalid model name"),
+    # A name that would have to be mended: a scheme belongs in front of a host, and a blank to no name.
+    *[(path, {"model": "http://echo", "stream": False}, 400, "invalid model name")
+      for path in (CHAT, GENERATE, SHOW, EMBED, EMBEDDINGS, CREATE, PULL, PUSH)],
+    (CREATE, {"model": "x", "from": "http://echo"}, 400, "invalid model name"),
+    (COPY, {"source": "http://echo", "destination": "x"}, 400, 'source "http://echo" is invalid'),
+    (COPY, {"source": "echo", "destination": "https://library/x"}, 400, 'destination "https://library/x" is invalid'),
+    (COPY, {"source": " echo", "destination": "x"}, 400, 'source " echo" is invalid'),
+    (COPY, {"source": "echo", "destination": "x "}, 400, 'destination "x " is invalid'),
+    *[(path, {"model": " echo", "from": "echo"}, 400, "invalid model name") for path in (CREATE, PUSH)],
+    *[(DELETE, {"model": name}, 400, f'name "{name}" is invalid') for name in
+      ("http://echo", "https://registry.ollama.ai/library/echo", " echo", "echo ", "//echo", "/echo", "echo:", " ")],
+    (CHAT, chat(model="gpt:Cloud"), 403, "ollama cloud is disabled: remote model is unavailable"),
     (CHAT, chat(model=7), 400, "model must be a string"),
     (GENERATE, ask(model=["echo"]), 400, "model must be a string"),
     (SHOW, {"name": {}}, 400, "name must be a string"),
@@ -102,9 +115,10 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CHAT, chat(messages={"role": "user"}), 400, "messages must be an array"),
     (CHAT, chat(messages=["hi"]), 400, "messages[0] must be an object"),
     (CHAT, chat(messages=[*HI, None]), 400, "messages[1] must be an object"),
-    (CHAT, chat(messages=[{}]), 400, "messages[0].role must be one of"),
-    (CHAT, chat(messages=[{"role": "SECRET-WORDS", "content": "x"}]), 400, "messages[0].role must be one of"),
-    (CHAT, chat(messages=[{"role": 1, "content": "x"}]), 400, "messages[0].role must be one of"),
+    (CHAT, chat(messages=[{"role": 1, "content": "x"}]), 400, "messages[0].role must be a string"),
+    (CHAT, chat(messages=[{"role": ["user"], "content": "x"}]), 400, "messages[0].role must be a string"),
+    (CHAT, chat(messages=[{"role": "user", "content": "x", "images": "aGk="}]), 400, "messages[0].images must be an array"),
+    (CHAT, chat(messages=[*HI, {"role": "user", "tool_calls": {"a": 1}}]), 400, "messages[1].tool_calls must be an array"),
     (CHAT, chat(messages=[{"role": "user", "content": 5}]), 400, "messages[0].content must be a string"),
     (CHAT, chat(messages=[{"role": "user", "content": [{"type": "text", "text": SECRET}]}]), 400, "messages[0].content must be a string"),
     (CHAT, chat(stream="yes"), 400, "stream must be true or false"),
@@ -163,6 +177,7 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CHAT, chat(format="json"), 400, "format is not in this version"),
     (GENERATE, ask(format={"type": "object"}), 400, "format is not in this version"),
     (CHAT, chat(format=7), 400, "format is not in this version"),
+    (GENERATE, ask(images="aGk="), 400, "images must be an array"),
     (GENERATE, ask(images=["aGk="]), 400, "images are not in this version"),
     (CHAT, chat(messages=[{"role": "user", "content": "x", "images": ["aGk="]}]), 400, "images are not in this version"),
     (CHAT, chat(messages=[{"role": "assistant", "tool_calls": [{"function": {}}]}]), 400, "tool_calls are not in this version"),
@@ -183,9 +198,7 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CHAT, chat(top_logprobs=21), 400, "top_logprobs must be between 0 and 20"),
     (CHAT, chat(top_logprobs=-1), 400, "top_logprobs must be between 0 and 20"),
     (GENERATE, ask(_debug_render_only="yes"), 400, "_debug_render_only must be true or false"),
-    (SHOW, {"model": "echo", "system": "x"}, 400, "system is not in this version of show"),
     (SHOW, {"model": "echo", "system": 1}, 400, "system must be a string"),
-    (SHOW, {"model": "echo", "template": "x"}, 400, "template is not in this version of show"),
     (SHOW, {"model": "echo", "template": ["x"]}, 400, "template must be a string"),
     (SHOW, {"model": "echo", "options": 5}, 400, "options must be an object"),
     (PULL, {"model": "echo", "insecure": "x"}, 400, "insecure must be true or false"),
@@ -237,7 +250,7 @@ def test_the_right_status_and_one_clear_sentence(server: Server, path: str, body
 
 
 def test_the_table_is_long_enough() -> None:
-    assert len(TABLE) >= 50 and {row[0] for row in TABLE} == {CHAT, GENERATE, SHOW, COPY, DELETE, PULL, PUSH}
+    assert len(TABLE) >= 50 and {row[0] for row in TABLE} >= {CHAT, GENERATE, SHOW, COPY, DELETE, PULL, PUSH}
 
 
 @pytest.mark.parametrize("path", [CHAT, GENERATE, SHOW, COPY, DELETE, PULL, PUSH])
@@ -269,6 +282,8 @@ FINE: list[tuple[str, Any]] = [
     (CHAT, chat(keep_alive=10**18)),
     (CHAT, chat(keep_alive=-(10**300))),
     (CHAT, chat(messages=[{"ROLE": "USER", "Content": None}])),
+    (CHAT, chat(messages=[{}])),
+    *[(CHAT, chat(messages=[{"role": role, "content": "x"}])) for role in ("SECRET-WORDS", "developer", "document 2", "", None)],
     (CHAT, chat(messages=[{"role": "user", "content": "\0\ud83d\ude00\u202e"}])),
     (GENERATE, ask(prompt="\0" * 1000)),
     (CHAT, option(num_predict=1, num_ctx=0)),

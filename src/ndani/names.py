@@ -15,6 +15,7 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
+_SCHEME = re.compile(r"\A(?i:https?)://(?=[^/]+/[^/]+/[^/]+\Z)")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}\Z")  # it is the name of a folder
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}\Z")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}\Z")
@@ -47,13 +48,14 @@ class Name:
         return self.full.lower()
 
 
-def parse(text: str, *, error: str = "invalid model name") -> Name:
-    """Read a name as a user types it; a scheme in front is accepted and dropped.
+def parse(text: str, *, error: str = "invalid model name", scheme: bool = True) -> Name:
+    """Read a name to the letter: a blank around it is no part of any name. Where a host is named, `scheme` allows `https://`
+    in front of it, as a registry's address is copied from a browser; it is dropped.
 
     Raises BadName with `error` when the text cannot be a name.
     """
-    rest = re.sub(r"\Ahttps?://", "", text.strip())
     host, namespace, tag = DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG
+    rest = _SCHEME.sub("", text) if scheme else text
     parts = rest.split("/")
     if len(parts) > 3:
         raise BadName(error)

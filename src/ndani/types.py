@@ -50,8 +50,9 @@ class Sampling:
 class ChatRequest:
     """A conversation to be continued. `model` is the name as the client spelt it; `keep_alive` is in seconds, negative: forever.
 
-    `render_only` asks for the prompt that would be sent, and for nothing else. `asks` is what is wanted beyond text:
-    thinking, tools, tool_calls, images, format, logprobs. `wrong` is what is wrong with its options, said once the model is known to be
+    `render_only` asks for the prompt that would be sent, and for nothing else. `think` is what the template is told of
+    thinking, None where nothing was said. `asks` is what is wanted beyond text: thinking, tools, tool_calls, images, format,
+    logprobs. `wrong` is what is wrong with its options, said once the model is known to be
     there and able.
     """
 
@@ -62,6 +63,7 @@ class ChatRequest:
     truncate: bool = True
     shift: bool = True
     render_only: bool = False
+    think: bool | None = None
     asks: frozenset[str] = frozenset()
     wrong: str = ""
 
@@ -70,13 +72,14 @@ class ChatRequest:
 class GenerateRequest:
     """A prompt to be answered. `raw` sends it as it is; `context` is the token ids of an earlier exchange.
 
-    `template` counts instead of the model's; with `suffix`, what is wanted stands between the prompt and it. `asks` and
-    `wrong` are as in a ChatRequest.
+    `system` and `template` count instead of the model's, where they are not empty; with `suffix`, what is wanted stands
+    between the prompt and it. A `context` without ids is said, too: the model's MESSAGE turns are left out. `think`, `asks`
+    and `wrong` are as in a ChatRequest.
     """
 
     model: str
     prompt: str
-    system: str | None = None
+    system: str = ""
     template: str = ""
     suffix: str = ""
     raw: bool = False
@@ -86,6 +89,7 @@ class GenerateRequest:
     truncate: bool = True
     shift: bool = True
     render_only: bool = False
+    think: bool | None = None
     asks: frozenset[str] = frozenset()
     wrong: str = ""
 
@@ -184,7 +188,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a model is, as a listing shows it."""
+    """What a model is, as a listing shows it; `parent` is the name of the model that it was made from."""
 
     format: str = "gguf"
     family: str = ""
@@ -193,6 +197,7 @@ class Details:
     quantization_level: str = ""
     context_length: int = 0
     embedding_length: int = 0
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Making:
 
 def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
     """A body of /api/create: the name to be, the name it is made from (or nothing), and what is laid over that."""
-    name = fields.model(body)
+    name = fields.model(body, exact=True)
     if not name:
         raise BadName("invalid model name")
     _refuse_later(body)

@@ -6,6 +6,7 @@ name them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ndani.durations import parse_duration
@@ -44,9 +45,24 @@ def record(body: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def model(body: dict[str, Any]) -> str:
-    """The model's name; the older field `name` counts where `model` is empty."""
-    return (text(body, "model") or text(body, "name")).strip()
+def array(body: dict[str, Any], name: str) -> list[Any]:
+    """A list, or an empty one where there is none."""
+    value = body.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadRequest(f"{name} must be an array")
+    return value
+
+
+def model(body: dict[str, Any], *, exact: bool = False) -> str:
+    """The model's name; the older field `name` counts where `model` is empty.
+
+    Blanks around it are cut off, as Ollama does where a model is only looked for; `exact` leaves them, for routes that make
+    or remove what has this name.
+    """
+    name = text(body, "model") or text(body, "name")
+    return name if exact else name.strip()
 
 
 def numbers(body: dict[str, Any], name: str) -> tuple[int, ...] | None:
@@ -66,7 +82,10 @@ def keep_alive(body: dict[str, Any]) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise BadRequest("keep_alive must be a number of seconds or a duration such as 5m")
-    return parse_duration(value.strip()) if isinstance(value, str) else float(value)
+    if isinstance(value, str):
+        return parse_duration(value.strip())
+    # A whole number may be longer than any float; what it means does not depend on how long it is.
+    return max(-1.0, min(value, 1e12)) if isinstance(value, int) else value
 
 
 def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
@@ -92,35 +111,29 @@ def options(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
         return Sampling(), [], str(error)
 
 
-def messages(body: dict[str, Any], roles: tuple[str, ...]) -> tuple[tuple[Message, ...], frozenset[str]]:
-    """The turns of a conversation, and what they hold beyond text: images, tool_calls."""
-    value = body.get("messages")
-    if value is None:
-        return (), frozenset()
-    if not isinstance(value, list):
-        raise BadRequest("messages must be an array")
+def messages(body: dict[str, Any], roles: tuple[str, ...] = ()) -> tuple[tuple[Message, ...], frozenset[str]]:
+    """The turns of a conversation, and what they hold beyond text: images, tool_calls.
+
+    A role is whatever the model's template knows (`control`, `document 2`), or one of `roles`; without one it is empty.
+    """
     turns, more = [], set()
-    for number, turn in enumerate(value):
+    for number, turn in enumerate(array(body, "messages")):
         if not isinstance(turn, dict):
             raise BadRequest(f"messages[{number}] must be an object with role and content")
         said = {key.lower(): part for key, part in turn.items()}
-        role, content = said.get("role"), said.get("content")
-        if not isinstance(role, str) or role.lower() not in roles:
+        try:
+            role = text(said, "role").lower()
+            more |= {name for name in ("images", "tool_calls") if array(said, name)}
+            rest = {name: text(said, name) for name in ("content", "thinking", "tool_name", "tool_call_id")}
+        except BadRequest as error:
+            raise BadRequest(f"messages[{number}].{error}") from None
+        if roles and role not in roles:
             raise BadRequest(f"messages[{number}].role must be one of {', '.join(roles)}")
-        if content is not None and not isinstance(content, str):
-            raise BadRequest(f"messages[{number}].content must be a string")
-        more |= {"images"} if said.get("images") else set()
-        more |= {"tool_calls"} if said.get("tool_calls") else set()
-        rest = {}
-        for name in ("thinking", "tool_name", "tool_call_id"):
-            rest[name] = said.get(name) or ""
-            if not isinstance(rest[name], str):
-                raise BadRequest(f"messages[{number}].{name} must be a string")
-        turns.append(Message(role.lower(), content or "", **rest))
+        turns.append(Message(role, **rest))
     return tuple(turns), frozenset(more)
 
 
-def ignored_headers(ignored: list[str]) -> dict[str, str]:
-    """The options that nothing obeyed, by name; a name that is no plain word is not repeated."""
+def ignored_headers(ignored: Sequence[str]) -> dict[str, str]:
+    """What nothing obeyed, by name; a name that is no plain word is not repeated."""
     plain = [name for name in ignored if name.isascii() and name.isidentifier()][:32]
     return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}

@@ -41,9 +41,8 @@ class Native:
         asked, ignored = ollama.parse_generate(body)
         stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_generate(asked.model, self._clock)
-        return await wire.answer(
-            await self._service.answers.generate(asked, outlet), stream, line, fold, fields.ignored_headers(ignored), outlet
-        )
+        events, more = await self._service.answers.generate(asked, outlet)
+        return await wire.answer(events, stream, line, fold, fields.ignored_headers([*ignored, *more]), outlet)
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
@@ -51,9 +50,8 @@ class Native:
         asked, ignored = ollama.parse_chat(body)
         stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_chat(asked.model, self._clock)
-        return await wire.answer(
-            await self._service.answers.chat(asked, outlet), stream, line, fold, fields.ignored_headers(ignored), outlet
-        )
+        events, more = await self._service.answers.chat(asked, outlet)
+        return await wire.answer(events, stream, line, fold, fields.ignored_headers([*ignored, *more]), outlet)
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
@@ -82,7 +80,7 @@ class Native:
     async def delete(self, request: Request) -> Response:
         """DELETE /api/delete."""
         body = await wire.decode(request)
-        await self._service.models.delete(_required(fields.model(body)))
+        await self._service.models.delete(_required(fields.model(body, exact=True)))
         return Response(status_code=200)
 
     async def pull(self, request: Request) -> Response:
@@ -97,7 +95,7 @@ class Native:
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
         body = await wire.decode(request)
-        name, insecure = _required(fields.model(body)), fields.flag(body, "insecure", False)
+        name, insecure = _required(fields.model(body, exact=True)), fields.flag(body, "insecure", False)
         return await wire.progress(self._service.models.push(name, insecure), fields.flag(body, "stream", True), wire.step_line)
 
 

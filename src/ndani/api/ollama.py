@@ -14,9 +14,6 @@ from ndani.api.wire import Clock, Fold, Render, encode, local_stamp
 from ndani.errors import BadRequest
 from ndani.types import ChatRequest, Details, Done, Event, GenerateRequest, Model, Rendered, Resident, Text
 
-#: Who speaks in a conversation.
-ROLES = ("system", "user", "assistant", "tool")
-
 #: What Ollama prints for "for ever": the end of Go's longest duration, about 292 years from now.
 FOREVER = 292 * 365.25 * 86400
 
@@ -24,11 +21,10 @@ FOREVER = 292 * 365.25 * 86400
 def parse_generate(body: dict[str, Any]) -> tuple[GenerateRequest, list[str]]:
     """A body of /api/generate, and the options in it that nothing obeys."""
     sampling, ignored, wrong = fields.options(body)
-    system = body.get("system")
     request = GenerateRequest(
         model=fields.model(body),
         prompt=fields.text(body, "prompt"),
-        system=None if system is None else fields.text(body, "system"),
+        system=fields.text(body, "system"),
         template=fields.text(body, "template"),
         suffix=fields.text(body, "suffix"),
         raw=fields.flag(body, "raw", False),
@@ -38,6 +34,7 @@ def parse_generate(body: dict[str, Any]) -> tuple[GenerateRequest, list[str]]:
         truncate=fields.flag(body, "truncate", True),
         shift=fields.flag(body, "shift", True),
         render_only=fields.flag(body, "_debug_render_only", False),
+        think=_think(body),
         asks=_asks(body),
         wrong=wrong,
     )
@@ -50,7 +47,7 @@ def parse_chat(body: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
     if not name:
         raise BadRequest("model is required")
     sampling, ignored, wrong = fields.options(body)
-    messages, more = fields.messages(body, ROLES)
+    messages, more = fields.messages(body)
     request = ChatRequest(
         model=name,
         messages=messages,
@@ -59,29 +56,32 @@ def parse_chat(body: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
         truncate=fields.flag(body, "truncate", True),
         shift=fields.flag(body, "shift", True),
         render_only=fields.flag(body, "_debug_render_only", False),
+        think=_think(body),
         asks=_asks(body) | more,
         wrong=wrong,
     )
     return request, ignored
 
 
-def _asks(body: dict[str, Any]) -> frozenset[str]:
-    """What a body asks for beyond text; what clients send by habit (`false`, empty) asks for nothing."""
+def _think(body: dict[str, Any]) -> bool | None:
+    """What a body says of thinking; an empty text says nothing, and a level is true."""
     think = body.get("think")
     if think is not None and not isinstance(think, (bool, str)):
         raise BadRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
     if isinstance(think, str) and think not in ("high", "medium", "low", "max", "true", "false", ""):
         raise BadRequest('invalid think value (must be "high", "medium", "low", "max", true, or false)')
-    tools = body.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise BadRequest("tools must be an array")
+    return None if think in (None, "") else think not in (False, "false")
+
+
+def _asks(body: dict[str, Any]) -> frozenset[str]:
+    """What a body asks for beyond text; what clients send by habit (`false`, empty) asks for nothing."""
     top = body.get("top_logprobs")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20):
         raise BadRequest("top_logprobs must be between 0 and 20")
     asked = {
-        "thinking": think not in (None, False, "", "false"),
-        "tools": bool(tools),
-        "images": bool(body.get("images")),
+        "thinking": bool(_think(body)),
+        "tools": bool(fields.array(body, "tools")),
+        "images": bool(fields.array(body, "images")),
         "format": body.get("format") not in (None, ""),
         "logprobs": fields.flag(body, "logprobs", False) or bool(top),
     }
@@ -168,7 +168,7 @@ def _usage(done: Done) -> dict[str, int]:
 def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
     """What a model is; listings say its lengths too."""
     said: dict[str, Any] = {
-        "parent_model": "",
+        "parent_model": details.parent,
         "format": details.format,
         "family": details.family,
         "families": list(details.families) or None,
@@ -209,7 +209,7 @@ def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
                 "model": r.name,
                 "size": r.size,
                 "digest": r.digest,
-                "details": render_details(r.details, listed=False),
+                "details": render_details(r.details, listed=False) | {"parent_model": ""},  # as there: of what runs, nobody asks it
                 "expires_at": _expiry(r, now),
                 "size_vram": r.size_vram,
                 "context_length": r.context_length,

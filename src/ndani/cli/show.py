@@ -36,6 +36,8 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
     answer = Client(load()).ask("POST", "/api/show", {"model": args[0]} | ({"verbose": True} if verbose else {}), holds="details")
     if as_json:
         return print_json(answer)
+    for warning in answer.get("warnings") or ():
+        click.echo(f"Warning: {clean(warning)}", err=True)
     if not wanted:
         return click.echo(card(answer, verbose=verbose), nl=False)
     # System and template are printed to the letter, without a newline of ours: into a file with their escapes (`color`).

@@ -36,9 +36,9 @@ class Question:
     """What an engine is asked, whatever dialect it came in.
 
     `render` says how the messages become a prompt: by a template of ours, by the chat template that the engine has read
-    from the weights, or plainly, their texts joined. With `suffix`, a template fills in the middle. `render_only` ends
-    with the prompt. `context` is put in front of the prompt. `num_ctx` is this request's context, at most the slot's, `slot_ctx`; both
-    are known once a slot is leased.
+    from the weights, or plainly, their texts joined. With `suffix`, a template of ours fills in the middle. `think` is what
+    templates are told of thinking. `render_only` ends with the prompt. `context` is put in front of the prompt. `num_ctx` is
+    this request's context, at most the slot's, `slot_ctx`; both are known once a slot is leased.
     """
 
     messages: tuple[Message, ...]
@@ -47,6 +47,7 @@ class Question:
     slot_ctx: int = 0
     render: Template | Literal["engine", "plain"] = "engine"
     suffix: str = ""
+    think: bool | None = None
     render_only: bool = False
     context: tuple[int, ...] = ()
     truncate: bool = True
@@ -166,23 +167,23 @@ async def _before(engine: Engine, context: tuple[int, ...]) -> str:
 
 def _renderer(engine: Engine, question: Question, prefix: str) -> Render:
     """The one place that decides how messages become a prompt."""
-    way, suffix = question.render, question.suffix
+    way, suffix, think = question.render, question.suffix, question.think
 
     async def render(messages: tuple[Message, ...]) -> str:
         if isinstance(way, Template):  # a second or two at worst, so not on the loop
-            return prefix + await asyncio.to_thread(_filled, way, messages, suffix)
+            return prefix + await asyncio.to_thread(_filled, way, messages, suffix, think)
         if way == "engine":
-            return prefix + await engine.render(messages)
+            return prefix + await engine.render(messages, think)
         return prefix + "\n\n".join(m.content for m in messages)
 
     return render
 
 
-def _filled(template: Template, messages: tuple[Message, ...], suffix: str) -> str:
+def _filled(template: Template, messages: tuple[Message, ...], suffix: str, think: bool | None) -> str:
     if sum(len(message.content) for message in messages) > OUTPUT:
         raise BadRequest(f"the prompt is longer than {OUTPUT:,} characters; shorten it")
     turns = tuple(Turn(m.role, m.content, m.thinking, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
-    return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix))
+    return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))
 
 
 async def _fit(engine: Engine, question: Question, render: Render) -> Fitted:

@@ -109,12 +109,14 @@ class Engine:
         self._socket = socket
         self._mailroom = mailroom
 
-    async def render(self, messages: tuple[Message, ...]) -> str:
-        """The prompt that the model's own chat template makes of a conversation.
+    async def render(self, messages: tuple[Message, ...], think: bool | None = None) -> str:
+        """The prompt that the model's own chat template makes of a conversation; `think` is its `enable_thinking`, where said.
 
         Raises BadRequest when the template refuses it (a role it does not know, turns in an order it forbids).
         """
-        body = {"messages": [_turn(message) for message in messages]}
+        body: dict[str, Any] = {"messages": [_turn(message) for message in messages]}
+        if think is not None:
+            body["chat_template_kwargs"] = {"enable_thinking": think}
         answer = await self._ask(
             "/apply-template", body, refused="this model's chat template refuses these messages; check their roles and order"
         )

@@ -31,6 +31,10 @@ LATER = {
 }
 
 
+#: An answer being made, and the names of what the model asks for and nothing obeys.
+Answering = tuple[AsyncGenerator[Event], tuple[str, ...]]
+
+
 class Answers:
     """What can be asked of a model."""
 
@@ -39,13 +43,13 @@ class Answers:
         self._pool = pool
         self._counts = counts
 
-    async def generate(self, request: GenerateRequest, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerateRequest, outlet: Outlet | None = None) -> Answering:
         """Continue a prompt. An empty prompt loads the model; with keep_alive 0 it unloads it.
 
         Texts that `outlet` takes are not among the events.
         """
         if not request.prompt and request.keep_alive == 0:
-            return self._unload(request.model)
+            return self._unload(request.model), ()
         entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         if request.raw and (request.template or request.system or request.context):
             raise BadRequest("raw mode does not support template, system, or context")
@@ -56,34 +60,39 @@ class Answers:
             raise Unsupported(f"{entry.name.full} does not support insert")
         _allow(request)
         if not request.prompt:
-            return self._load(card, request.sampling, request.keep_alive)
+            return self._load(card, request.sampling, request.keep_alive), ()
         said: tuple[Message, ...] = (Message("user", request.prompt),)
-        system = request.system if request.system is not None else entry.system
+        system = request.system or entry.system
         if not request.raw:
-            said = (*([Message("system", system)] if system else []), *(() if request.context else entry.messages), *said)
+            turns = entry.messages if request.context is None else ()
+            said = (*([Message("system", system)] if system else []), *turns, *said)
         question = Question(
             said,
             merge(request.sampling, card.options),
             render="plain" if request.raw else _rendering(card, template),
             suffix=request.suffix,
+            think=request.think,
             render_only=request.render_only,
             context=request.context or (),
             truncate=request.truncate,
             shift=request.shift,
             wants_context=not request.raw,
         )
-        return self._answer(card, question, request.keep_alive, outlet)
+        unobeyed = () if request.raw else card.unobeyed
+        if request.template or request.suffix:  # then no renderer would be asked
+            unobeyed = tuple(word for word in unobeyed if word != "renderer")
+        return self._answer(card, question, request.keep_alive, outlet), unobeyed
 
-    async def chat(self, request: ChatRequest, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
+    async def chat(self, request: ChatRequest, outlet: Outlet | None = None) -> Answering:
         """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `outlet`: as in `generate`."""
         if not request.messages and request.keep_alive == 0:
-            return self._unload(request.model)
+            return self._unload(request.model), ()
         entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
         card = await self._cards.card(entry)
         _require(card, request, "chat")
         _allow(request)
         if not request.messages:
-            return self._load(card, request.sampling, request.keep_alive)
+            return self._load(card, request.sampling, request.keep_alive), ()
         said = entry.messages + request.messages
         if entry.system and request.messages[0].role != "system":
             said = (Message("system", entry.system), *said)
@@ -91,11 +100,12 @@ class Answers:
             said,
             merge(request.sampling, card.options),
             render=_rendering(card, card.template),
+            think=request.think,
             render_only=request.render_only,
             truncate=request.truncate,
             shift=request.shift,
         )
-        return self._answer(card, question, request.keep_alive, outlet)
+        return self._answer(card, question, request.keep_alive, outlet), card.unobeyed
 
     # How it is done.
 

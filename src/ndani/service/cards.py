@@ -35,6 +35,7 @@ class Card:
     want: Want
     template: Template | BadRequest | None  # the Go template, or why it cannot be read
     native: bool  # its weights hold a chat template, which the engine applies
+    unobeyed: tuple[str, ...]  # names of what its config asks for and nothing here obeys: renderer, parser
     capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
 
 
@@ -99,7 +100,7 @@ class Cards:
         if isinstance(template, BadRequest):
             wrong = f"the model {entry.name} has a template that cannot be used ({template})"
             template = BadRequest(f"{wrong}; create it again with another one")
-        return Card(entry, _own_options(entry), want, template, native, frozenset(model.capabilities))
+        return Card(entry, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(model.capabilities))
 
     def want(self, card: Card, said: Sampling) -> Want:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
@@ -134,7 +135,7 @@ def require_local(name: names.Name) -> None:
 
 
 def _in_cloud(name: names.Name) -> bool:
-    return name.tag == "cloud" or name.tag.endswith("-cloud")
+    return name.tag.lower() == "cloud" or name.tag.lower().endswith("-cloud")
 
 
 def abilities(template: str) -> set[str]:

@@ -84,8 +84,11 @@ class Models:
         await settled(self.store.copy, old, new, missing=f'model "{source}" not found')
 
     async def delete(self, model: str) -> None:
-        """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too."""
-        name = names.parse(model, error=f'name "{model}" is invalid')
+        """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too.
+
+        What is removed is gone, so the name is taken to the letter: nothing around it is cut off, and no scheme.
+        """
+        name = names.parse(model, error=f'name "{model}" is invalid', scheme=False)
         old = self._runs(name)
         await settled(self.store.delete, name, missing=f"model '{model}' not found")
         if old:
@@ -96,10 +99,15 @@ class Models:
     async def pull(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
         """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.
 
-        Raises Offline, NotFound, SourceFailed, StoreFailed, Failed.
+        What it asks for and this version lacks is said before the last step. Raises Offline, NotFound, SourceFailed,
+        StoreFailed, Failed.
         """
-        async with aclosing(self._fetcher.pull(names.parse(model), insecure)) as steps:
+        name = names.parse(model)
+        async with aclosing(self._fetcher.pull(name, insecure)) as steps:
             async for step in steps:
+                if step.status == "success":
+                    for warning in await asyncio.to_thread(self._warnings, name):
+                        yield Progress(f"warning: {warning}")
                 yield step
 
     async def push(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
@@ -139,7 +147,7 @@ class Models:
             try:
                 entry = self._cards.find(base, missing="")
             except NotFound:
-                async with aclosing(self.pull(base)) as steps:
+                async with aclosing(self._fetcher.pull(names.parse(base), insecure=False)) as steps:
                     async for step in steps:
                         if step.status != "success":  # that is the last word of the whole
                             yield step
@@ -160,6 +168,11 @@ class Models:
             if recipe.made:
                 await settled(self.store.drop, set(recipe.made))  # when nothing came of it; else it is referred to
         self._let_go(old)
+
+    def _warnings(self, name: names.Name) -> list[str]:
+        with contextlib.suppress(NotFound, StoreFailed):  # gone again, or odd: whoever asks for it is told
+            return self.store.find(name).config.warnings
+        return []
 
     def _runs(self, name: names.Name) -> Entry | None:
         """What a name stands for, where it stands for something that a runner may have loaded."""

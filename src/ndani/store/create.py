@@ -145,7 +145,7 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
         parts = _over(parts, _part(kinds.MESSAGES, _json(talk)))
     if recipe.requires:
         config = config | {"requires": check_version(recipe.requires)}
-    return parts, config, warnings
+    return parts, config, (*warnings, *(recipe.base.config.warnings if recipe.base else ()))
 
 
 def refuse(recipe: Recipe) -> None:

@@ -15,9 +15,13 @@ from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.blobs import Blobs
 from ndani.store.layout import Layout
+from ndani.store.parameters import short
 from ndani.types import Message
 
 T = TypeVar("T")
+
+#: What is done without a part of Ollama's own that a model asks for.
+_INSTEAD = {"renderer": "its chat template makes the prompts", "parser": "answers come as the model writes them"}
 
 
 class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "source": "from"}, omit_defaults=True):
@@ -51,9 +55,22 @@ class Config(msgspec.Struct, frozen=True):
     model_type: str = ""
     file_type: str = ""
     renderer: str = ""
+    parser: str | None = None
     context_length: int = 0
     embedding_length: int = 0
     capabilities: tuple[str, ...] | None = None
+
+    @property
+    def unobeyed(self) -> dict[str, str]:
+        """The parts of Ollama's own that this model asks for by name, and nothing here obeys."""
+        return {word: name for word, name in (("renderer", self.renderer), ("parser", self.parser)) if name}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be said of them wherever the model is made or shown: at most one sentence."""
+        asked = " and ".join(f"the {word} {short(name)}" for word, name in self.unobeyed.items())
+        instead = " and ".join(_INSTEAD[word] for word in self.unobeyed)
+        return [f"this model asks for {asked} of Ollama's own, which this version does not have; {instead}"] if asked else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +110,15 @@ class Entry:
         return decode(self._content(self.manifest.config.digest), Config, f"the config of {self.name}")
 
     @property
-    def parent(self) -> str:
-        """The model that this one was made from, or nothing."""
+    def made_from(self) -> str:
+        """The name that the weights were taken from, as the manifest says it, or nothing."""
         layer = self._first(kinds.MODEL)
-        return layer.source if layer and layer.source != str(self.name) else ""
+        return layer.source if layer else ""
+
+    @property
+    def parent(self) -> str:
+        """The other model that this one was made from, or nothing."""
+        return self.made_from if self.made_from != str(self.name) else ""
 
     @property
     def weights(self) -> Layer:

@@ -142,7 +142,7 @@ class Store:
             entry.digest,
             entry.size,
             entry.modified,
-            _details(config, header),
+            _details(config, header, entry.made_from),
             self._capabilities(entry, config, header),
         )
 
@@ -334,7 +334,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _details(config: Config, header: Header | None) -> Details:
+def _details(config: Config, header: Header | None, parent: str) -> Details:
     return Details(
         format=config.model_format or "gguf",
         family=config.model_family or (header.architecture if header else ""),
@@ -343,4 +343,5 @@ def _details(config: Config, header: Header | None) -> Details:
         quantization_level=config.file_type or (header.file_type if header else ""),
         context_length=config.context_length or (header.context_length if header else 0),
         embedding_length=config.embedding_length or (header.embedding_length if header else 0),
+        parent=parent,
     )
