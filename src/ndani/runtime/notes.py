@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from ndani.engines import Launch
 from ndani.errors import NdaniError
 from ndani.runtime.residence import Child, Lease, Place, Want
 
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A request that waits for a slot."""
+    """A request that waits for a slot. `before`: how the runner was launched that has to start otherwise for this one."""
 
     want: Want
     granted: asyncio.Future[Lease]
     since: int
+    before: Launch | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A lease came back; its keep-alive (seconds, negative: for ever) is the model's from now on. `broken`: by its runner."""
+    """A lease came back; its keep-alive (seconds, negative: for ever, None: as it was) is the model's now. `broken`: by its runner."""
 
     place: Place
-    keep_alive: float
+    keep_alive: float | None
     broken: bool = False
 
 

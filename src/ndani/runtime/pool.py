@@ -10,7 +10,8 @@ front and, for each request,
    what is asked for can fit at all;
 4. else asks `eviction.decide`: load it, wait for busy models to drain, or refuse. One load at a time.
 
-The numbers are repeated at the code. `eviction.py` decides, `residence.py` holds the values.
+The queue has a limit, and only who really waits counts: of the requests for one model, those beyond the slots that its
+runner has free, or that its next load brings. The numbers are repeated at the code. `eviction.py` decides, `residence.py` holds the values.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import asyncio
 import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -53,7 +54,6 @@ class Pool:
         self._log = log
         self._look = look
         self._places: dict[str, Place] = {}
-        self._replaced: dict[str, Launch] = {}  # how a runner was launched that left for a bigger one
         self._waiting: list[Asked] = []
         self._notes: deque[Note] = deque()
         self._news = asyncio.Event()
@@ -66,15 +66,15 @@ class Pool:
     # What everybody may call.
 
     @asynccontextmanager
-    async def lease(self, want: Want, keep_alive: float) -> AsyncIterator[Lease]:
+    async def lease(self, want: Want, keep_alive: float | None) -> AsyncIterator[Lease]:
         """A slot of a runner for this model: join, wait or load.
 
         Raises Busy when the queue is full, LoadFailed, OutOfMemory, Misconfigured, Unconfined. `keep_alive` starts
-        to run when the last lease of the model has returned, and the last one's value counts.
+        to run when the last lease of the model has returned, and the last one's value counts; None leaves it as it was.
         """
         if self._closing:
             raise Failed("the server is stopping")
-        if self.waiting >= self._settings.max_queue + self._free(want):
+        if self._is_full(want):
             self._log.debug("the queue is full", model=want.name, waiting=self.waiting)
             raise Busy(FULL)
         asked = Asked(want, asyncio.get_running_loop().create_future(), time.monotonic_ns())
@@ -100,20 +100,19 @@ class Pool:
         """The models in memory, the one that stays longest first."""
         now, wall = asyncio.get_running_loop().time(), time.time()
         shown = []
-        for place in self._places.values():
+        for place in self._by_stay(now):
             if place.child is None:
                 continue
-            left = None if place.expires is None else place.expires - now
-            if left is None and place.keep_alive >= 0:
-                left = place.keep_alive  # in use: what it will have when the last answer ends
+            until = place.until(now)
             want, launch = place.want, place.launch
             shown.append(
                 Resident(
                     want.name, want.digest, place.size, 0, want.details, launch.num_ctx, launch.slots,
-                    None if left is None else wall + left, place.stopping or place.draining, place.child.pid, place.child.confinement.word,
+                    None if until == math.inf else wall + until - now, place.stopping or place.draining, place.child.pid,
+                    place.child.confinement.word,
                 )
             )  # fmt: skip
-        return sorted(shown, key=lambda r: math.inf if r.expires is None else r.expires, reverse=True)
+        return shown
 
     def unload(self, key: str) -> None:
         """Let a model go as soon as nobody uses it; nothing happens when it is not there."""
@@ -127,8 +126,8 @@ class Pool:
 
     def resident(self) -> Want | None:
         """What the model in memory that stays longest is wanted as; None where there is none."""
-        there = [place for place in self._places.values() if place.child and not place.stopping and not place.draining]
-        return there[0].want if there else None
+        places = self._by_stay(asyncio.get_running_loop().time())
+        return next((place.want for place in places if place.child and not place.stopping and not place.draining), None)
 
     def child(self, key: str) -> Child | None:
         """The runner of a model in memory."""
@@ -172,11 +171,24 @@ class Pool:
         self._notes.append(note)
         self._news.set()
 
-    def _free(self, want: Want) -> int:
-        place = self._places.get(want.key)
-        if place is None:
-            return self._slots  # those that its load will bring
-        return place.launch.slots - place.leases if place and place.child and not place.draining and not place.stopping else 0
+    def _by_stay(self, now: float) -> list[Place]:
+        return sorted(self._places.values(), key=lambda place: place.until(now), reverse=True)
+
+    def _is_full(self, want: Want) -> bool:
+        """Whether this request would really wait, and as many as may do already."""
+        if len(self._waiting) < self._settings.max_queue:
+            return False
+        asked = Counter(a.want.key for a in self._waiting if not a.granted.done())
+        if asked[want.key] < self._coming(want.key):
+            return False
+        return sum(max(count - self._coming(key), 0) for key, count in asked.items()) >= self._settings.max_queue
+
+    def _coming(self, key: str) -> int:
+        """The slots that a model's runner has free, or that its next load brings."""
+        place = self._places.get(key)
+        if place is None or place.draining or place.stopping:
+            return self._slots
+        return place.launch.slots - place.leases
 
     def _read(self, note: Note) -> None:
         match note:
@@ -185,7 +197,8 @@ class Pool:
                 # The answer breaks before the process is seen to be gone: nobody else shall be sent there meanwhile.
                 place.draining = place.draining or broken
                 place.used = asyncio.get_running_loop().time()
-                place.keep_alive = keep_alive
+                if keep_alive is not None:
+                    place.keep_alive = keep_alive
                 if place.leases == 0:
                     self._rest(place)
             case Loaded(place, child):
@@ -209,7 +222,8 @@ class Pool:
                     self._log.warn("a runner died", model=place.want.name, pid=place.child.pid if place.child else 0)
                 place.stopping = True  # its last leases still come back
             case Expired(place):
-                if place.leases == 0:
+                place.timer = None
+                if place.leases == 0 and not self._wanted(place):
                     self._log.debug("a keep-alive ran out", model=place.want.name, seconds=place.keep_alive)
                     self._stop(place)
             case Unloaded(key):
@@ -285,14 +299,16 @@ class Pool:
         if decision.action == "refuse":
             return self._refuse(asked, decision)
         self._log.debug("a runner must start otherwise", model=asked.want.name, slots=place.launch.slots, num_ctx=place.launch.num_ctx)
-        self._replaced[asked.want.key] = place.launch
+        for one in self._waiting:
+            if one.want.key == asked.want.key:
+                one.before = place.launch  # whoever waits goes on from there; who comes when they have left does not
         self._drain(place)
         return True
 
     def _admit(self, asked: Asked) -> bool:
         """Act on the decision; True when later requests must not load before this one."""
         want = asked.want
-        launch, need, decision = self._decide(want, self._replaced.get(want.key))
+        launch, need, decision = self._decide(want, asked.before)
         if decision.action == "refuse":
             return self._refuse(asked, decision)
         for key in decision.evict:
@@ -310,7 +326,6 @@ class Pool:
                 num_batch=launch.num_batch, num_thread=launch.num_thread, num_gpu=launch.num_gpu, adapter=want.adapter is not None,
             )  # fmt: skip
             self._places[want.key] = place
-            self._replaced.pop(want.key, None)
             self._task(self._load(place), "load")
         return True
 
@@ -349,7 +364,7 @@ class Pool:
             return
         place.stopping = True
         self._log.debug("a model leaves", model=place.want.name, pid=place.child.pid, size=place.size, waiting=self.waiting)
-        self._task(_ending(place.child), "stop")
+        self._task(place.child.stop(), "stop")
 
     async def _load(self, place: Place) -> None:
         weights = adapter = -1
@@ -387,7 +402,3 @@ class Pool:
         task = asyncio.create_task(run(), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _ending(child: Child) -> None:
-    await child.stop()

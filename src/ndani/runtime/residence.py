@@ -6,6 +6,7 @@ Values and arithmetic only; who gets what and when is `pool.py`.
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -127,6 +128,12 @@ class Place:
     def idle(self) -> bool:
         """In memory, and nobody uses it."""
         return self.child is not None and self.leases == 0 and not self.stopping
+
+    def until(self, now: float) -> float:
+        """The loop time at which it leaves if nothing more is asked; in use: if its last answer ended now."""
+        if self.expires is not None:
+            return self.expires
+        return now + self.keep_alive if self.keep_alive >= 0 else math.inf
 
 
 @dataclass(slots=True, eq=False)

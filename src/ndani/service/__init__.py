@@ -63,9 +63,9 @@ class Service:
         }
 
     async def doctor(self, probe: Callable[[Runner], Any]) -> tuple[str, str | None, Any]:
-        """Probe a real runner: the one in memory, else the smallest model's, else the echo engine's.
+        """Probe a real runner: the one in memory that stays longest, else the smallest model's, else the echo engine's.
 
-        Returns the engine, the model or None, and what `probe` found.
+        How long a model stays does not change by it. Returns the engine, the model or None, and what `probe` found.
         """
         want, name = self.pool.resident(), None
         models = [] if want else sorted(self.store.list(), key=lambda m: m.size)
@@ -75,7 +75,7 @@ class Service:
             want = Want("echo", "echo", "", Details(), None, 0, 0, 0, engine="echo")
         else:
             name = want.name
-        async with self.pool.lease(want, self.cards.keep_alive(None) if name else 0.0):
+        async with self.pool.lease(want, None if name else 0.0):
             child = self.pool.child(want.key)
             if not isinstance(child, Runner):
                 raise EngineFailed("the runner went away; try again")
