@@ -22,6 +22,9 @@ from ndani.engines.template.bounds import OUTPUT
 from ndani.errors import BadRequest
 from ndani.types import Done, Event, Message, Outlet, Rendered, Sampling, Text, Usage
 
+#: Letters of an answer for each token that it may have, beside the longest word it may be stopped at: no token has so many.
+_PER_TOKEN, _BESIDE = 512, 1 << 20
+
 #: A model that says the same token this often in a row will not stop by itself (reference 5).
 MOST_REPEATS = 30
 
@@ -103,6 +106,7 @@ class Tally:
         self._silent, self._keep, self._most = silent, keep, most
         self._started = time.monotonic_ns()
         self._piece, self._repeats, self._count = "", 0, 0
+        self._room = most * _PER_TOKEN + _BESIDE
 
     def take(self, chunk: Chunk) -> Text | None:
         """The text of a chunk, where it has one; `last` is set when the answer ends with it."""
@@ -115,7 +119,10 @@ class Tally:
             piece = chunk.content.strip()
             self._repeats = self._repeats + 1 if self._count > 1 and piece == self._piece else 0
             self._piece = piece
-            if self._repeats >= MOST_REPEATS or self._count > self._most:  # an engine that does not stop where it was told to
+            self._room -= len(chunk.content)
+            if (
+                self._repeats >= MOST_REPEATS or self._count > self._most or self._room < 0
+            ):  # an engine that does not stop where it was told to
                 self.last = Chunk(stop=True, stop_type="limit", tokens_evaluated=chunk.tokens_evaluated)
         if self._silent or not chunk.content:
             if self._keep and not self._silent:
@@ -147,9 +154,9 @@ class Tally:
         assert last is not None  # `complete` raises rather than end without one
         timings = last.timings or Timings(predicted_n=self._count, predicted_ms=(time.monotonic_ns() - self._started) / 1e6)
         usage = Usage(
-            prompt_tokens=last.tokens_evaluated,
+            prompt_tokens=max(last.tokens_evaluated, 0),
             cached_tokens=max(timings.cache_n, 0),
-            output_tokens=0 if self._silent else timings.predicted_n,
+            output_tokens=0 if self._silent else max(timings.predicted_n, 0),
             prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
             output_ns=max(int(timings.predicted_ms * 1e6), 1),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -17,7 +17,9 @@ from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message
 
 _NONE = "the engine gave an answer that is none; ask again"
-_NONSENSE = (msgspec.DecodeError, ValueError, RecursionError, KeyError, TypeError, OverflowError)
+_NONSENSE = (msgspec.DecodeError, ValueError, RecursionError)
+
+_T = TypeVar("_T")
 
 
 class TooLong(Exception):
@@ -28,7 +30,8 @@ class TooLong(Exception):
         self.tokens = tokens
 
 
-#: Numbers as an engine can say them: they are added up, and who has been made to lie must not spoil the sum.
+#: Numbers as an engine can say them: they are added up and written down, and who has been made to lie must not spoil that.
+_Token = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**53)]
 _Count = Annotated[int, msgspec.Meta(ge=-1, le=2**31)]
 _Milliseconds = Annotated[float, msgspec.Meta(ge=-1.0, le=1e12)]
 
@@ -54,15 +57,15 @@ class _Refusal(msgspec.Struct):
 class Reading(msgspec.Struct):
     """How much of a prompt has been read, in tokens."""
 
-    total: int = 0
-    processed: int = 0
+    total: _Count = 0
+    processed: _Count = 0
 
 
 class Chunk(msgspec.Struct):
     """One event of `/completion`. `prompt_progress` is there while the prompt is read, `stop` in the last one only."""
 
     content: str = ""
-    tokens: list[int] = []
+    tokens: Annotated[list[_Token], msgspec.Meta(max_length=1024)] = []
     stop: bool = False
     stop_type: str = ""
     tokens_evaluated: _Count = 0
@@ -74,7 +77,7 @@ class Chunk(msgspec.Struct):
 class _Vector(msgspec.Struct):
     """One vector, in base64 of little-endian 32-bit floats: a quarter of the bytes of its decimals."""
 
-    index: int
+    index: _Count
     embedding: bytes
 
 
@@ -87,13 +90,26 @@ class _Vectors(msgspec.Struct):
     usage: _Used = msgspec.field(default_factory=_Used)
 
 
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+class _Content(msgspec.Struct):
+    content: str
+
+
 class _Tokens(msgspec.Struct):
+    tokens: list[_Token]
+
+
+class _Raw(msgspec.Struct):
     tokens: msgspec.Raw
 
 
 #: Bytes of a token id in a list of them, at most.
 _WIDEST = 12
-_tokens = msgspec.json.Decoder(_Tokens)
+#: Bytes of the longest vector that any model gives, as it is sent: 24,000 numbers.
+_WIDEST_VECTOR = 1 << 17
 _vectors = msgspec.json.Decoder(_Vectors)
 _chunk = msgspec.json.Decoder(Chunk)
 _refusal = msgspec.json.Decoder(_Refusal)
@@ -117,17 +133,12 @@ class Engine:
         body: dict[str, Any] = {"messages": [_turn(message) for message in messages]}
         if think is not None:
             body["chat_template_kwargs"] = {"enable_thinking": think}
-        answer = await self._ask(
-            "/apply-template", body, refused="this model's chat template refuses these messages; check their roles and order"
-        )
-        with _sense():
-            return str(answer["prompt"])
+        refused = "this model's chat template refuses these messages; check their roles and order"
+        return (await self._ask("/apply-template", body, _Prompt, refused)).prompt
 
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""
-        answer = await self._ask("/tokenize", {"content": text, "add_special": special, "parse_special": True})
-        with _sense():
-            return [int(token) for token in answer["tokens"]]
+        return (await self._ask("/tokenize", {"content": text, "add_special": special, "parse_special": True}, _Tokens)).tokens
 
     async def measure(self, text: str, first: int, last: int) -> tuple[list[int], list[int], int]:
         """How many tokens a prompt has, the ids of the first ones and of the last ones. The rest is counted and not made into numbers.
@@ -136,7 +147,7 @@ class Engine:
         """
         whole = await self._fetch("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         with _sense():
-            ids = bytes(_tokens.decode(whole).tokens)[1:-1]
+            ids = bytes(msgspec.json.decode(whole, type=_Raw).tokens)[1:-1]
             if not ids:
                 return [], [], 0
             # Only the pieces that hold them are cut out: an id and what stands around it is no longer than _WIDEST.
@@ -146,9 +157,8 @@ class Engine:
 
     async def detokenize(self, tokens: tuple[int, ...] | list[int]) -> str:
         """The text of token ids. Raises BadRequest for ids that this model does not have."""
-        answer = await self._ask("/detokenize", {"tokens": list(tokens)}, refused="context holds token ids that this model does not have")
-        with _sense():
-            return str(answer["content"])
+        refused = "context holds token ids that this model does not have"
+        return (await self._ask("/detokenize", {"tokens": list(tokens)}, _Content, refused)).content
 
     async def embed(self, inputs: list[str | list[int]]) -> tuple[list[bytes], int]:
         """A vector for each input (a text, or token ids that count as they are), in order, and how many tokens were read.
@@ -157,14 +167,18 @@ class Engine:
         little at once. Raises BadRequest for an input without tokens.
         """
         body = msgspec.json.encode({"input": inputs, "encoding_format": "base64", "embd_normalize": 2})
-        async with exchange(self._socket, "/v1/embeddings", body, self._mailroom) as call:
+        more = _WIDEST_VECTOR * len(inputs)
+        async with exchange(self._socket, "/v1/embeddings", body, self._mailroom, more=more) as call:
             status = await call.headers()
             whole = await call.end()
         if status != 200:
             raise _refused(_told(whole), status, "there is a text without a single token, and this model has no vector for that")
         with _sense():
             found = _vectors.decode(whole)
-        return [one.embedding for one in sorted(found.data, key=lambda one: one.index)], found.usage.prompt_tokens
+        vectors = [one.embedding for one in sorted(found.data, key=lambda one: one.index)]
+        if len(vectors) != len(inputs) or {len(one) for one in vectors} - {4 * (len(vectors[0]) // 4)} or not vectors[0]:
+            raise EngineFailed(_NONE)
+        return vectors, found.usage.prompt_tokens
 
     async def complete(
         self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
@@ -183,7 +197,7 @@ class Engine:
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom) as call:
+        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom, streamed=True) as call:
             if await call.headers() != 200:
                 raise _refused(_told(await call.end()), call.status, "the engine refuses these options; check their values")
             if tap:
@@ -202,13 +216,10 @@ class Engine:
                         raise EngineFailed("the engine could not go on with this answer; ask again")
         raise EngineFailed("the engine ended an answer too early; ask again")
 
-    async def _ask(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> dict[str, Any]:
+    async def _ask(self, route: str, body: dict[str, Any], kind: type[_T], refused: str = "the engine refuses this request") -> _T:
         whole = await self._fetch(route, body, refused)
         with _sense():
-            answer = msgspec.json.decode(whole)
-        if not isinstance(answer, dict):
-            raise EngineFailed(_NONE)
-        return answer
+            return msgspec.json.decode(whole, type=kind)
 
     async def _fetch(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> bytes:
         async with exchange(self._socket, route, msgspec.json.encode(body), self._mailroom) as call:
@@ -230,10 +241,13 @@ def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
     decode = _chunk.decode
 
     def offer(event: bytes) -> bool:
+        if not event.startswith(b"data: {"):
+            return False
         try:
-            return event.startswith(b"data: {") and tap(decode(memoryview(event)[6:]))
+            chunk = decode(memoryview(event)[6:])
         except _NONSENSE:  # said where it is read in the ordinary way
             return False
+        return tap(chunk)
 
     return offer
 

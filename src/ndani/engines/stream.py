@@ -17,14 +17,21 @@ import httptools
 
 from ndani.errors import EngineFailed
 
-#: Events held for a client that reads slowly, before the engine is made to wait too.
-HIGH_WATER = 512
+#: Bytes of events held for a client that reads slowly, before the engine is made to wait too.
+HIGH_WATER = 1 << 20
+#: What an event takes beside its bytes.
+_PER_EVENT = 64
+#: Events that are handed out without a turn for others.
+_AT_ONCE = 256
 
 #: Seconds that the front lets news of several answers gather before it reads them.
 GATHER = 0.001
 
-#: Bytes of one event, or of an answer that is none: the token ids of the largest body that may be sent here take half of it.
-MOST_BODY = 1 << 30
+#: Bytes of one event: llama.cpp's have some 300.
+MOST_EVENT = 1 << 20
+#: Bytes of an answer that is no stream: so many, and for each that was sent so many more (a text as token ids has a few for
+#: each of its bytes, token ids as a text some dozens), and no more than these.
+_LEAST_ANSWER, _PER_BYTE, MOST_ANSWER = 1 << 20, 64, 1 << 30
 
 BROKEN = "an error was encountered while running the model: its runner stopped; the next request starts a new one"
 
@@ -50,20 +57,29 @@ class Mailroom:
 
 
 class Exchange(asyncio.Protocol):
-    """The reading end of one request. Server-sent events are split here, once, and handed out in batches."""
+    """The reading end of one request. Server-sent events are split here, once, and handed out in batches.
 
-    def __init__(self, mailroom: Mailroom) -> None:
+    A runner that has been taken over says what it likes. So an answer has `most` bytes, or with `streamed` each event has
+    MOST_EVENT and those that nobody has taken yet have HIGH_WATER together; what is neither head nor body has no more either.
+    """
+
+    def __init__(self, mailroom: Mailroom, streamed: bool, most: int) -> None:
         self.status = 0
         #: Offered each event that somebody is waiting for; one that it takes wakes nobody.
         self.tap: Callable[[bytes], bool] | None = None
         self._mailroom = mailroom
+        self._most = MOST_EVENT if streamed else most
+        self._streamed = streamed
+        self._split = False
         self._finished = False  # the whole answer arrived
         self._lost = False
+        self._fault: BaseException | None = None  # of ours, in the tap
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body = bytearray()
         self._events: list[bytes] = []
-        self._split = True
+        self._held = 0  # bytes of them
+        self._bare = 0  # bytes that have come since the last one of the body
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -77,10 +93,16 @@ class Exchange(asyncio.Protocol):
         """Bytes have come."""
         if self._mailroom.answers > 1:
             self._mailroom.gather()
+        self._bare += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            self._fault = error.__context__
+            self._hang_up()
         except httptools.HttpParserError:
-            self._lost = True
+            self._hang_up()
+        if self._bare > MOST_EVENT:
+            self._hang_up()
         if self._waiter is not None and not self._waiter.done() and (self._events or self._finished or self._lost or not self.tap):
             self._waiter.set_result(None)
 
@@ -95,28 +117,26 @@ class Exchange(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The status line and headers are in."""
         self.status = self._parser.get_status_code()
-        self._split = self.status == 200
+        self._split = self._streamed and self.status == 200
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is in."""
-        if not self._split:
-            self._body += body
-            self._bound()
-            return
+        self._bare = 0
         # llama.cpp writes one event per chunk, so the usual body is exactly one event and needs no copy.
-        if not self._body and body.endswith(b"\n\n") and body.count(b"\n\n") == 1:
+        if self._split and not self._body and body.endswith(b"\n\n") and body.count(b"\n\n") == 1:
             # With a waiter and no event before this one, all that came has been dealt with: this one is next.
-            if not (self.tap and self._waiter and not self._events and not self._waiter.done() and self.tap(body)):
-                self._events.append(body)
+            if self.tap and self._waiter and not self._events and not self._waiter.done() and self.tap(body):
+                return
+            self._events.append(body)
+            self._held += len(body) + _PER_EVENT
         else:
             looked = max(len(self._body) - 1, 0)
             self._body += body
-            while (end := self._body.find(b"\n\n", looked)) >= 0:
-                self._events.append(bytes(self._body[:end]))
-                del self._body[: end + 2]
-                looked = 0
-            self._bound()
-        if len(self._events) > HIGH_WATER and not self._paused and self._transport:
+            if self._split and self._body.find(b"\n\n", looked) >= 0:
+                self._take_apart()
+            if len(self._body) > self._most:
+                self._hang_up()
+        if self._held > HIGH_WATER and not self._paused and self._transport:
             self._paused = True
             self._transport.pause_reading()
 
@@ -124,18 +144,22 @@ class Exchange(asyncio.Protocol):
         """The body is whole."""
         self._finished = True
 
-    def _bound(self) -> None:
-        """Hang up on an engine that says more in one piece than any does."""
-        if len(self._body) > MOST_BODY and self._transport:
-            self._lost = True
-            self._body.clear()
+    def _take_apart(self) -> None:
+        """Make events of the bytes that are held, but for the last one, which is not whole yet."""
+        *found, rest = bytes(self._body).split(b"\n\n")
+        self._body = bytearray(rest)
+        events = [event for event in found if event]
+        self._events += events
+        self._held += sum(map(len, events)) + _PER_EVENT * len(events)
+
+    def _hang_up(self) -> None:
+        """Listen no more to an engine that says what none does, or more than any."""
+        self._lost = True
+        self._body.clear()
+        if self._transport:
             self._transport.abort()
 
     # What the client calls.
-
-    def whole(self) -> bytes:
-        """The body of an answer that is no event stream."""
-        return b"\n\n".join([*self._events, bytes(self._body)]) if self._events else bytes(self._body)
 
     async def headers(self) -> int:
         """Wait for the status line; raises EngineFailed when the runner goes away first."""
@@ -144,24 +168,31 @@ class Exchange(asyncio.Protocol):
         return self.status
 
     async def end(self) -> bytes:
-        """Wait for the whole body."""
+        """Wait for the whole body of an answer that is no stream of events."""
         while not self._finished:
             await self._more()
-        return self.whole()
+        return bytes(self._body)
 
     async def events(self) -> list[bytes]:
-        """The events that have come since the last call, at least one; empty when the stream has ended well."""
+        """Events that have come since the last call, at least one; empty when the stream has ended well."""
         while not self._events:
             if self._finished:
                 return []
             await self._more()
-        batch, self._events = self._events, []
+        if len(self._events) > _AT_ONCE:
+            await asyncio.sleep(0)
+            batch = self._events[:_AT_ONCE]
+            del self._events[:_AT_ONCE]
+            return batch
+        batch, self._events, self._held = self._events, [], 0
         if self._paused and self._transport:
             self._paused = False
             self._transport.resume_reading()
         return batch
 
     async def _more(self) -> None:
+        if self._fault:
+            raise self._fault
         if self._lost:
             raise EngineFailed(BROKEN)
         self._waiter = asyncio.get_running_loop().create_future()
@@ -172,24 +203,25 @@ class Exchange(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def exchange(socket: str, route: str, body: bytes | None, mailroom: Mailroom) -> AsyncIterator[Exchange]:
-    """Send one request (POST with a body, GET without) and give its reading end.
+async def exchange(
+    socket: str, route: str, body: bytes, mailroom: Mailroom, *, streamed: bool = False, more: int = 0
+) -> AsyncIterator[Exchange]:
+    """Send one request and give its reading end: a stream of events, or one answer, which may have `more` bytes than most.
 
     Leaving the block closes the connection, which is how an answer is cancelled: the engine looks between batches.
     Raises EngineFailed when nobody listens on the socket any more.
     """
     loop = asyncio.get_running_loop()
     try:
-        transport, protocol = await loop.create_unix_connection(lambda: Exchange(mailroom), socket)
+        most = min(_LEAST_ANSWER + _PER_BYTE * len(body) + more, MOST_ANSWER)
+        transport, protocol = await loop.create_unix_connection(lambda: Exchange(mailroom, streamed, most), socket)
     except OSError:
         raise EngineFailed(BROKEN) from None
     mailroom.answers += 1
     try:
-        verb = "GET" if body is None else "POST"
-        head = f"{verb} {route} HTTP/1.1\r\nHost: runner\r\nConnection: close\r\n"
-        if body is not None:
-            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        transport.write(head.encode() + b"\r\n" + (body or b""))
+        head = f"POST {route} HTTP/1.1\r\nHost: runner\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        transport.write(head.encode() + body)
         yield protocol
     finally:
         mailroom.answers -= 1
