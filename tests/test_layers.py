@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "ndani"
 ORDER = (
     ("cli",), ("console",), ("api",), ("skills",), ("service",), ("deploy",), ("optimize",), ("runtime",), ("knowledge",),
     ("sources",), ("engines",), ("convert",), ("store",), ("access",), ("ledger",), ("jail",), ("settings",),
-    ("names", "durations", "hosts", "foreign"), ("errors",), ("types",),
+    ("names", "durations", "hosts", "foreign", "letters"), ("errors",), ("types",),
 )  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ import pytest
 from conftest import ROOT
 from ndani import names
 from ndani.api.show import Asked, render_show
+from ndani.cli.create import gather
 from ndani.engines.sampling import OPTIONS
+from ndani.engines.template.formats import quote
 from ndani.errors import BadRequest
+from ndani.letters import is_seen
 from ndani.service.models import Shown
 from ndani.store import Store
 from ndani.store.modelfile import Modelfile, parse, print_modelfile
-from ndani.store.parameters import KINDS, check_parameters, render_parameters
+from ndani.store.parameters import KINDS, check_parameters, literal, render_parameters, short
 from ndani.types import Message
 from stores import gguf, put_echo
 
@@ -209,11 +213,11 @@ def test_utf_16_of_the_other_end_and_text_with_a_mark() -> None:
 
 
 def test_what_does_nothing_is_said() -> None:
-    found = parse("FROM x\u200b\nPARAMETER mirostat 2\nSYSTEM a\x00b\nSYSTEM c\nPARAMETER draft_num_predict 4\nPARAMETER low_vram maybe")
+    found = parse("FROM x\nPARAMETER mirostat 2\nSYSTEM a\nSYSTEM c\nPARAMETER draft_num_predict 4\u200b\nPARAMETER low_vram maybe")
     assert (found.froms, found.system, found.parameters) == (("x",), "c", (("draft_num_predict", 4),))
     assert found.warnings == (
-        "line 1: unprintable characters are left out, 2 in all; the first is U+200B",
         "line 2: parameter mirostat is deprecated: nothing obeys it, and it is left out",
+        "line 5: draft_num_predict is read without U+200B, which no number holds",
         "line 5: draft_num_predict is kept, but nothing in this version obeys it",
         "line 6: parameter low_vram is deprecated: nothing obeys it, and it is left out",
         "line 4: SYSTEM was said before; this one counts",
@@ -260,15 +264,70 @@ def test_what_is_printed_reads_back_and_the_rest_is_refused() -> None:
         text = "".join(draw.choice(WORDS) for _ in range(draw.randint(0, 9)))
         more = {"licenses": ("l", text), "messages": (Message("user", text),), "parameters": (("stop", ("s", text)),)}
         model = Modelfile(("x",), template=text, **more)
-        # There are no escapes: what is dropped, and what would close every kind of quote, cannot be said.
-        sayable = "\u200d" not in text and "\x00" not in text and not re.search(r'"""[ \t]*[\r\n]', text)
+        # There are no escapes: what would close every kind of quote cannot be said.
+        sayable = not re.search(r'"""[ \t]*[\r\n]', text)
         if sayable:
             assert parse(print_modelfile(model)) == model, repr(text)
             continue
         refused += 1
-        with pytest.raises(BadRequest, match=r"^TEMPLATE cannot be written in a Modelfile: (it holds the character|one of its lines)"):
+        with pytest.raises(BadRequest, match=r"^TEMPLATE cannot be written in a Modelfile: one of its lines"):
             print_modelfile(model)
-    assert 200 < refused < 2000
+    assert 100 < refused < 2000
+
+
+#: Texts that are written with letters that nobody sees, and one letter that Python 3.11 does not know yet.
+UNSEEN_LETTERS = {
+    "Persian": "می\u200cشود",
+    "Hindi": "क्\u200dष",
+    "joined emoji": "👩\u200d🚀 👨\u200d👩\u200d👧",
+    "newer than the tables": "\U0001fa77",
+    "not assigned": "\U0001fae9 \u0378",
+    "Arabic": "a\u200f!\u061c\u2067b\u2069",
+    "French": "Quoi\u00a0? 1\u202f000",
+    "Japanese": "\u3000段落",
+    "blanks at the edges": "\u00a0\u2003a\u2028\u2029\u0085",
+    "controls": "\x00\x0b\x0c\x1b[1m\x1c\x1d\x1e\x7f\x9b",
+    "a mark in the middle": "a\ufeffb",
+    "private": "\ue0a0 \U000f0000",
+}
+
+
+@pytest.mark.parametrize("text", UNSEEN_LETTERS.values(), ids=UNSEEN_LETTERS)
+def test_no_letter_is_lost(text: str) -> None:
+    model = Modelfile(
+        (f"./{text}.gguf",), f"{text}{{{{ .Prompt }}}}{text}", text, (("stop", (text, f"{text}\n")),), (f"/a/{text}",), (text,),
+        (Message("user", text), Message("assistant", f"{text}\n{text}")),
+    )  # fmt: skip
+    printed = print_modelfile(model)
+    assert parse(printed) == parse(printed.encode()) == model
+    assert parse(f"FROM x\nSYSTEM {text}").system == text
+
+
+def test_each_code_point_comes_back() -> None:
+    """Assigned or not: by itself, at both edges and in the middle, with nothing left out and nothing added."""
+    halves = range(0xD800, 0xE000)
+    for start in range(0, 0x110000, 64):
+        for apart in ("", "a") if start < 0x10000 else ("",):
+            text = apart.join(chr(code) for code in range(start, start + 64) if code not in halves)
+            model = Modelfile(("x",), system=text, messages=(Message("user", f"{text}\n{text}"),))
+            printed = print_modelfile(model)
+            assert parse(printed.encode()) == model, hex(start)
+
+
+def test_what_can_be_seen_is_not_the_interpreters_to_say() -> None:
+    known = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) != "Cn"]
+    assert [hex(ord(char)) for char in known if is_seen(char) != char.isprintable()] == []
+    for char in ("\U0001fa77", "\U0001fae9", "\u0378"):  # of Unicode 15, of 16, of none
+        assert is_seen(char) and quote(char) == f'"{char}"' == literal(char) and short(char) == char
+
+
+def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> None:
+    body, _ = gather(parse("FROM llama\u200b3:8b\u00a0\nPARAMETER num_ctx\t4096\u00a0\nPARAMETER stop \u00a0"), tmp_path)
+    assert body == {"from": "llama3:8b", "parameters": {"num_ctx": 4096, "stop": ["\u00a0"]}}
+    weights = tmp_path / "می\u200cشود\u00a0.gguf"
+    weights.write_bytes(b"")
+    body, files = gather(parse(f"FROM ./{weights.name}"), tmp_path)
+    assert body == {} and list(files["files"].values()) == [weights], "a file's name may need them"
 
 
 @pytest.mark.slow
@@ -307,7 +366,6 @@ def test_whole_modelfiles_of_random_parts_read_back() -> None:
         (Modelfile(()), "no FROM line"),
         (Modelfile(("",)), "FROM cannot be written in a Modelfile: it is empty"),
         (Modelfile(("x",), messages=(Message("tool", "3"),)), f"MESSAGE tool cannot be written in a Modelfile: the {ROLE[8:]}"),
-        (Modelfile(("x",), system="a\fb"), UNSAYABLE.format("SYSTEM", "000C")),
         (Modelfile(("x",), system="\ud800"), UNSAYABLE.format("SYSTEM", "D800")),
         (Modelfile(("x",), parameters=(("foo bar", 3),)), "unknown parameter 'foo bar'"),
         (Modelfile(("x",), parameters=(("num_ctx", 0.5),)), "invalid int value [0.5]"),
@@ -327,7 +385,7 @@ def test_what_no_modelfile_says_is_refused(model: Modelfile, sentence: str) -> N
 
 def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path) -> None:
     put_echo(
-        tmp_path, "odd", gguf("odd"), template='{{ "a" }}\n', system="\u200dfamily", license='"""\n"""\n',
+        tmp_path, "odd", gguf("odd"), template='{{ "a" }}\n', system="\u200dfamily\x1b", license='"""\n"""\n',
         params={"num_ctx": "many", "foo\nbar": 3, "stop": ["<e>", " "], "temperature": 0, "mirostat": 1},
         messages=[{"role": "tool", "content": "3"}, {"role": "user", "content": '"hi" she said'}],
     )  # fmt: skip
@@ -338,7 +396,7 @@ def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path)
         f"FROM {entry.weights_path}",
         'TEMPLATE """{{ "a" }}',
         '"""',
-        "# left out: SYSTEM cannot be written in a Modelfile: it holds the character U+200D, which a Modelfile cannot",
+        "SYSTEM \u200dfamily\x1b",
         "# left out: unknown parameter 'foo\\nbar'",
         "# left out: parameter mirostat is deprecated: nothing obeys it, and it is left out",
         "# left out: invalid int value [many]",

@@ -22,6 +22,7 @@ from ndani.cli.handover import hand_over
 from ndani.cli.verb import Verb, complete_file, exactly
 from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
+from ndani.letters import seen
 from ndani.settings import expand, load
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
 from ndani.store.parameters import short
@@ -82,7 +83,7 @@ def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str
         if found is None:
             if "from" in body:
                 raise BadRequest("there are two FROM lines with the name of a model; a model is made from one")
-            body["from"] = value
+            body["from"] = seen(value)  # as in Ollama: nobody sees them in a name that was copied from a page
         root = folder / expand(value)
         for path in found or ():
             name = path.relative_to(root).as_posix() if root.is_dir() else path.name

@@ -23,6 +23,7 @@ import msgspec
 
 from ndani import names
 from ndani.errors import Failed, NdaniError
+from ndani.letters import clean
 from ndani.sources import choose, open_registry
 from ndani.sources.job import PATIENCE, Ended, Job
 from ndani.sources.pull import pull
@@ -79,7 +80,7 @@ def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]
 
 def _plain(text: str) -> str:
     """A sentence fit for a terminal: what registries and hubs have said in it may hold escapes, and be without end."""
-    said = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    said = clean(" ".join(text.split()))
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
 
 

@@ -1,8 +1,9 @@
 """Modelfiles: text to what it says and back again, exactly. Pure: no file is opened here and no name looked up.
 
 The grammar is Ollama's (reference 2.1). A value is the rest of its line without blanks at its edges; or it begins with
-one double quote or with three and goes on, over lines, to a line that ends with as many. There are no escapes, so not every text can be
-written: `print_modelfile` refuses what would read back as something else, and never prints it. What a parameter's
+one double quote or with three and goes on, over lines, to a line that ends with as many. Unlike Ollama, which leaves letters
+out that it cannot print, every letter is kept: Persian, Hindi and joined emoji are written with some of them. There are no escapes,
+so not every text can be written: `print_modelfile` refuses what would read back as something else, and never prints it. What a parameter's
 value may be is in `parameters`; what is made of a Modelfile, in `create`.
 """
 
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ndani.errors import BadRequest
-from ndani.store.parameters import ALIASES, DEPRECATED, UNOBEYED, Value, deprecated, items, parse_parameter, plain
+from ndani.letters import seen
+from ndani.store.parameters import ALIASES, DEPRECATED, KINDS, UNOBEYED, Value, deprecated, items, parse_parameter, plain, short
 from ndani.types import Message
 
 COMMANDS = (
@@ -26,6 +28,7 @@ ROLES = ("system", "user", "assistant")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 _WORD = re.compile(r"[ \t]*([^ \t\r\n]*)")
 _BLANK = " \t\r\n"
+_HALF = re.compile("[\ud800-\udfff]")  # half of a pair, as JSON can say it: no text in UTF-8 has one
 _VERSION = re.compile(
     r"v?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)(-PRE(\.PRE)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?)?)?\Z".replace(
         "PRE", r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -68,9 +71,9 @@ class _Command:
 
 def parse(text: bytes | str) -> Modelfile:
     """Read a Modelfile: UTF-8, or UTF-16 with a byte-order mark. Raises BadRequest, with the line where there is one."""
-    commands, warnings = _read(text)
-    parameters, more = _parameters(commands)
-    single = {name: _last(commands, name, more) for name in ("template", "system", "requires", "renderer", "parser")}
+    commands = _read(text)
+    parameters, warnings = _parameters(commands)
+    single = {name: _last(commands, name, warnings) for name in ("template", "system", "requires", "renderer", "parser")}
     return Modelfile(
         froms=_all(commands, "from"),
         template=single["template"],
@@ -83,7 +86,7 @@ def parse(text: bytes | str) -> Modelfile:
         renderer=single["renderer"],
         parser=single["parser"],
         drafts=_all(commands, "draft"),
-        warnings=(*warnings, *more),
+        warnings=tuple(warnings),
     )
 
 
@@ -128,13 +131,12 @@ def to_request(modelfile: Modelfile) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-def _read(text: bytes | str) -> tuple[list[_Command], list[str]]:
-    """The instructions, and a warning where characters were left out. Raises BadRequest."""
-    cleaned, warnings = _cleaned(_decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff"))
-    commands = list(_scan(cleaned))
+def _read(text: bytes | str) -> list[_Command]:
+    """The instructions. Raises BadRequest."""
+    commands = list(_scan(_decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")))
     if not any(command.name == "from" for command in commands):
         raise BadRequest("no FROM line")
-    return commands, warnings
+    return commands
 
 
 def _decoded(raw: bytes) -> str:
@@ -144,17 +146,6 @@ def _decoded(raw: bytes) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BadRequest("the Modelfile is not text in UTF-8, nor in UTF-16 with a byte-order mark; save it as UTF-8") from None
-
-
-def _cleaned(text: str) -> tuple[str, list[str]]:
-    """The text without what cannot be printed, and a warning where that was anything: Ollama drops it without a word."""
-    odd = [char for char in text if not char.isprintable() and char not in "\t\r\n"] if not text.isprintable() else []
-    if not odd:
-        return text, []
-    line = 1 + len(re.findall(r"\r\n|\r|\n", text[: text.index(odd[0])]))
-    gone = set(odd)
-    warning = f"line {line}: unprintable characters are left out, {len(odd)} in all; the first is U+{ord(odd[0]):04X}"
-    return "".join(char for char in text if char not in gone), [warning]
 
 
 def _scan(text: str) -> Iterator[_Command]:
@@ -220,7 +211,10 @@ def _parameters(commands: list[_Command]) -> tuple[tuple[tuple[str, Value], ...]
         if name in DEPRECATED:
             warnings.append(f"line {command.line}: {deprecated(name)}")
             continue
-        value = parse_parameter(command.word, command.value)
+        text = command.value if KINDS.get(name) == "list" else seen(command.value)
+        if text != command.value:  # as in Ollama: nobody sees them beside a number that was copied from a page
+            warnings.append(f"line {command.line}: {name} is read without {_code(command.value)}, which no number holds")
+        value = parse_parameter(command.word, text)
         if isinstance(value, tuple):
             lists.setdefault(name, []).extend(value)
         elif name in found:
@@ -278,7 +272,7 @@ def _line(command: _Command) -> str:
     for value in _quotings(command.value):
         line = f"{shown} {value}\n"
         try:
-            if list(_scan(_cleaned(line)[0])) == [command]:
+            if list(_scan(line)) == [command] and not _HALF.search(line):
                 return line
         except BadRequest:
             continue
@@ -296,19 +290,23 @@ def _quotings(value: str) -> Iterator[str]:
 
 def _named(command: _Command) -> str:
     """An instruction as a sentence names it; what a stored model calls its parameters and roles may be anything."""
-    word = command.word if command.word.isidentifier() and command.word.isascii() else repr(command.word)[:60]
+    word = command.word if command.word.isidentifier() and command.word.isascii() else f"'{short(command.word)}'"
     return f"{command.name.upper()} {word}" if command.word else command.name.upper()
 
 
 def _why(command: _Command) -> str:
-    odd = next((char for char in command.value if not char.isprintable() and char not in "\t\r\n"), None)
-    if odd:
-        return f"it holds the character U+{ord(odd):04X}, which a Modelfile cannot"
+    if half := _HALF.search(command.value):
+        return f"it holds the character U+{ord(half[0]):04X}, which a Modelfile cannot"
     if command.name == "message" and command.word not in ROLES:
         return "the role must be " + _one_of(ROLES)
     if not command.value:
         return "it is empty"
     return "one of its lines ends in quotes, which would end it there"
+
+
+def _code(text: str) -> str:
+    """The first letter of a text that nobody sees, by its number."""
+    return next(f"U+{ord(char):04X}" for char in text if not seen(char))
 
 
 def _one_of(words: tuple[str, ...]) -> str:

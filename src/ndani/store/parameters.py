@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ndani.errors import BadRequest
+from ndani.letters import is_seen
 
 #: What one option of a Modelfile can be. A list keeps its order and is a tuple, so that a Modelfile can be compared.
 Value = int | float | bool | tuple[str, ...]
@@ -134,7 +135,7 @@ def _unknown(name: str) -> BadRequest:
 
 def short(text: str) -> str:
     """Somebody's text in a sentence of one line: nothing unprintable, and no more than a glance takes in."""
-    shown = "".join(char if char.isprintable() else _escaped(char) for char in text[:80])
+    shown = "".join(char if is_seen(char) else _escaped(char) for char in text[:80])
     return f"{shown}…" if len(text) > 80 else shown
 
 
@@ -150,7 +151,7 @@ def _float(number: float) -> str:
 def _escaped(char: str) -> str:
     if char in _ESCAPES:
         return _ESCAPES[char]
-    if char.isprintable():
+    if is_seen(char):
         return char
     code = ord(char)
     if 0xD800 <= code < 0xE000:

@@ -14,6 +14,7 @@ from fractions import Fraction
 
 from ndani.engines.template.bounds import OUTPUT, VERB, WIDTH, Meter, Wrong
 from ndani.engines.template.values import NOTHING, Items, Nothing, Record, Table, Value, kind_of, own_text
+from ndani.letters import is_seen
 
 _VERB = re.compile(r"%([#0+\- ]*)(\*|\d+)?(?:\.(\*|\d+)?)?(.)?", re.DOTALL)
 _QUOTE = {7: "\\a", 8: "\\b", 12: "\\f", 10: "\\n", 13: "\\r", 9: "\\t", 11: "\\v", 92: "\\\\"}
@@ -55,7 +56,7 @@ def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
             out.append(_QUOTE[code])
         elif is_byte(char):
             out.append(f"\\x{code - 0xDC00:02x}")
-        elif char.isprintable() and (code < 128 or not ascii_only):
+        elif is_seen(char) and (code < 128 or not ascii_only):
             out.append(char)
         elif code < 32 or code == 127:
             out.append(f"\\x{code:02x}")
@@ -301,7 +302,7 @@ class Printer:
         if verb in "cqU":
             code = value if 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000 else 0xFFFD
             if verb == "U":
-                mark = f" '{chr(code)}'" if flags.sharp and code == value and chr(code).isprintable() else ""
+                mark = f" '{chr(code)}'" if flags.sharp and code == value and is_seen(chr(code)) else ""
                 self.pad(f"U+{value % (1 << 64):0{max(4, flags.precision or 0)}X}{mark}", replace(flags, zero=False))
             else:
                 self.pad(chr(code) if verb == "c" else quote(chr(code), "'", flags.plus), flags)

@@ -15,6 +15,7 @@ from urllib.parse import quote_plus
 from ndani.engines.template.bounds import Meter, Wrong
 from ndani.engines.template.formats import Printer, is_byte
 from ndani.engines.template.values import NOTHING, Byte, Items, Record, Table, Value, Window, is_true, kind_of, to_json
+from ndani.letters import is_seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def _html(setting: Setting, args: Sequence[Value]) -> Value:
 def _js(setting: Setting, args: Sequence[Value]) -> Value:
     text = _text(setting, args).translate(_JS)
     setting.meter.step(len(text) // 4)
-    return "".join(char if char.isprintable() or char == "\x7f" or is_byte(char) else f"\\u{ord(char):04X}" for char in text)
+    return "".join(char if is_seen(char) or char == "\x7f" or is_byte(char) else f"\\u{ord(char):04X}" for char in text)
 
 
 def _urlquery(setting: Setting, args: Sequence[Value]) -> Value:
