@@ -117,6 +117,11 @@ class Pty:
     def lines(self) -> list[str]:
         return drawn(self._raw.decode("utf-8", "replace"))
 
+    @property
+    def raw(self) -> bytes:
+        """Every byte that the program has written to its terminal."""
+        return self._raw
+
     def exit(self) -> int:
         code = self._process.wait(PATIENCE)
         self._reader.join(5)

@@ -96,13 +96,11 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(sentence: str) -> int:
-    from ndani.cli.wrap import clean
+    from ndani.cli.screen import say
 
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        # It may quote what somebody else has made: a terminal obeys none of it.
-        sys.stderr.write(f"Error: {clean(sentence)}\n")
-        sys.stderr.flush()
+        say(f"Error: {sentence}", err=True)
     return 1
 
 

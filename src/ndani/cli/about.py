@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 
 from ndani import __version__
+from ndani.cli.screen import say
 from ndani.cli.verb import Door, Entry, Verb
 from ndani.errors import BadRequest, Failed
 
@@ -20,7 +21,7 @@ def root(table: Mapping[str, Entry]) -> Door:
             _print_version()
             ctx.exit()
         if ctx.invoked_subcommand is None:
-            click.echo(ctx.get_help())
+            say(ctx.get_help())
 
     flag = click.Option(["-v", "--version"], is_flag=True, help="Show version information")
     return Door(name="ndani", table=table, help="Small language models inside your own walls", callback=start, params=[flag])
@@ -36,11 +37,11 @@ def _print_version() -> None:
         # `version` is the level of Ollama's API; a server of ours says its own version beside it.
         server = str(answer.get("ndani") or answer.get("version") or "")
     except Failed:  # nobody there, or nobody of ours
-        click.echo("Warning: could not connect to a running ndani instance")
+        say("Warning: could not connect to a running ndani instance")
     if server:
-        click.echo(f"ndani version is {server}")
+        say(f"ndani version is {server}")
     if server != __version__:
-        click.echo(f"Warning: client version is {__version__}")
+        say(f"Warning: client version is {__version__}")
 
 
 @click.command("help", cls=Verb, usage="help [command]", takes=(0, None), environment=(), help="Help about any command")
@@ -53,4 +54,4 @@ def help_(ctx: click.Context, args: tuple[str, ...]) -> None:
         if found is None:
             raise BadRequest(f'unknown help topic "{" ".join(args)}"; `ndani help` lists the commands')
         at = click.Context(found, info_name=found.name, parent=at)
-    click.echo(at.command.get_help(at))
+    say(at.command.get_help(at))

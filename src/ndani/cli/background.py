@@ -16,10 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
-
 from ndani.cli.client import Client
 from ndani.cli.figures import duration
+from ndani.cli.screen import say
 from ndani.errors import Failed, NoServer
 from ndani.settings import Settings, home, make_home
 
@@ -50,7 +49,7 @@ def reach(settings: Settings, *, quiet: bool = False) -> Client:
             if not client.alive():
                 begun = _start(client, settings, folder / "server.log")
                 if begun and not quiet:
-                    click.echo(begun, err=True)
+                    say(begun, err=True)
     except OSError as error:
         raise Failed(f"no server runs, and one could not be started: {error.strerror} ({error.filename})") from None
     return client

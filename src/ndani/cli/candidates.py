@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import click
 from click.shell_completion import CompletionItem
 
+from ndani import names
 from ndani.errors import NdaniError
 
 _PATIENCE = 2.0  # seconds for a server to say what models it has; then the store is read
@@ -42,9 +43,18 @@ def _models(*, running: bool) -> Sequence[str]:
     with contextlib.suppress(NdaniError):
         if client.alive(_PATIENCE):
             found = client.models("/api/ps" if running else "/api/tags")["models"]
-            return [model["name"] for model in found]
+            return [model["name"] for model in found if _is_name(model["name"])]
     if running:
         return ()
     from ndani.store import Store
 
     return [str(name) for name in Store(settings.models).names()]
+
+
+def _is_name(word: str) -> bool:
+    # A shell puts it on the command line, where anything else could be a command of its own.
+    try:
+        names.parse(word)
+    except NdaniError:
+        return False
+    return word == word.strip() and "//" not in word

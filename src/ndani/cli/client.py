@@ -132,7 +132,7 @@ class Client:
             return self._received(self._send(connection, method, path, body).read)
 
     def _object(self, text: bytes) -> dict[str, Any]:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             if isinstance(found := json.loads(text), dict):
                 return found
         if text.startswith(b"{") and not text.endswith(b"\n"):
@@ -198,7 +198,7 @@ class Client:
         if 200 <= answer.status < 300:
             return
         text, body = answer.read(), None
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             body = json.loads(text)
         if sentence := _sentence(body):
             raise _BY_STATUS.get(answer.status, Failed)(sentence)

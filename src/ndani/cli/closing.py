@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from ndani.cli import figures
+from ndani.cli.screen import say
 
 
 def closing_words(done: Mapping[str, Any], *, verbose: bool) -> None:
     """What is said on stderr when an answer is over: what the model did not read, and with `verbose` the timings."""
     if cut := done.get("truncated"):
-        click.echo(f"Warning: this is longer than the model's context; {cut} tokens of it were out of the model's sight", err=True)
+        say(f"Warning: this is longer than the model's context; {cut} tokens of it were out of the model's sight", err=True)
     if verbose:
-        click.echo(timings(done), nl=False, err=True)
+        say(timings(done), nl=False, err=True)
 
 
 def timings(done: Mapping[str, Any]) -> str:

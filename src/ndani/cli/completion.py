@@ -13,6 +13,7 @@ import sys
 import click
 from click.shell_completion import BashComplete, add_completion_class, get_completion_class, split_arg_string
 
+from ndani.cli.screen import say
 from ndani.cli.verb import Verb, exactly
 from ndani.errors import BadRequest
 
@@ -70,7 +71,7 @@ def completion(args: tuple[str, ...]) -> None:
     from ndani.cli import commands
     from ndani.cli.about import root
 
-    click.echo(_complete(root(commands()), args[0]).source())
+    say(_complete(root(commands()), args[0]).source())
 
 
 def answer(door: click.Command, asked: str) -> int:
@@ -79,7 +80,7 @@ def answer(door: click.Command, asked: str) -> int:
     # Whatever goes wrong while a user types is not worth a word on their screen.
     with contextlib.suppress(Exception):
         if verb == "complete" and shell in SHELLS:
-            click.echo(_complete(door, shell).complete())
+            say(_complete(door, shell).complete())
             sys.stdout.flush()
     return 0
 

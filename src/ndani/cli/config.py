@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ndani.cli import figures, tables
+from ndani.cli.screen import say
 from ndani.cli.verb import Door, Entry, Verb, exactly
 from ndani.settings import fields, load, without_effect
 
@@ -19,9 +20,9 @@ def show(args: tuple[str, ...]) -> None:
     """Print each setting, its value and its origin: default, a variable's name, or the settings file."""
     settings = load()
     rows = [(s.name, written(getattr(settings, s.name)), settings.origins_of[s.name]) for s in fields()]
-    click.echo(tables.columns(("SETTING", "VALUE", "FROM"), rows), nl=False)
+    say(tables.columns(("SETTING", "VALUE", "FROM"), rows), nl=False)
     for sentence in without_effect():
-        click.echo(f"Warning: {sentence}", err=True)
+        say(f"Warning: {sentence}", err=True)
 
 
 def written(value: Any) -> str:
@@ -40,7 +41,7 @@ def written(value: Any) -> str:
 @click.pass_context
 def _help(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        say(ctx.get_help())
 
 
 config = Door(

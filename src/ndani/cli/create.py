@@ -19,6 +19,7 @@ from ndani.cli import progress
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.handover import hand_over
+from ndani.cli.screen import say
 from ndani.cli.verb import Verb, complete_file, exactly
 from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
@@ -47,7 +48,7 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
         text = path.read_bytes()
     except FileNotFoundError:
         if place:
-            click.echo(_GATHERING["status"], err=True)
+            say(_GATHERING["status"], err=True)
             raise NotFound(_NOTHING) from None
         text = b"FROM .\n"  # as in Ollama: the weights that lie here
     check_grammar(text)
@@ -56,17 +57,17 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
         body, files = gather(read, path.parent)
         body |= {"quantize": quantize} if quantize else {}
     except NdaniError:
-        click.echo(_GATHERING["status"], err=True)
+        say(_GATHERING["status"], err=True)
         raise
     for warning in read.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        say(f"Warning: {warning}", err=True)
     settings = load()
     client = reach(settings)
     try:
         with contextlib.closing(_steps(client, settings.models, {"model": model, **body}, files)) as steps:
             progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
     except KeyboardInterrupt:
-        click.echo(f"{model} was not made; what was sent stays for the next `ndani create {model}`", err=True)
+        say(f"{model} was not made; what was sent stays for the next `ndani create {model}`", err=True)
         raise
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from ndani.cli import figures, tables
+from ndani.cli.screen import say
 from ndani.cli.verb import HOST, Verb, exactly
 from ndani.settings import Settings, load
 
@@ -50,22 +51,22 @@ def doctor(args: tuple[str, ...]) -> int:
 
     settings = load()
     checks = [*_software(), _store(settings), *_kernel()]
-    click.echo("This machine")
+    say("This machine")
     mark = {True: "ok", False: "MISSING", None: "note"}
-    click.echo(tables.pairs([(mark[check.good], check.name, check.words) for check in checks]))
+    say(tables.pairs([(mark[check.good], check.name, check.words) for check in checks]))
     client = reach(settings)
     report = client.ask("GET", "/api/doctor", holds="routes")
-    click.echo(f"Server at {client.url}")
-    click.echo(tables.pairs(_server(report)))
+    say(f"Server at {client.url}")
+    say(tables.pairs(_server(report)))
     routes = report.get("routes") or []
     if routes:
-        click.echo("Routes out of a running model, each tried by a probe inside its process")
-        click.echo(tables.pairs([("ROUTE", "OUTSIDE", "INSIDE"), *map(_route, routes)]))
+        say("Routes out of a running model, each tried by a probe inside its process")
+        say(tables.pairs([("ROUTE", "OUTSIDE", "INSIDE"), *map(_route, routes)]))
     for sentence in report.get("warnings") or ():
-        click.echo(f"Warning: {sentence}")
+        say(f"Warning: {sentence}")
     missing = [check.name for check in checks if check.good is False]
     sealed, sentence = verdict(routes, missing)
-    click.echo(sentence)
+    say(sentence)
     return 0 if sealed else 1
 
 

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from ndani.cli.client import Client
+from ndani.cli.screen import say
 from ndani.errors import BadRequest, NotFound
 
 _ON = {"": True, "true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -45,5 +44,5 @@ def vector(client: Client, ask: Mapping[str, Any], asked: Mapping[str, Any]) -> 
         body["keep_alive"] = ask["keep_alive"]
     answer = client.ask("POST", "/api/embed", body, holds="embeddings")
     if cut := answer.get("truncated"):
-        click.echo(f"Warning: the text is longer than the model's context; {cut} of its tokens were not read", err=True)
+        say(f"Warning: the text is longer than the model's context; {cut} of its tokens were not read", err=True)
     return json.dumps(answer["embeddings"][0], separators=(",", ":"))

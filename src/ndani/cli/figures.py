@@ -6,7 +6,6 @@ Pure functions from a figure to its words; nothing here prints. `ndani.durations
 from __future__ import annotations
 
 import math
-import unicodedata
 
 _SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _YEAR = 365 * 24 * 3600
@@ -110,4 +109,6 @@ def width(text: str) -> int:
     """Columns that a text takes on a terminal: wide letters take two, marks on top of others none."""
     if text.isascii():
         return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    from rich.cells import cell_len  # its tables are newer than the interpreter's, and know joined letters
+
+    return cell_len(text)

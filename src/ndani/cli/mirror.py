@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ndani.cli.screen import say
 from ndani.cli.verb import Verb, exactly
 from ndani.settings import load
 
@@ -24,6 +25,6 @@ def mirror(args: tuple[str, ...], host: str) -> int:
     if said.rpartition("]")[2].count(":") != 1:  # no port was said
         settings = load(flags={"host": f"[{listening}]:{PORT}" if ":" in listening else f"{listening}:{PORT}"})
     if listening not in ("127.0.0.1", "::1", "localhost"):
-        click.echo(f"anyone who reaches {listening} can pull every model of this store: there are no passwords and no TLS here", err=True)
-    click.echo("pull from here with `ndani pull HOST:PORT/library/NAME:TAG --insecure`; Ctrl-C ends it", err=True)
+        say(f"anyone who reaches {listening} can pull every model of this store: there are no passwords and no TLS here", err=True)
+    say("pull from here with `ndani pull HOST:PORT/library/NAME:TAG --insecure`; Ctrl-C ends it", err=True)
     return serve(settings)

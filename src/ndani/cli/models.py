@@ -13,6 +13,7 @@ import click
 from ndani import names
 from ndani.cli import figures, tables
 from ndani.cli.client import Client
+from ndani.cli.screen import say
 from ndani.cli.verb import Verb, at_least, at_most, exactly
 from ndani.errors import NotFound
 from ndani.settings import load
@@ -20,7 +21,7 @@ from ndani.settings import load
 
 def print_json(value: Any) -> None:
     """An answer of the API as it came, indented."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    say(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @click.command("list", cls=Verb, usage="list [PREFIX]", takes=at_most(1), aliases=("ls",), help="List models")
@@ -31,7 +32,7 @@ def list_(args: tuple[str, ...], as_json: bool) -> None:
     prefix = args[0] if args else ""
     if as_json:
         return print_json(answer | {"models": _beginning(answer["models"], prefix)})
-    return click.echo(listing(answer["models"], prefix), nl=False)
+    return say(listing(answer["models"], prefix), nl=False)
 
 
 def listing(models: list[dict[str, Any]], prefix: str = "") -> str:
@@ -68,7 +69,7 @@ def fetch(client: Client, model: str, *, insecure: bool = False) -> None:
         with contextlib.closing(events):
             progress.follow(itertools.chain(begun, events), f"the pull of {model} ended before it was complete; pull it again to resume")
     except KeyboardInterrupt:
-        click.echo(f"the pull of {model} was stopped; `ndani pull {model}` resumes where it was", err=True)
+        say(f"the pull of {model} was stopped; `ndani pull {model}` resumes where it was", err=True)
         raise
 
 
@@ -86,7 +87,7 @@ def push(args: tuple[str, ...], insecure: bool) -> None:
         with contextlib.closing(events):
             progress.follow(events, f"the push of {model} ended before it was complete; push it again to resume")
     except KeyboardInterrupt:
-        click.echo(f"the push of {model} was stopped; `ndani push {model}` resumes where it was", err=True)
+        say(f"the push of {model} was stopped; `ndani push {model}` resumes where it was", err=True)
         raise
 
 
@@ -95,7 +96,7 @@ def cp(args: tuple[str, ...]) -> None:
     """Give a model a second name."""
     source, destination = args
     Client(load()).tell("POST", "/api/copy", {"source": source, "destination": destination})
-    click.echo(f"copied '{source}' to '{destination}'")
+    say(f"copied '{source}' to '{destination}'")
 
 
 @click.command("rm", cls=Verb, usage="rm MODEL [MODEL...]", takes=at_least(1), help="Remove a model")
@@ -106,4 +107,4 @@ def rm(args: tuple[str, ...]) -> None:
         with contextlib.suppress(NotFound):  # the delete below says it, in its own words
             client.ask("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, holds="done")
         client.tell("DELETE", "/api/delete", {"model": name})
-        click.echo(f"deleted '{name}'")
+        say(f"deleted '{name}'")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ndani.cli.figures import size
 from ndani.errors import Failed
+from ndani.letters import clean
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -40,7 +41,7 @@ def follow(events: Iterator[Mapping[str, Any]], incomplete: str, *, quiet_end: b
         for event in events:
             status = str(event.get("status") or "")
             if not (quiet_end and status == "success"):
-                display.take(event)
+                display.take({**event, "status": clean(status).replace("\n", " ")})  # a registry or a folder may have a say in it
     finally:
         display.close()
     if status != "success":
@@ -105,7 +106,7 @@ class Bars:
             else:
                 self._bars.update(self._tasks[key], description=status, completed=done, total=total)
         elif status != self._status:
-            self._bars.console.print(status, markup=False, highlight=False)
+            self._bars.console.print(status, markup=False, highlight=False, emoji=False)
         self._status = status
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import click
 
 from ndani.cli.client import Client
 from ndani.cli.closing import closing_words
+from ndani.cli.screen import say
 from ndani.cli.verb import HOST, Verb, at_least
 from ndani.cli.wrap import Writer
 from ndani.durations import parse_duration
@@ -64,12 +65,12 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         settings = load()
         client = reach(settings)
         if embeds(client, model, insecure):
-            click.echo(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
+            say(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
         return converse(settings, ask, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     ask["prompt"] = prompt(words)
     client = reach(load())
     if embeds(client, model, insecure):
-        click.echo(vector(client, ask, of_vectors))
+        say(vector(client, ask, of_vectors))
         return
     if of_vectors:
         raise BadRequest("--dimensions and --truncate are for models of embeddings; leave them out")
@@ -83,7 +84,7 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         fetch(client, model, insecure=insecure)
         done = _answer(client, ask, writer)
     if ask["prompt"]:
-        click.echo("\n")
+        say("\n")
     return closing_words(done, verbose=verbose)
 
 
@@ -147,7 +148,7 @@ def _answer(client: Client, ask: Mapping[str, Any], writer: Writer) -> Mapping[s
         raise BadRequest(f"400 Bad Request: {error}" if ask.get("think") else str(error)) from None
     except (KeyboardInterrupt, Failed):
         if writer.close() and sys.stdout.isatty():
-            click.echo()  # the shell's prompt, or the error, gets a line of its own
+            say()  # the shell's prompt, or the error, gets a line of its own
         raise
     writer.close()
     return done

@@ -12,6 +12,7 @@ from ndani.cli import figures, tables
 from ndani.cli.client import Client
 from ndani.cli.config import written
 from ndani.cli.models import print_json
+from ndani.cli.screen import say
 from ndani.cli.verb import Verb, at_most, complete_file, complete_folder, exactly
 from ndani.errors import NotFound
 from ndani.settings import Settings, from_flag, load, names_of, served
@@ -77,7 +78,7 @@ def ps(args: tuple[str, ...], as_json: bool) -> None:
         (m["name"], m["digest"][:12], figures.size(m["size"]), _processor(m), str(m.get("context_length", 0)), _until(m, now))
         for m in models
     ]
-    return click.echo(tables.columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows), nl=False)
+    return say(tables.columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows), nl=False)
 
 
 def _processor(model: dict[str, Any]) -> str:

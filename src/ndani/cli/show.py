@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,10 @@ import click
 from ndani.cli import figures, tables
 from ndani.cli.client import Client
 from ndani.cli.models import print_json
+from ndani.cli.screen import say
 from ndani.cli.verb import Verb, exactly
-from ndani.cli.wrap import clean
 from ndani.errors import BadRequest
+from ndani.letters import clean
 from ndani.settings import load
 
 _PARTS = ("license", "modelfile", "parameters", "system", "template")
@@ -39,10 +39,10 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
     for warning in answer.get("warnings") or ():
         click.echo(f"Warning: {clean(warning)}", err=True)
     if not wanted:
-        return click.echo(card(answer, verbose=verbose), nl=False)
-    # System and template are printed to the letter, without a newline of ours: into a file with their escapes (`color`).
+        return say(card(answer, verbose=verbose), nl=False)
+    # System and template are printed to the letter, without a newline of ours.
     text = answer.get(wanted[0]) or ""
-    return click.echo(clean(text) if sys.stdout.isatty() else text, nl=wanted[0] not in ("system", "template"), color=True)
+    return say(text, nl=wanted[0] not in ("system", "template"))
 
 
 def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
@@ -50,7 +50,7 @@ def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
     info = answer.get("model_info") or {}
     text = _section("Model", _model(answer, info))
     text += _section("Capabilities", [(word,) for word in answer.get("capabilities") or ()])
-    lines = [line.split(None, 1) for line in (answer.get("parameters") or "").splitlines()]
+    lines = [line.split(None, 1) for line in (answer.get("parameters") or "").split("\n")]
     text += _section("Parameters", [(words[0], words[1].strip()) for words in lines if len(words) == 2])
     if verbose:
         text += _section("Metadata", [(key, value(info[key])) for key in sorted(info)])
@@ -102,5 +102,5 @@ def _array(items: list[Any]) -> str:
 
 
 def _head(text: str, count: int = 2) -> list[tuple[str]]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     return [(line,) for line in lines[:count]] + ([("...",)] if len(lines) > count else [])

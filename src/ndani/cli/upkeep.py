@@ -14,6 +14,7 @@ from ndani.cli import progress
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.figures import size
+from ndani.cli.screen import say
 from ndani.cli.verb import Verb, at_most, exactly
 from ndani.errors import Failed
 from ndani.settings import load
@@ -31,7 +32,7 @@ def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
     last = _verified(client, ask)
     damaged = last["damaged"]
     if not damaged:
-        click.echo(f"{_files(last['files'])} checked ({size(last['size'])}), all whole")
+        say(f"{_files(last['files'])} checked ({size(last['size'])}), all whole")
         return 0
     bad = _files(len(damaged))
     if not repair and not _agreed(f"Pull {bad} again?"):
@@ -40,7 +41,7 @@ def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
     again = _verified(client, ask | {"repair": True, "insecure": insecure, "digests": digests})
     if again["damaged"]:
         raise Failed(f"{_files(len(again['damaged']))} could not be repaired; remove the model, or create it again")
-    click.echo(f"{bad} repaired")
+    say(f"{bad} repaired")
     return 0
 
 
@@ -49,12 +50,12 @@ def _verified(client: Client, ask: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         last = _follow(client, "/api/verify", ask, "the server ended before everything was checked; run it again")
     except KeyboardInterrupt:
-        click.echo("stopped; nothing was changed" if not ask.get("repair") else "stopped; run it again to go on", err=True)
+        say("stopped; nothing was changed" if not ask.get("repair") else "stopped; run it again to go on", err=True)
         raise
     for damage in last["damaged"]:
         file = f"{damage['digest'].replace(':', '-')}: " if "digest" in damage else ""
         users = f" (needed by {', '.join(damage['models'])})" if "models" in damage else ""
-        click.echo(f"damaged: {file}{damage['problem']}{users}", err=True)
+        say(f"damaged: {file}{damage['problem']}{users}", err=True)
     return last
 
 
@@ -63,14 +64,14 @@ def _agreed(question: str) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     # Not click's: it makes one of Ctrl-C and Ctrl-D, and only the first is a user who wants to stop.
-    click.echo(f"{question} [y/N]: ", nl=False, err=True)
+    say(f"{question} [y/N]: ", nl=False, err=True)
     try:
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
-        click.echo(err=True)
+        say(err=True)
         raise
     if not answer:
-        click.echo(err=True)
+        say(err=True)
     return answer.strip().lower() in ("y", "yes")
 
 
@@ -87,22 +88,20 @@ def prune(args: tuple[str, ...], dry_run: bool) -> None:
     try:
         last = _follow(client, "/api/prune", {"dry_run": dry_run}, "the server ended before it was done; run it again", unused, unread)
     except KeyboardInterrupt:
-        click.echo("stopped; what was removed stays removed", err=True)
+        say("stopped; what was removed stays removed", err=True)
         raise
     for damage in unread:
-        click.echo(f"damaged: {damage['problem']}", err=True)
+        say(f"damaged: {damage['problem']}", err=True)
     if unread:
-        click.echo("files of models stay until that is mended: what it needs cannot be known", err=True)
+        say("files of models stay until that is mended: what it needs cannot be known", err=True)
     if dry_run:
         for file in unused:
-            click.echo(f"{file['file']}  {size(file['size'])}")
+            say(f"{file['file']}  {size(file['size'])}")
     count = last["files"] + last["unfinished"]
     if not count:
-        click.echo("nothing to remove")
+        say("nothing to remove")
     else:
-        click.echo(
-            f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}"
-        )
+        say(f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}")
 
 
 def _follow(

@@ -8,14 +8,9 @@ from __future__ import annotations
 from typing import TextIO
 
 from ndani.cli.figures import width
+from ndani.letters import clean
 
-# Control characters that a terminal would obey, newline and tab apart.
-_SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def clean(text: str) -> str:
-    """A text as a terminal may have it: what it would obey is shown as a mark, lines and tabs stay."""
-    return text.translate(_SHOWN)
+_JOINER = "\u200d"  # makes one picture of two
 
 
 class Writer:
@@ -27,41 +22,58 @@ class Writer:
         self._terminal = terminal
         self._at = 0
         self._word = ""
+        self._held = ""  # a carriage return that may be half of a line's end
         self._wrote = False
 
     def write(self, piece: str) -> None:
         """Take the next piece; on a wrapped terminal a word appears once it is complete."""
         self._wrote = self._wrote or bool(piece)
         if self._terminal:
+            piece, self._held = self._held + piece, ""
+            if piece.endswith("\r"):
+                piece, self._held = piece[:-1], "\r"
             piece = clean(piece)
-        if not self._columns:
-            self._out.write(piece)
-        else:
-            for letter in piece:
-                self._letter(letter)
-        self._out.flush()
+        self._put(piece)
 
     def close(self) -> bool:
         """Write the word that was still being collected; True when anything was written at all."""
+        held, self._held = self._held, ""
+        self._put(clean(held))
         self._end_word()
         self._out.flush()
         return self._wrote
+
+    def _put(self, text: str) -> None:
+        if not self._columns:
+            self._out.write(text)
+        else:
+            for letter in text:
+                self._letter(letter)
+        self._out.flush()
 
     def _letter(self, letter: str) -> None:
         if letter == "\n":
             self._end_word()
             self._out.write(letter)
             self._at = 0
-        elif letter.isspace():
+        elif letter in " \t":  # the other blanks hold words together, or are as wide as a letter
             self._end_word()
             if self._at < self._columns:  # at a line's end the space is spent on the break
                 self._out.write(letter)
             self._at += 1
         else:
-            self._word += letter
-            # Scripts without spaces, and words longer than a line, may break anywhere.
-            if width(letter) == 2 or width(self._word) >= self._columns:
+            # Scripts without spaces, and words longer than a line, may break anywhere but within one picture.
+            if self._breaks_before(letter):
                 self._end_word()
+            self._word += letter
+            if width(self._word) >= self._columns:
+                self._end_word()
+
+    def _breaks_before(self, letter: str) -> bool:
+        if not self._word or (letter.isascii() and self._word.isascii()):
+            return False
+        wide = width(letter)
+        return wide > 0 and not self._word.endswith(_JOINER) and (wide == 2 or width(self._word[-1]) == 2)
 
     def _end_word(self) -> None:
         wide = width(self._word)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ndani.errors import Misconfigured
+from ndani.letters import clean
 
 
 @dataclass(slots=True)
@@ -40,7 +41,8 @@ class Log:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
         said = "".join(f" {key}={_quote(str(value))}" for key, value in fields.items())
         try:
-            self.stream.write(f"{stamp} {level} {event}{said}\n")
+            # A sentence may quote somebody: it stays on its line, and a terminal obeys none of it.
+            self.stream.write(clean(f"{stamp} {level} {event}{said}").replace("\n", " ") + "\n")
             self.stream.flush()
         except (OSError, ValueError):
             pass  # a full disk or a closed terminal must not stop an answer

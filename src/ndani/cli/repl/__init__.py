@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from ndani.cli.repl import words
 from ndani.cli.repl.commands import QUOTES, Commands, Leave, gather
 from ndani.cli.repl.line import Line
 from ndani.cli.repl.session import Session
+from ndani.cli.screen import say
 from ndani.errors import NdaniError
 from ndani.settings import Settings
 
@@ -27,7 +26,7 @@ def converse(settings: Settings, said: Mapping[str, Any], *, verbose: bool, word
     session.open(session.model, insecure=insecure)
     line = Line(settings)
     if line.history.lost:
-        click.echo(f"Warning: {line.history.lost}", err=True)
+        say(f"Warning: {line.history.lost}", err=True)
     _recall(session)
     commands = Commands(session, line)
     while True:
@@ -36,12 +35,12 @@ def converse(settings: Settings, said: Mapping[str, Any], *, verbose: bool, word
         except KeyboardInterrupt:
             continue  # whatever was under way is given up; the prompt stays
         except EOFError:
-            click.echo()
+            say()
             return
         except Leave:
             return
         except NdaniError as error:
-            click.echo(f"error: {error}")
+            say(f"error: {error}")
 
 
 def _turn(session: Session, commands: Commands, line: Line) -> None:
@@ -49,7 +48,7 @@ def _turn(session: Session, commands: Commands, line: Line) -> None:
     try:
         text = line.read()
     except KeyboardInterrupt:
-        click.echo(words.LEAVE)
+        say(words.LEAVE)
         return
     if text.startswith(QUOTES):
         text = gather(line, text)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
-
-import click
 
 from ndani.cli import show as cards
 from ndani.cli.repl import words
 from ndani.cli.repl.line import Line
 from ndani.cli.repl.session import Session
+from ndani.cli.screen import say
 from ndani.errors import BadName, BadRequest, NotFound
 
 QUOTES = '"""'
@@ -52,7 +52,7 @@ class Commands:
         first, *rest = text.split()
         command = self._commands.get(first)
         if command is None:
-            click.echo(f"Unknown command '{first}'. Type /? for help")
+            say(f"Unknown command '{first}'. Type /? for help")
         else:
             command(text, rest)
 
@@ -61,47 +61,47 @@ class Commands:
 
     def _help(self, text: str, rest: list[str]) -> None:
         topics = {"set": words.SET, "show": words.SHOW, "shortcut": words.SHORTCUTS, "shortcuts": words.SHORTCUTS}
-        click.echo(topics.get(rest[0].lstrip("/"), words.USAGE) if rest else words.USAGE)
+        say(topics.get(rest[0].lstrip("/"), words.USAGE) if rest else words.USAGE)
 
     def _load(self, text: str, rest: list[str]) -> None:
         if len(rest) != 1:
-            click.echo("Usage:\n  /load <modelname>")
+            say("Usage:\n  /load <modelname>")
             return
-        click.echo(f"Loading model '{rest[0]}'")
+        say(f"Loading model '{rest[0]}'")
         try:
             self._session.open(rest[0])
         except NotFound:
-            click.echo(f"Couldn't find model '{rest[0]}'")
+            say(f"Couldn't find model '{rest[0]}'")
 
     def _save(self, text: str, rest: list[str]) -> None:
         if len(rest) != 1:
-            click.echo("Usage:\n  /save <modelname>")
+            say("Usage:\n  /save <modelname>")
             return
         try:
             self._session.save(rest[0])
         except BadName:
-            click.echo(f"error: The model name '{rest[0]}' is invalid")
+            say(f"error: The model name '{rest[0]}' is invalid")
             return
-        click.echo(f"Created new model '{rest[0]}'")
+        say(f"Created new model '{rest[0]}'")
 
     def _clear(self, text: str, rest: list[str]) -> None:
         self._session.turns = []
-        click.echo("Cleared session context")
+        say("Cleared session context")
 
     def _list(self, text: str, rest: list[str]) -> None:
         from ndani.cli.models import listing
 
-        click.echo(listing(self._session.reach().models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
+        say(listing(self._session.reach().models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
 
     # /set
 
     def _set(self, text: str, rest: list[str]) -> None:
         if not rest:
-            click.echo(words.SET)
+            say(words.SET)
         elif rest[0] in self._settings:
             self._settings[rest[0]](text, rest)
         else:
-            click.echo(f"Unknown command '/set {rest[0]}'. Type /? for help")
+            say(f"Unknown command '/set {rest[0]}'. Type /? for help")
 
     def _history(self, text: str, rest: list[str]) -> None:
         self._line.history.keeping = rest[0] == "history"
@@ -110,7 +110,7 @@ class Commands:
         mode, session = rest[0], self._session
         if mode == "noformat":
             session.said.pop("format", None)
-            click.echo("Disabled format.")
+            say("Disabled format.")
             return
         if mode == "nothink":
             session.said["think"] = False
@@ -118,26 +118,26 @@ class Commands:
             session.verbose = mode == "verbose"
         else:
             session.wordwrap = mode == "wordwrap"
-        click.echo(f"Set '{mode}' mode.")
+        say(f"Set '{mode}' mode.")
 
     def _format(self, text: str, rest: list[str]) -> None:
         if rest[1:] != ["json"]:
-            click.echo("Invalid or missing format. For 'json' mode use '/set format json'")
+            say("Invalid or missing format. For 'json' mode use '/set format json'")
             return
         # Asked now: a format that the server refuses would spoil every message after this one.
         self._session.require(format="json")
         self._session.said["format"] = "json"
-        click.echo("Set format to 'json' mode.")
+        say("Set format to 'json' mode.")
 
     def _think(self, text: str, rest: list[str]) -> None:
         level: str | bool = rest[1] if len(rest) > 1 else True
         self._session.require(think=level)
         self._session.said["think"] = level
-        click.echo("Set 'think' mode." if level is True else f"Set 'think' mode to '{level}'.")
+        say("Set 'think' mode." if level is True else f"Set 'think' mode to '{level}'.")
 
     def _parameter(self, text: str, rest: list[str]) -> None:
         if len(rest) < 3:
-            click.echo(words.PARAMETERS)
+            say(words.PARAMETERS)
             return
         from ndani.store.parameters import ALIASES, literal
 
@@ -146,24 +146,24 @@ class Commands:
             # Two names of one option would else be two, and the server would say which of them counts.
             self._session.options[ALIASES.get(name, name)] = _read(name, values)
         except BadRequest as error:
-            click.echo(f"Couldn't set parameter: {literal(str(error))}")
+            say(f"Couldn't set parameter: {literal(str(error))}")
         else:
-            click.echo(f"Set parameter '{name}' to '{', '.join(values)}'")
+            say(f"Set parameter '{name}' to '{', '.join(values)}'")
 
     def _system(self, text: str, rest: list[str]) -> None:
         if len(rest) < 2:
-            click.echo(words.SET)
+            say(words.SET)
             return
-        # Behind `/set system`, to the letter: the spaces inside are the user's.
-        said = text.split(None, 2)[2]
-        self._session.system = gather(self._line, said) if said.startswith(QUOTES) else said.rstrip()
-        click.echo("Set system message.")
+        # Behind `/set system`, to the letter: the blanks inside are the user's, and a paragraph may begin with a wide one.
+        said = re.split(r"\s+", text.lstrip(), maxsplit=1)[1].partition(rest[0])[2][1:].strip(" \t")
+        self._session.system = gather(self._line, said) if said.startswith(QUOTES) else said
+        say("Set system message.")
 
     # /show
 
     def _show(self, text: str, rest: list[str]) -> None:
         if not rest:
-            click.echo(words.SHOW)
+            say(words.SHOW)
             return
         parts: dict[str, Callable[[dict[str, Any]], str]] = {
             "info": lambda shown: cards.card(shown).rstrip("\n") + "\n",
@@ -174,9 +174,9 @@ class Commands:
             "template": lambda shown: shown.get("template") or "No prompt template was specified for this model.",
         }
         if rest[0] not in parts:
-            click.echo(f"Unknown command '/show {rest[0]}'. Type /? for help")
+            say(f"Unknown command '/show {rest[0]}'. Type /? for help")
         else:
-            click.echo(parts[rest[0]](self._session.show()))
+            say(parts[rest[0]](self._session.show()))
 
     def _parameters(self, shown: dict[str, Any]) -> str:
         from ndani.store.parameters import render_parameters
@@ -232,4 +232,4 @@ def _read(name: str, values: list[str]) -> Any:
 
 
 def _indented(text: str) -> str:
-    return "".join(f"  {line}\n" for line in text.splitlines())
+    return "".join(f"  {line}\n" for line in text.split("\n"))

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import NestedCompleter
@@ -23,6 +22,7 @@ from prompt_toolkit.output import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from ndani.cli.repl import words
+from ndani.cli.screen import say
 from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings, home
 
@@ -120,7 +120,7 @@ class Line:
                 try:
                     text = edit(text, self._editor)
                 except NdaniError as error:  # what stood on the line stays there
-                    click.echo(f"error: {error}")
+                    say(f"error: {error}")
 
 
 def _placeholder(more: bool) -> StyleAndTextTuples:

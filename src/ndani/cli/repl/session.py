@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import click
-
 from ndani import names
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.closing import closing_words
+from ndani.cli.screen import say
 from ndani.cli.wrap import Writer
 from ndani.errors import Failed, NdaniError, NotFound
+from ndani.letters import clean
 from ndani.settings import Settings
 
 Turn = dict[str, str]
@@ -94,14 +94,14 @@ class Session:
                 raise Failed("the server ended the answer in the middle; ask again, and look at its log if it stays so")
         except KeyboardInterrupt:
             writer.close()
-            click.echo("\n")
+            say("\n")
         except NdaniError:
             if writer.close():
-                click.echo("\n")
+                say("\n")
             raise
         else:
             writer.close()
-            click.echo("\n")
+            say("\n")
             closing_words(done, verbose=self.verbose)
         # A question without any answer is not part of a conversation: models expect the turns to alternate.
         if done or any(answer):
@@ -159,7 +159,7 @@ def _unechoed() -> Iterator[None]:
 def _waiting(words: str) -> Any:
     """A sign of life on a terminal while nothing else can be shown; gone when it is over."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    with Console(stderr=True).status(escape(words)):
+    with Console(stderr=True).status(Text(clean(words))):
         yield
