@@ -27,6 +27,8 @@ from ndani.convert.workshop import Working
 from ndani.errors import BadRequest, Failed, StoreFailed
 from ndani.jail.process import Pipes, Refused
 from ndani.store.gguf import Tensor
+from ndani.store.layout import Layout
+from ndani.store.nameless import Nameless
 from ordinary import run_as_ordinary_user
 from weights import file, small, types_of
 
@@ -213,22 +215,63 @@ while True:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
-@pytest.mark.parametrize("says", ['{"type":"jailed","confinement":{}}', '{"type":"planned","size":9}', '{"type":"made"}', "[" * 100_000])
-async def test_a_maker_that_was_taken_over_holds_nobody_up(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
-) -> None:
-    taken = tmp_path / "taken"
-    script = TAKEN_OVER.replace("WORDS", repr(says.encode() + b"\n"))
+def take_over(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """Have this program started in the place of every maker."""
+    taken = folder / "taken"
     taken.with_suffix(".py").write_text(script)
     taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\"\n")
     taken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(taken))
+    return taken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
+@pytest.mark.parametrize(
+    "says",
+    [
+        '{"type":"jailed","confinement":{}}',
+        '{"type":"planned","size":9}',
+        '{"type":"made"}',
+        '{"type":"stuck","errno":1099511627776}',
+        '{"type":"stuck","errno":-1}',
+        "[" * 100_000,
+    ],
+)
+async def test_a_maker_that_was_taken_over_holds_nobody_up(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    taken = take_over(tmp_path, monkeypatch, TAKEN_OVER.replace("WORDS", repr(says.encode() + b"\n")))
     with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"said what it never should"):
         async with asyncio.timeout(30), aclosing(Maker(True).make(work)) as steps:
             async for _ in steps:
                 pass
     assert not [child for child in psutil.Process().children() if str(taken) in " ".join(child.cmdline())]
+
+
+#: What a maker may end with, and what is said of it. Only a disk's own errors are the store's.
+ENDS = {
+    f'os.write(int(sys.argv[2]), b\'{{"type":"stuck","errno":{errno.EACCES}}}\\n\')': r"was refused something by the system \(EACCES\)",
+    'os.write(int(sys.argv[2]), b\'{"type":"stuck","errno":999}\\n\')': r"was refused something by the system \(number 999\)",
+    "os.kill(os.getpid(), 37)": r"crashed \(signal 37\)",
+    "os.kill(os.getpid(), 11)": r"crashed \(SIGSEGV\)",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals above the named ones are Linux's")
+@pytest.mark.parametrize("last", ENDS)
+async def test_however_a_maker_ends_it_has_a_name_and_the_stores_rights_are_not_blamed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    take_over(tmp_path, monkeypatch, f"import os, sys, time\nos.read(int(sys.argv[1]), 1 << 16)\n{last}\ntime.sleep(60)\n")
+    store = Layout(tmp_path / "store")
+    store.blobs.mkdir(parents=True)
+    file = Nameless(store)
+    with contextlib.closing(source.open("rb")) as given, pytest.raises(Failed, match=f"^the process that makes the weights {ENDS[last]}"):
+        work = Task((Given("x", given.fileno()),), file.descriptor, "Q8_0")
+        async with aclosing(Maker(True).fill(work, file, "making")) as steps:
+            async for _ in steps:
+                pass
+    file.discard()
 
 
 async def test_a_file_grows_no_further_than_its_sources_could_make_it(source: Path, tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ndani.convert.container import Target, Value
 from ndani.convert.numbers import fraction, whole
 from ndani.convert.places import Layout, Place, put, rows_of
-from ndani.convert.safetensors import Stored, read_file, read_object
+from ndani.convert.safetensors import Stored, read_json, read_object
 from ndani.convert.vocabulary import read_wordpiece
 from ndani.errors import BadRequest, Unsupported
 
@@ -88,7 +87,7 @@ def _pooling(sources: Mapping[str, int]) -> tuple[int, bool]:
     """How the tokens' vectors become the text's (the engine's number for it), and whether that is scaled to length 1."""
     if "modules.json" not in sources:
         raise BadRequest("there is no modules.json, which says how the tokens' vectors become one; send it and 1_Pooling/config.json too")
-    modules = _modules(read_file("modules.json", sources["modules.json"]))
+    modules = _modules(sources["modules.json"])
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     if extra := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
         raise Unsupported(f"a module of the kind {sorted(extra)[0][:30]} behind the model cannot be converted")
@@ -103,11 +102,8 @@ def _pooling(sources: Mapping[str, int]) -> tuple[int, bool]:
     return _POOLING[modes[0]], "Normalize" in kinds
 
 
-def _modules(content: bytes) -> list[dict[str, Any]]:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        value = None
+def _modules(descriptor: int) -> list[dict[str, Any]]:
+    value = read_json("modules.json", descriptor, "a JSON list of modules")
     if not isinstance(value, list) or not all(isinstance(module, dict) for module in value):
         raise BadRequest("modules.json is not a JSON list of modules; it is damaged, or another file")
     return value

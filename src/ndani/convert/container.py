@@ -58,7 +58,7 @@ class Target:
         for run in runs:
             if self.order:
                 run = run.reshape(-1, unit, *run.shape[1:])[:, list(self.order)].reshape(run.shape)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 made = run.astype("<f2" if self.kind == "F16" else "<f4")
             if not np.isfinite(made).all():
                 raise _wrong(self, run)

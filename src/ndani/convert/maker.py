@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -26,7 +27,11 @@ from ndani.store.offloop import settled
 from ndani.types import Progress
 
 _STOPPING = "the server is stopping; create the model again when it runs"  # a pull's makers end with its fetcher
-_ODD = "the process that makes the weights said what it never should, and was ended; try again, and report it if it stays"
+_REPORT = "try again, and report it if it stays"
+_ODD = f"the process that makes the weights said what it never should, and was ended; {_REPORT}"
+#: What a disk says: there is no room, it is broken, gone, or may not be written to any more. Every file is open before a
+#: maker starts, so whatever else the system refuses it is no matter of the store's rights.
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 #: Seconds between the end of a maker's words and SIGKILL.
 _GRACE = 0.5
 
@@ -78,7 +83,7 @@ class Maker:
                         steps = 1
                         jail.verify(child.process.pid, confinement)
                         child.say(Open())
-                    case workshop.Planned(size) if steps == 1 and size >= 0:
+                    case workshop.Planned(size) if steps == 1:
                         steps = 2
                         if aside:
                             await settled(aside, size)
@@ -86,7 +91,7 @@ class Maker:
                     case Refused(code, sentence):
                         raise errors.tree().get(code, errors.Failed)(sentence)
                     case workshop.Stuck(number):
-                        raise OSError(number, os.strerror(number))
+                        raise _stopped(number)
                     case None:
                         raise errors.Failed(self._cause(await child.end(_GRACE)))
                     case _:
@@ -108,8 +113,17 @@ class Maker:
             return _STOPPING
         if code == -signal.SIGKILL:
             return "the process that makes the weights was killed, which is what a system short of memory does; try again"
-        how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"
-        return f"the process that makes the weights {how}; try again, and report it if it stays"
+        signals = {number.value: number.name for number in signal.Signals}
+        how = f"crashed ({signals.get(-code, f'signal {-code}')})" if code < 0 else f"ended by itself (exit code {code})"
+        return f"the process that makes the weights {how}; {_REPORT}"
+
+
+def _stopped(number: int) -> Exception:
+    """What a system's number means that a maker ended with: the disk's own error, else a fault that has nothing to do with it."""
+    if number in _DISK:
+        return OSError(number, os.strerror(number))
+    name = errno.errorcode.get(number, f"number {number}")
+    return errors.Failed(f"the process that makes the weights was refused something by the system ({name}); {_REPORT}")
 
 
 class _Child:

@@ -7,7 +7,6 @@ open nothing. Sentences name a file so, too.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndani.errors import BadRequest, Unsupported
+from ndani.foreign import Unreadable, loads
 from ndani.store.parameters import short
 
 #: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
@@ -36,6 +36,7 @@ _WIDTHS = {
 }  # fmt: skip
 WEIGHTS = ("F64", "F32", "F16", "BF16")
 _INDEX = ".safetensors.index.json"
+_MARK = b"\xef\xbb\xbf"  # which editors of Windows put before a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Stored:
 def _numbers(raw: bytes, dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":  # the upper half of an F32
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # an F64 that is too large becomes infinite, which is refused where it is written
+    # An F64 that is too large becomes infinite, which is refused where it is written, as what is no number is.
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 
@@ -121,8 +123,8 @@ def _length(name: str, descriptor: int) -> int:
 def _header(name: str, descriptor: int, length: int) -> dict[str, Stored]:
     size = os.fstat(descriptor).st_size
     try:
-        header = json.loads(_read(descriptor, length, 8))
-    except (ValueError, RecursionError):
+        header = loads(_read(descriptor, length, 8))
+    except Unreadable:
         header = None
     if not isinstance(header, dict):
         raise BadRequest(f"the header of {name} is not JSON; it is no safetensors file, or damaged")
@@ -173,14 +175,30 @@ def read_file(name: str, descriptor: int) -> bytes:
 
 def read_object(name: str, descriptor: int) -> dict[str, Any]:
     """A file that holds one JSON object. Raises BadRequest."""
-    content = read_file(name, descriptor)
-    try:
-        value = json.loads(content)  # with NaN and Infinity, which some programs write into config.json
-    except (ValueError, RecursionError):
-        value = None
+    value = read_json(name, descriptor, "a JSON object")
     if not isinstance(value, dict):
         raise BadRequest(f"{name} is not a JSON object; it is damaged, or another file")
     return value
+
+
+def read_json(name: str, descriptor: int, what: str) -> Any:
+    """A file of JSON, which is to be `what`. Raises BadRequest.
+
+    Read by `foreign`, which needs no codec that a jail would have to let in, and knows the NaN that some programs write.
+    """
+    try:
+        return loads(read_file(name, descriptor))
+    except Unreadable as error:
+        raise BadRequest(f"{name} is not {what}: {error}; it is damaged, or another file") from None
+
+
+def read_text(name: str, descriptor: int) -> str:
+    """A file of text, with the ends of its lines as they are counted here, whatever system wrote them. Raises BadRequest."""
+    try:
+        content = read_file(name, descriptor).removeprefix(_MARK).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest(f"{name} is not UTF-8 text; save it as that, and send it again") from None
+    return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _read(descriptor: int, length: int, at: int) -> bytes:

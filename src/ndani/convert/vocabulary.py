@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ndani.convert.container import Value, as_bytes
-from ndani.convert.safetensors import read_file, read_object
+from ndani.convert.safetensors import read_object, read_text
 from ndani.convert.steps import as_object, has_pieces, has_space_before, name_split, read_letters, steps
 from ndani.errors import BadRequest, Unsupported
 
@@ -99,10 +99,7 @@ def read_wordpiece(sources: Mapping[str, int]) -> Vocabulary:
             raise Unsupported("tokenizer.json holds no WordPiece vocabulary, which is the only kind that a BERT can be converted with")
         tokens, types = _listed(whole)
     elif "vocab.txt" in sources:
-        try:
-            tokens = _lines(read_file("vocab.txt", sources["vocab.txt"]).decode())
-        except UnicodeDecodeError:
-            raise BadRequest("vocab.txt is not UTF-8 text; send it again") from None
+        tokens = read_text("vocab.txt", sources["vocab.txt"]).rstrip("\n").split("\n")
         types = [CONTROL if token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") else NORMAL for token in tokens]
     else:
         raise BadRequest("there is neither tokenizer.json nor vocab.txt; send the tokenizer's files too")
@@ -255,7 +252,7 @@ def _added(sources: Mapping[str, int], whole: dict[str, Any], found: Vocabulary)
 def _template(sources: Mapping[str, int]) -> str:
     """The chat template, wherever it stands; of several the one that is called default."""
     if "chat_template.jinja" in sources:
-        return _text(read_file("chat_template.jinja", sources["chat_template.jinja"]).decode(errors="replace"))
+        return read_text("chat_template.jinja", sources["chat_template.jinja"])
     for name in ("chat_template.json", "tokenizer_config.json"):
         value = read_object(name, sources[name]).get("chat_template") if name in sources else None
         if isinstance(value, list):
@@ -267,12 +264,3 @@ def _template(sources: Mapping[str, int]) -> str:
 
 def _config(sources: Mapping[str, int]) -> dict[str, Any]:
     return read_object("tokenizer_config.json", sources["tokenizer_config.json"]) if "tokenizer_config.json" in sources else {}
-
-
-def _text(content: str) -> str:
-    """Ends of lines as they are counted here, whatever system wrote them."""
-    return content.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _lines(content: str) -> list[str]:
-    return _text(content).rstrip("\n").split("\n")

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -30,6 +31,11 @@ _HEADS = 64 << 20
 _MEMORY, _PER_THREAD = 4 << 30, 64 << 20
 
 
+#: What a front believes of a maker's numbers: foreign files may have made it say anything.
+_Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+_Errno = Annotated[int, msgspec.Meta(ge=0, lt=1 << 12)]
+
+
 class Order(msgspec.Struct, frozen=True):
     """The one line that a maker reads: what to make, the process id of who started it, and whether a jail is required."""
 
@@ -41,7 +47,7 @@ class Order(msgspec.Struct, frozen=True):
 class Planned(msgspec.Struct, frozen=True, tag="planned"):
     """From the maker: nothing is wrong with the sources so far, and the file will have so many bytes."""
 
-    size: int
+    size: _Bytes
 
 
 class Write(msgspec.Struct, frozen=True, tag="write"):
@@ -51,8 +57,8 @@ class Write(msgspec.Struct, frozen=True, tag="write"):
 class Working(msgspec.Struct, frozen=True, tag="working"):
     """From the maker: so many bytes are done of so many (`convert.Work` says of what)."""
 
-    completed: int
-    total: int
+    completed: _Bytes
+    total: _Bytes
 
 
 class Made(msgspec.Struct, frozen=True, tag="made"):
@@ -60,9 +66,9 @@ class Made(msgspec.Struct, frozen=True, tag="made"):
 
 
 class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
-    """From the maker: the disk said no, with this number of the system's."""
+    """From the maker: the system said no, with this number. Whether that was the disk is for the front to say."""
 
-    errno: int
+    errno: _Errno
 
 
 Event = Jailed | Planned | Working | Made | Stuck | Refused
