@@ -14,7 +14,7 @@ import pytest
 from checkpoints import LLAMA3, byte_level, convert, made_of, read_safetensors, sentence_pieces, split, tiny_bert, tiny_llama
 from ndani.convert import safetensors
 from ndani.store.inspect import inspect
-from spoils import Spoil, both, edit, letters, rewrite, stretched, text, wordpiece
+from spoils import Spoil, both, edit, letters, reweigh, rewrite, stretched, text, wordpiece
 
 
 def converted(folder: Path, target: Path) -> gguf.GGUFReader:
@@ -89,6 +89,9 @@ def test_heads_are_turned_as_the_engine_wants_them(llama: Path, tmp_path: Path) 
 def test_qwen2_is_not_turned_and_has_a_name_of_its_own(tmp_path: Path) -> None:
     tokenizer = byte_level(split(LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")))
     folder = tiny_llama(tmp_path / "q", tokenizer, architectures=["Qwen2ForCausalLM"], tie_word_embeddings=True)
+    sizes = {"q_proj": 64, "k_proj": 32, "v_proj": 32}
+    biases = {f"model.layers.{block}.self_attn.{part}.bias": np.ones(size, np.float32) for block in (0, 1) for part, size in sizes.items()}
+    reweigh(lambda weights: weights.update(biases))(folder)
     reader = converted(folder, tmp_path / "q.gguf")
     stored = floats(folder)["model.layers.0.self_attn.q_proj.weight"]
     assert (tensor(reader, "blk.0.attn_q.weight") == stored.astype(np.float16)).all()

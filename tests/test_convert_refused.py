@@ -46,6 +46,9 @@ from spoils import (
     wordpiece,
 )
 
+BIASED = rewrite("config.json", mlp_bias=True)
+PARTIAL = rewrite("config.json", rope_scaling={"rope_type": "default", "partial_rotary_factor": 0.5})
+
 WRONG: list[tuple[str, Spoil, type[BadRequest], str]] = [
     ("llama", gone("config.json"), BadRequest, "there is no config.json"),
     ("llama", gone("model.safetensors"), BadRequest, "no files provided to convert"),
@@ -111,7 +114,7 @@ WRONG: list[tuple[str, Spoil, type[BadRequest], str]] = [
     ("llama", shaped("model.norm.weight", 63), BadRequest, "the tensor model.norm.weight has the shape [63], and config.json"),
     ("llama", shaped("model.layers.0.self_attn.q_proj.weight", 32, 64), BadRequest, "the tensor model.layers.0.self_attn.q_proj"),
     ("llama", shaped("model.layers.0.mlp.up_proj.weight", 0, 64), BadRequest, "the tensor model.layers.0.mlp.up_proj.weight has the shape"),
-    ("llama", shaped("model.layers.0.mlp.up_proj.bias", 64), BadRequest, "the tensor model.layers.0.mlp.up_proj.bias has the shape [64]"),
+    ("llama", both(BIASED, shaped("model.layers.0.mlp.up_proj.bias", 64)), BadRequest, "the tensor model.layers.0.mlp.up_proj.bias has"),
     ("llama", shaped("lm_head.weight", 9, 64), BadRequest, "the tensor lm_head.weight has the shape [9, 64]"),
     ("llama", shaped("model.norm.bias", 64), Unsupported, "there is no place for the tensor model.norm.bias"),
     ("llama", shaped("lm_head.bias", 64), Unsupported, "there is no place for the tensor lm_head.bias"),
@@ -151,7 +154,7 @@ WRONG: list[tuple[str, Spoil, type[BadRequest], str]] = [
     ("llama", stretched(beta_fast=8), Unsupported, "rope_scaling whose beta_fast is not 32"),
     ("llama", stretched(extrapolation_factor=0.5), Unsupported, "rope_scaling whose extrapolation_factor is not 1"),
     ("llama", stretched(mscale_all_dim=1.0), Unsupported, "rope_scaling of the kind yarn with mscale_all_dim"),
-    ("llama", stretched(rope_type="default", partial_rotary_factor=0.5), Unsupported, "rope_scaling of the kind default with partial"),
+    ("llama", PARTIAL, Unsupported, "rope_scaling of the kind default with partial"),
     # Numbers that no float of 32 bits holds.
     ("llama", rewrite("config.json", rms_norm_eps=1e300), BadRequest, "config.json says rms_norm_eps"),
     ("llama", rewrite("config.json", rope_theta=10**400), BadRequest, "config.json says rope_theta"),

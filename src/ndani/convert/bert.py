@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ndani.convert.container import Target, Value
-from ndani.convert.numbers import fraction, whole
+from ndani.convert.numbers import flag, fraction, require_word, whole
 from ndani.convert.places import Layout, Place, put, rows_of
 from ndani.convert.safetensors import Stored, read_json, read_object
 from ndani.convert.vocabulary import read_wordpiece
@@ -23,9 +23,10 @@ _POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling
 
 def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Value], list[Target]]:
     """The keys and the tensors of the file to be. Raises BadRequest, Unsupported."""
-    for name, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-        if config.get(name, known) != known:
-            raise Unsupported(f"a BERT whose {name} is {str(config[name])[:30]} cannot be converted; {known} can")
+    for name, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute"), ("model_type", "bert")):
+        require_word(config, name, known, "a BERT")
+    if flag(config, "is_decoder", False) or flag(config, "add_cross_attention", False):
+        raise Unsupported("a BERT that is a decoder (is_decoder, add_cross_attention) cannot be converted")
     blocks, heads, width, inner = (
         whole(config, name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
     )
@@ -36,7 +37,7 @@ def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping
     rows = rows_of(tensors, _rename, "embeddings.word_embeddings.weight")
     targets = put(tensors, _layout(blocks, width, inner, {"word": rows, "token_type": types, "position": places}), _rename)
     vocabulary = read_wordpiece(sources)
-    vocabulary.fit(rows)
+    vocabulary.fit(rows, whole(config, "vocab_size", rows))
     keys: dict[str, Value] = {
         "general.architecture": "bert",
         "general.type": "model",

@@ -6,7 +6,7 @@ same files give the same bytes, so that a digest of the result can be pinned.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ from ndani.convert import bert, llama
 from ndani.convert.container import Out, Target, Value, head, padded, write
 from ndani.convert.safetensors import read_object, read_tensors
 from ndani.errors import BadRequest, Unsupported
+from ndani.store.parameters import short
 
 #: general.file_type of a file whose numbers are F16, and the version of the form of quantised numbers that all share.
 _F16, _VERSION = 1, 2
+#: How tensors end that only quantised weights have: GPTQ's and AWQ's, compressed-tensors', FP8's, bitsandbytes'.
+_QUANTISED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight.absmax", ".SCB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,9 @@ def prepare(sources: Mapping[str, int]) -> Converted:
         raise BadRequest("there is no config.json beside the weights; send it, and the tokenizer's files too")
     config = read_object("config.json", sources["config.json"])
     lay_out = bert.lay_out if require_known(config) in bert.ARCHITECTURES else llama.lay_out
-    keys, targets = lay_out(sources, config, read_tensors(sources))
+    tensors = read_tensors(sources)
+    _require_plain(config, tensors)
+    keys, targets = lay_out(sources, config, tensors)
     every: dict[str, Value] = keys | {"general.file_type": _F16, "general.quantization_version": _VERSION}
     ordered = tuple(sorted(targets, key=_place))
     return Converted(head(every, ordered), ordered)
@@ -67,6 +72,17 @@ def require_known(config: Mapping[str, Any]) -> str:
         can = ", ".join(known)
         raise Unsupported(f'unsupported architecture "{names[0][:60]}"; these can be converted: {can}; for others, use a GGUF file')
     return names[0]
+
+
+def _require_plain(config: Mapping[str, Any], tensors: Iterable[str]) -> None:
+    """Refuse weights that are quantised, by what config.json says (three spellings) or by tensors that only such weights have."""
+    for name in ("quantization_config", "quantization", "compression_config"):
+        if said := config.get(name):
+            kind = said.get("quant_method") if isinstance(said, dict) else None
+            called = f" ({kind[:30]})" if isinstance(kind, str) else ""
+            raise Unsupported(f"these weights are quantised already{called}; send those that they were made of, or use a GGUF file")
+    if found := next((name for name in tensors if name.endswith(_QUANTISED)), None):
+        raise Unsupported(f"these weights are quantised already ({short(found)}); send those that they were made of, or use a GGUF file")
 
 
 def _place(target: Target) -> tuple[int, str]:

@@ -91,7 +91,11 @@ def _target(full: str, name: str, stored: Stored, layout: Layout) -> Target:
             )
         before, places = f"blk.{int(number)}.", layout.block
     place = places.get(stem)
-    if place is None or end not in ("weight", "bias") or (end == "bias" and place.bias is False):
+    if place is not None and end == "bias" and place.bias is False:
+        raise Unsupported(
+            f"there is no place for the tensor {short(full)}: this part of a model has no bias where config.json does not say so"
+        )
+    if place is None or end not in ("weight", "bias"):
         raise Unsupported(f"there is no place for the tensor {short(full)} in a model of this kind that the engine runs")
     shape = place.shape if end == "weight" else place.shape[:1]
     if stored.shape != shape:

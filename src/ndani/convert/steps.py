@@ -67,6 +67,21 @@ def name_split(whole: Mapping[str, Any]) -> str:
     return name
 
 
+def require_plain_merging(whole: Mapping[str, Any]) -> None:
+    """Raise Unsupported for pieces that are put together otherwise than by their merges alone, which is all that the engine does.
+
+    Tokens that count before any merge does are the engine's way with one kind of splitting (Llama 3's).
+    """
+    model = as_object(whole.get("model"))
+    odd = [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
+    if model.get("ignore_merges") and (has_pieces(whole) or name_split(whole) != "llama-bpe"):
+        odd.append("ignore_merges")
+    if odd:
+        raise Unsupported(
+            f"this tokenizer's {odd[0]} is not known to the engine, which would read other tokens; use a GGUF file of this model"
+        )
+
+
 def has_pieces(whole: Mapping[str, Any]) -> bool:
     """Whether the symbols are SentencePiece's (`▁` for a space, bytes as `<0x0A>`), and not bytes as letters.
 

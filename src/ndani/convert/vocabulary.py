@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ndani.convert.container import Value, as_bytes
+from ndani.convert.numbers import flag
 from ndani.convert.safetensors import read_object, read_text
-from ndani.convert.steps import as_object, has_pieces, has_space_before, name_split, read_letters, steps
+from ndani.convert.steps import as_object, has_pieces, has_space_before, name_split, read_letters, require_plain_merging, steps
 from ndani.errors import BadRequest, Unsupported
 
+_CONFIG = "tokenizer_config.json"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MOST_TOKENS = 1 << 21
 
@@ -44,10 +46,17 @@ class Vocabulary:
     flags: dict[str, bool] = field(default_factory=dict)
     template: str = ""
 
-    def fit(self, rows: int) -> None:
-        """Make it as long as the embedding has rows. Raises BadRequest when there are more tokens than rows, or two alike."""
+    def fit(self, rows: int, said: int) -> None:
+        """Make it as long as the embedding has rows, of which config.json says how many there are.
+
+        Raises BadRequest when these differ, when there are more tokens than rows, or two alike.
+        """
         if len(self.tokens) > rows:
             raise BadRequest(f"the tokenizer has {len(self.tokens)} tokens and the weights have {rows}; they do not belong together")
+        if said != rows:
+            raise BadRequest(
+                f"config.json says vocab_size {said}, and the weights have {rows} rows for tokens; send the files of one model"
+            )
         if rows > MOST_TOKENS:
             raise BadRequest(f"the weights have {rows} rows for tokens, more than a model has; send those of one that can be run")
         for number in range(len(self.tokens), rows):
@@ -131,6 +140,7 @@ def read_bpe(sources: Mapping[str, int]) -> Vocabulary:
         raise Unsupported(f"a tokenizer of the kind {str(model.get('type'))[:30]} cannot be converted; BPE can")
     tokens, types = _listed(whole)
     merges = _merges(model.get("merges"))
+    require_plain_merging(whole)
     if has_pieces(whole):
         types = [_piece(token, kind, model.get("unk_token")) for token, kind in zip(tokens, types, strict=True)]
         found = Vocabulary("llama", "default", tokens, types, _scores(tokens, merges))
@@ -200,7 +210,7 @@ def _special(sources: Mapping[str, int], tokens: list[str], defaults: Mapping[st
     """Ids of the special tokens: by their text, else by the ids of config.json."""
     by_text = {token: number for number, token in enumerate(tokens)}
     said: dict[str, Any] = dict(defaults.items())
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in ("special_tokens_map.json", _CONFIG):
         if name in sources:
             found = read_object(name, sources[name])
             said |= {role: found[f"{role}_token"] for role in _SPECIAL if found.get(f"{role}_token")}
@@ -241,11 +251,10 @@ def _added(sources: Mapping[str, int], whole: dict[str, Any], found: Vocabulary)
     ids = {role: found.tokens[number] for role, number in found.special.items()}
     flags = {}
     for role, place in (("bos", 0), ("eos", -1)):
-        said = config.get(f"add_{role}_token")
         by_template = bool(placed) and placed[place] is not None and placed[place] == ids.get(role)
-        flags[f"add_{role}_token"] = said if isinstance(said, bool) else by_template
-    if isinstance(config.get("add_prefix_space"), bool) and "add_space_prefix" not in found.flags:
-        flags["add_space_prefix"] = config["add_prefix_space"]
+        flags[f"add_{role}_token"] = flag(config, f"add_{role}_token", by_template, _CONFIG)
+    if config.get("add_prefix_space") is not None and "add_space_prefix" not in found.flags:
+        flags["add_space_prefix"] = flag(config, "add_prefix_space", False, _CONFIG)
     return flags
 
 
@@ -253,14 +262,16 @@ def _template(sources: Mapping[str, int]) -> str:
     """The chat template, wherever it stands; of several the one that is called default."""
     if "chat_template.jinja" in sources:
         return read_text("chat_template.jinja", sources["chat_template.jinja"])
-    for name in ("chat_template.json", "tokenizer_config.json"):
+    for name in ("chat_template.json", _CONFIG):
         value = read_object(name, sources[name]).get("chat_template") if name in sources else None
         if isinstance(value, list):
             value = next((as_object(one).get("template") for one in value if as_object(one).get("name") == "default"), None)
-        if isinstance(value, str) and value:
+        if value is not None and not isinstance(value, str):
+            raise BadRequest(f"{name} says chat_template, and it is no text; send the model's own")
+        if value:
             return value
     return ""
 
 
 def _config(sources: Mapping[str, int]) -> dict[str, Any]:
-    return read_object("tokenizer_config.json", sources["tokenizer_config.json"]) if "tokenizer_config.json" in sources else {}
+    return read_object(_CONFIG, sources[_CONFIG]) if _CONFIG in sources else {}
