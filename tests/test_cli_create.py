@@ -65,17 +65,49 @@ def test_a_path_is_the_modelfiles_own_and_a_name_is_a_name(tmp_path: Path, monke
         ("FROM empty", "no Modelfile or safetensors files found"),
         ("FROM tensors", "only safetensors and GGUF files can be made into models in this version"),
         ("FROM checkpoint/model.safetensors", "checkpoint/model.safetensors is one file of a model"),
+        ("FROM tensors/pytorch.bin", "only safetensors and GGUF files can be made into models in this version"),
+        ("FROM x\nADAPTER tensors", "only a GGUF file can be an adapter in this version"),
+        ("FROM x\nADAPTER checkpoint/model.safetensors", "supplied file was not in GGUF format"),
+        ("FROM old.bin", "old.bin is a GGML file, the form before GGUF"),
+        ("FROM pointer.gguf", "pointer.gguf is git's stand-in for the file"),
+        ("FROM plain.gguf", "supplied file was not in GGUF format: plain.gguf"),
+        ("FROM states", "the weights in states lie in folders of it; give one of them: checkpoint-10, checkpoint-20"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "tensors").mkdir()
-    put(tmp_path / "tensors", pytorch_bin=b"x")
-    (tmp_path / "checkpoint").mkdir()
-    put(tmp_path / "checkpoint", model_safetensors=b"x")
+    put(tmp_path / "tensors", pytorch_bin=b"PK\x03\x04")
+    for name in ("checkpoint", "states/checkpoint-10", "states/checkpoint-20"):
+        (tmp_path / name).mkdir(parents=True)
+        put(tmp_path / name, model_safetensors=b"x")
+    put(tmp_path, old_bin=b"lmgg" + bytes(99), pointer_gguf="version https://git-lfs.github.com/spec/v1\n", plain_gguf="hello, world")
     with pytest.raises(NdaniError) as met:
         gather(parse(text), tmp_path)
     assert str(met.value).startswith(sentence) and "\n" not in str(met.value)
+
+
+def test_a_file_is_what_its_first_bytes_say(tmp_path: Path) -> None:
+    put(tmp_path, model_bin=WEIGHTS, model_pth=WEIGHTS, model_safetensors=WEIGHTS, lora_bin=WEIGHTS)
+    for name in ("model.bin", "model.pth", "model.safetensors"):
+        assert gather(parse(f"FROM ./{name}"), tmp_path)[1]["files"] == {name: tmp_path / name}
+    assert gather(parse("FROM x\nADAPTER lora.bin"), tmp_path)[1]["adapters"] == {"lora.bin": tmp_path / "lora.bin"}
+    (tmp_path / "blobs").mkdir()
+    put(tmp_path / "blobs", model_bin=WEIGHTS, notes_txt="hello", more_GGUF=WEIGHTS)
+    assert set(gather(parse("FROM blobs"), tmp_path)[1]["files"]) == {"model.bin", "more.GGUF"}
+
+
+def test_what_a_training_program_leaves_behind_is_not_sent(tmp_path: Path) -> None:
+    folder = tmp_path / "trained"
+    kept = {"config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+    kept |= {"model.safetensors.index.json", "chat_template.jinja", "1_Pooling/config.json"}
+    left = {"training_args.bin", "optimizer.pt", "rng_state.pth", "trainer_state.json", "adapter_model.safetensors", "gguf/model.gguf"}
+    left |= {f"checkpoint-10/{name.rpartition('/')[2]}" for name in kept} | {"original/consolidated.00.pth", "original/config.json"}
+    left |= {"onnx/model.onnx", "onnx/config.json", "runs/events.json", "1_Pooling/notes.json", "model.fp16.safetensors"}
+    for name in kept | left:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert set(gather(parse("FROM trained"), tmp_path)[1]["files"]) == kept
 
 
 def test_what_is_too_long_for_a_path_is_a_name(tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ def test_what_is_read_whole_is_bounded(llama: Path) -> None:
     (llama / "tokenizer.json").write_text(json.dumps(said))
     with pytest.raises(BadRequest, match=r"^tokenizer.json has 2097153 merges"):
         made_of(llama)
+    (llama / "model.safetensors").unlink()
     for name in ("a", "b"):
         header = b"{" + b" " * (9 << 20) + b"}"
         (llama / f"{name}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
@@ -219,6 +220,7 @@ def test_an_index_beside_a_whole_file_was_left_there(llama: Path) -> None:
 
 
 def test_a_long_name_is_cut_where_it_is_quoted(llama: Path) -> None:
+    (llama / "model.safetensors").unlink()
     for name in ("a", "b"):
         write_safetensors(llama / f"{name}.safetensors", {"x" * 100_000: np.ones(4, np.float32)})
     with pytest.raises(BadRequest, match=r"^b.safetensors and a.safetensors both hold the tensor x{80}…;"):

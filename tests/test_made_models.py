@@ -151,15 +151,36 @@ def test_what_is_found_wrong_late_leaves_nothing(server: Server, tmp_path: Path)
             "supplied file was not in GGUF format: a.gguf",
         ),
         ({"files": digests, "adapters": {"a.gguf": digests["config.json"]}}, "supplied file was not in GGUF format: a.gguf"),
-        ({"files": digests | {f"{n}/{'x' * 90}.json": digests["config.json"] for n in range(900)}}, "these are 903 files, which is more"),
+        ({"files": digests | {f"{'x' * 90}{n}.json": digests["config.json"] for n in range(900)}}, "these are 903 files, which is more"),
         (
-            {"files": digests | {f"{n}/{chr(0x1F600) * 110}.json": digests["config.json"] for n in range(150)}},
+            {"files": digests | {f"{chr(0x1F600) * 110}{n}.json": digests["config.json"] for n in range(150)}},
             "these are 153 files, which is more",
         ),
     ]:
         answer = server.post("/api/create", {"model": "late", **body}).text.splitlines()[-1]
         assert json.loads(answer)["error"].startswith(begins), answer
         assert blobs(server) == before
+
+
+def test_names_say_nothing(server: Server, tmp_path: Path) -> None:
+    """A checkpoint's weights called `.bin`, with an earlier state and other forms beside them; a GGUF file of any name."""
+    folder = tiny_bert(tmp_path)
+    create(server, "right", folder)
+    digests = send(server, folder)
+    noise = {"optimizer.pt": b"PK\x03\x04", "checkpoint-10/model.safetensors": b"earlier", "gguf/m.gguf": b"GGUF"}
+    for name, content in noise.items():
+        digests[name] = f"sha256:{sha256(content).hexdigest()}"
+        assert server.http.post(f"/api/blobs/{digests[name]}", content=content).status_code in (200, 201)
+    digests["pytorch_model.bin"] = digests.pop("model.safetensors")
+    store = Store(server.models)
+    right = store.find(names.parse("right")).weights.digest
+    for name, files in {"noisy": digests, "inside": {f"deep/{path}": digest for path, digest in digests.items()}}.items():
+        assert server.post("/api/create", {"model": name, "files": files, "stream": False}).json() == {"status": "success"}
+        assert store.find(names.parse(name)).weights.digest == right
+    for path in ("ggml-model-q4_0.bin", "model.pth", "model.safetensors", "sub/x"):
+        body = {"model": "named", "files": {path: right, "sub/deeper/model.safetensors": digests["pytorch_model.bin"]}, "stream": False}
+        assert server.post("/api/create", body).json() == {"status": "success"}
+        assert store.find(names.parse("named")).weights.digest == right
 
 
 def test_an_engine_without_vectors_says_so(server: Server) -> None:
@@ -174,6 +195,7 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(server: Server, tmp_path
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
     (other / "m.gguf").write_bytes(b"GGUF")
+    (other / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(100))
     unlike = send(server, other)
     before = sorted(path.name for path in (server.models / "blobs").iterdir())
     for files, begins in [
@@ -184,7 +206,7 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(server: Server, tmp_path
         (digests | {"../config.json": digests["config.json"]}, "file path must be relative"),
         (digests | {"config.json": "sha256:1"}, "invalid digest format"),
         (digests | {"m.gguf": unlike["m.gguf"]}, "there are safetensors and another model"),
-        ({"pytorch_model.bin": digests["config.json"]}, "only safetensors and GGUF files"),
+        ({"pytorch_model.bin": unlike["pytorch_model.bin"]}, "only safetensors and GGUF files"),
     ]:
         answer = server.post("/api/create", {"model": "wrong", "files": files})
         assert answer.status_code == 400 and answer.json()["error"].startswith(begins), answer.text

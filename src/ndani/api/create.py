@@ -75,10 +75,6 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
         parser=fields.text(body, "parser"),
         quantize=fields.text(body, "quantize") or fields.text(body, "quantization"),
     )
-    if any(path.lower().endswith((".bin", ".pth")) for path in recipe.files):
-        raise Unsupported("only safetensors and GGUF files can be made into models in this version; save the weights as one of them")
-    if any(path.lower().endswith((".safetensors", ".bin", ".pth")) for path in recipe.adapters):
-        raise Unsupported("only a GGUF file can be an adapter in this version; convert it to GGUF and give that file")
     return name, fields.text(body, "from").strip(), recipe
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,17 +21,21 @@ from ndani.cli.client import Client
 from ndani.cli.handover import hand_over
 from ndani.cli.screen import say
 from ndani.cli.verb import Verb, complete_file, exactly
+from ndani.convert.choice import SUFFIX, holds_tensors, preferred
 from ndani.convert.kinds import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.letters import seen
 from ndani.settings import expand, load
+from ndani.store.forms import GGUF, POINTER, form_of, refusal
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
 from ndani.store.parameters import short
 
 _PIECE = 1 << 20
 _GATHERING = {"status": "gathering model components"}
 _NOTHING = "no Modelfile or safetensors files found"
-_WEIGHTS = (".safetensors", ".bin", ".pth")
+_WEIGHTS = (".bin", ".pth", ".pt", ".onnx")
+#: What says something of weights beside it, by the ends of names; and what ends so, may be large, and says nothing of them.
+_BESIDE, _NOTES = (".json", ".txt", ".jinja"), ("trainer_state.json",)
 
 
 @click.command("create", cls=Verb, usage="create MODEL", takes=exactly(1), help="Create a model")
@@ -74,8 +78,8 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
 def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Path]]]:
     """A create request without its files, and those: by field of the request, then by the name they get there.
 
-    A FROM that exists as a path, relative to `folder` or with ~, is a file, or a folder with GGUF files; else it is a
-    model's name. Raises BadRequest, NotFound, Unsupported.
+    A FROM that exists as a path, relative to `folder` or with ~, is a file, or a folder with a checkpoint or GGUF files; else
+    it is a model's name. Raises BadRequest, NotFound, Unsupported.
     """
     body = to_request(modelfile)
     files: dict[str, dict[str, Path]] = {"files": {}, "adapters": {}}
@@ -98,7 +102,7 @@ def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str
 
 
 def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
-    """The files that a FROM or an ADAPTER means, or None where it is a model's name."""
+    """The files that a FROM or an ADAPTER means, or None where it is a model's name. What they are, their first bytes say."""
     path = folder / expand(value)
     try:
         path.stat()
@@ -108,37 +112,68 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
         _require_name(value, needed)
         return None
     if path.is_dir():
-        files = checkpoint(path) or sorted(path.glob("*.gguf"))
-        if not files and not any(file.suffix in _WEIGHTS for file in path.iterdir()):
-            raise NotFound(_NOTHING)
-        if not files:
-            made = "only safetensors and GGUF files can be made into models in this version"
-            raise Unsupported(f"{made}; there are neither in {short(value)}")
-        return files
-    if path.is_file() and path.suffix == ".safetensors" and not needed:
+        return _inside(value, path, adapter=bool(needed))
+    if not path.is_file():
+        _require_name(value, needed)
+        return None
+    form = _form(path)
+    if holds_tensors(path.name, form) and not needed and form != POINTER:
         raise BadRequest(f"{short(value)} is one file of a model; give FROM its folder, with config.json and the tokenizer's files")
-    if path.is_file():
-        return [path]
-    _require_name(value, needed)
-    return None
+    if form != GGUF:
+        raise refusal(short(value), form, adapter=bool(needed))
+    return [path]
+
+
+def _inside(value: str, folder: Path, adapter: bool) -> list[Path]:
+    """The files of a folder that are a model, or an adapter. Raises NotFound, BadRequest, Unsupported."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file())
+        weights = [] if adapter else [path.name for path in paths if path.suffix == SUFFIX]
+        if weights:
+            return checkpoint(folder, paths)
+        forms = {path: _form(path) for path in paths}
+        deeper = {path.parent.name for path in folder.glob("*/*") if path.suffix in (SUFFIX, ".gguf")}
+    except PermissionError as error:
+        raise NotFound(f"{short(str(error.filename or value))} cannot be read ({error.strerror}); change its owner or mode") from None
+    if models := [path for path in paths if forms[path] == GGUF]:
+        return models
+    if other := next((path for path in paths if forms[path] or path.suffix == ".gguf"), None):
+        raise refusal(other.name, forms[other], adapter)
+    if deeper:
+        raise NotFound(f"the weights in {short(value)} lie in folders of it; give one of them: {short(', '.join(sorted(deeper)))}")
+    raise NotFound(_NOTHING)
+
+
+def _form(path: Path) -> str:
+    """What a file is. Raises NotFound where it may not be read."""
+    try:
+        with path.open("rb") as file:
+            return form_of(file.fileno())
+    except OSError as error:
+        raise NotFound(f"{short(str(path))} cannot be read ({error.strerror}); change its owner or mode") from None
 
 
 def _require_name(value: str, needed: str) -> None:
     """Refuse what can only be a path, and is not there: asked for as a model's name the answer would be about something else."""
-    if needed or value.startswith((".", "/", "~")) or value.lower().endswith((".gguf", *_WEIGHTS)):
+    if needed or value.startswith((".", "/", "~")) or value.lower().endswith((".gguf", SUFFIX, *_WEIGHTS)):
         raise NotFound(f"the file {short(value)} of {needed or 'FROM'} is not there; a path is relative to the Modelfile's folder")
 
 
-def checkpoint(folder: Path) -> list[Path]:
-    """The files of a folder with safetensors: the weights, and all that says what they are. Empty where there are none.
+def checkpoint(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Of the files of a folder with safetensors those that are to be sent: the weights, and all that says what they are.
 
-    `model*.safetensors` counts before others: some publishers put the same weights beside it in another form.
+    Earlier states, other forms and notes of a training program stay: of the folders inside only those are looked into that
+    hold no weights, for the one file that may say something of these.
     """
-    weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    if not weights:
-        return []
-    beside = {*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.glob("*.txt"), *folder.glob("*.jinja")}
-    return [*weights, *sorted(path for path in beside if path.is_file())]
+    known = {path.name: path for path in paths}
+    weights = preferred(name for name in known if name.endswith(SUFFIX))
+    beside = [path for name, path in known.items() if path.suffix in _BESIDE and name not in _NOTES]
+    nested = [path for path in sorted(folder.glob("*/config.json")) if not any(_is_weights(other) for other in path.parent.iterdir())]
+    return [*(known[name] for name in weights), *sorted([*beside, *nested])]
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix in (".gguf", SUFFIX, *_WEIGHTS)
 
 
 def _called(name: str, taken: dict[str, Path]) -> str:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ndani.convert import bert, llama
+from ndani.convert.choice import choose
 from ndani.convert.container import Out, Target, Value, head, padded, write
 from ndani.convert.safetensors import read_object, read_tensors
 from ndani.errors import BadRequest, Unsupported
+from ndani.store.forms import form_of
 from ndani.store.parameters import short
 
 #: general.file_type of a file whose numbers are F16, and the version of the form of quantised numbers that all share.
@@ -48,8 +50,11 @@ class Converted:
 def prepare(sources: Mapping[str, int]) -> Converted:
     """Read all but the numbers, and find everything that is wrong with it. `sources` are open descriptors by their relative path.
 
+    The outermost checkpoint among them is the model; what else lies there is not read.
     Raises BadRequest for files that are damaged or missing, Unsupported for what cannot be converted.
     """
+    chosen = choose({name: form_of(descriptor) for name, descriptor in sources.items()})
+    sources = {name: sources[path] for name, path in chosen.items()} or sources
     if "config.json" not in sources:
         raise BadRequest("there is no config.json beside the weights; send it, and the tokenizer's files too")
     config = read_object("config.json", sources["config.json"])

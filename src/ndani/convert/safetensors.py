@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ndani.convert.choice import holds_tensors
 from ndani.errors import BadRequest, Unsupported
 from ndani.foreign import Unreadable, loads
+from ndani.store.forms import POINTER, form_of, refusal
 from ndani.store.parameters import short
 
 #: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
@@ -36,6 +38,7 @@ _WIDTHS = {
 }  # fmt: skip
 WEIGHTS = ("F64", "F32", "F16", "BF16")
 _INDEX = ".safetensors.index.json"
+_MODELS = f"model{_INDEX}"
 _MARK = b"\xef\xbb\xbf"  # which editors of Windows put before a text
 
 
@@ -73,46 +76,57 @@ def _numbers(raw: bytes, dtype: str) -> NDArray[np.float32]:
 def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
     """Every tensor of the safetensors files among `sources` (open descriptors by name). Raises BadRequest, Unsupported.
 
-    An index file, where there is one, has to agree with what the parts hold.
+    An index file, where there is one, says which of them are the model's, and has to agree with what they hold.
     """
+    weights = [name for name, descriptor in sorted(sources.items()) if holds_tensors(name, form_of(descriptor))]
+    indexes = _indexes(sources, weights)
+    named = {str(file) for places in indexes.values() for file in places.values()}
     found: dict[str, Stored] = {}
     left = MOST_HEADERS
-    for name, descriptor in sorted(sources.items()):
-        if name.endswith(".safetensors"):
-            length = _length(name, descriptor)
-            left -= length
-            if left < 0:
-                raise BadRequest(f"the headers of these files have more than {MOST_HEADERS} bytes; send the files of one model alone")
-            for tensor, stored in _header(name, descriptor, length).items():
-                if tensor in found:
-                    raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {short(tensor)}; give one set of weights")
-                found[tensor] = stored
+    for name in [name for name in weights if name in named] or weights:
+        length = _length(name, sources[name])
+        left -= length
+        if left < 0:
+            raise BadRequest(f"the headers of these files have more than {MOST_HEADERS} bytes; send the files of one model alone")
+        for tensor, stored in _header(name, sources[name], length).items():
+            if tensor in found:
+                raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {short(tensor)}; give one set of weights")
+            found[tensor] = stored
     if not found:
         raise BadRequest("no files provided to convert: none of them is a safetensors file with tensors")
-    for name, descriptor in sorted(sources.items()):
-        # One that lies beside a whole file was left there by an earlier form of the model: nobody reads it then.
-        if name.endswith(_INDEX) and name.removesuffix(".index.json") not in sources:
-            _compare(name, descriptor, found)
+    for name, places in indexes.items():
+        _compare(name, places, found)
     return found
 
 
-def _compare(name: str, descriptor: int, found: Mapping[str, Stored]) -> None:
+def _indexes(sources: Mapping[str, int], weights: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each index of these weights says: the file of each tensor. Raises BadRequest."""
+    found = {}
+    for name, descriptor in sorted(sources.items()):
+        # One that lies beside a whole file was left there by an earlier form of the model: nobody reads it then.
+        if name.endswith(_INDEX) and name.removesuffix(".index.json") not in sources:
+            places = read_object(name, descriptor).get("weight_map")
+            if not isinstance(places, dict):
+                raise BadRequest(f"{name} is no index of safetensors files: it has no weight_map; send the model's own")
+            if name == _MODELS or any(str(file) in weights for file in places.values()):  # else it is of another form of the weights
+                found[name] = places
+    return found
+
+
+def _compare(name: str, places: Mapping[str, Any], found: Mapping[str, Stored]) -> None:
     """Whether the parts hold the tensors that the index says, each the ones that it says of it, and no others beside them."""
-    index = read_object(name, descriptor)
-    places = index.get("weight_map")
-    if not isinstance(places, dict):
-        raise BadRequest(f"{name} is no index of safetensors files: it has no weight_map; send the model's own")
-    folder = name.rpartition("/")[0]
     for tensor, file in places.items():
-        if tensor not in found or found[tensor].file != (f"{folder}/{file}" if folder else file):
+        if tensor not in found or found[tensor].file != file:
             raise BadRequest(f"{name} names the file {short(str(file))} for {short(tensor)}, and it is not there; send all parts")
     for tensor, stored in found.items():
-        if tensor not in places and stored.file.rpartition("/")[0] == folder:
+        if tensor not in places:
             raise BadRequest(f"{stored.file} holds the tensor {short(tensor)}, and {name} does not name it; send the files of one model")
 
 
 def _length(name: str, descriptor: int) -> int:
     """Bytes of a file's header, which are all there."""
+    if form_of(descriptor) == POINTER:
+        raise refusal(name, POINTER)
     first = _read(descriptor, 8, 0)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
     if not 2 <= length <= os.fstat(descriptor).st_size - 8:

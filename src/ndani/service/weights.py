@@ -15,20 +15,21 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from ndani.convert import Given, Task, shards
+from ndani.convert.choice import ANOTHER, choose
 from ndani.convert.kinds import parse_kind
 from ndani.convert.maker import Maker
 from ndani.convert.quantise import Plan, Source, open_source, plan
 from ndani.errors import BadRequest
 from ndani.runtime.machine import look
 from ndani.store import Store
-from ndani.store.create import Recipe, check, projects, read_weights, refuse
+from ndani.store.create import Recipe, check, open_blob, projects, read_weights, refuse
 from ndani.store.disk import on_disk
+from ndani.store.forms import GGUF, form_of, refusal
 from ndani.store.inspect import file_type_of
 from ndani.store.nameless import Nameless
 from ndani.store.offloop import settled
 from ndani.types import Progress
 
-_SUFFIX = ".safetensors"
 #: Bytes of the names in the one line that a maker reads, as they stand there. Some 800 files: the largest models that
 #: anybody gives away have 200.
 _MOST_NAMED = 60_000
@@ -50,12 +51,14 @@ class _Work:
 
 
 async def made(store: Store, maker: Maker, recipe: Recipe) -> AsyncGenerator[Progress | Recipe]:
-    """Make what the recipe's weights still need: the steps of each file, and then the recipe with that file in it.
+    """Make what the recipe's weights still need: the recipe with its own files, the steps of each file, the recipe with that file in it.
 
-    With the last one `create` can use it, or as it was where none comes. Consume it under aclosing: closing it stops the
-    work, and nothing of it stays. Raises BadRequest, StoreFailed, Failed, …
+    With the last one `create` can use it. Consume it under aclosing: closing it stops the work, and nothing of it stays.
+    Raises BadRequest, StoreFailed, Failed, …
     """
-    for begin in (_checkpoint, _gguf):
+    recipe, checkpoint = await settled(_chosen, store, recipe)
+    yield recipe
+    for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
         with ExitStack() as opened:
             work = await settled(begin, store, recipe, opened)
             if work is None:
@@ -78,13 +81,30 @@ async def _steps(maker: Maker, work: _Work) -> AsyncGenerator[Progress]:
     await settled(work.file.name)  # last: who stops listening before this leaves nothing behind
 
 
-def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
-    """What makes GGUF of safetensors, or None where there are none. In a thread; `opened` closes it all."""
-    if not any(path.endswith(_SUFFIX) for path in recipe.files):
-        return None
+def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
+    """The recipe with the files of the model alone, and whether they are a checkpoint: a client may send all of a folder.
+
+    By what the files are, not by what they are called. In a thread. Raises BadRequest, StoreFailed.
+    """
     refuse(recipe)
-    if recipe.base is not None or any(path.lower().endswith(".gguf") for path in recipe.files):
-        raise BadRequest("there are safetensors and another model; FROM takes one of them")
+    forms = {}
+    for path, digest in recipe.files.items():
+        with open_blob(store, path, digest) as file:
+            forms[path] = form_of(file.fileno())
+    checkpoint = choose(forms)
+    if checkpoint:
+        if recipe.base is not None:
+            raise BadRequest(ANOTHER)
+        return replace(recipe, files={name: recipe.files[path] for name, path in checkpoint.items()}), True
+    models = {path: recipe.files[path] for path, form in forms.items() if form == GGUF}
+    other = next((path for path, form in forms.items() if form not in ("", GGUF)), "")
+    if other and not models:
+        raise refusal(other, forms[other])
+    return replace(recipe, files=models) if other else recipe, False
+
+
+def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work:
+    """What makes GGUF of safetensors. In a thread; `opened` closes it all."""
     given = _opened(store, recipe.files, opened)
     file = Nameless(store.layout)
     opened.callback(file.discard)

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -23,6 +23,7 @@ from ndani.store import layout as kinds
 from ndani.store.chats import recognise
 from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.extents import find_extents
+from ndani.store.forms import GGUF, form_of, refusal
 from ndani.store.gguf import refuse as refuse_gguf
 from ndani.store.inspect import Header
 from ndani.store.layout import digest_of, hex_of, plain
@@ -213,28 +214,32 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], di
     return parts, config, model
 
 
-def read_weights(store: Store, path: str, digest: str) -> tuple[Layer, Header]:
-    """A blob as a layer of weights, and its head; the numbers that it tells of are all there.
+def read_weights(store: Store, path: str, digest: str, adapter: bool = False) -> tuple[Layer, Header]:
+    """A blob as a layer of weights, or of an adapter, and its head; the numbers that it tells of are all there.
 
     Sentences name the file as the client does, never the store's path. Raises BadRequest, StoreFailed.
     """
     digest = plain(digest)
-    place = store.layout.blob(digest)
-    try:
-        with place.open("rb") as file:
-            magic, size = file.read(4), os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        raise BadRequest(f"the file {path} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
-    except OSError as error:
-        raise StoreFailed(f"the file {path} cannot be read in the store ({error.strerror}); change its owner or mode") from None
-    if magic != b"GGUF":
-        raise BadRequest(f"supplied file was not in GGUF format: {path}")
+    with open_blob(store, path, digest) as file:
+        form, size = form_of(file.fileno()), os.fstat(file.fileno()).st_size
+    if form != GGUF:
+        raise refusal(path, form, adapter)
     try:
         header = store.inspect(digest)
     except ValueError as error:
         raise refuse_gguf(path, str(error)) from None
     find_extents(path, header.keys, header.tensors, header.end, size)
     return Layer(kinds.MODEL, digest, size), header
+
+
+def open_blob(store: Store, path: str, digest: str) -> BinaryIO:
+    """A file that a client has sent, to be read; `path` is what the client calls it. Raises BadRequest, StoreFailed."""
+    try:
+        return store.layout.blob(digest).open("rb")
+    except FileNotFoundError:
+        raise BadRequest(f"the file {path} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
+    except OSError as error:
+        raise StoreFailed(f"the file {path} cannot be read in the store ({error.strerror}); change its owner or mode") from None
 
 
 def _require_whole(path: str, header: Header) -> None:
@@ -244,7 +249,7 @@ def _require_whole(path: str, header: Header) -> None:
 
 
 def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Layer:
-    layer, header = read_weights(store, path, digest)
+    layer, header = read_weights(store, path, digest, adapter=True)
     check_lora(path, header, model)
     return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
 

@@ -1,0 +1,51 @@
+"""What form a file of weights has: said by its first bytes, whatever it is called. Pure, but for one short read.
+
+Names mislead: a GGUF file is as often called `ggml-model-q4_0.bin` as `.gguf`, and what is called so may be a web's or git's
+stand-in for it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from ndani.errors import BadRequest, Unsupported
+
+GGUF, SAFETENSORS, PYTORCH, GGML, POINTER = "GGUF", "safetensors", "PyTorch", "GGML", "git-lfs"
+
+#: Bytes that are looked at.
+_FIRST = 64
+_BEGINNINGS = {
+    b"GGUF": GGUF,
+    b"PK\x03\x04": PYTORCH,
+    b"version https://git-lfs": POINTER,
+    **dict.fromkeys((b"lmgg", b"fmgg", b"tjgg", b"algg"), GGML),
+    **{b"\x80" + bytes([protocol]): PYTORCH for protocol in range(2, 6)},  # a bare pickle, as it was saved before
+}
+_CAN = "in this version; convert it to GGUF and give that file"
+
+
+def form_of(descriptor: int) -> str:
+    """The form of an open file: one of the names above, or nothing where it is none of them. Raises OSError."""
+    first = os.pread(descriptor, _FIRST, 0)
+    for begin, form in _BEGINNINGS.items():
+        if first.startswith(begin):
+            return form
+    if len(first) < 10:
+        return ""
+    length = struct.unpack("<Q", first[:8])[0]  # of a safetensors file's header, which is a JSON object
+    return SAFETENSORS if 2 <= length <= os.fstat(descriptor).st_size - 8 and first[8:9] == b"{" else ""
+
+
+def refusal(path: str, form: str, adapter: bool = False) -> BadRequest:
+    """The sentence about a file that is no GGUF file where one is needed; `path` is what its owner calls it."""
+    if form == POINTER:
+        return BadRequest(f"{path} is git's stand-in for the file and not the file itself; fetch it with `git lfs pull`")
+    if form == GGML:
+        return Unsupported(f"{path} is a GGML file, the form before GGUF, which nothing reads any more; get a GGUF file of this model")
+    if form in (SAFETENSORS, PYTORCH) and adapter:
+        return Unsupported(f"only a GGUF file can be an adapter {_CAN} ({path} is a {form} file)")
+    if form == PYTORCH:
+        made = "only safetensors and GGUF files can be made into models in this version"
+        return Unsupported(f"{made}; save the weights as one of them ({path} is a {form} file)")
+    return BadRequest(f"supplied file was not in GGUF format: {path}")
