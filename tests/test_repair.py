@@ -266,9 +266,29 @@ def test_a_model_whose_manifest_is_damaged_can_be_stopped_and_removed(start: Sta
     lines = [json.loads(line) for line in server.post("/api/prune", {}).text.splitlines()]
     assert [line["models"] for line in lines if line["status"] == "damaged"] == [["echo:latest"]] and lines[-1]["status"] == "success"
     environment = {**server.environment, "NDANI_HOST": server.url}
+    pruned = run(("prune",), environment)
+    assert pruned.exit == 0 and pruned.stdout == "nothing to remove\n"
+    assert "\ndamaged: the manifest of echo:latest is damaged" in pruned.stderr and "files of models stay until" in pruned.stderr
     stopped = run(("stop", "echo"), environment)
     assert stopped.exit == 0, stopped.stderr
     until(lambda: not server.runners(), 20, "it leaves the memory")
     removed = run(("rm", "echo"), environment)
     assert (removed.exit, removed.stdout) == (0, "deleted 'echo'\n"), removed.stderr
     assert not path.exists() and server.post("/api/verify", {"stream": False}).json()["damaged"] == []
+
+
+def test_the_commands_pass_over_a_folder_that_is_away(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    (echo_store / "manifests" / "registry.ollama.ai" / "away").symlink_to(echo_store / "unmounted")
+    environment = {**server.environment, "NDANI_HOST": server.url}
+    listed = run(("list",), environment)
+    assert listed.exit == 0 and listed.stdout.count("\n") == 3
+    sentence = f"the folder {echo_store}/manifests/registry.ollama.ai/away of the model store is a link to a place that cannot be reached"
+    damaged = f"damaged: {sentence}; mount its disk, or remove the link\n"
+    for words in (("verify",), ("verify", "--repair")):
+        found = run(words, environment)
+        assert found.exit == 1 and damaged in found.stderr, found
+    pruned = run(("prune",), environment)
+    assert pruned.exit == 0 and damaged in pruned.stderr
+    assert run(("rm", "other"), environment).exit == 0
+    assert server.log.count(sentence) == 1
