@@ -294,7 +294,7 @@ def test_without_shift_the_answer_ends_where_the_context_does(echo: Server) -> N
 def test_health_and_doctor(echo: Server) -> None:
     health = echo.http.get("/api/health")
     assert health.status_code == 200 and health.json()["status"] == "ok" and health.json()["unconfined"] == []
-    found = echo.http.get("/api/doctor").json()
+    found = echo.post("/api/doctor").json()
     assert found["engine"] == "echo" and found["confinement"]["word"] == "confined"
     assert len(found["routes"]) >= 13 and {r["inside"] for r in found["routes"]} == {"blocked"}
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,10 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from conftest import Start
+from ndani import settings
 from ndani.api.edge import Hosts
+from ndani.api.listening import choose, guarded, listening
 from server import HOST, PATIENCE, Server, slowness, until
 
 
@@ -87,10 +93,9 @@ def test_a_rebound_name_is_refused_on_loopback(echo: Server, host: str, status: 
     assert answer.status_code == status and (status == 200 or answer.content == b"")
 
 
-@pytest.mark.parametrize(
-    ("listening", "status"), [("127.0.0.1", 403), ("::1", 403), ("localhost", 403), ("0.0.0.0", 200), ("10.0.0.5", 200)]
-)
-async def test_the_host_guard_works_only_where_a_server_listens_on_loopback(listening: str, status: int) -> None:
+async def reached(guarded: frozenset[str], server: Any) -> int:
+    """The status of a request that comes in at an address by a name that is not ours."""
+
     async def inside(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
@@ -99,8 +104,77 @@ async def test_the_host_guard_works_only_where_a_server_listens_on_loopback(list
     async def send(message: Any) -> None:
         got.append(message)
 
-    await Hosts(inside, listening)({"type": "http", "headers": [(b"host", b"models.corp.example")]}, None, send)  # type: ignore[arg-type]
-    assert got[0]["status"] == status
+    scope = {"type": "http", "headers": [(b"host", b"models.corp.example")], "server": server}
+    await Hosts(inside, guarded)(scope, None, send)  # type: ignore[arg-type]
+    return int(got[0]["status"])
+
+
+def loopback6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as tried:
+        tried.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("written", "status"),
+    [
+        ("127.0.0.1", 403), ("localhost", 403), ("[::1]", 403), ("127.1", 403), ("0x7f.1", 403), ("2130706433", 403), ("127.9.9.9", 403),
+        ("[::ffff:127.0.0.1]", 403), ("0.0.0.0", 200), ("[::]", 200), ("0", 200),
+    ],
+)  # fmt: skip
+async def test_the_host_guard_works_where_a_socket_is_bound_to_loopback_however_it_is_written(written: str, status: int) -> None:
+    if ":" in written and not loopback6():
+        pytest.skip("this machine has no IPv6")
+    with listening(settings.load({"NDANI_HOST": f"{written}:0"})) as sockets:
+        for one in sockets:
+            address = one.getsockname()
+            assert await reached(guarded(sockets), address[:2]) == status
+            with socket.create_connection(("127.0.0.1" if status == 200 else address[0], address[1])) as line:
+                at = one.accept()[0]
+                assert await reached(guarded(sockets), at.getsockname()[:2]) == status
+                at.close()
+                line.close()
+
+
+async def test_a_machines_other_addresses_have_other_names() -> None:
+    assert await reached(frozenset({"127.0.1.1"}), ("10.0.0.5", 11434)) == 200 and await reached(frozenset(), None) == 200
+
+
+def test_a_name_is_listened_on_in_both_families_where_it_is_loopback_and_first_in_the_fourth() -> None:
+    four, six = (socket.AF_INET, ("127.0.0.1", 80)), (socket.AF_INET6, ("::1", 80, 0, 0))
+    assert choose([six, four, six]) == [four, six] and choose([six]) == [six]
+    lan, lan6, machine = (socket.AF_INET, ("10.0.0.5", 80)), (socket.AF_INET6, ("fd00::5", 80, 0, 0)), (socket.AF_INET, ("127.0.1.1", 80))
+    assert choose([lan6, lan]) == [lan], "as Go does"
+    assert choose([machine, lan, lan6, six]) == [machine, six], "never at an address that others reach, where the first is this machine's"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "mirror"])
+def test_localhost_is_reached_by_both_of_its_addresses(command: str, tmp_path: Path) -> None:
+    """With a hosts file of its own, in a namespace of its own."""
+    if not loopback6():
+        pytest.skip("this machine has no IPv6")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("::1 localhost\n127.0.0.1 localhost\n")
+    inside = ["unshare", "--mount", "--map-root-user", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
+    if not shutil.which("unshare") or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system gives no mount namespaces")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NDANI_", "OLLAMA_"))}
+    environment |= {"HOME": str(tmp_path), "NDANI_MODELS": str(tmp_path / "models"), "OLLAMA_HOST": "localhost:0"}
+    flags = ["--host", "localhost:0"] if command == "mirror" else []
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([*inside, sys.executable, "-m", "ndani", command, *flags], env=environment, stdout=out, stderr=out)
+    try:
+        found = until(lambda: re.search(r" on 127\.0\.0\.1:(\d+) and \[::1\]:\1\b", log.read_text()), PATIENCE, "it listens on both")
+        for host in ("127.0.0.1", "[::1]"):
+            path = f"http://{host}:{found[1]}/" + ("v2/" if command == "mirror" else "")
+            assert httpx.get(path, trust_env=False).status_code == 200
+            assert httpx.get(path, headers={"host": "evil.example"}, trust_env=False).status_code == 403
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 def test_a_slash_too_many_is_a_redirect(echo: Server) -> None:
@@ -109,6 +183,70 @@ def test_a_slash_too_many_is_a_redirect(echo: Server) -> None:
     answer = echo.http.post("/api/chat/", json={})
     assert (answer.status_code, answer.headers["location"]) == (307, "/api/chat")
     assert echo.http.get("//evil.example/").headers.get("location") is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "location"),
+    [
+        ("POST", "//api/chat", 307, "/api/chat"),
+        ("GET", "/api//tags", 307, "/api/tags"),
+        ("HEAD", "/api//tags?a=1&b=%2F", 307, "/api/tags?a=1&b=%2F"),
+        ("DELETE", "///api///delete", 307, "/api/delete"),
+        ("GET", "/api/./x/../tags", 307, "/api/tags"),
+        ("GET", "//api/tags/", 307, "/api/tags"),
+        ("GET", "/api/tags/?x=y", 301, "/api/tags?x=y"),
+        ("HEAD", "/api/blobs//sha256:%22%3Cb", 307, "/api/blobs/sha256:%22%3Cb"),
+        ("GET", "//", 307, "/"),
+        ("GET", "//nobody/here", 404, None),
+        ("GET", "/API/tags", 404, None),  # gin would mend that too, and is not asked to
+    ],
+)
+def test_a_path_with_slashes_too_many_is_a_redirect_to_the_right_one(
+    echo: Server, method: str, path: str, status: int, location: str | None
+) -> None:
+    with contextlib.closing(http.client.HTTPConnection(HOST, echo.port, timeout=60)) as line:  # httpx would mend the path itself
+        line.request(method, path)
+        answer = line.getresponse()
+        assert (answer.status, answer.headers["location"]) == (status, location)
+        assert b'"<' not in answer.read()
+
+
+def test_a_client_that_follows_is_answered(echo: Server) -> None:
+    body = {"model": "echo", "prompt": "a b", "raw": True, "stream": False, "options": {"num_predict": 2}}
+    answer = httpx.post(f"{echo.url}//api/generate", json=body, follow_redirects=True, trust_env=False)
+    assert answer.json()["response"].split() == ["a", "b"] and len(answer.history) == 1
+
+
+def routes() -> list[tuple[str, str]]:
+    """Every route that the documentation names."""
+    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| `([A-Z]+) (/[^`]*)`", page, re.MULTILINE)
+    return [(method, path.replace("{digest}", "sha256:" + "0" * 64)) for method, path in found]
+
+
+def left(server: Server) -> tuple[Any, ...]:
+    """What requests leave behind: files of the store, models in memory, processes."""
+    return sorted(server.models.rglob("*")), server.resident(), server.runners()
+
+
+def test_what_a_browser_sends_for_any_page_has_no_effect(start: Start, echo_store: Path) -> None:
+    """A GET or a HEAD without a word of where it comes from; whatever else needs no preflight says where, and is refused."""
+    server = start(echo_store)
+    before = left(server)
+    safe = [(method, path) for method, path in routes() if method in ("GET", "HEAD")]
+    assert len(safe) >= 7 and len(routes()) > 20
+    for _, path in safe:
+        for method in ("GET", "HEAD"):
+            server.http.request(method, path, headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"})
+    assert server.http.get("/api/doctor").status_code == 405
+    said = json.dumps({"model": "echo", "source": "echo", "destination": "x", "from": "echo", "name": "x", "keep_alive": -1})
+    for method, path in routes():
+        for origin in ("http://evil.example", "null", f"http://evil.example:{server.port}"):
+            if method not in ("GET", "HEAD"):
+                headers = {"origin": origin, "content-type": "text/plain", "sec-fetch-site": "cross-site"}
+                answer = server.http.request(method, path, content=said, headers=headers)
+                assert (answer.status_code, answer.content) == (403, b""), (method, path, origin)
+    assert left(server) == before
 
 
 def test_the_journal_has_a_line_per_request_and_counts(start: Start, echo_store: Path) -> None:

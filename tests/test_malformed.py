@@ -266,7 +266,9 @@ def test_the_wrong_method_is_405_in_plain_words(server: Server, path: str) -> No
     assert server.post("/api/tags").status_code == server.http.delete("/").status_code == 405
 
 
-@pytest.mark.parametrize("path", ["/nope", "/api", "/api/nope", "/api/chat/x", "//api/chat", "/api/%2e%2e/tags", "/api/tags%00", "/%ff"])
+@pytest.mark.parametrize(
+    "path", ["/nope", "/api", "/api/nope", "/api/chat/x", "//api/nope", "/API/chat", "/api/%2e%2e/tags", "/api/tags%00", "/%ff"]
+)
 def test_an_unknown_path_is_404_in_plain_words(server: Server, path: str) -> None:
     answer = server.http.post(path, json={})
     assert (answer.status_code, answer.text) == (404, "404 page not found")

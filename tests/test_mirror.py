@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 
+import httpx
 import pytest
 
 from golden_cli import run
@@ -67,6 +68,19 @@ def test_it_speaks_the_protocol(mirror: Mirror, store: Store) -> None:
     whole = http.get(blob)
     assert whole.status_code == 200 and whole.content == WEIGHTS
     assert whole.headers["location"] == blob, "without it Ollama goes no further"
+
+
+def test_a_slash_too_many_is_a_redirect(mirror: Mirror) -> None:
+    for path, there in (
+        ("//v2/library/tiny/manifests/1", "/v2/library/tiny/manifests/1"),
+        ("/v2//library/tiny/tags/list?n=1", "/v2/library/tiny/tags/list?n=1"),
+        ("//v2/", "/v2/"),
+        ("/v2", "/v2/"),
+    ):
+        answer = httpx.get(f"http://{mirror.host}{path}", trust_env=False)
+        assert (answer.status_code, answer.headers["location"]) == (301 if path == "/v2" else 307, there)
+        assert httpx.get(f"http://{mirror.host}{path}", trust_env=False, follow_redirects=True).status_code == 200
+    assert httpx.get(f"http://{mirror.host}//v2/library/nope/tags/list", trust_env=False).status_code == 307
 
 
 def test_ranges(mirror: Mirror) -> None:

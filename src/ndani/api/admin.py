@@ -30,7 +30,10 @@ class Admin:
             return wire.reply({"status": "unavailable", "reason": str(error)}, 503)
 
     async def doctor(self, request: Request) -> Response:
-        """Every way out, tried inside a real runner."""
+        """POST /api/doctor: every way out, tried inside a real runner.
+
+        It may load a model, so it is no GET: a browser sends those for any web page, and does not say for which.
+        """
         engine, model, found = await self._service.doctor(_probe)
         return wire.reply({"engine": engine, "model": model, **found, "warnings": without_effect()})
 

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
 from ndani.api import cloud
@@ -15,6 +15,7 @@ from ndani.api.create import Making
 from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
 from ndani.api.embed import Embedding
 from ndani.api.native import Native
+from ndani.api.paths import redirect
 from ndani.api.upkeep import Upkeep
 from ndani.api.wire import failure, reply
 from ndani.errors import NdaniError
@@ -24,8 +25,8 @@ from ndani.service import Service
 UPLOADS = "/api/blobs/"
 
 
-def build(service: Service) -> Starlette:
-    """The application over one service. Requests pass the middleware from the top down."""
+def build(service: Service, guarded: frozenset[str]) -> Starlette:
+    """The application over one service. Requests pass the middleware from the top down; see `Hosts` for `guarded`."""
     native, making, embedding = Native(service), Making(service), Embedding(service)
     upkeep, admin = Upkeep(service), Admin(service)
     settings = service.settings
@@ -56,12 +57,12 @@ def build(service: Service) -> Starlette:
             Route("/api/verify", upkeep.verify, methods=["POST"]),
             Route("/api/prune", upkeep.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
-            Route("/api/doctor", admin.doctor, methods=["GET"]),
+            Route("/api/doctor", admin.doctor, methods=["POST"]),
         ],
         middleware=[
             Middleware(Journal, log=service.log, counts=service.counts),
             Middleware(Origins, allowed=settings.origins),
-            Middleware(Hosts, listening=settings.address[0]),
+            Middleware(Hosts, guarded=guarded),
             Middleware(Leaving),
             Middleware(Limit, most=settings.max_body, uploads=UPLOADS),
         ],
@@ -78,16 +79,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
-    """No such route, or not by this method: Ollama's plain words, and its redirect where only a slash is too much."""
+    """No such route, or not by this method: Ollama's plain words, and its redirect to the path that was meant."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return PlainTextResponse("405 method not allowed", 405, _allow(request), "text/plain")
-    path = request.url.path
-    bare = path.rstrip("/")
-    if bare and bare != path and any(r.path == bare for r in request.app.routes):
-        status = 301 if request.method == "GET" else 307
-        words = {301: "Moved Permanently", 307: "Temporary Redirect"}[status]
-        return HTMLResponse(f'<a href="{bare}">{words}</a>.\n\n', status, {"location": bare})
+    if found := redirect(request):
+        return found
     return PlainTextResponse("404 page not found", 404, media_type="text/plain")
 
 

@@ -4,6 +4,9 @@ The parser has no limits: it would collect an endless header, before a body or a
 one, and copy what it has each time a piece arrives, so that one client could hold up all the others. Bodies have their
 limit in `edge.py`. And a second request that comes before the first is answered would have uvicorn stop listening,
 and not hear that the client has left.
+
+What is no request is refused here, with one line in the log (by Python's logging, see `log_handler.py`). A wish for
+another protocol is not granted: the request is answered over HTTP/1.1, body and all.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, cast
 
+import httptools
 from starlette.types import Message, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -24,11 +28,15 @@ CYCLE = "ndani.cycle"
 MOST_HEAD = 64 * 1024
 
 
+#: What `Connection` may still say of a connection whose wish for another protocol is not granted.
+_LASTING = (b"close", b"keep-alive")
+
+
 class Connection(HttpToolsProtocol):
-    """A connection whose heads and trailers are bounded; one that sends more gets 400 and is closed.
+    """A connection whose heads and trailers are bounded; one that sends more, or no HTTP at all, gets 400 and is closed.
 
     A request that comes before the one ahead of it is answered is not taken, and the connection closes after that
-    answer, which tells a client that does so to send it again (RFC 9112, 9.3.2).
+    answer, which tells a client that does so to send it again (RFC 9112, 9.3.2). So it is with bytes that are no request.
     """
 
     _held = 0  # bytes that the parser has, of which nothing has come out yet
@@ -40,11 +48,11 @@ class Connection(HttpToolsProtocol):
             return
         # A short head and a long body may come in one piece: only what was already under way counts before parsing.
         if self._held > MOST_HEAD:
-            self._surplus = True
-            self._refuse()
+            self._refuse("The head of the request is too long.")
             return
         self._held += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
 
     def on_message_begin(self) -> None:
         """A request begins, perhaps too early."""
@@ -55,7 +63,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head has ended."""
         self._held = 0
-        if self._surplus:
+        if self._surplus or self.parser.should_upgrade():  # then it comes again, without that wish
             return
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
@@ -73,14 +81,53 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The body and its trailers have ended; another head may follow."""
         self._held = 0
-        if not self._surplus:
+        if not self._surplus and not self.parser.should_upgrade():
             super().on_message_complete()
 
-    def _refuse(self) -> None:
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as found:
+            # The parser takes all that follows such a head for the other protocol, the body too.
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse("This server is no proxy.")
+            elif not self._surplus:
+                again = self._plain_head() + data[found.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)  # the old one may have read that nothing follows
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it: junk there is passed over
+                self._feed(again)
+        except httptools.HttpParserError:
+            self._refuse(self._named(data))
+
+    def _plain_head(self) -> bytes:
+        """The head that was read, without its wish for another protocol (RFC 9110, 7.8)."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(word for word in map(bytes.strip, value.split(b",")) if word.lower() in _LASTING)
+            if name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse(self, sentence: str) -> None:
+        self._surplus = True
+        self.logger.warning("bytes of a client were refused: %s", sentence)
         if self.cycle is None or self.cycle.response_complete:
-            self.send_400_response("The head of the request is too long.")
-        else:  # these are the trailers of a request that may be answered already: nothing can be said into that
+            self.send_400_response(sentence)
+        elif not self.cycle.more_body:  # behind a whole request: it is answered, and nothing can be said into its answer
+            self.cycle.keep_alive = False
+        elif self.cycle.response_started:
             self.transport.close()
+        else:
+            self.send_400_response(sentence)
+
+    def _named(self, data: bytes) -> str:
+        """What bytes that are no request are."""
+        if data.startswith(b"\x16\x03"):
+            return "The client speaks TLS to a port without it; its address must begin with http://."
+        if self.parser.get_method() == b"PRI":
+            return "The client speaks HTTP/2, and this server HTTP/1.1."
+        return "That is no HTTP request."
 
 
 def _without_chunks(cycle: RequestResponseCycle) -> None:

@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ndani.api.wire import failure, fault, reply
 from ndani.errors import TooLarge
-from ndani.hosts import is_loopback
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
 
@@ -117,15 +116,17 @@ class Origins:
 
 
 class Hosts:
-    """Refuses a Host that a rebound name would carry. Only where the server listens on loopback, as in Ollama."""
+    """Refuses a Host that a rebound name would carry. Only where the server listens on loopback, as in Ollama.
 
-    def __init__(self, app: ASGIApp, listening: str) -> None:
-        self.app = app
-        self.guard = is_loopback(listening)
+    `guarded` are the loopback addresses that it really listens on, however they were written.
+    """
+
+    def __init__(self, app: ASGIApp, guarded: frozenset[str]) -> None:
+        self.app, self.guarded = app, guarded
         self.machine = socket.gethostname().lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.guard:
+        if scope["type"] == "http" and (scope.get("server") or ("",))[0] in self.guarded:
             if not self._known(Headers(scope=scope).get("host", "")):
                 await _empty(send, 403, [])
                 return

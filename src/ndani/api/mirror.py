@@ -7,7 +7,6 @@ nothing else. A blob's answer carries a `Location` of its own: Ollama fetches fr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import socket
@@ -27,7 +26,10 @@ from starlette.types import Receive, Scope, Send
 
 from ndani.api.connection import Connection
 from ndani.api.edge import Hosts, Journal, Leaving
-from ndani.api.server import GRACE, listen
+from ndani.api.listening import guarded, listening, said
+from ndani.api.log_handler import heard
+from ndani.api.paths import redirect
+from ndani.api.server import GRACE
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
@@ -106,8 +108,8 @@ class Mirror:
         return sorted(entries, key=lambda entry: entry.name.host.lower() != DEFAULT_HOST)
 
 
-def build(store: Store, host: str, log: Log) -> Starlette:
-    """The application over one store, listening at `host`."""
+def build(store: Store, guarded: frozenset[str], log: Log) -> Starlette:
+    """The application over one store; at the addresses `guarded` no rebound name is served."""
     mirror = Mirror(store)
     read = ["GET"]
     app = Starlette(
@@ -118,7 +120,7 @@ def build(store: Store, host: str, log: Log) -> Starlette:
             Route("/v2/{name:path}/manifests/{reference}", mirror.manifest, methods=read),
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=read),
         ],
-        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, listening=host), Middleware(Leaving)],
+        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, guarded=guarded), Middleware(Leaving)],
         exception_handlers={HTTPException: _refused, NdaniError: _failed},
     )
     app.router.redirect_slashes = False
@@ -128,15 +130,14 @@ def build(store: Store, host: str, log: Log) -> Starlette:
 def serve(settings: Settings) -> int:
     """Run a mirror of the store at `settings.host` until it is told to stop; the exit code. Raises Misconfigured."""
     log = open_log(settings.log_file, settings.debug)
-    with contextlib.closing(listen(settings, "say another one with --host")) as listener:
-        host, port = listener.getsockname()[:2]
-        app = build(Store(settings.models), settings.address[0], log)
+    with listening(settings, "say another one with --host") as listeners, heard(log):
+        app = build(Store(settings.models), guarded(listeners), log)
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2 * GRACE,
             http=Connection, ws="none", timeout_keep_alive=75, proxy_headers=False,
         )  # fmt: skip
-        log.info(f"mirror of {settings.models} on {f'[{host}]' if ':' in host else host}:{port}")
-        asyncio.run(_Server(config).serve(sockets=[listener]))
+        log.info(f"mirror of {settings.models} on {said(listeners)}")
+        asyncio.run(_Server(config).serve(sockets=listeners))
         log.info("stopped")
     return 0
 
@@ -235,8 +236,10 @@ async def _pieces(handle: int, first: int, end: int) -> AsyncGenerator[bytes]:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """An error in the registry's shape."""
+    """An error in the registry's shape, or a redirect to the path that was meant."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 404 and request.method in ("GET", "HEAD") and (found := redirect(request)):
+        return found
     status, code = error.status_code, error.detail
     if status == 405 or request.method not in ("GET", "HEAD"):
         status, code = 405, "UNSUPPORTED"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import socket
 import sys
@@ -18,10 +17,11 @@ import uvicorn
 from ndani import __version__
 from ndani.api.app import build
 from ndani.api.connection import Connection
+from ndani.api.listening import guarded, listening, said
+from ndani.api.log_handler import heard
 from ndani.api.wire import fault
 from ndani.engines import Launch
 from ndani.engines.stream import Mailroom
-from ndani.errors import Misconfigured
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
 from ndani.runtime.folder import runtime_folder
@@ -42,39 +42,18 @@ def serve(settings: Settings) -> int:
     """Run the server until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured when it cannot listen."""
     make_home()
     log = open_log(settings.log_file, settings.debug)
-    listener = listen(settings)
-    _allow_many_connections()
-    with contextlib.closing(listener), runtime_folder() as folder:
+    with listening(settings) as listeners, runtime_folder() as folder, heard(log):
+        _allow_many_connections()
         for sentence in without_effect():
             log.warn(sentence)
         # uvloop is a fifth of the front's cost per token; it is not made for Windows.
         runner = asyncio.Runner(loop_factory=_loop_factory())
         with runner:
-            runner.run(_serve(settings, listener, folder, log))
+            runner.run(_serve(settings, listeners, folder, log))
     return 0
 
 
-def listen(settings: Settings, remedy: str = "set NDANI_HOST to another address") -> socket.socket:
-    """The listening socket. Raises Misconfigured with the address, the reason and the `remedy`."""
-    host, port = settings.address
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(found[0], socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(found[4])
-            listener.listen(4096)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        reason = "address already in use: another server listens there" if error.errno == errno.EADDRINUSE else error.strerror
-        raise Misconfigured(f"listen tcp {host}:{port}: {reason}; {remedy}") from None
-    listener.setblocking(False)
-    return listener
-
-
-async def _serve(settings: Settings, listener: socket.socket, folder: Path, log: Log) -> None:
+async def _serve(settings: Settings, listeners: list[socket.socket], folder: Path, log: Log) -> None:
     counts = Counts()
     store = Store(settings.models, abilities)
 
@@ -89,18 +68,17 @@ async def _serve(settings: Settings, listener: socket.socket, folder: Path, log:
     service = Service(settings, store, pool, Fetcher(settings), log, counts)
     owner = asyncio.create_task(pool.run(), name="pool")
     config = uvicorn.Config(
-        build(service), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE,
-        http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
+        build(service, guarded(listeners)), lifespan="off", log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=GRACE, http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
     )  # fmt: skip
     server = Server(config, service)
     owner.add_done_callback(lambda task: _owner_ended(task, server, log))
     tidying = asyncio.create_task(asyncio.to_thread(_tidy, store, settings, log))
     idle = asyncio.create_task(_leave_when_idle(settings.idle_exit, counts, server.end))
-    host, port = listener.getsockname()[:2]
-    log.info(f"listening on {f'[{host}]' if ':' in host else host}:{port}", version=__version__, models=str(settings.models))
+    log.info(f"listening on {said(listeners)}", version=__version__, models=str(settings.models))
     gc.freeze()  # what was imported is never garbage; collections stay short
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners)
     finally:
         store.close()
         await asyncio.gather(pool.close(), service.fetcher.close(), service.maker.close())

@@ -55,7 +55,7 @@ def doctor(args: tuple[str, ...]) -> int:
     mark = {True: "ok", False: "MISSING", None: "note"}
     say(tables.pairs([(mark[check.good], check.name, check.words) for check in checks]))
     client = reach(settings)
-    report = client.ask("GET", "/api/doctor", holds="routes")
+    report = client.ask("POST", "/api/doctor", holds="routes")
     say(f"Server at {client.url}")
     say(tables.pairs(_server(report)))
     routes = report.get("routes") or []

@@ -37,7 +37,7 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
     if as_json:
         return print_json(answer)
     for warning in answer.get("warnings") or ():
-        click.echo(f"Warning: {clean(warning)}", err=True)
+        say(f"Warning: {warning}", err=True)
     if not wanted:
         return say(card(answer, verbose=verbose), nl=False)
     # System and template are printed to the letter, without a newline of ours.
