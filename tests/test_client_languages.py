@@ -1,4 +1,4 @@
-"""Clients of other languages, unmodified, as their own toolchains build them: Go's `api`, `ollama-rs`, npm's `ollama`, Java's HttpClient, curl.
+"""Clients of other languages, unmodified: Ollama's own Go client, `ollama-rs`, npm's `ollama`, Java's HttpClient and curl.
 
 Each program of `clients/` does the same things in the same order and prints what it was answered; what is asked of the
 answers stands here, once.
@@ -166,7 +166,7 @@ def test_the_log_has_our_lines_only(said: Said, server: Server) -> None:
 def curl(server: Server, method: str, path: str, *more: str) -> tuple[int, str, str]:
     """Status, the version of HTTP, and the body of one request that offers HTTP/2."""
     ran = subprocess.run(
-        ["curl", "--silent", "--show-error", "--http2", "--noproxy", "*", "-X", method, *more, "-w", "\n%{http_code} %{http_version}", server.url + path],
+        ["curl", "-sS", "--http2", "--noproxy", "*", "-X", method, *more, "-w", "\n%{http_code} %{http_version}", server.url + path],
         capture_output=True, text=True, timeout=60 * slowness(),
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
