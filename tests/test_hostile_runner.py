@@ -72,19 +72,21 @@ def says_for_ever(first: bytes, piece: bytes, written: list[int]) -> Act:
 async def test_events_that_nobody_takes_hold_no_more_than_a_budget(tmp_path: Path, event: bytes) -> None:
     written = [0]
     piece = event * max(1, 65536 // len(event))
-    async with runner(tmp_path, says_for_ever(OK, piece, written)) as path:
-        async with exchange(path, "/completion", b"{}", Mailroom(), streamed=True) as call:
-            await call.headers()
-            before = -1
-            while before != written[0]:  # until it is made to wait
-                before = written[0]
-                await asyncio.sleep(0.3)
-            batch = await call.events()
-            held = batch + call._events
-            assert sum(map(len, held)) < HIGH_WATER + 2 * MOST_EVENT and len(held) < 100_000, "a budget, and one read of the socket"
-            assert len(batch) <= 256
-            while written[0] == before:  # who takes them lets it go on
-                await call.events()
+    async with (
+        runner(tmp_path, says_for_ever(OK, piece, written)) as path,
+        exchange(path, "/completion", b"{}", Mailroom(), streamed=True) as call,
+    ):
+        await call.headers()
+        before = -1
+        while before != written[0]:  # until it is made to wait
+            before = written[0]
+            await asyncio.sleep(0.3)
+        batch = await call.events()
+        held = batch + call._events
+        assert sum(map(len, held)) < HIGH_WATER + 2 * MOST_EVENT and len(held) < 100_000, "a budget, and one read of the socket"
+        assert len(batch) <= 256
+        while written[0] == before:  # who takes them lets it go on
+            await call.events()
 
 
 async def test_an_event_without_end_is_hung_up_on(tmp_path: Path) -> None:
@@ -109,10 +111,12 @@ async def test_heads_and_what_stands_between_chunks_without_end_are_hung_up_on(t
 async def test_an_answer_that_is_no_stream_is_not_taken_apart_and_ends(tmp_path: Path, status: bytes) -> None:
     body = msgspec.json.encode({"tokens": [1], "more": "\n\n"}) + b"\n\n" * 2000
     head = b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with runner(tmp_path, says(head, *(body[at : at + 700] for at in range(0, len(body), 700)))) as path:
-        async with exchange(path, "/tokenize", b"{}", Mailroom()) as call:
-            await call.headers()
-            assert await call.end() == body
+    async with (
+        runner(tmp_path, says(head, *(body[at : at + 700] for at in range(0, len(body), 700)))) as path,
+        exchange(path, "/tokenize", b"{}", Mailroom()) as call,
+    ):
+        await call.headers()
+        assert await call.end() == body
     written = [0]
     async with runner(tmp_path, says_for_ever(b"HTTP/1.1 " + status + b"\r\n\r\n", b"\n\n" * 30_000, written)) as path:
         with pytest.raises(EngineFailed):
@@ -158,9 +162,11 @@ async def test_token_ids_that_are_none_are_the_engines_fault(tmp_path: Path, tok
 async def test_an_answer_has_no_more_letters_than_its_tokens_could(tmp_path: Path) -> None:
     written = [0]
     pieces = b"".join(b'data: {"content":"%d' % n + b"a" * 500_000 + b'"}\n\n' for n in range(4))
-    async with runner(tmp_path, says_for_ever(OK, pieces, written)) as path:
-        async with aclosing(answer(Engine(path, Mailroom()), question(most=3000))) as events:
-            texts = [event async for event in events]
+    async with (
+        runner(tmp_path, says_for_ever(OK, pieces, written)) as path,
+        aclosing(answer(Engine(path, Mailroom()), question(most=3000))) as events,
+    ):
+        texts = [event async for event in events]
     assert sum(len(getattr(event, "text", "")) for event in texts) < 5_000_000
 
 
@@ -184,10 +190,9 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
     async with pool(tmp_path) as (owned, launched):
         for error in (Ours, None):
             with pytest.raises(Ours) if error else contextlib.nullcontext():
-                async with owned.lease(ONE, 60.0) as lease:
-                    async with aclosing(answer(lease.engine, asked, Outlet(lambda: True, put))) as events:
-                        async for _ in events:
-                            pass
+                async with owned.lease(ONE, 60.0) as lease, aclosing(answer(lease.engine, asked, Outlet(lambda: True, put))) as events:
+                    async for _ in events:
+                        pass
             await asyncio.sleep(0.01)
         assert len(launched) == 1 and len(taken) == len(set(taken[:3])) + len(taken[3:])
 

@@ -325,7 +325,7 @@ def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> Non
     body, _ = gather(parse("FROM llama\u200b3:8b\u00a0\nPARAMETER num_ctx\t4096\u00a0\nPARAMETER stop \u00a0"), tmp_path)
     assert body == {"from": "llama3:8b", "parameters": {"num_ctx": 4096, "stop": ["\u00a0"]}}
     weights = tmp_path / "می\u200cشود\u00a0.gguf"
-    weights.write_bytes(b"")
+    weights.write_bytes(b"GGUF")
     body, files = gather(parse(f"FROM ./{weights.name}"), tmp_path)
     assert body == {} and list(files["files"].values()) == [weights], "a file's name may need them"
 

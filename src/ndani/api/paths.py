@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import posixpath
+import re
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 _WORDS = {301: "Moved Permanently", 307: "Temporary Redirect"}
 _PLAIN = "/:@!$&'()*+,;=~"
+_ENCODED = re.compile(rb"%2[ef]", re.IGNORECASE)
 
 
 def redirect(request: Request) -> Response | None:
@@ -20,6 +22,8 @@ def redirect(request: Request) -> Response | None:
     307, so that a body is sent again; 301 for a GET where only the slash at the end is too much or missing, as in gin.
     """
     path = request.url.path
+    if _ENCODED.search(request.scope.get("raw_path") or b""):
+        return None  # what was written as a character of a name is no slash and no dot of the path
     clean = cleaned(path)
     bare = clean.rstrip("/") or "/"
     for place in (clean, bare, f"{bare}/"):

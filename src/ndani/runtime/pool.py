@@ -99,20 +99,7 @@ class Pool:
     def residents(self) -> list[Resident]:
         """The models in memory, the one that stays longest first."""
         now, wall = asyncio.get_running_loop().time(), time.time()
-        shown = []
-        for place in self._by_stay(now):
-            if place.child is None:
-                continue
-            until = place.until(now)
-            want, launch = place.want, place.launch
-            shown.append(
-                Resident(
-                    want.name, want.digest, place.size, 0, want.details, launch.num_ctx, launch.slots,
-                    None if until == math.inf else wall + until - now, place.stopping or place.draining, place.child.pid,
-                    place.child.confinement.word,
-                )
-            )  # fmt: skip
-        return shown
+        return [place.shown(now, wall) for place in self._by_stay(now) if place.child]
 
     def unload(self, key: str) -> None:
         """Let a model go as soon as nobody uses it; nothing happens when it is not there."""

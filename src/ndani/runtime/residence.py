@@ -14,7 +14,7 @@ from typing import Protocol
 from ndani.engines import Launch
 from ndani.engines.client import Engine
 from ndani.jail import Confinement
-from ndani.types import Details
+from ndani.types import Details, Resident
 
 DEFAULT_CTX = 4096
 #: Behind the key of a model that speaks, when it is asked for vectors: the engine does one or the other.
@@ -134,6 +134,16 @@ class Place:
         if self.expires is not None:
             return self.expires
         return now + self.keep_alive if self.keep_alive >= 0 else math.inf
+
+    def shown(self, now: float, wall: float) -> Resident:
+        """What is listed of it; `now` and `wall` are this moment by the loop's clock and by the wall's."""
+        assert self.child is not None
+        until, want, launch = self.until(now), self.want, self.launch
+        expires = None if until == math.inf else wall + until - now
+        leaving, confined = self.stopping or self.draining, self.child.confinement.word
+        return Resident(
+            want.name, want.digest, self.size, 0, want.details, launch.num_ctx, launch.slots, expires, leaving, self.child.pid, confined
+        )
 
 
 @dataclass(slots=True, eq=False)
