@@ -303,7 +303,7 @@ async def test_a_long_sentence_arrives_cut() -> None:
 
 
 INSIDE = """
-import errno, json, os, socket, sys, threading
+import errno, json, mmap, os, socket, sys, threading
 from ndani import jail
 found = {}
 def attempt(name, call):
@@ -326,6 +326,9 @@ attempt("unix socket", lambda: socket.socket(socket.AF_UNIX))
 attempt("inet socket", lambda: socket.socket(socket.AF_INET))
 attempt("pair", socket.socketpair)
 attempt("open what is open", lambda: os.open(sys.argv[1], os.O_RDONLY))
+attempt("open it to write", lambda: os.open(f"/proc/self/fd/{read}", os.O_RDWR))
+attempt("empty it", lambda: os.open(f"/proc/self/fd/{read}", os.O_RDONLY | os.O_TRUNC))
+attempt("memory that is shared without a file", lambda: mmap.mmap(-1, 4096))
 attempt("make a file", lambda: os.open(sys.argv[2] + "2", os.O_RDWR | os.O_CREAT))
 print(json.dumps([found, held.word, held.landlock]))
 """
@@ -339,5 +342,6 @@ def test_its_jail_has_no_socket_and_no_file_but_its_own(tmp_path: Path) -> None:
     found, word, landlock = json.loads(said)
     allowed = dict.fromkeys(("read what is open", "write what is open", "thread"), "ok")
     refused = dict.fromkeys(("unix socket", "inet socket", "pair"), "EPERM")
-    files = dict.fromkeys(("open what is open", "make a file"), "EACCES" if landlock else "ok")
-    assert (found, word) == (allowed | refused | files, "confined")
+    files = {"open what is open": "EACCES" if landlock else "ok", "open it to write": "EPERM", "empty it": "EPERM", "make a file": "EPERM"}
+    files["memory that is shared without a file"] = "EPERM"
+    assert (found, word) == (allowed | refused | files, "confined" if landlock else "unconfined")

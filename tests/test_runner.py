@@ -148,21 +148,24 @@ async def test_a_folder_whose_name_somebody_else_took_is_not_used(folder: Path) 
 TAKEN_OVER = """
 import fcntl, os, sys, time
 from ndani.runtime import child
-said, start = child.Pipes.say, child._start
-def taken(order, pipes):
-    host = start(order, pipes)
+said = child.Pipes.say
+end = os.open(f"/proc/self/fd/{sys.argv[1]}", os.O_WRONLY | os.O_NONBLOCK)  # inside it could not be opened
+def taken(pipes, event):
+    if not isinstance(event, child.Ready):
+        return said(pipes, event)
     if sys.argv[3] == "talks":
+        said(pipes, event)
         while True:
             os.write(int(sys.argv[2]), b'{"type":"probed","outcomes":[],"number":1}\\n')
     fcntl.fcntl(int(sys.argv[1]), 1031, 4096)
-    end = os.open(f"/proc/self/fd/{sys.argv[1]}", os.O_WRONLY | os.O_NONBLOCK)
     try:
         while True:
             os.write(end, bytes(4096))
     except BlockingIOError:
         pass
+    said(pipes, event)
     time.sleep(600)
-child._start = taken
+child.Pipes.say = taken
 child.main(int(sys.argv[1]), int(sys.argv[2]))
 """
 

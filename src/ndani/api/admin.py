@@ -39,7 +39,7 @@ class Admin:
 
 
 async def _probe(runner: Runner) -> dict[str, Any]:
-    with Targets() as targets:
+    with Targets(runner.spare) as targets:
         said = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
         arrived = targets.arrived()
     held = runner.confinement

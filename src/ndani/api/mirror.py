@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ndani import jail
 from ndani.api.connection import Connection
 from ndani.api.edge import Hosts, Journal, Leaving
 from ndani.api.listening import guarded, listening, said
@@ -129,6 +130,7 @@ def build(store: Store, guarded: frozenset[str], log: Log) -> Starlette:
 
 def serve(settings: Settings) -> int:
     """Run a mirror of the store at `settings.host` until it is told to stop; the exit code. Raises Misconfigured."""
+    jail.seal()
     log = open_log(settings.log_file, settings.debug)
     with listening(settings, "say another one with --host") as listeners, heard(log):
         app = build(Store(settings.models), guarded(listeners), log)

@@ -14,7 +14,7 @@ from types import FrameType
 
 import uvicorn
 
-from ndani import __version__
+from ndani import __version__, jail
 from ndani.api.app import build
 from ndani.api.connection import Connection
 from ndani.api.listening import guarded, listening, said
@@ -40,6 +40,7 @@ GRACE = 3
 
 def serve(settings: Settings) -> int:
     """Run the server until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured when it cannot listen."""
+    jail.seal()
     make_home()
     log = open_log(settings.log_file, settings.debug)
     with listening(settings) as listeners, runtime_folder() as folder, heard(log):
@@ -61,7 +62,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
         child = await Runner.spawn(launch, weights if weights >= 0 else None, folder, require_jail=settings.require_jail)
         await child.ready()
         if child.confinement.word != "confined":
-            log.warn("a runner is unconfined", pid=child.pid)
+            log.warn("a runner is unconfined", pid=child.pid, why=" ".join(child.confinement.missing))
         return child
 
     pool = Pool(settings, spawn, Mailroom(), log)

@@ -24,9 +24,6 @@ from ndani.cli.screen import say
 from ndani.cli.verb import HOST, Verb, exactly
 from ndani.settings import Settings, load
 
-_LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
-_VERSION_FLAG = 1
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -123,24 +120,23 @@ def _kernel() -> list[Check]:
     if sys.platform != "linux":
         return [Check("confinement", False, f"this version confines runners on Linux only, and this is {sys.platform}")]
     seccomp = Path("/proc/sys/kernel/seccomp/actions_avail").exists()
-    version = _landlock()
     spaces, words = _namespaces()
     return [
         Check("seccomp", seccomp, "filters available" if seccomp else "this kernel has no seccomp filters, and runners need them"),
-        Check(
-            "landlock",
-            True if version else None,
-            f"available, version {version}" if version else "not in this kernel: files are not fenced",
-        ),
+        _landlock(),
         Check("namespaces", True if spaces else None, words),
     ]
 
 
-def _landlock() -> int:
-    """Landlock's version, 0 where the kernel has none."""
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    call.restype = ctypes.c_long
-    return max(0, int(call(ctypes.c_long(_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))))
+def _landlock() -> Check:
+    from ndani.jail import landlock
+
+    try:
+        version = landlock.abi()
+    except OSError as error:
+        return Check("landlock", False, f"forbidden here ({error.strerror}), as containers do: runners are unconfined")
+    words = f"available, version {version}" if version else "not in this kernel, or turned off: runners are unconfined"
+    return Check("landlock", version > 0, words)
 
 
 def _namespaces() -> tuple[bool, str]:

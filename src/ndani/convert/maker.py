@@ -20,6 +20,7 @@ import msgspec
 
 from ndani import errors, jail
 from ndani.convert import Task, workshop
+from ndani.jail import watch
 from ndani.jail.process import Jailed, Open, Refused, start, tell
 from ndani.store.disk import on_disk
 from ndani.store.nameless import Nameless
@@ -32,6 +33,7 @@ _ODD = f"the process that makes the weights said what it never should, and was e
 #: What a disk says: there is no room, it is broken, gone, or may not be written to any more. Every file is open before a
 #: maker starts, so whatever else the system refuses it is no matter of the store's rights.
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
+_CROWDED = f"the process that makes the weights started threads without end, and was ended; {_REPORT}"
 #: Seconds between the end of a maker's words and SIGKILL.
 _GRACE = 0.5
 
@@ -73,6 +75,7 @@ class Maker:
             raise errors.Failed(_STOPPING)
         child = _Child(workshop.Order(task, os.getpid(), self._require_jail))
         self._children.add(child)
+        counter = asyncio.create_task(watch.hold(child.process, workshop.most_threads(task)), name="threads of a maker")
         steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
             while not isinstance(said := await child.hear(), workshop.Made):
@@ -93,12 +96,13 @@ class Maker:
                     case workshop.Stuck(number):
                         raise _stopped(number)
                     case None:
-                        raise errors.Failed(self._cause(await child.end(_GRACE)))
+                        raise errors.Failed(_CROWDED if counter.done() else self._cause(await child.end(_GRACE)))
                     case _:
                         raise errors.Failed(_ODD)
             if steps < 2:
                 raise errors.Failed(_ODD)
         finally:
+            counter.cancel()
             self._children.discard(child)
             await child.end()
 

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -29,6 +28,8 @@ _HEADS = 64 << 20
 #: Bytes that foreign files may make it take, whatever they say of themselves: a checkpoint of any size needs less than one
 #: GB. A thread has a stack and three buffers beside that.
 _MEMORY, _PER_THREAD = 4 << 30, 64 << 20
+#: Threads beside those that it is told to compute with, and descriptors beside those of its sources.
+_THREADS, _DESCRIPTORS = 32, 64
 
 
 #: What a front believes of a maker's numbers: foreign files may have made it say anything.
@@ -102,13 +103,11 @@ def _outcome(order: Order, pipes: Pipes) -> Event:
 
 def _work(order: Order, pipes: Pipes) -> None:
     kernels = convert.prepare(order.task)
-    limit_memory(order.task.threads)
-    limit_output(order.task)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICE)
     if os.getppid() != order.front:
         os._exit(0)  # the front died before the kernel was asked to tell us
-    pipes.say(Jailed(jail.shut(jail.Policy("", require=order.require_jail))))
+    pipes.say(Jailed(jail.shut(jail.Policy("", require=order.require_jail, limits=limits_of(order.task)))))
     msgspec.json.decode(pipes.line(), type=Open)
     jail.seal()
     work = convert.make(order.task, kernels)
@@ -124,35 +123,19 @@ def _work(order: Order, pipes: Pipes) -> None:
                 pipes.say(Working(completed, work.total))
 
 
-def limit_output(task: convert.Task) -> None:
-    """No file of this process grows beyond what these sources could become: twice as wide at the most, and heads."""
-    if sys.platform == "win32":
-        return
-    import resource
+def limits_of(task: convert.Task) -> jail.Limits:
+    """What a maker may take: files that are mapped to be read do not count as its memory, however large they are.
 
-    _limit(resource.RLIMIT_FSIZE, 4 * sum(os.fstat(given.descriptor).st_size for given in task.sources) + _HEADS)
-
-
-def limit_memory(threads: int) -> None:
-    """Let this process have _MEMORY more than it has now, and what each thread takes; beyond it is MemoryError. Linux only.
-
-    Files that are mapped to be read do not count, however large they are.
+    No file of it grows beyond what these sources could become: twice as wide at the most, and heads.
     """
-    if sys.platform != "linux":  # nowhere else is this limit kept
-        return
-    import resource
-
-    now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    _limit(resource.RLIMIT_DATA, now + _MEMORY + threads * _PER_THREAD)
+    read = sum(os.fstat(given.descriptor).st_size for given in task.sources)
+    memory = _MEMORY + task.threads * _PER_THREAD
+    return jail.Limits(most_threads(task), _DESCRIPTORS + len(task.sources), 4 * read + _HEADS, memory, read)
 
 
-def _limit(kind: int, most: int) -> None:
-    """Lower a limit of this process for good: what is read later may make it try to raise it again."""
-    import resource
-
-    _, hard = resource.getrlimit(kind)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
+def most_threads(task: convert.Task) -> int:
+    """More threads than a maker of ours ever has; one with more has been taken over."""
+    return _THREADS + 2 * task.threads
 
 
 if __name__ == "__main__":

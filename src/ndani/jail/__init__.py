@@ -1,8 +1,9 @@
 """The jail: what keeps a child that reads foreign bytes from reaching anything. This is the door; each system has its own file.
 
 `shut` is called in the child, `verify` by whoever started it; `process` has both ends of how they speak. On Linux the
-jail is mandatory and fails closed; on macOS it is a seatbelt profile (written, never run); elsewhere there is none, and
-the word *unconfined* says so everywhere.
+jail is mandatory and fails closed, but for Landlock, which a kernel may lack; on macOS it is a seatbelt profile (written,
+never run); elsewhere there is none. Where a part is missing that keeps a child from anything at all, the word
+*unconfined* says so everywhere.
 """
 
 from __future__ import annotations
@@ -14,17 +15,31 @@ from ndani.errors import Unconfined
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one child may take: threads, open descriptors, bytes of memory beyond what it has (0: no limit), bytes of a file.
+
+    `mapped` are the bytes of the files that it maps to be read, which are no memory of its own.
+    """
+
+    threads: int
+    descriptors: int
+    file_size: int
+    memory: int = 0
+    mapped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """What one child needs of the machine: the folder of its socket, the descriptors of its files (-1: none), a GPU.
+    """What one child needs of the machine: the folder of its socket, descriptors of files that it opens again to read, a GPU.
 
     Without a folder it gets no socket of any kind, and only the files that it has open already.
     """
 
     socket_folder: str
-    weights: int = -1
-    require: bool = False  # NDANI_REQUIRE_JAIL: no jail is an error
-    adapter: int = -1
+    files: tuple[int, ...] = ()
+    require: bool = False  # NDANI_REQUIRE_JAIL: to be unconfined is an error
     gpu: bool = False
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +54,25 @@ class Confinement:
 
     @property
     def word(self) -> str:
-        """`confined` when the process can open no connection, else `unconfined`."""
-        return "confined" if self.seccomp or self.seatbelt else "unconfined"
+        """`confined` when the process can open no connection and no file that was not given to it, else `unconfined`.
+
+        A seatbelt is no claim: that profile was never seen to hold.
+        """
+        return "confined" if self.seccomp and self.landlock else "unconfined"
 
 
 def shut(policy: Policy) -> Confinement:
     """Shut the jail around this process, for good. Call it on the only thread, before the weights are opened.
 
-    Raises Unconfined when this system has a jail and it would not shut, or has none and one is required.
+    Raises Unconfined when this system has a jail and it would not shut, or leaves the child unconfined where that is an error.
     """
+    held = _shut(policy)
+    if policy.require and held.word != "confined":
+        raise Unconfined(f"NDANI_REQUIRE_JAIL is set, and here the model would run unconfined; unset it to allow that. {held.missing[0]}")
+    return held
+
+
+def _shut(policy: Policy) -> Confinement:
     system: str = sys.platform  # a plain string, so that the type checker reads every branch
     if system == "linux":
         from ndani.jail import linux
@@ -57,8 +82,6 @@ def shut(policy: Policy) -> Confinement:
         from ndani.jail import macos
 
         return macos.shut(policy)
-    if policy.require:
-        raise Unconfined("NDANI_REQUIRE_JAIL is set, and this system has no jail that ndani knows; unset it to run unconfined")
     return Confinement(missing=("This system has no jail that ndani knows.",))
 
 
@@ -76,9 +99,11 @@ def verify(pid: int, claim: Confinement) -> Confinement:
 
 
 def seal() -> None:
-    """Close the process to debuggers and core dumps, once its weights are loaded.
+    """Close this process to debuggers and core dumps: no other process of its user can look into its memory, nor write there.
 
-    Not earlier: a process that cannot be dumped may not open its own /proc/self/fd as an ordinary user.
+    Every process of ours that is asked, or told a secret, does this first of all: what reads foreign bytes is started
+    later. A runner does it once its weights are loaded: there are systems where a process that cannot be dumped may not
+    open its own /proc/self/fd as an ordinary user.
     """
     if sys.platform == "linux":
         from ndani.jail import linux

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from ndani.jail.calls import MACHINES, number
 
-WRITE_FILE, READ_FILE, READ_DIR, MAKE_SOCK, REMOVE_FILE = 1 << 1, 1 << 2, 1 << 3, 1 << 9, 1 << 5
+WRITE_FILE, READ_FILE, READ_DIR, MAKE_SOCK = 1 << 1, 1 << 2, 1 << 3, 1 << 9
 
 #: Every right by the ABI that brought it: thirteen first, then refer, truncate, ioctl on devices.
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
@@ -22,6 +22,8 @@ _NETWORK_FROM, _SCOPE_FROM = 4, 6
 _RULE_PATH_BENEATH, _VERSION_FLAG = 1, 1
 #: From ABI 5 a device that may be opened may still not be commanded; older kernels do not ask.
 COMMAND_DEVICE = 1 << 15
+#: A kernel without Landlock, or with one that was not turned on when it started.
+_ABSENT = (errno.ENOSYS, errno.EOPNOTSUPP)
 _FILE_RIGHTS = WRITE_FILE | READ_FILE | COMMAND_DEVICE
 
 
@@ -35,21 +37,24 @@ class _Beneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The Landlock version of this kernel; 0 where it has none."""
+    """The Landlock version of this kernel; 0 where it has none, or has it turned off.
+
+    Raises OSError for any other answer: something around this process forbids the question, as containers do, and that
+    says nothing of the kernel.
+    """
     try:
         return _call("landlock_create_ruleset", None, 0, _VERSION_FLAG)
-    except OSError:
-        return 0
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return 0
+        raise
 
 
-def restrict(paths: Mapping[str, int], descriptors: Mapping[int, int]) -> bool:
-    """Let this thread open only what is named, with the rights given; True when done, False where there is no Landlock.
+def restrict(version: int, paths: Mapping[str, int], descriptors: Mapping[int, int]) -> None:
+    """Let this thread open only what is named, with the rights given, as a `version` of Landlock above 0 can.
 
-    A path that does not exist is passed over. Raises OSError when a kernel that has Landlock refuses.
+    A path that does not exist is passed over. Raises OSError when the kernel refuses.
     """
-    version = abi()
-    if version == 0:
-        return False
     handled = 0
     for since, rights in _RIGHTS.items():
         handled |= rights if version >= since else 0
@@ -64,7 +69,6 @@ def restrict(paths: Mapping[str, int], descriptors: Mapping[int, int]) -> bool:
         _call("landlock_restrict_self", held, 0)
     finally:
         os.close(held)
-    return True
 
 
 def _allow_path(held: int, path: str, rights: int) -> None:

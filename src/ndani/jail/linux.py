@@ -1,7 +1,8 @@
 """The jail on Linux: what is done, in which order, and why that order. Pure ctypes, x86-64 and arm64.
 
-Mandatory: NoNewPrivs and the system-call filter. Where the kernel has it: Landlock. Where the system allows it: an
-empty network namespace. The filter comes last, because it forbids what the other steps need.
+Mandatory: NoNewPrivs and the system-call filter. Where the kernel has it: Landlock, and without it nobody is called
+confined. Where the system allows it: an empty network namespace. The filter comes last, because it forbids what the
+other steps need.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 from ndani.errors import Unconfined
-from ndani.jail import Confinement, Policy, landlock, seccomp
+from ndani.jail import Confinement, Policy, landlock, limits, seccomp
 from ndani.jail.calls import MACHINES, number
 
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 1, 4, 24, 38, 47, 4
@@ -53,28 +53,27 @@ def shut(policy: Policy) -> Confinement:
     if threads != 1:
         raise Unconfined(f"the jail would hold one of {threads} threads only; this is a fault of the engine's host, please report it")
     parent = os.getppid()
+    policy = replace(policy, gpu=policy.gpu and bool(gpu_paths()))  # an engine that could use one, and no GPU: nothing is left open for it
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        namespace = _empty_network()
+        namespace, alone = _empty_network()
+        limits.lower(policy, alone)
         _drop_capabilities()
         _prctl(_PDEATHSIG, signal.SIGKILL)  # after the two steps above: a change of credentials clears it
         if os.getppid() != parent:
             os._exit(1)  # the front died in between, so nobody is left to send the signal
         _prctl(_NO_NEW_PRIVS, 1)
-        files = _confine_files(policy)
-        seccomp.apply(sockets=bool(policy.socket_folder))
+        unfenced = _confine_files(policy)
+        seccomp.apply(sockets=bool(policy.socket_folder), gpu=policy.gpu)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "unknown")
         raise Unconfined(
             f"this kernel would not shut the jail ({error.strerror}: {name}), so the model was not loaded; "
             "`ndani doctor` shows what is missing"
         ) from None
-    missing = []
-    if not files:
-        missing.append("This kernel has no Landlock: a runner can open files that its user can open.")
+    missing = [unfenced] if unfenced else []
     if not namespace:
         missing.append("This system allows no network namespace: the system-call filter alone keeps a runner off the network.")
-    return Confinement(seccomp=True, landlock=files, namespace=namespace, missing=tuple(missing))
+    return Confinement(seccomp=True, landlock=not unfenced, namespace=namespace, missing=tuple(missing))
 
 
 def verify(pid: int, claim: Confinement) -> Confinement:
@@ -98,20 +97,20 @@ def seal() -> None:
     _prctl(_DUMPABLE, 0)
 
 
-def _empty_network() -> bool:
-    """Move into a network namespace without interfaces; as an ordinary user inside a user namespace of our own."""
+def _empty_network() -> tuple[bool, bool]:
+    """Move into a network namespace without interfaces, as an ordinary user inside a user namespace of our own: got each?"""
     user, group = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEWNET) == 0:
-        return True
+        return True, False
     if libc.unshare(_NEWUSER | _NEWNET) != 0:
-        return False
+        return False, False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         try:
             Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
         except OSError:
             break  # the ids then print as nobody's; rights to files are the same
-    return True
+    return True, True
 
 
 def _drop_capabilities() -> None:
@@ -130,14 +129,25 @@ def _drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _confine_files(policy: Policy) -> bool:
+def _confine_files(policy: Policy) -> str:
+    """Fence the files; what is missing where that cannot be done, in a sentence, else nothing."""
+    try:
+        version = landlock.abi()
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "unknown")
+        return (
+            f"Something around this server forbids Landlock ({name}), as the rules of a container or a service can: a runner can read "
+            "files that its user can read. Allow landlock_create_ruleset, landlock_add_rule and landlock_restrict_self there."
+        )
+    if version == 0:
+        return "This kernel has no Landlock, or has it turned off: a runner can read files that its user can read."
     paths = dict(_READABLE)
     if policy.socket_folder:
-        paths[policy.socket_folder] = landlock.MAKE_SOCK | landlock.REMOVE_FILE
+        paths[policy.socket_folder] = landlock.MAKE_SOCK
     if policy.gpu:
         paths |= gpu_paths()
-    descriptors = {held: landlock.READ_FILE for held in (policy.weights, policy.adapter) if held >= 0}
-    return landlock.restrict(paths, descriptors)
+    landlock.restrict(version, paths, dict.fromkeys(policy.files, landlock.READ_FILE))
+    return ""
 
 
 def gpu_paths(root: Path = Path("/")) -> dict[str, int]:

@@ -11,7 +11,7 @@ import fcntl
 import os
 
 from ndani.errors import Unconfined
-from ndani.jail import Confinement, Policy
+from ndani.jail import Confinement, Policy, limits
 
 _F_GETPATH = 50
 
@@ -27,19 +27,20 @@ _PROFILE = """(version 1)
 #: What a process that listens needs on top.
 _LISTENING = """(allow network-bind network-inbound (local unix-socket))
 (allow file-write* (subpath {folder}))
-(allow file-read-data (subpath {folder}){weights})
+(allow file-read-data (subpath {folder}){files})
 """
 
 
 def shut(policy: Policy) -> Confinement:
     """Apply the profile. Raises Unconfined when the system refuses it."""
-    weights = ""
-    if policy.weights >= 0:
-        path = fcntl.fcntl(policy.weights, _F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
-        weights = f" (literal {_quote(path)})"
+    files = ""
+    for descriptor in policy.files:
+        path = fcntl.fcntl(descriptor, _F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
+        files += f" (literal {_quote(path)})"
+    limits.lower(policy, alone=False)
     profile = _PROFILE
     if policy.socket_folder:
-        profile += _LISTENING.format(folder=_quote(os.path.realpath(policy.socket_folder)), weights=weights)
+        profile += _LISTENING.format(folder=_quote(os.path.realpath(policy.socket_folder)), files=files)
     system = ctypes.CDLL(None)
     message = ctypes.c_char_p()
     if system.sandbox_init(profile.encode(), ctypes.c_uint64(0), ctypes.byref(message)) != 0:

@@ -6,8 +6,12 @@ It is a list of refusals over "allow", because an engine needs many calls and an
 - other processes: no new program, no child, no tracing, no signal to anybody else, no shared memory by key, no word in
   when anybody runs;
 - the kernel's own doors: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `calls.NEWEST`;
-- what Landlock does not cover: modes, owners, times, links and attributes of files, and watching folders.
-What may be opened is Landlock's business (`landlock.py`).
+- every change of a file: nothing can be opened to be written, emptied or made, whose ever it is and by whatever name
+  (a descriptor that is open for reading has one in /proc/self/fd), nothing can be renamed or removed; nor modes, owners,
+  times, links, attributes and locks of files, nor watching folders;
+- memory that no limit counts (`limits.py`).
+Who computes on a GPU opens its devices to write, and shares memory with its driver: those two are then Landlock's
+business, as it is what may be read (`landlock.py`).
 """
 
 from __future__ import annotations
@@ -30,15 +34,21 @@ _CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 
 #: prctl options that would undo what the jail or the front relies on: death with the front, ptrace, capabilities.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER = 1, 4, 28, 47, 0x59616D61
-#: fcntl and ioctl commands that have signals sent to other processes, take leases, watch folders, type into a terminal, or
-#: change the flags of a file.
-_F_SIGNALS = (8, 10, 15, 1024, 1026)
-_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902, 0x40086602, 0x401C5820, 0x40087602, 0x40806685)
-#: Refused as well to who needs no socket: memory that is counted as nobody's.
+#: fcntl commands that lock a file, have signals sent to other processes, take leases, watch folders, or give hints about a file.
+_FCNTL_REFUSED = (6, 7, 8, 10, 15, 37, 38, 1024, 1026, 1036, 1038)
+#: ioctl commands that type into a terminal, have signals sent, or change a file for its owner (flags, attributes, version,
+#: verity, shared extents): refused to who may command a GPU. Everybody else has those of a stream, and no other: a
+#: terminal's settings and size asked (TCGETS, TIOCGWINSZ, TCGETS2), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
+_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902, 0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x40049409, 0x4020940D, 0xC0189436)
+_IOCTL_ALLOWED = (0x5401, 0x5413, 0x802C542A, 0x541B, 0x5421, 0x5450, 0x5451)
+#: Flags of open: O_CREAT, O_TRUNC and O_TMPFILE make or empty a file, also where it is opened to be read; O_WRONLY and O_RDWR.
+_OPEN_MAKES, _OPEN_WRITES = 0o100 | 0o1000 | 0o20000000, 0o3
+#: Memory that is counted as nobody's: of files without a name, shared without a file, or said to be a stack.
 _UNCOUNTED = ("memfd_create", "memfd_secret")
+_MAP_SHARED_ANONYMOUS, _MAP_GROWSDOWN = 0x21, 0x100
 
 #: Not there: callers fall back to something the filter can look into.
-ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3")
+ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "openat2")
 
 #: Refused whatever the arguments.
 REFUSED = (
@@ -56,6 +66,8 @@ REFUSED = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "setxattr", "lsetxattr"),
     *("fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat", "file_setattr", "utime"),
     *("utimes", "futimesat", "utimensat", "truncate", "link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
+    *("creat", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "flock", "sync", "syncfs"),
+    *("io_setup",),  # its requests sit in memory too, and all processes of a machine share how many there may be
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set"),
@@ -73,12 +85,13 @@ class _Program(ctypes.Structure):
 
 
 Steps = list[tuple[int, int, int, int]]
+_ALLOWED: Steps = [(_RETURN, 0, 0, _ALLOW)]
 
 
-def program(machine: Machine, pid: int, sockets: bool = True) -> Steps:
+def program(machine: Machine, pid: int, sockets: bool = True, gpu: bool = False) -> Steps:
     """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold.
 
-    Without `sockets` none can be made, not even one to listen on.
+    Without `sockets` none can be made, not even one to listen on; with `gpu` devices may be opened to write, and commanded.
     """
     steps: Steps = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
@@ -88,24 +101,23 @@ def program(machine: Machine, pid: int, sockets: bool = True) -> Steps:
         (_ABOVE, 0, 1, NEWEST),  # the x32 calls of x86-64 have bit 30 set and end here too
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
     ]
-    rules = [(call, _refuse(errno.ENOSYS)) for call in ABSENT]
-    rules += [(call, _refuse(errno.EPERM)) for call in REFUSED]
-    bodies = _with_arguments(pid)
+    bodies = _with_arguments(pid) | _of_files(gpu)
     if not sockets:
-        bodies |= dict.fromkeys(("socket", "socketpair", *_UNCOUNTED), _refuse(errno.EPERM))
-    rules += bodies.items()
+        bodies |= dict.fromkeys(("socket", "socketpair"), _refuse(errno.EPERM))
+    # What an engine does all the time stands first: the kernel walks down the list for each call that has arguments in it.
+    rules = [*bodies.items(), *((call, _refuse(errno.ENOSYS)) for call in ABSENT), *((call, _refuse(errno.EPERM)) for call in REFUSED)]
     for call, body in rules:
         if (found := number(call, machine)) is not None:
             steps += [(_EQUAL, 0, len(body), found), *body]
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 
-def apply(sockets: bool = True) -> None:
+def apply(sockets: bool = True, gpu: bool = False) -> None:
     """Put the filter on this process, all threads at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
     machine = MACHINES.get(os.uname().machine)
     if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
-    steps = program(machine, os.getpid(), sockets)
+    steps = program(machine, os.getpid(), sockets, gpu)
     array = (Step * len(steps))(*(Step(*step) for step in steps))
     held = _Program(len(steps), array)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -123,9 +135,9 @@ def _with_arguments(pid: int) -> dict[str, Steps]:
         (_AND, 0, 0, 0xFFFFFFFF & ~_SOCK_FLAGS),
         (_EQUAL, 1, 0, _SOCK_STREAM),
         *_refuse(errno.ESOCKTNOSUPPORT),
-        (_RETURN, 0, 0, _ALLOW),
+        *_ALLOWED,
     ]
-    allow: Steps = [(_RETURN, 0, 0, _ALLOW)]
+    allow = _ALLOWED
     pid_only = [*_only(0, (pid,), errno.EPERM), *allow]
     return {
         "socket": socket,
@@ -139,8 +151,7 @@ def _with_arguments(pid: int) -> dict[str, Steps]:
         "rt_sigqueueinfo": pid_only,
         "rt_tgsigqueueinfo": pid_only,
         "prlimit64": [*_only(0, (0, pid), errno.EPERM), *allow],
-        "fcntl": [*_never(1, _F_SIGNALS), *allow],
-        "ioctl": [*_never(1, _IOCTL_REFUSED), *allow],
+        "fcntl": [*_never(1, _FCNTL_REFUSED), *allow],
         "prctl": [
             *_never(0, (_PR_SET_PDEATHSIG, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER)),
             *_argument(0),
@@ -150,6 +161,21 @@ def _with_arguments(pid: int) -> dict[str, Steps]:
             *_refuse(errno.EPERM),
             *allow,
         ],
+    }
+
+
+def _of_files(gpu: bool) -> dict[str, Steps]:
+    """What may be done with files and memory that files could stand for."""
+    flags = _OPEN_MAKES if gpu else _OPEN_MAKES | _OPEN_WRITES
+    calls = {"openat": [*_without(2, flags), *_ALLOWED], "open": [*_without(1, flags), *_ALLOWED]}
+    if gpu:
+        return calls | {"ioctl": [*_never(1, _IOCTL_REFUSED), *_ALLOWED]}
+    shared = [*_argument(3), (_AND, 0, 0, _MAP_SHARED_ANONYMOUS), (_EQUAL, 0, 1, _MAP_SHARED_ANONYMOUS), *_refuse(errno.EPERM)]
+    return {
+        "mmap": [*shared, *_without(3, _MAP_GROWSDOWN), *_ALLOWED],
+        **calls,
+        "ioctl": [*_only(1, _IOCTL_ALLOWED, errno.EPERM), *_ALLOWED],
+        **dict.fromkeys(_UNCOUNTED, _refuse(errno.EPERM)),
     }
 
 

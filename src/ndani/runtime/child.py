@@ -21,11 +21,16 @@ from ndani.runtime import routes
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The first line a runner reads: what to run, the front's process id, and whether a jail is required."""
+    """The first line a runner reads: what to run, the front's process id, whether a jail is required, and what it may take.
+
+    `memory` are bytes (0: no limit); `spare` is a descriptor of a file that is opened as weights are, for probes to harm.
+    """
 
     launch: engines.Launch
     front: int
     require_jail: bool = False
+    memory: int = 0
+    spare: int = -1
 
 
 class Probe(msgspec.Struct, frozen=True, tag="probe"):
@@ -47,6 +52,12 @@ class Probed(msgspec.Struct, frozen=True, tag="probed"):
     outcomes: list[routes.Outcome]
     number: int
 
+
+#: Threads of a runner beside those that compute and answer (a driver of a GPU has its own), and descriptors beside those
+#: of its answers: more than any engine was seen to have, several times over.
+_THREADS, _DESCRIPTORS = 128, 512
+#: Bytes that a runner may take beyond the memory that this machine had left when it started: reserved, and never used.
+_RESERVED = 1 << 30
 
 Command = Open | Probe
 Event = Jailed | Ready | Probed | Refused
@@ -73,7 +84,22 @@ def main(commands: int, events: int) -> None:
     while host is not None:  # held here for life: an engine that is dropped stops serving
         command = decoder.decode(pipes.line())
         if isinstance(command, Probe):
-            pipes.say(Probed(routes.attempt(command.addresses), command.number))
+            addresses = msgspec.structs.replace(command.addresses, spare=order.spare)
+            pipes.say(Probed(routes.attempt(addresses), command.number))
+
+
+def most_threads(launch: engines.Launch) -> int:
+    """More threads than a runner of ours ever has; one with more has been taken over."""
+    return _THREADS + 4 * (launch.slots + launch.num_thread)
+
+
+def _policy(order: Order, gpu: bool) -> jail.Policy:
+    launch = order.launch
+    folder = os.path.dirname(launch.socket)  # noqa: PTH120 - pathlib is one import more inside the jail
+    files = tuple(held for held in (launch.weights, launch.adapter, order.spare) if held >= 0)
+    memory, mapped = order.memory + _RESERVED if order.memory else 0, sum(os.fstat(held).st_size for held in files)
+    limits = jail.Limits(most_threads(launch), _DESCRIPTORS + 8 * launch.slots, 0, memory, mapped)
+    return jail.Policy(folder, files, order.require_jail, gpu, limits)
 
 
 def _start(order: Order, pipes: Pipes) -> engines.Host:
@@ -81,10 +107,7 @@ def _start(order: Order, pipes: Pipes) -> engines.Host:
     host.prepare(order.launch)
     if os.getppid() != order.front:
         os._exit(0)  # the front died before the kernel was asked to tell us
-    folder = os.path.dirname(order.launch.socket)  # noqa: PTH120 - pathlib is one import more inside the jail
-    launch = order.launch
-    confinement = jail.shut(jail.Policy(folder, launch.weights, order.require_jail, launch.adapter, host.gpu))
-    pipes.say(Jailed(confinement))
+    pipes.say(Jailed(jail.shut(_policy(order, host.gpu))))
     msgspec.json.decode(pipes.line(), type=Open)
     began = time.monotonic_ns()
     host.open(order.launch)

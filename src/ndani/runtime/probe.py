@@ -1,13 +1,14 @@
 """The front's side of the egress probe: real targets to reach, and what really arrived at them.
 
-`with Targets() as targets:` makes listeners on loopback, Unix listeners, a file and a folder; `runner.probe(
+`with Targets(runner.spare) as targets:` makes listeners on loopback, Unix listeners, a file and a folder; `runner.probe(
 targets.addresses)` has a runner try every route (`routes.py`), `routes.attempt` tries the same from here. Nothing is
-sent beyond this machine.
+sent beyond this machine, and no file is harmed but the runner's spare one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import socket
@@ -19,12 +20,28 @@ from ndani.runtime.routes import Addresses
 
 #: The port named where a machine has no such loopback (IPv6 may be off): nothing listens there.
 _NOBODY = 1
+#: What a spare file holds.
+_WHOLE = b"weights"
+
+
+def lay_spare(path: Path) -> int:
+    """Make a file that a runner gets as it gets its weights; a descriptor, open for reading. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, _WHOLE)
+    finally:
+        os.close(descriptor)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Targets:
-    """Something real at the end of every route. Sizes are small: a probe sends its route's name and nothing else."""
+    """Something real at the end of every route. Sizes are small: a probe sends its route's name and nothing else.
 
-    def __init__(self) -> None:
+    `spare` is the file that a runner was given to be harmed in place of its weights; without a runner one is made here.
+    """
+
+    def __init__(self, spare: Path | None = None) -> None:
+        self._spare, self._held = spare, -1
         self._listeners: list[socket.socket] = []
         self._mailboxes: list[socket.socket] = []
         self._folder = Path()
@@ -35,6 +52,9 @@ class Targets:
         self._folder = Path(tempfile.mkdtemp(prefix="ndani-probe-"))
         abstract = f"ndani-probe-{secrets.token_hex(8)}"
         path = str(self._folder / "listener")
+        if self._spare is None:
+            self._spare = self._folder / "spare"
+            self._held = lay_spare(self._spare)
         self.addresses = Addresses(
             tcp4=self._listen(socket.AF_INET, ("127.0.0.1", 0)),
             tcp6=self._listen(socket.AF_INET6, ("::1", 0)),
@@ -45,6 +65,8 @@ class Targets:
             abstract=abstract,
             readable=str(self._file_of_the_user()),
             folder=str(self._folder),
+            server=os.getpid(),
+            spare=self._held,
         )
         if hasattr(socket, "AF_UNIX"):
             self._listen(socket.AF_UNIX, path)
@@ -55,6 +77,8 @@ class Targets:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for end in (*self._listeners, *self._mailboxes):
             end.close()
+        if self._held >= 0:
+            os.close(self._held)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def arrived(self) -> set[str]:
@@ -71,6 +95,21 @@ class Targets:
         if (self._folder / "written").exists():
             (self._folder / "written").unlink()
             names.add("write to a temporary folder")
+        return names | self._harm()
+
+    def _harm(self) -> set[str]:
+        """What was done to the spare file, which is then whole again."""
+        if self._spare is None or not self._spare.exists():  # a runner's, and it has left
+            return set()
+        names: set[str] = set()
+        found = self._spare.read_bytes()
+        if found == _WHOLE:
+            return names
+        if len(found) < len(_WHOLE):
+            names.add("empty its weights")
+        if found.startswith(b"?"):
+            names.add("write to its weights")
+        self._spare.write_bytes(_WHOLE)
         return names
 
     @staticmethod

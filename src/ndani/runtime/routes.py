@@ -1,4 +1,4 @@
-"""Every way out of a process that we know: thirteen to the network, two to local sockets, two to files.
+"""Every way out of a process that we know: thirteen to the network, two to local sockets, four to files, one to the server.
 
 Each is tried for real, by a function that needs no import and no file of its own: this module is loaded before the
 jail shuts and called after the model is loaded. Raising OSError means the kernel refused. What is at the other end is
@@ -24,7 +24,10 @@ _GOT_OUT = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EINPROG
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """Where the targets are, as the front tells the child: ports on loopback, paths, an abstract name."""
+    """Where the targets are, as the front tells the child: ports on loopback, paths, an abstract name, a process.
+
+    `spare` is a descriptor, open for reading, of a file that is nobody's: whatever is tried on weights is tried on it.
+    """
 
     tcp4: int
     tcp6: int
@@ -35,6 +38,8 @@ class Addresses(msgspec.Struct, frozen=True):
     abstract: str
     readable: str
     folder: str
+    server: int
+    spare: int
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -78,6 +83,9 @@ def routes() -> list[Route]:
         _reach("abstract unix socket", _unix(), lambda to: "\0" + to.abstract),
         Route("read a file of the user", "reads", _read, network=False),
         Route("write to a temporary folder", "writes", _write, network=False),
+        Route("empty its weights", "writes", _empty, network=False),
+        Route("write to its weights", "writes", _overwrite, network=False),
+        Route("memory of the server", "reads", _look_into, network=False),
     ]
 
 
@@ -139,6 +147,27 @@ def _read(to: Addresses) -> None:
 
 def _write(to: Addresses) -> None:
     os.close(os.open(os.path.join(to.folder, "written"), os.O_WRONLY | os.O_CREAT, 0o600))  # noqa: PTH118 - Path is not loaded here
+
+
+def _again(to: Addresses, flags: int) -> int:
+    """Open a file once more that is open for reading: its name in /proc gives a descriptor with rights of its own."""
+    return os.open(f"/proc/self/fd/{to.spare}", flags)
+
+
+def _empty(to: Addresses) -> None:
+    os.close(_again(to, os.O_RDONLY | os.O_TRUNC))
+
+
+def _overwrite(to: Addresses) -> None:
+    descriptor = _again(to, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, b"?", 0)
+    finally:
+        os.close(descriptor)
+
+
+def _look_into(to: Addresses) -> None:
+    os.close(os.open(f"/proc/{to.server}/mem", os.O_RDONLY))
 
 
 # io_uring: a ring is a second road to the kernel's socket calls that a filter on those calls never sees.

@@ -22,10 +22,11 @@ import msgspec
 
 from ndani import errors, jail
 from ndani.engines import Launch
-from ndani.jail import Confinement
+from ndani.jail import Confinement, watch
 from ndani.jail.process import Jailed, Open, Refused, start, tell
-from ndani.runtime import child
+from ndani.runtime import child, machine
 from ndani.runtime.folder import is_ours, remake
+from ndani.runtime.probe import lay_spare
 from ndani.runtime.routes import Addresses, Outcome
 
 #: Events of a runner that wait to be heard; it says one, and then is asked before it says another.
@@ -43,6 +44,8 @@ class Runner:
         self.launch = launch
         self.socket = launch.socket
         self.pid = process.pid
+        #: A file that this runner holds as it holds its weights, for a probe to harm (`probe.Targets`).
+        self.spare = Path(launch.socket).with_name("spare")
         #: Set as soon as the child is gone and reaped; `returncode` and `cause` say how.
         self.exited = asyncio.Event()
         self.confinement = Confinement()
@@ -52,6 +55,8 @@ class Runner:
         self._said: asyncio.Queue[child.Event | None] = asyncio.Queue(_MOST_SAID)
         self._asking = asyncio.Lock()
         self._numbers = itertools.count(1)
+        self._crowded = False
+        self._counter = asyncio.create_task(self._count(), name=f"threads of runner {process.pid}")
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
     @classmethod
@@ -68,13 +73,19 @@ class Runner:
         place.mkdir(mode=0o700)
         # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
+        spare = -1
         try:
-            held = tuple(descriptor for descriptor in (launch.weights, launch.adapter) if descriptor >= 0)
-            process, commands, events = start("ndani.runtime.child", child.Order(launch, os.getpid(), require_jail), held)
+            spare = lay_spare(place / "spare")
+            order = child.Order(launch, os.getpid(), require_jail, machine.look().available, spare)
+            held = tuple(descriptor for descriptor in (launch.weights, launch.adapter, spare) if descriptor >= 0)
+            process, commands, events = start("ndani.runtime.child", order, held)
         except OSError as error:
-            place.rmdir()
+            shutil.rmtree(place, ignore_errors=True)
             sentence = f"no process could be started for the model ({error.strerror}); close something and try again"
             raise errors.LoadFailed(sentence) from None
+        finally:
+            if spare >= 0:
+                os.close(spare)
         return cls(process, launch, commands, events)
 
     async def ready(self, timeout: float | None = None) -> None:
@@ -135,6 +146,8 @@ class Runner:
         code = self.returncode
         if code is None:
             return "it is running"
+        if self._crowded:
+            return "it started more threads than an engine needs, and was ended"
         if code == -signal.SIGKILL:
             return "it was killed, which is what a system short of memory does"
         if code < 0:
@@ -166,6 +179,10 @@ class Runner:
             os.close(self._commands)
             self._commands = None
 
+    async def _count(self) -> None:
+        await watch.hold(self._process, child.most_threads(self.launch))
+        self._crowded = True
+
     async def _watch(self, events: int) -> None:
         """Read what the child says; when its pipe ends the child is dead, or is made so; then reap and clear away."""
         loop = asyncio.get_running_loop()
@@ -181,6 +198,7 @@ class Runner:
             transport.close()
             self._cut()
             await self._reap()
+            self._counter.cancel()
 
     async def _reap(self) -> None:
         pause, waited = 0.001, 0.0

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ndani import names
+from ndani import jail, names
 from ndani.errors import Failed, NdaniError
 from ndani.letters import clean
 from ndani.sources import choose, open_registry
@@ -37,6 +37,7 @@ _LONGEST = 1000  # letters of a sentence
 
 def main() -> int:
     """Read the job, do it, report. The exit status is 0 when the model is there."""
+    jail.seal()
     line = sys.stdin.buffer.readline()
     job = msgspec.json.decode(line, type=Job)
     leaving = threading.Event()
