@@ -128,6 +128,13 @@ async def test_a_registry_that_keeps_nothing_is_one_sentence_and_has_an_end(uplo
     assert len([1 for method, _, _ in uploads.seen if method == "POST"]) < 10, "begun anew a few times, not for ever"
 
 
+async def test_a_limit_below_the_whole_blob_is_said(uploads: Uploads, store: Store) -> None:
+    put_model(store, uploads.name, WEIGHTS)
+    uploads.refuses = {"PATCH": 413, "PUT": 413}
+    with pytest.raises(SourceFailed, match=r"did not take the model: it answered 413 \(not today\); raise its limit on what is uploaded"):
+        await send(store, uploads)
+
+
 @pytest.mark.parametrize("status", [401, 403, 402, 507])
 async def test_a_refusal_that_is_not_about_the_part_is_said_at_once(uploads: Uploads, store: Store, status: int) -> None:
     put_model(store, uploads.name, WEIGHTS)

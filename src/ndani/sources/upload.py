@@ -143,8 +143,10 @@ class Upload:
             if answer.status not in (200, 204) or there is None:
                 return False
             location = self._next(answer, place)
-        if (there == 1 and not self._standing.sent) or there == self._standing.sent + 1:
-            there = self._standing.sent  # `0-0` is also said where nothing has come, and some count one too many
+        if there == self._standing.sent + 1:
+            there = self._standing.sent  # some count one too many
+        if there == 1 < self._layer.size:
+            there = 0  # `0-0` is also said where nothing has come
         if there > self._layer.size:
             return False
         parts = self._standing.parts
@@ -337,7 +339,8 @@ class Upload:
         return self._sentence(answer.status, reason(await answer.read(1 << 16)))
 
     def _sentence(self, status: int, said: str) -> SourceFailed:
-        return SourceFailed(f"{self.registry.host} did not take the model: it answered {status}{said}; check its name there")
+        advice = "raise its limit on what is uploaded" if status == 413 else "check its name there"
+        return SourceFailed(f"{self.registry.host} did not take the model: it answered {status}{said}; {advice}")
 
     def _done(self) -> None:
         self._there = True
