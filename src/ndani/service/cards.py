@@ -50,7 +50,7 @@ class Cards:
         self.store = store
         self._renewed = renewed
         self._cards: dict[tuple[names.Name, str, int], Card] = {}
-        self._files: dict[str, tuple[tuple[int, int], ...]] = {}
+        self._files: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {}
 
     def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> Entry:
         if not model:
@@ -68,9 +68,10 @@ class Cards:
                 self._cards.clear()
                 self._files.clear()
             card, files = await asyncio.to_thread(lambda: (self._describe(entry), _files(entry)))
-            if self._files.get(card.want.key, files) != files:
+            since, loaded = self._files.get(card.want.key, (key[2], files))
+            if since != key[2] and loaded != files:
                 self._renewed(card.want.key)
-            self._files[card.want.key] = files
+            self._files[card.want.key] = key[2], files
             self._cards[key] = card
         return self._cards[key]
 

@@ -15,11 +15,21 @@ from ndani.store.disk import settle
 from ndani.store.layout import Layout
 
 
-def doubt(layout: Layout, digest: str) -> None:
-    """Note that this blob, as it is now, is damaged. A store that may not be written to holds no notes."""
+def state(layout: Layout, digest: str) -> str:
+    """What tells one file of this digest from another that takes its place; nothing where there is none."""
+    try:
+        return _state(layout.blob(digest).stat())
+    except OSError:
+        return ""
+
+
+def doubt(layout: Layout, digest: str, seen: str) -> None:
+    """Note that this blob was damaged in the state in which it was `seen`. A store that may not be written to holds no notes."""
+    if not seen:
+        return
     with contextlib.suppress(OSError):
         layout.damaged.mkdir(exist_ok=True, mode=0o755)
-        layout.doubt(digest).write_text(_state(layout.blob(digest).stat()), "ascii")
+        layout.doubt(digest).write_text(seen, "ascii")
         os.utime(layout.damaged)
 
 

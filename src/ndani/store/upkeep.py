@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ndani.errors import StoreFailed
 from ndani.store.blobs import PIECE
 from ndani.store.disk import sized
-from ndani.store.doubts import doubt, trust
+from ndani.store.doubts import doubt, state, trust
 from ndani.store.entry import Entry
 from ndani.store.library import Store
 from ndani.types import Progress
@@ -81,7 +81,7 @@ def verify(
     status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {sized(total)}"
     yield Progress(status, total=total, completed=0)
     for digest, size in needed.items():
-        problem, begin = "", done
+        problem, begin, seen = "", done, state(store.layout, digest)
         for step in _read(store, digest, size):
             if isinstance(step, str):
                 problem = step
@@ -92,7 +92,7 @@ def verify(
                     yield Progress(status, total=total, completed=done)
         done = begin + size
         if problem and (models := _users(store, digest)):
-            doubt(store.layout, digest)
+            doubt(store.layout, digest, seen)
             found.append(Damage(problem, models, digest))
             yield found[-1]
         elif not problem:
