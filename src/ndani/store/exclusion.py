@@ -85,7 +85,7 @@ class Mark:
 
 def is_marked(path: Path, handle: int) -> bool:
     """Whether an open file is held by its being there; a mark that somebody dead has left is removed. Raises OSError."""
-    if not _MARK.match(text := os.pread(handle, _LONGEST, 0)):
+    if not _MARK.match(text := _text(handle)):
         return False
     if _is_held(path, handle, text):
         return True
@@ -98,11 +98,13 @@ def clear_away(path: Path, handle: int) -> bool:
 
     `handle` has it open. Of two who clear it away at once, neither removes what the other has made in its place.
     """
-    text = os.pread(handle, _LONGEST, 0)
+    text = _text(handle)
     if _is_held(path, handle, text):
         return False
     aside = path.with_name(f".{uuid.uuid4().hex}")
     try:
+        if path.read_bytes()[:_LONGEST] != text:
+            return True  # somebody was faster
         path.rename(aside)
     except FileNotFoundError:
         return True
@@ -118,6 +120,14 @@ def write_all(handle: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(handle, view) :]
+
+
+def _text(handle: int) -> bytes:
+    """What a file begins with; the next write still goes to its beginning."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    found = os.read(handle, _LONGEST)
+    os.lseek(handle, 0, os.SEEK_SET)
+    return found
 
 
 def _is_held(path: Path, handle: int, text: bytes) -> bool:
