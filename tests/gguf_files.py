@@ -21,6 +21,7 @@ def gguf(content: dict[str, bytes], **more: int | str) -> bytes:
         "llama.embedding_length": 64,
         "llama.block_count": 2,
         "llama.attention.head_count": 4,
+        "tokenizer.ggml.model": "gpt2",
         "tokenizer.chat_template": "{{ messages }}",
     }
     keys |= more

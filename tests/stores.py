@@ -1,6 +1,6 @@
 """Stores for tests: one with real weights, its blobs hard links to a copy kept between runs; one for the echo engine.
 
-An echo model is a GGUF file with a head and no weights, and a config whose `model_format` is `echo`.
+An echo model is a GGUF file with a head and no weights, which `create` would refuse, and a config whose `model_format` is `echo`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,15 @@ def link(source: Path, target: Path, *more: str) -> Path:
     return target
 
 
-def gguf(salt: str = "", context: int = 8192, template: str = "echo", **more: int | str) -> bytes:
-    """The head of a model without weights. `salt` makes its digest another, so that it is another model."""
+#: All that a made-up model weighs, with its shape; and the same of an adapter for it.
+EMBEDDING = {"token_embd.weight": (64, 4)}
+LORA = {"token_embd.weight.lora_a": (2, 4), "token_embd.weight.lora_b": (2, 64)}
+
+
+def gguf(
+    salt: str = "", context: int = 8192, template: str = "echo", tensors: dict[str, tuple[int, int]] | None = None, **more: int | str
+) -> bytes:
+    """A model of one small tensor (F16), or of others. `salt` makes its digest another, so that it is another model."""
     keys: dict[str, int | str] = {
         "general.architecture": "llama",
         "general.name": f"echo {salt}",
@@ -46,15 +53,22 @@ def gguf(salt: str = "", context: int = 8192, template: str = "echo", **more: in
         "llama.block_count": 2,
         "llama.attention.head_count": 4,
         "llama.attention.head_count_kv": 4,
+        "tokenizer.ggml.model": "gpt2",
     }
     if template:
         keys["tokenizer.chat_template"] = template
     keys |= more
-    head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys))
+    tensors = EMBEDDING if tensors is None else tensors
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
     for key, value in keys.items():
         head += _text(key)
         head += struct.pack("<II", 4, value) if isinstance(value, int) else struct.pack("<I", 8) + _text(value)
-    return head
+    at = 0
+    for tensor, shape in tensors.items():
+        head += _text(tensor) + struct.pack("<IQQIQ", 2, *shape, 1, at)
+        at += 2 * shape[0] * shape[1]
+        at += -at % 32
+    return head + bytes(-len(head) % 32 + at) if tensors else head
 
 
 def _text(text: str) -> bytes:
@@ -65,7 +79,7 @@ def _text(text: str) -> bytes:
 def put_echo(root: Path, name: str, weights: bytes | None = None, engine: str = "echo", **layers: object) -> str:
     """Put a model of the echo engine into a store; its weights' digest. `layers`: system, params, messages, license, template."""
     store = Store(root)
-    weights = gguf(salt=name) if weights is None else weights
+    weights = gguf(salt=name, tensors={}) if weights is None else weights
 
     def layer(kind: str, content: bytes) -> dict[str, Any]:
         return {"mediaType": kind, "digest": store.blobs.put(content), "size": len(content)}

@@ -157,7 +157,7 @@ def test_ps_has_every_key_of_the_reference(echo: Server) -> None:
 def test_show_says_what_the_layers_say(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "models"
     put_echo(
-        store, "full", gguf("full", template="{{ tools }}"), system="be brief", license="free",
+        store, "full", gguf("full", template="{{ tools }}", tensors={}), system="be brief", license="free",
         params={"stop": ["<e>", "<f>"], "top_k": 3, "temperature": 0.5},
         messages=[{"role": "user", "content": "hi"}],
     )  # fmt: skip
@@ -187,7 +187,7 @@ def test_tensors_are_listed_block_by_block_whatever_they_are_called(start: Start
 def test_nobody_waits_while_a_large_answer_of_show_is_made(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "models"
     scores = struct.pack("<IIQ", 9, 6, 200_000) + struct.pack("<200000f", *(number / 7 for number in range(200_000)))
-    head, lists = gguf(), [struct.pack("<Q", 2) + b"k%d" % number + scores for number in range(8)]
+    head, lists = gguf(tensors={}), [struct.pack("<Q", 2) + b"k%d" % number + scores for number in range(8)]
     count = struct.unpack("<Q", head[16:24])[0] + len(lists)
     put_echo(store, "large", head[:16] + struct.pack("<Q", count) + head[24:] + b"".join(lists))
     server, longest = start(store), 0.0

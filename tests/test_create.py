@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -14,13 +15,15 @@ import pytest
 import gguf_files
 from conftest import ROOT
 from ndani import names
+from ndani.convert import kernels
 from ndani.errors import BadRequest, NdaniError, StoreFailed, Unsupported
 from ndani.store import Store
 from ndani.store import layout as kinds
+from ndani.store.architectures import ARCHITECTURES
 from ndani.store.create import Recipe, create
 from ndani.store.modelfile import Modelfile, parse, print_modelfile, to_request
 from ndani.types import Message
-from stores import gguf
+from stores import LORA, gguf
 
 GOLDEN = ROOT.parent / "shared" / "golden"
 recorded = pytest.mark.skipif(not GOLDEN.exists(), reason="the recordings of the real Ollama are not beside this repository")
@@ -137,7 +140,7 @@ def test_from_a_file(store: Store) -> None:
     entry = find(store, "new")
     assert [(layer.media_type, layer.digest, layer.source) for layer in entry.layers] == [(kinds.MODEL, digest, "")]
     assert json.loads(store.blobs.read(entry.manifest.config.digest)) == {
-        "model_format": "gguf", "model_family": "llama", "model_families": ["llama"], "model_type": "0", "file_type": "Q4_K_M",
+        "model_format": "gguf", "model_family": "llama", "model_families": ["llama"], "model_type": "256", "file_type": "Q4_K_M",
         "architecture": "amd64", "os": "linux",
     }  # fmt: skip
     assert (entry.template, entry.system, entry.params, entry.messages, entry.licenses, entry.parent) == (None, None, {}, (), (), "")
@@ -167,14 +170,14 @@ def test_over_itself(store: Store) -> None:
 
 def test_adapters_and_projectors(store: Store) -> None:
     old = base(store)
-    adapter = sent(store, salt="lora", **{"general.type": "adapter", "adapter.type": "lora"})
+    adapter = store.blobs.put(gguf("lora", tensors=LORA, **{"general.type": "adapter", "adapter.type": "lora"}))
     eyes = sent(store, salt="eyes", **{"general.type": "mmproj"})
     make(store, "both", Recipe(base=old, files={"eyes.gguf": eyes}, adapters={"lora.gguf": adapter}))
     both = find(store, "both")
     assert both.adapter == store.layout.blob(adapter) and both.projector == store.layout.blob(eyes)
     make(store, "together", Recipe(files={"eyes.gguf": eyes, "m.gguf": old.weights.digest}))
     assert find(store, "together").weights.digest == old.weights.digest and find(store, "together").projector
-    other = sent(store, salt="other", **{"general.type": "adapter", "adapter.type": "lora"})
+    other = store.blobs.put(gguf("other", tensors=LORA, **{"general.type": "adapter", "adapter.type": "lora"}))
     make(store, "again", Recipe(base=both, adapters={"other.gguf": other}))
     assert find(store, "again").adapter == store.layout.blob(other)
     assert [layer.media_type for layer in find(store, "again").layers].count(kinds.ADAPTER) == 1
@@ -204,6 +207,7 @@ OWN, SAME = "model's own chat template is used", "answers are the same without i
 SECOND = "b.gguf is a second model; FROM takes one model, and the projector that belongs to it"
 
 AGAIN, OTHER = "; send the whole file again", "; get it again, or convert it again with a tool of today"
+HOLLOW, MUTE = "it has no tensors, and so no weights", "it has no vocabulary, without which no text can be read"
 RED = r"a.gguf was made for a model of the kind \x1b[31mred, and this one is llama"
 
 WRONG: list[tuple[dict[str, Any], type[NdaniError], str]] = [
@@ -226,6 +230,10 @@ WRONG: list[tuple[dict[str, Any], type[NdaniError], str]] = [
     ({"files": {"m.gguf": "over"}}, BadRequest, f"m.gguf is not a usable GGUF file: the tensor b.weight lies over another one{OTHER}"),
     ({"files": {"m.gguf": "twice"}}, BadRequest, f"m.gguf is not a usable GGUF file: it has the tensor a.weight twice{OTHER}"),
     ({"files": {"m.gguf": "none"}}, BadRequest, f"m.gguf is not a usable GGUF file: the tensor b.weight is empty{OTHER}"),
+    ({"files": {"m.gguf": "hollow"}}, BadRequest, f"m.gguf is not a usable GGUF file: {HOLLOW}{OTHER}"),
+    ({"files": {"m.gguf": "model", "e.gguf": "blind"}}, BadRequest, f"e.gguf is not a usable GGUF file: {HOLLOW}{OTHER}"),
+    ({"base": True, "adapters": {"a.gguf": "idle"}}, BadRequest, f"a.gguf is not a usable GGUF file: {HOLLOW}{OTHER}"),
+    ({"files": {"m.gguf": "mute"}}, BadRequest, f"m.gguf is not a usable GGUF file: {MUTE}{OTHER}"),
     ({"files": {"m.gguf": "type"}}, BadRequest, "m.gguf holds weights of the type 255, which this version does not know; update ndani"),
     ({"files": {"m\x1b[2J.gguf": "model"}}, BadRequest, "a file's path holds control characters, and would be shown; rename the file"),
     ({"base": True, "adapters": {"a.gguf": "red"}}, BadRequest, RED),
@@ -259,6 +267,9 @@ def test_what_is_wrong_is_said_before_anything_is_written(
         "eyes": sent(store, salt="e", **{"general.type": "projector"}),
         "red": sent(store, salt="r", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "\x1b[31mred"}),
         "qwen": sent(store, salt="q", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "qwen2"}),
+        "hollow": store.blobs.put(gguf("h", tensors={})), "blind": store.blobs.put(gguf("b", tensors={}, **{"general.type": "mmproj"})),
+        "idle": store.blobs.put(gguf("i", tensors={}, **{"general.type": "adapter", "adapter.type": "lora"})),
+        "mute": store.blobs.put(gguf("m").replace(b"tokenizer.ggml.model", b"tokenizer.ggml.other")),
     }  # fmt: skip
     blobs |= {name: store.blobs.put(content) for name, content in damaged().items()}
     asked = {key: base(store) if key == "base" else value for key, value in asked.items()}
@@ -271,6 +282,24 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     assert str(found.value) == sentence.replace("{1}", "1" * 64)
     assert str(store.layout.root) not in str(found.value)
     assert sorted(path for path in store.layout.root.rglob("*")) == before
+
+
+def test_a_kind_that_the_engine_does_not_know_is_said(store: Store) -> None:
+    steps = make(store, "odd", Recipe(files={"m.gguf": sent(store, **{"general.architecture": "mystery"})}))
+    assert steps[1] == "warning: the engine is not known to run models of the kind mystery; it may not load" and steps[-1] == "success"
+    assert not any(step.startswith("warning") for step in make(store, "even", Recipe(files={"m.gguf": sent(store)})))
+    assert not any(step.startswith("warning") for step in make(store, "more", Recipe(base=find(store, "odd"), system="x")))
+
+
+def test_the_kinds_that_are_known_are_the_engines_own() -> None:
+    """Its table is read where it stands: by the function that gives a kind its name, in the wheel's shared object."""
+    library = ctypes.CDLL(str(kernels._shared_object()))
+    name = getattr(library, "_Z13llm_arch_name8llm_arch", None)
+    if name is None:
+        pytest.skip("this build of the engine does not show its table")
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_int]
+    theirs = {found.decode() for found in map(name, range(400))} - {"unknown", "(unknown)", "clip"}
+    assert len(theirs) > 100 and theirs <= ARCHITECTURES
 
 
 def test_a_base_without_its_weights_is_refused(store: Store) -> None:

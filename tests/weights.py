@@ -122,7 +122,7 @@ def small(rows: int = 64, seed: int = 1, **more: Any) -> Made:
     """The key/values and the tensors of a made-up model: two blocks, rows of 256."""
     keys = {
         "general.architecture": "llama", "general.name": f"small {seed}", "general.file_type": 1, "llama.context_length": 512,
-        "llama.embedding_length": 256, "llama.block_count": 2, "llama.attention.head_count": 4,
+        "llama.embedding_length": 256, "llama.block_count": 2, "llama.attention.head_count": 4, "tokenizer.ggml.model": "gpt2",
     } | more  # fmt: skip
     tensors = [(Tensor("token_embd.weight", "F16", (256, rows)), numbers(256 * rows, seed))]
     for block in range(2):

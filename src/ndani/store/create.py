@@ -20,6 +20,7 @@ import msgspec
 from ndani.errors import BadRequest, StoreFailed, Unsupported
 from ndani.names import Name
 from ndani.store import layout as kinds
+from ndani.store.architectures import ARCHITECTURES
 from ndani.store.chats import recognise
 from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.extents import find_extents
@@ -125,6 +126,8 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
     refuse(recipe)
     said, warnings = check_parameters(recipe.parameters)
     parts, config, model = _weights(store, recipe, whole)
+    if model and recipe.base is None and model.architecture not in ARCHITECTURES:
+        warnings += (f"the engine is not known to run models of the kind {short(model.architecture)}; it may not load",)
     chat = recognise(model.chat_template) if model and recipe.base is None else None
     if chat:
         found = _text(kinds.TEMPLATE, chat.template)
@@ -201,6 +204,7 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], di
         if projects(header):
             parts = _over(parts, _Part(msgspec.structs.replace(layer, media_type=kinds.PROJECTOR)))
             continue
+        _require_model(path, header)
         if base is not None:
             raise BadRequest(f"{path} and {base.name} are both models; FROM takes one of them")
         if model is not None:
@@ -228,6 +232,8 @@ def read_weights(store: Store, path: str, digest: str, adapter: bool = False) ->
         header = store.inspect(digest)
     except ValueError as error:
         raise refuse_gguf(path, str(error)) from None
+    if not header.tensors and not _is_part(header):  # the first of several parts may have none
+        raise refuse_gguf(path, "it has no tensors, and so no weights")
     find_extents(path, header.keys, header.tensors, header.end, size)
     return Layer(kinds.MODEL, digest, size), header
 
@@ -243,9 +249,20 @@ def open_blob(store: Store, path: str, digest: str) -> BinaryIO:
 
 
 def _require_whole(path: str, header: Header) -> None:
-    count = header.keys.get("split.count", 1)
-    if isinstance(count, int) and count > 1:
+    if _is_part(header):
+        count = header.keys["split.count"]
         raise BadRequest(f"{path} is one of {count} parts of a model; join them into one file and send that")
+
+
+def _is_part(header: Header) -> bool:
+    count = header.keys.get("split.count", 1)
+    return isinstance(count, int) and count > 1
+
+
+def _require_model(path: str, header: Header) -> None:
+    """Refuse what no engine could run, which would only be found out when it is loaded. Raises BadRequest."""
+    if not isinstance(header.keys.get("tokenizer.ggml.model"), str):
+        raise refuse_gguf(path, "it has no vocabulary, without which no text can be read")
 
 
 def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Layer:
