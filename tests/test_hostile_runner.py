@@ -190,7 +190,10 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
     async with pool(tmp_path) as (owned, launched):
         for error in (Ours, None):
             with pytest.raises(Ours) if error else contextlib.nullcontext():
-                async with owned.lease(ONE, 60.0) as lease, aclosing(answer(lease.engine, asked, Outlet(lambda: True, put))) as events:
+                async with (
+                    owned.lease(ONE, 60.0) as lease,
+                    aclosing(answer(lease.engine, asked, Outlet(lambda: True, put))) as events,
+                ):
                     async for _ in events:
                         pass
             await asyncio.sleep(0.01)

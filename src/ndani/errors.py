@@ -26,6 +26,9 @@ A sentence says what is wrong and what to do; it never holds a prompt, an answer
 
 from __future__ import annotations
 
+#: Letters of a sentence that comes from a child.
+_MOST_TOLD = 2000
+
 
 class NdaniError(Exception):
     """Root of the tree. `str(error)` is the one sentence that the user reads."""
@@ -119,3 +122,12 @@ def tree(root: type[NdaniError] = NdaniError) -> dict[str, type[NdaniError]]:
     for leaf in root.__subclasses__():
         found |= tree(leaf)
     return found
+
+
+def told(code: str, sentence: str, otherwise: type[NdaniError] = Failed) -> NdaniError:
+    """The error that a child of ours says it met, or one of `otherwise` where its code is none of the tree.
+
+    What it has read may have put the words into its mouth: they have an end, and nothing that a terminal would obey.
+    """
+    plain = "".join(letter for letter in " ".join(sentence[:_MOST_TOLD].split()) if letter.isprintable())
+    return tree().get(code, otherwise)(plain or "a process of this server failed without a word; try again, and report it if it stays")

@@ -21,7 +21,7 @@ import msgspec
 from ndani import errors, jail
 from ndani.convert import Task, workshop
 from ndani.jail import watch
-from ndani.jail.process import Jailed, Open, Refused, start, tell
+from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.store.disk import on_disk
 from ndani.store.nameless import Nameless
 from ndani.store.offloop import settled
@@ -86,13 +86,13 @@ class Maker:
                         steps = 1
                         jail.verify(child.process.pid, confinement)
                         child.say(Open())
-                    case workshop.Planned(size) if steps == 1:
+                    case workshop.Planned(size) if steps == 1 and size <= workshop.most_output(task):
                         steps = 2
                         if aside:
                             await settled(aside, size)
                         child.say(workshop.Write())
                     case Refused(code, sentence):
-                        raise errors.tree().get(code, errors.Failed)(sentence)
+                        raise errors.told(code, sentence)
                     case workshop.Stuck(number):
                         raise _stopped(number)
                     case None:
@@ -117,9 +117,7 @@ class Maker:
             return _STOPPING
         if code == -signal.SIGKILL:
             return "the process that makes the weights was killed, which is what a system short of memory does; try again"
-        signals = {number.value: number.name for number in signal.Signals}
-        how = f"crashed ({signals.get(-code, f'signal {-code}')})" if code < 0 else f"ended by itself (exit code {code})"
-        return f"the process that makes the weights {how}; {_REPORT}"
+        return f"the process that makes the weights {ending(code)}; {_REPORT}"
 
 
 def _stopped(number: int) -> Exception:

@@ -123,14 +123,19 @@ def _work(order: Order, pipes: Pipes) -> None:
                 pipes.say(Working(completed, work.total))
 
 
+def most_output(task: convert.Task) -> int:
+    """Bytes of the largest file that these sources could become: twice as wide at the most, and heads."""
+    return 4 * sum(os.fstat(given.descriptor).st_size for given in task.sources) + _HEADS
+
+
 def limits_of(task: convert.Task) -> jail.Limits:
     """What a maker may take: files that are mapped to be read do not count as its memory, however large they are.
 
-    No file of it grows beyond what these sources could become: twice as wide at the most, and heads.
+    No file of it grows beyond what these sources could become.
     """
     read = sum(os.fstat(given.descriptor).st_size for given in task.sources)
     memory = _MEMORY + task.threads * _PER_THREAD
-    return jail.Limits(most_threads(task), _DESCRIPTORS + len(task.sources), 4 * read + _HEADS, memory, read)
+    return jail.Limits(most_threads(task), _DESCRIPTORS + len(task.sources), most_output(task), memory, read)
 
 
 def most_threads(task: convert.Task) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -116,6 +117,16 @@ def tell(process: subprocess.Popen[bytes], commands: int, line: msgspec.Struct) 
     if not taken:
         process.kill()
     return taken
+
+
+def ending(code: int) -> str:
+    """How a child ended, by its exit code, in a few words: below zero it was a signal, and not every signal has a name."""
+    if code >= 0:
+        return f"ended by itself (exit code {code})"
+    try:
+        return f"crashed ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"crashed (signal {-code})"
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from typing import Annotated
 
 import msgspec
 
@@ -43,7 +44,7 @@ class Probe(msgspec.Struct, frozen=True, tag="probe"):
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """From the runner: the model answers on its socket, after so many nanoseconds of loading."""
 
-    load_ns: int
+    load_ns: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class Probed(msgspec.Struct, frozen=True, tag="probed"):

@@ -23,7 +23,7 @@ import msgspec
 from ndani import errors, jail
 from ndani.engines import Launch
 from ndani.jail import Confinement, watch
-from ndani.jail.process import Jailed, Open, Refused, start, tell
+from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.runtime import child, machine
 from ndani.runtime.folder import is_ours, remake
 from ndani.runtime.probe import lay_spare
@@ -33,6 +33,8 @@ from ndani.runtime.routes import Addresses, Outcome
 _MOST_SAID = 16
 #: Seconds between the end of a runner's event pipe, or its lifeline, and SIGKILL.
 _GRACE = 0.5
+#: Seconds that a probe of every route may take; each gives up by itself after two.
+PROBE = 60.0
 
 _E = TypeVar("_E", Jailed, child.Ready)
 
@@ -105,14 +107,19 @@ class Runner:
             await self.kill()
             raise
 
-    async def probe(self, addresses: Addresses) -> list[Outcome]:
-        """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone."""
+    async def probe(self, addresses: Addresses, timeout: float = PROBE) -> list[Outcome]:
+        """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone, and ends it when it says nothing."""
         async with self._asking:
             number = next(self._numbers)
             self._send(child.Probe(addresses, number))
-            said = await self._said.get()
-            while isinstance(said, child.Probed) and said.number != number:  # the answer to a probe that was cancelled
-                said = await self._said.get()
+            try:
+                async with asyncio.timeout(timeout):
+                    said = await self._said.get()
+                    while isinstance(said, child.Probed) and said.number != number:  # the answer to a probe that was cancelled
+                        said = await self._said.get()
+            except TimeoutError:
+                await self.kill()
+                raise errors.EngineFailed(f"the runner said nothing for {timeout:g} seconds while it was probed, and was ended") from None
         if not isinstance(said, child.Probed):
             self._said.put_nowait(None)
             raise errors.EngineFailed(f"the runner went away while it was probed: {self.cause}")
@@ -150,9 +157,7 @@ class Runner:
             return "it started more threads than an engine needs, and was ended"
         if code == -signal.SIGKILL:
             return "it was killed, which is what a system short of memory does"
-        if code < 0:
-            return f"it crashed ({signal.Signals(-code).name})"
-        return f"it ended by itself (exit code {code})"
+        return f"it {ending(code)}"
 
     async def _begin(self) -> None:
         jailed = await self._hear(Jailed)
@@ -166,7 +171,7 @@ class Runner:
         if isinstance(said, kind):
             return said
         if isinstance(said, Refused):
-            raise errors.tree().get(said.code, errors.LoadFailed)(said.sentence)
+            raise errors.told(said.code, said.sentence, errors.LoadFailed)
         await self.kill()
         raise errors.LoadFailed(f"the engine stopped while it loaded the model: {self.cause}")
 

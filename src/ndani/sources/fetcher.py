@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ndani.errors import Failed, NdaniError, SourceFailed, tree
+from ndani.errors import Failed, NdaniError, SourceFailed, told
 from ndani.names import Name
 from ndani.settings import Settings
 from ndani.sources.job import PATIENCE, Ended, Job
@@ -155,6 +155,8 @@ class _Run:
                     await child.stdin.drain()
                 async for line in child.stdout:
                     error = self._take(line)
+        except (ValueError, TypeError, msgspec.MsgspecError, RecursionError):
+            error = SourceFailed(f"the process that does the {self._job.verb} said what it never should; {self._job.verb} again")
         finally:
             if child.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -171,8 +173,10 @@ class _Run:
         found = msgspec.json.decode(line)
         if "error" in found:
             ended = msgspec.convert(found, Ended)
-            return tree().get(ended.code, Failed)(ended.error)
+            return told(ended.code, ended.error)
         step = msgspec.convert(found, Progress)
+        if not all(0 <= (number or 0) < 1 << 63 for number in (step.total, step.completed)):
+            raise ValueError("no number of bytes")
         if self.log and self.log[-1].digest == step.digest and self.log[-1].status == step.status:
             self.log[-1] = step
         else:

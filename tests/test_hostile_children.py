@@ -1,0 +1,142 @@
+"""Children that what they have read has taken over: no number, no word and no silence of theirs is an error of the front's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from ndani.convert.maker import Maker
+from ndani.engines import Launch
+from ndani.errors import EngineFailed, Failed, LoadFailed, NdaniError, SourceFailed, told
+from ndani.jail.process import ending
+from ndani.names import parse
+from ndani.runtime.folder import runtime_folder
+from ndani.runtime.probe import Targets
+from ndani.runtime.runner import Runner
+from ndani.settings import Settings
+from ndani.sources.fetcher import Fetcher
+from test_maker import source, task
+
+__all__ = ["source"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file, real-time signals")]
+
+#: What a jailed child becomes: it does as it should until it may read what is foreign, and then something else.
+TAKEN_OVER = """
+import os, sys
+import msgspec
+from ndani import jail
+from ndani.jail.process import Jailed, Open, Pipes
+pipes = Pipes(int(sys.argv[1]), int(sys.argv[2]))
+pipes.line()
+pipes.say(Jailed(jail.shut(jail.Policy(""))))
+pipes.line()
+for line in LINES:
+    os.write(int(sys.argv[2]), line.encode() + b"\\n")
+END
+"""
+
+
+def take_over(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], end: str = "os._exit(0)") -> None:
+    taken = folder / "taken"
+    taken.with_suffix(".py").write_text(TAKEN_OVER.replace("LINES", repr(lines)).replace("END", end))
+    taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\"\n")
+    taken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(taken))
+
+
+@pytest.mark.parametrize(
+    ("lines", "end", "sentence"),
+    [
+        (['{"type":"stuck","errno":1099511627776}'], "", r"said what it never should"),
+        (['{"type":"stuck","errno":-5}'], "", r"said what it never should"),
+        (['{"type":"planned","size":9223372036854775808}'], "", r"said what it never should"),
+        (['{"type":"planned","size":1099511627776}'], "pipes.line()", r"said what it never should"),
+        (['{"type":"planned","size":9}', '{"type":"working","completed":1,"total":-1}'], "", r"said what it never should"),
+        (['{"type":"planned","size":9}', '{"type":"working","completed":1180591620717411303424,"total":1}'], "", r"never should"),
+        (['{"type":"refused","code":"zzz","sentence":"\\u001b[31mred\\nline"}'], "", r"^\[31mred line$"),
+        (['{"type":"refused","code":"failed","sentence":"\\u001b"}'], "", r"failed without a word"),
+        ([], "import signal; os.kill(os.getpid(), 37)", r"crashed \(signal 37\)|ended by itself"),
+    ],
+)  # fmt: skip
+async def test_a_maker_may_say_and_die_as_it_likes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], end: str, sentence: str
+) -> None:
+    take_over(tmp_path, monkeypatch, lines, end)
+    with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=sentence):
+        async with asyncio.timeout(60), aclosing(Maker(True).make(work)) as steps:
+            async for _ in steps:
+                pass
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"type":"refused","code":"zzz","sentence":"\\u001b]0;x\\u0007' + "a" * 9000 + '"}', r"^\]0;xa{1000,2000}$"),
+        ('{"type":"ready","load_ns":1180591620717411303424}', "the engine stopped while it loaded"),
+        ('{"type":"ready","load_ns":-1}', "the engine stopped while it loaded"),
+    ],
+)
+async def test_a_runner_may_say_what_it_likes_while_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, sentence: str
+) -> None:
+    take_over(tmp_path, monkeypatch, [line], "pipes.line()")
+    with runtime_folder() as folder:
+        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        with pytest.raises(LoadFailed, match=sentence):
+            await runner.ready(60)
+
+
+async def test_a_runner_that_says_nothing_to_a_probe_is_ended() -> None:
+    with runtime_folder() as folder, Targets() as targets:
+        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        await runner.ready(60)
+        os.kill(runner.pid, signal.SIGSTOP)
+        async with asyncio.timeout(60):
+            with pytest.raises(EngineFailed, match="said nothing"):
+                await runner.probe(targets.addresses, 0.2)
+        assert runner.returncode == -signal.SIGKILL
+
+
+async def test_a_runner_that_dies_of_a_signal_without_a_name_has_a_cause() -> None:
+    with runtime_folder() as folder, Targets() as targets:
+        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        await runner.ready(60)
+        os.kill(runner.pid, 37)
+        async with asyncio.timeout(60):
+            await runner.exited.wait()
+            assert runner.cause == "it crashed (signal 37)"
+            with pytest.raises(EngineFailed, match="signal 37"):
+                await runner.probe(targets.addresses)
+
+
+def test_how_children_end_and_what_they_are_told_to_say() -> None:
+    assert [ending(code) for code in (0, 3, -11, -37)] == [
+        "ended by itself (exit code 0)", "ended by itself (exit code 3)", "crashed (SIGSEGV)", "crashed (signal 37)",
+    ]  # fmt: skip
+    assert type(told("error", "x")) is NdaniError and type(told("", "x", LoadFailed)) is LoadFailed
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", "1", "{", "[" * 5000, '{"status":5}', '{"status":"a","total":1180591620717411303424}', '{"status":"a","completed":-1}',
+     '{"error":7,"code":"failed"}', '{"status":"' + "a" * (2 << 20) + '"}'],
+)  # fmt: skip
+async def test_a_fetcher_may_say_what_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    said = tmp_path / "said"
+    said.write_text(json.dumps({"status": "pulling manifest"}) + f"\n{line}\n")
+    taken = tmp_path / "taken"
+    taken.write_text(f"#!/bin/sh\ncat '{said}'\nexec sleep 60\n")
+    taken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(taken))
+    with pytest.raises(SourceFailed, match="said what it never should"):
+        async with asyncio.timeout(60), aclosing(Fetcher(Settings(models=tmp_path)).pull(parse("a"))) as steps:
+            async for _ in steps:
+                pass
