@@ -92,6 +92,26 @@ def test_texts_that_are_too_long(server: Server) -> None:
     assert refused(server, body | {"input": "ä " * 300})[0] == 400
 
 
+@pytest.mark.parametrize(
+    ("num_ctx", "truncate", "said"),
+    [(3, True, 3), (2, True, "input after truncation exceeds maximum context length"),
+     (1, True, "input after truncation exceeds maximum context length"),
+     (1, False, "input after truncation exceeds maximum context length"),
+     (0, True, "input exceeds maximum context length and cannot be truncated further"),
+     (3, False, "the input length exceeds the context length"),
+     (0, False, "the input length exceeds the context length")],
+)  # fmt: skip
+def test_a_context_with_hardly_any_room(server: Server, num_ctx: int, truncate: bool, said: int | str) -> None:
+    body = {"model": EMBEDDER, "input": "one two three four five", "options": {"num_ctx": num_ctx}, "truncate": truncate}
+    answer = server.post("/api/embed", body)
+    if isinstance(said, str):
+        assert (answer.status_code, answer.json()) == (400, {"error": said})
+    else:
+        assert answer.json()["prompt_eval_count"] == said
+    short = server.post("/api/embed", body | {"input": "one", "options": {"num_ctx": 0}})
+    assert short.json()["prompt_eval_count"] == 3, "what fits is read"
+
+
 def test_a_text_that_fills_the_slot_of_a_model_that_speaks(server: Server) -> None:
     """Its engine keeps a place for what it would say, so a text is cut one token shorter."""
     given = {"model": "smollm2:135m", "input": "hello world " * 600}  # two tokens each, and a space at the end

@@ -16,8 +16,11 @@ from ndani.errors import BadRequest
 #: Texts, and bytes of text, that are handed over at once.
 MOST_TEXTS = 32
 MOST_BYTES = 8192
+#: Tokens of a text where a context of none is asked for: the engine's least, to which no text is cut.
+LEAST = 4
 
 TOO_LONG = "the input length exceeds the context length"
+NO_MORE = "input exceeds maximum context length and cannot be truncated further"
 NO_ROOM = "input after truncation exceeds maximum context length"
 DAMAGED = "embedding contains NaN or Inf values"
 
@@ -32,7 +35,11 @@ class Embedded:
 
 
 async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncate: bool) -> Embedded:
-    """A vector of length 1 for each text, of at most `num_ctx` tokens of it. Raises BadRequest, EngineFailed."""
+    """A vector of length 1 for each text, of at most `num_ctx` tokens of it; 0: of no more than LEAST, and never cut.
+
+    Raises BadRequest, EngineFailed.
+    """
+    whole, num_ctx = num_ctx == 0, num_ctx or LEAST
     made: list[tuple[float, ...]] = []
     read = left_out = 0
     frame: _Frame | None = None
@@ -56,6 +63,8 @@ async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncat
         if size + _Frame.MOST > num_ctx:
             frame = frame or await _Frame.of(engine)
             given, lost = frame.fit(*await engine.measure(text, num_ctx, frame.behind), num_ctx, truncate)
+            if lost and whole:
+                raise BadRequest(NO_MORE)
             left_out += lost
             size = min(size, 4 * num_ctx)
         if portion and (len(portion) >= MOST_TEXTS or held + size > MOST_BYTES):
@@ -90,10 +99,10 @@ class _Frame:
         """
         if count <= num_ctx:
             return first, 0
-        if not truncate:
-            raise BadRequest(TOO_LONG)
         if num_ctx <= self.before + self.behind:
             raise BadRequest(NO_ROOM)
+        if not truncate:
+            raise BadRequest(TOO_LONG)
         return first[: num_ctx - self.behind] + last, count - num_ctx
 
 

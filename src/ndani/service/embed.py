@@ -9,7 +9,6 @@ from ndani.engines.vectors import embed, shorten
 from ndani.errors import BadRequest, EngineFailed, Failed
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
-from ndani.runtime.residence import LEAST_CTX
 from ndani.service.cards import Cards, runner_key
 from ndani.types import Done, EmbedRequest, Usage, Vectors
 
@@ -38,7 +37,7 @@ class Embeddings:
         if request.wrong:
             raise BadRequest(request.wrong)
         async with self._pool.lease(want, self._cards.keep_alive(request.keep_alive)) as lease:
-            num_ctx = max(min(said.num_ctx, lease.num_ctx), LEAST_CTX) if said.num_ctx else lease.num_ctx
+            num_ctx = lease.num_ctx if said.num_ctx is None else min(said.num_ctx, lease.num_ctx)
             if "bert" not in card.want.details.family:  # one that reads a text token by token refuses what fills its slot
                 num_ctx = min(num_ctx, lease.num_ctx - 1)
             try:
