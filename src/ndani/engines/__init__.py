@@ -13,6 +13,10 @@ from typing import Protocol
 
 from ndani.errors import Misconfigured
 
+#: What a host renders of every conversation where it cannot read the chat template that the weights carry. They are loaded
+#: all the same: who brings a template of his own, or wants vectors, needs none.
+UNREADABLE = "the chat template cannot be read"
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:

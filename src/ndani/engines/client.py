@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from ndani.engines import UNREADABLE
 from ndani.engines.stream import Mailroom, exchange
 from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message
@@ -128,13 +129,17 @@ class Engine:
     async def render(self, messages: tuple[Message, ...], think: bool | None = None) -> str:
         """The prompt that the model's own chat template makes of a conversation; `think` is its `enable_thinking`, where said.
 
-        Raises BadRequest when the template refuses it (a role it does not know, turns in an order it forbids).
+        Raises BadRequest when the template refuses it (a role it does not know, turns in an order it forbids), or is none
+        that the engine can read.
         """
         body: dict[str, Any] = {"messages": [_turn(message) for message in messages]}
         if think is not None:
             body["chat_template_kwargs"] = {"enable_thinking": think}
         refused = "this model's chat template refuses these messages; check their roles and order"
-        return (await self._ask("/apply-template", body, _Prompt, refused)).prompt
+        prompt = (await self._ask("/apply-template", body, _Prompt, refused)).prompt
+        if prompt == UNREADABLE:
+            raise BadRequest(f"{UNREADABLE} that this model's file carries; create the model again with a TEMPLATE of its own")
+        return prompt
 
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""

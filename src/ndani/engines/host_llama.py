@@ -7,13 +7,14 @@ engine wheel"; the numbers are its numbers).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from ndani.engines import Launch
+from ndani.engines import UNREADABLE, Launch
 from ndani.errors import LoadFailed, Misconfigured
 
 #: HTTP threads beyond one per slot: health, slots, tokenize and a hung-up client's last read (trap 3).
@@ -68,14 +69,22 @@ class LlamaHost:
         self.gpu = launch.num_gpu != 0 and set(_BACKEND.findall(xllamacpp.get_system_info())) > {"CPU"}
 
     def open(self, launch: Launch) -> None:
-        """Load and serve. The constructor returns when the model answers, and raises one wordless error when it cannot."""
+        """Load and serve. The constructor returns when the model answers, and raises one wordless error when it cannot.
+
+        A chat template that it cannot read is among the reasons, so it is tried once more with one that says just that.
+        """
         if len(launch.socket.encode()) > 107 or Path(launch.socket).exists():  # trap 7: else only "Failed to init server"
             raise LoadFailed("the runner's socket path is too long or already there; set TMPDIR to a shorter folder")
         parameters = self._parameters(launch)
-        try:
-            self._server = self._library.Server(parameters)
-        except RuntimeError:  # its words are left out on purpose: they can quote what was given (trap 8)
-            raise LoadFailed(_BROKEN if launch.adapter < 0 else _BROKEN_WITH_ADAPTER) from None
+        for template in (UNREADABLE,) if launch.embedding else ("", UNREADABLE):
+            parameters.chat_template = template  # empty: the weights' own
+            try:
+                self._server = self._library.Server(parameters)
+                return
+            except RuntimeError:  # its words are left out on purpose: they can quote what was given (trap 8)
+                with contextlib.suppress(OSError):
+                    Path(launch.socket).unlink()
+        raise LoadFailed(_BROKEN if launch.adapter < 0 else _BROKEN_WITH_ADAPTER)
 
     def _parameters(self, launch: Launch) -> Any:
         lib = self._library
