@@ -73,6 +73,9 @@ class UnixHTTP(http.client.HTTPConnection):
 class Server:
     """One server process. Made by `serving`."""
 
+    #: What Python is given to run.
+    program: tuple[str, ...] = ("-m", "ndani", "serve")
+
     def __init__(self, folder: Path, models: Path, environment: dict[str, str]) -> None:
         self.models = models
         self.home = folder / "home"
@@ -85,7 +88,7 @@ class Server:
         self.environment = {**kept, **own, **environment}
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ndani", "serve"], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [sys.executable, *self.program], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
             self.port = until(self._listening, PATIENCE, "the server listens")

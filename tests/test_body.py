@@ -78,6 +78,18 @@ def test_the_limit_is_a_setting_to_the_byte(start: Start, echo_store: Path) -> N
         assert server.http.post("/api/generate", content=iter([body.ljust(size)])).status_code == status, "chunked"
 
 
+def test_a_body_of_names_and_switches_has_a_small_limit(server: Server) -> None:
+    body = b'{"model":"nobody","source":"nobody","destination":"x","digests":[],"stream":false}'
+    for method, path in (("DELETE", "/api/delete"), *(("POST", f"/api/{verb}") for verb in ("copy", "show", "push", "verify", "nope"))):
+        answer = server.http.request(method, path, content=body.ljust(MB + 1))
+        assert answer.status_code == (404 if path == "/api/nope" else 413), path
+        assert path == "/api/nope" or answer.json()["error"].endswith("1048576 bytes; send less, for nothing here needs more")
+        assert server.http.request(method, path, content=body.ljust(MB)).status_code == 404, path
+        assert server.http.request(method, path, content=iter([body.ljust(MB + 1)])).status_code == answer.status_code, "chunked"
+    for path in ("generate", "chat", "embed", "embeddings", "create"):
+        assert server.http.post(f"/api/{path}", content=b'{"model":"nobody","from":"x/../y"}'.ljust(2 * MB)).status_code in (400, 404), path
+
+
 def test_an_endless_header_is_refused_and_costs_no_memory(server: Server) -> None:
     before = server.rss()
     said, most = pour(server, HEAD + "X: " + "a" * 1000, iter([b"a" * MB] * 100))

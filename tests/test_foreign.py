@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ndani.foreign import Unreadable, decode, loads
+from ndani.foreign import Unreadable, decode, loads, require_bounds
 from server import slowness
 
 
@@ -42,6 +42,20 @@ def test_too_many_values_are_refused_before_they_are_made() -> None:
     with pytest.raises(Unreadable, match="holds more than 4000000 values"):
         decode(content, Any)
     assert time.perf_counter() - began < 0.5 * slowness()
+
+
+def test_what_is_counted_in_pieces_is_counted_whole() -> None:
+    """Texts, escapes and levels that lie across the pieces a text is looked at in."""
+    texts = [b'"' + bytes([byte]) * long + b'"' for byte in b"a[," for long in (65_535, 65_536, 200_000)]
+    texts += [b'"' + rb"\\" * 65_537 + b'"', b'"' + rb"\"" * 65_536 + b'"', b'"x' + rb"\"[" * 65_536 + b'"']
+    for first in texts:
+        content = b"[" + b",".join([first, b"[[]]", first, b"[1,{}]"]) + b"]"
+        require_bounds(content, depth=3, values=9, containers=5)
+        for less in ({"depth": 2}, {"values": 8}, {"containers": 4}):
+            with pytest.raises(Unreadable):
+                require_bounds(content, **{"depth": 3, "values": 9, "containers": 5} | less)
+    for cut in (b'["' + b"a," * 10**5, b'["' + b"[" * 10**5 + b"\\", b'"'):
+        require_bounds(cut, depth=1, values=1)
 
 
 def test_a_byte_order_mark_is_passed_over() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,8 +19,13 @@ MOST_DEPTH = 200
 #: Values in one text: a tokenizer of 256,000 words with its merges has fewer than two million.
 MOST_VALUES = 4_000_000
 
+#: Bytes that are looked at at once: a few milliseconds.
+_PIECE = 1 << 16
+
 _T = TypeVar("_T")
 _MARK = b"\xef\xbb\xbf"
+_TEXTS = re.compile(rb'[^"]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"]*+)*+', re.DOTALL)
+_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[{]+|[\]}]+")
 
@@ -60,15 +66,27 @@ def loads(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES)
         raise Unreadable(f"it is not JSON{where}") from None
 
 
-def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> None:
-    """Raises Unreadable for a text that is nested deeper, or may hold more values, than is said."""
-    brackets, commas = content.count(b"[") + content.count(b"{"), content.count(b",")
-    if brackets <= depth and brackets + commas <= values:
+def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES, containers: int = MOST_VALUES) -> None:
+    """Raises Unreadable for a text that is nested deeper, or may hold more values, or lists and objects, than is said.
+
+    It looks at a piece at a time, so that in a thread it keeps nobody from working.
+    """
+    brackets, commas = _count(content, b"[") + _count(content, b"{"), _count(content, b",")
+    if brackets <= min(depth, containers) and brackets + commas <= values:
         return  # even if none of them stands inside a text
-    if _most_values(content) > values:
-        raise Unreadable(f"it holds more than {values} values")
-    if brackets > depth and _deepest(content) > depth:
-        raise Unreadable(f"it is nested more than {depth} levels deep")
+    seen = begun = level = 0
+    for bare in _outside_texts(content):
+        begun += bare.count(b"[") + bare.count(b"{")
+        seen += bare.count(b",")
+        if begun > containers and begun + seen <= values:
+            raise Unreadable(f"it holds more than {containers} lists and objects")
+        if begun + seen > values:
+            raise Unreadable(f"it holds more than {values} values")
+        if brackets > depth:
+            for run in _BRACKETS.findall(bare):
+                level += len(run) if run[0] in b"[{" else -len(run)
+                if level > depth:
+                    raise Unreadable(f"it is nested more than {depth} levels deep")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -83,14 +101,24 @@ def _bounded(content: bytes, depth: int, values: int) -> bytes:
     return content
 
 
-def _most_values(content: bytes) -> int:
-    bare = _TEXT.sub(b"", content)
-    return bare.count(b"[") + bare.count(b"{") + bare.count(b",")
+def _count(content: bytes, byte: bytes) -> int:
+    return sum(content.count(byte, at, at + _PIECE) for at in range(0, len(content), _PIECE))
 
 
-def _deepest(content: bytes) -> int:
-    level = deepest = 0
-    for run in _BRACKETS.findall(_TEXT.sub(b"", content)):
-        level += len(run) if run[0] in b"[{" else -len(run)
-        deepest = max(deepest, level)
-    return deepest
+def _outside_texts(content: bytes) -> Iterator[bytes]:
+    """What stands outside of texts, piece by piece."""
+    at = 0
+    while at < len(content):
+        end = min(at + _PIECE, len(content))
+        whole = _TEXTS.match(content, at, end)
+        assert whole  # it matches nothing, too
+        yield _TEXT.sub(b"", whole[0])
+        at = whole.end()
+        if at < end:  # the text that begins here goes on behind this piece, or is the last and has no end
+            at += 1
+            while found := _REST.match(content, at, at + _PIECE):
+                at = found.end()
+                if found[1] or at >= len(content):
+                    break
+                if not found[0]:
+                    return  # a backslash as the last byte of all

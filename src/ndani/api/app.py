@@ -24,6 +24,9 @@ from ndani.service import Service
 #: Bodies below this path go to the disk as they come: they may be as large as a model.
 UPLOADS = "/api/blobs/"
 
+#: Whose bodies hold conversations, texts or licenses; the others are names and switches.
+LARGE = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create"})
+
 
 def build(service: Service, guarded: frozenset[str]) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down; see `Hosts` for `guarded`."""
@@ -64,7 +67,7 @@ def build(service: Service, guarded: frozenset[str]) -> Starlette:
             Middleware(Origins, allowed=settings.origins),
             Middleware(Hosts, guarded=guarded),
             Middleware(Leaving),
-            Middleware(Limit, most=settings.max_body, uploads=UPLOADS),
+            Middleware(Limit, most=settings.max_body, large=LARGE, uploads=UPLOADS),
         ],
         exception_handlers={NdaniError: _refused, HTTPException: _unrouted},
     )

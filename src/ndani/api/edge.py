@@ -39,6 +39,8 @@ WATCHING = frozenset({"/", "/api/version", "/api/health"})
 
 #: A body whose length nobody said must be held to be counted, so it gets less than one that says it.
 MOST_UNSAID = 16 * 2**20
+#: For a body that is names and switches, and perhaps a template.
+MOST_SMALL = 2**20
 
 
 class Journal:
@@ -151,11 +153,12 @@ class Hosts:
 class Limit:
     """Refuses a body above the limit: at once when its length is said, else as soon as it has grown too long.
 
-    What goes below the path `uploads` has no limit but the disk: it is written as it comes, and never held.
+    `most` is for the paths `large`, whose bodies have a reason to be. What goes below the path `uploads` has no limit but
+    the disk: it is written as it comes, and never held.
     """
 
-    def __init__(self, app: ASGIApp, most: int, uploads: str) -> None:
-        self.app, self.most, self.uploads = app, most, uploads
+    def __init__(self, app: ASGIApp, most: int, large: frozenset[str], uploads: str) -> None:
+        self.app, self.most, self.large, self.uploads = app, most, large, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"].startswith(self.uploads)):
@@ -163,17 +166,18 @@ class Limit:
             return
         length = Headers(scope=scope).get("content-length", "")
         said = int(length) if length.isdigit() else 0
-        most = self.most if said else min(self.most, MOST_UNSAID)
+        large = scope["path"] in self.large
+        most = min(self.most, MOST_SMALL if not large else self.most if said else MOST_UNSAID)
         got = 0
 
         async def counted() -> Message:
             nonlocal got
             if said > most:
-                raise _too_large(most)
+                raise _too_large(most, large)
             message = await receive()
             got += len(message.get("body", b""))
             if got > most:
-                raise _too_large(most)
+                raise _too_large(most, large)
             return message
 
         await self.app(scope, counted, send)
@@ -224,8 +228,9 @@ class Leaving:
                 watch.cancel()
 
 
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"the request body is larger than the limit of {most} bytes; send less, or raise NDANI_MAX_BODY and say Content-Length")
+def _too_large(most: int, large: bool) -> TooLarge:
+    more = ", or raise NDANI_MAX_BODY and say Content-Length" if large else ", for nothing here needs more"
+    return TooLarge(f"the request body is larger than the limit of {most} bytes; send less{more}")
 
 
 async def _empty(send: Send, status: int, headers: list[tuple[str, str]]) -> None:

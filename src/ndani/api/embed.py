@@ -26,7 +26,8 @@ class Embedding:
         """POST /api/embed: a vector for each text of `input`, each of length 1."""
         asked, ignored = parse_embed(await wire.decode(request))
         made = await self._service.embeddings.embed(asked)
-        return wire.reply(render_embed(asked.model, made), headers=fields.ignored_headers(ignored))
+        said = render_embed(asked.model, made) | {"embeddings": await _shortened(made.vectors)}
+        return await wire.reply_long(said, fields.ignored_headers(ignored))
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings, the older form: one `prompt`, one vector."""
@@ -79,8 +80,7 @@ def _sampling(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
 
 def render_embed(model: str, made: Vectors) -> dict[str, Any]:
     """The body of an answer of /api/embed; `truncated` is ours: how many tokens of the texts were not read."""
-    # Nine digits give every 32-bit float back; the seventeen of a 64-bit one would be half noise.
-    said: dict[str, Any] = {"model": model, "embeddings": [[float(f"{number:.9g}") for number in vector] for vector in made.vectors]}
+    said: dict[str, Any] = {"model": model, "embeddings": made.vectors}
     use = made.usage
     counted = {
         "total_duration": use.total_ns,
@@ -89,3 +89,12 @@ def render_embed(model: str, made: Vectors) -> dict[str, Any]:
         "truncated": made.truncated,
     }
     return said | ({key: value for key, value in counted.items() if value} if made.vectors else {})
+
+
+async def _shortened(vectors: tuple[tuple[float, ...], ...]) -> list[list[float]]:
+    """The same numbers, for the eye: nine digits give every 32-bit float back; the seventeen of a 64-bit one would be half noise."""
+    turns, rows = wire.Turns(), []
+    for vector in vectors:
+        rows.append([float(f"{number:.9g}") for number in vector])
+        await turns.give()
+    return rows

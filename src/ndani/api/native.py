@@ -55,7 +55,7 @@ class Native:
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
-        return wire.reply(ollama.render_models(await self._service.models.installed()))
+        return await wire.reply_long(ollama.render_models(await self._service.models.installed()))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""
@@ -68,8 +68,7 @@ class Native:
         asked = parse_show(body)
         shown = await self._service.models.show(name)
         # With verbose it is megabytes, which others must not wait for.
-        answer = await asyncio.to_thread(lambda: wire.encode(render_show(shown, asked)))
-        return Response(answer, 200, None, wire.JSON)
+        return await wire.reply_long(await asyncio.to_thread(render_show, shown, asked))
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from ndani.api.connection import pipe
 from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
+from ndani.foreign import Unreadable, require_bounds
 from ndani.types import Done, Event, Outlet, Progress, Rendered, Text
 
 JSON = "application/json; charset=utf-8"
@@ -28,6 +30,14 @@ NDJSON = "application/x-ndjson"
 Render = Callable[[Event], bytes]
 Fold = Callable[[str, Done], bytes]
 Step = TypeVar("Step")
+
+#: What a body may hold: a conversation of 30,000 turns, or 500,000 token ids. More would be read while everybody else waits.
+MOST_VALUES, MOST_CONTAINERS = 500_000, 30_000
+#: Bytes of a body that are looked at without a thread.
+_SHORT = 1 << 16
+#: Seconds after which work that comes in pieces lets others take their turn.
+_TURN = 0.002
+_AT_ONCE = 512
 
 #: What looks like half of a pair of surrogates in a JSON text.
 _HALF, _BACKSLASH = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"), ord("\\")
@@ -45,6 +55,51 @@ def encode(value: object) -> bytes:
 def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """One JSON answer."""
     return Response(_encode(value), status, headers, JSON)
+
+
+async def reply_long(value: object, headers: dict[str, str] | None = None) -> Response:
+    """One JSON answer whose lists may be long: written piece by piece, and others have their turn in between."""
+    turns, pieces = Turns(), []
+    for piece in _pieces(value):
+        pieces.append(piece)
+        await turns.give()
+    return Response(b"".join(pieces), 200, headers, JSON)
+
+
+class Turns:
+    """Long work on the loop, cut into short pieces: `await give()` after each."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    async def give(self) -> None:
+        """Let others go first, if this has lasted."""
+        if time.perf_counter() - self._began > _TURN:
+            await asyncio.sleep(0)
+            self._began = time.perf_counter()
+
+
+def _pieces(value: object) -> Iterator[bytes]:
+    mark = b""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield (mark or b"{") + _encode(str(key)) + b":"
+            yield from _pieces(part)
+            mark = b","
+        yield b"}"
+    elif isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple, dict)):
+        for part in value:
+            yield mark or b"["
+            yield from _pieces(part)
+            mark = b","
+        yield b"]"
+    elif isinstance(value, (list, tuple)) and len(value) > _AT_ONCE:
+        for at in range(0, len(value), _AT_ONCE):
+            yield (mark or b"[") + _encode(value[at : at + _AT_ONCE])[1:-1]
+            mark = b","
+        yield b"]"
+    else:
+        yield _encode(value)
 
 
 def failure(error: NdaniError) -> dict[str, str]:
@@ -72,10 +127,17 @@ async def decode(request: Request) -> dict[str, Any]:
         body = await request.body()
     except ClientDisconnect:
         raise Cancelled("request canceled") from None
-    if not body.strip():
+    if not body or body.isspace():
         raise BadRequest("missing request body")
     try:
+        bounded = partial(require_bounds, body, values=MOST_VALUES, containers=MOST_CONTAINERS)
+        if len(body) > _SHORT:
+            await asyncio.to_thread(bounded)
+        else:
+            bounded()
         value = await _decoded(body)
+    except Unreadable as error:
+        raise BadRequest(f"invalid JSON: {error}") from None
     except msgspec.DecodeError as error:
         raise BadRequest("unexpected EOF" if "truncated" in str(error) else f"invalid JSON: {_place(error)}") from None
     except (UnicodeDecodeError, RecursionError):
