@@ -125,7 +125,15 @@ class Pty:
     def exit(self) -> int:
         code = self._process.wait(PATIENCE)
         self._reader.join(5)
-        return code
+        return code if code >= 0 else 128 - code  # as a shell says it of one that a signal has ended
+
+    def kill(self, number: int) -> None:
+        """Send the program a signal."""
+        self._process.send_signal(number)
+
+    def modes(self) -> int:
+        """The terminal's local modes: whether it echoes, and reads by lines."""
+        return int(termios.tcgetattr(self._here)[3])
 
     def close(self) -> None:
         if self._process.poll() is None:

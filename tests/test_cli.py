@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -280,8 +281,29 @@ def test_ctrl_c_ends_an_answer(smollm2: dict[str, str]) -> None:
         assert child.stdout and child.stderr
         assert os.read(child.stdout.fileno(), 100)
         child.send_signal(signal.SIGINT)
-        assert child.wait(PATIENCE) == 130
+        assert child.wait(PATIENCE) == -signal.SIGINT
         assert child.stderr.read() == b""
+
+
+@pytest.mark.weights
+def test_ctrl_c_ends_a_shells_loop_too(smollm2: dict[str, str]) -> None:
+    loop = f"for word in one two; do {shlex.join(NDANI)} run long Write; echo went on; done; echo after"
+    with subprocess.Popen(
+        ["bash", "-c", loop], env=smollm2, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as shell:
+        assert shell.stdout and os.read(shell.stdout.fileno(), 100)
+        os.killpg(shell.pid, signal.SIGINT)
+        rest = shell.stdout.read()
+        assert shell.wait(PATIENCE) == -signal.SIGINT and b"went on" not in rest and b"after" not in rest
+
+
+@pytest.mark.parametrize(("value", "traceback"), [("1", True), ("true", True), ("0", False), ("false", False), ("off", False), ("", False)])
+def test_a_traceback_is_shown_to_who_asks_for_it(value: str, traceback: bool) -> None:
+    code = "import sys; from ndani import cli; cli._run = lambda argv: 1 / 0; sys.exit(cli.main([]))"
+    environment = {**os.environ, "NDANI_DEBUG": value}
+    got = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and ("Traceback" in got.stderr) == traceback
+    assert traceback or got.stderr == "Error: ndani itself went wrong (ZeroDivisionError); NDANI_DEBUG=1 shows where\n"
 
 
 @pytest.mark.weights

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from conftest import Start
 from mirrors import Mirror
 from ndani.names import parse
 from ndani.store import Store
@@ -194,56 +193,3 @@ def test_curl_asks_for_http2_and_is_answered(server: Server) -> None:
     found = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True)
     text, _, version = found.stdout.rpartition(" ")
     assert json.loads(text)["response"].split() == ["a", "b", "c"] and version == "1.1"
-
-
-JAVA = """
-import java.net.URI;
-import java.net.http.*;
-import java.nio.file.*;
-
-class Client {
-    public static void main(String[] args) throws Exception {
-        var client = HttpClient.newHttpClient();
-        for (int i = 1; i < args.length; i += 3) {
-            var body = args[i + 2].startsWith("@")
-                ? HttpRequest.BodyPublishers.ofFile(Path.of(args[i + 2].substring(1)))
-                : HttpRequest.BodyPublishers.ofString(args[i + 2]);
-            var request = HttpRequest.newBuilder(URI.create(args[0] + args[i + 1])).method(args[i], body).build();
-            var answer = client.send(request, HttpResponse.BodyHandlers.ofString());
-            System.out.println(answer.statusCode() + " " + answer.version() + " " + answer.body().replace("\\n", "|"));
-        }
-    }
-}
-"""
-
-
-@pytest.mark.slow
-def test_javas_client_as_it_comes(start: Start, echo_store: Path, tmp_path: Path) -> None:
-    """List, chat (streamed and not), create from a blob, delete."""
-    java = shutil.which("java")
-    if not java or not shutil.which("javac"):
-        pytest.skip("there is no JDK here")
-    server = start(echo_store)
-    (tmp_path / "Client.java").write_text(JAVA)
-    weights = max((echo_store / "blobs").glob("sha256-*"), key=lambda path: path.read_bytes()[:4] == b"GGUF")
-    digest = weights.name.replace("-", ":")
-    (tmp_path / "other.gguf").write_bytes(b"GGUF" + b"\0" * 300_000)
-    other = hashlib.sha256((tmp_path / "other.gguf").read_bytes()).hexdigest()
-    chat = '{"model":"echo","messages":[{"role":"user","content":"a b c"}],"stream":%s,"options":{"num_predict":3}}'
-    calls = [
-        ("GET", "/api/tags", ""),
-        ("POST", "/api/chat", chat % "true"),
-        ("POST", "/api/chat", chat % "false"),
-        ("POST", f"/api/blobs/sha256:{other}", f"@{tmp_path / 'other.gguf'}"),
-        ("POST", f"/api/blobs/{digest}", f"@{weights}"),
-        ("POST", "/api/create", json.dumps({"model": "mine", "files": {"m.gguf": digest}})),
-        ("DELETE", "/api/delete", '{"model":"mine"}'),
-    ]
-    command = [java, str(tmp_path / "Client.java"), server.url, *(word for call in calls for word in call)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, check=False)
-    assert found.returncode == 0, found.stderr
-    said = found.stdout.splitlines()
-    assert [line.split()[:2] for line in said] == [[str(status), "HTTP_1_1"] for status in (200, 200, 200, 201, 200, 200, 200)], said
-    assert '"echo:latest"' in said[0] and said[1].count("|") == 4 and '"done":true' in said[2]
-    assert '{"status":"success"}' in said[5]
-    assert all(LINE.match(line) for line in server.log.splitlines()), server.log

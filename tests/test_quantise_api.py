@@ -269,7 +269,7 @@ def test_at_the_terminal_it_is_a_bar_and_ctrl_c_ends_it(server: Server, long: st
         with contextlib.suppress(OSError):
             while more := os.read(screen, 65536):
                 shown += more.decode(errors="replace")
-        assert child.wait(60) == 130, shown
+        assert child.wait(60) == -signal.SIGINT, shown
     os.close(screen)
     assert "Traceback" not in shown and "━" in shown
     until(lambda: not makers(server) and blobs(server) == before, 60, "nothing of it stays")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from ndani.cli.repl import line
 from ndani.cli.repl.commands import gather
 from server import until
 from stores import put_echo
-from terminal import KINDS, PATIENCE, Prompt, drawn, terminal
+from terminal import KINDS, PATIENCE, Prompt, Pty, drawn, terminal
 
 pytestmark = pytest.mark.slow
 
@@ -140,27 +141,53 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(home: Home, kind: str) -
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_what_is_typed_in_an_answer_is_no_message(home: Home, kind: str) -> None:
+def test_what_is_typed_in_an_answer_waits_for_the_prompt(home: Home, kind: str) -> None:
     with talk(home, kind=kind) as screen:
         prompt = Prompt(screen)
         prompt.say("/set parameter num_predict 60")
         screen.type("mango @delay=0.05")
         screen.press("Enter")
         prompt.until_shown("mango mango")
-        screen.type("pasted")
+        screen.type("kiwi")
         screen.press("Enter")
-        screen.type("/set quiet")
+        screen.type("/set parameter num_predict 3")
         screen.press("Enter")
-        shown = prompt.wait(2)
-        assert not any(word in line for line in shown for word in ("pasted", "quiet")), shown
-        prompt.say("/set parameter num_predict 3")
-        assert prompt.say("kiwi") == ["kiwi kiwi kiwi"]
+        screen.type("fig and half a li")
+        until(lambda: screen.lines()[-1] == ">>> fig and half a li", PATIENCE, "what was typed stands at the prompt", 0.05)
+        assert screen.lines()[-2] == "Set parameter 'num_predict' to '3'"
+        answers = [line for line in screen.lines() if "mango mango" in line or "kiwi kiwi" in line]
+        assert not any(word in line for line in answers for word in ("/set", "fig", ">>>")), "it shows among no answer"
+        assert sum(line.startswith(">>> kiwi") for line in screen.lines()) == 1
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_ctrl_c_in_an_answer_shows_no_letter_of_its_own(home: Home, kind: str) -> None:
+    with talk(home, kind=kind) as screen:
+        prompt = Prompt(screen)
         prompt.say("/set parameter num_predict 100000")
         screen.type("mango @delay=0.05")
         screen.press("Enter")
         prompt.until_shown("mango mango")
         screen.press("C-c")
-        assert not any("^C" in line for line in prompt.wait(6))
+        assert not any("^C" in line for line in prompt.wait(2))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("where", ["in an answer", "at the prompt"])
+def test_a_signal_leaves_the_terminal_as_it_was(home: Home, number: signal.Signals, where: str) -> None:
+    with terminal([*NDANI, "run", "parrot"], home, "pty") as screen:
+        assert isinstance(screen, Pty)
+        before = screen.modes()
+        prompt = Prompt(screen)
+        if where == "in an answer":
+            prompt.say("/set parameter num_predict 100000")
+            screen.type("mango @delay=0.05\r")
+            prompt.until_shown("mango mango")
+        assert screen.modes() != before
+        screen.kill(number)
+        assert screen.exit() == 128 + number
+        assert screen.modes() == before
+        assert not any("Traceback" in line or "Error" in line for line in screen.lines())
 
 
 def test_two_names_of_one_option_are_one(home: Home) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ndani.cli.verb import Entry
 
-#: What a shell reports for a program that Ctrl-C, or a reader that left, has ended.
-INTERRUPTED, READER_LEFT = 130, 141
+#: What a shell reports for a program whose reader has left.
+READER_LEFT = 141
 
 
 def commands() -> dict[str, Entry]:
@@ -46,9 +47,14 @@ def commands() -> dict[str, Entry]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line (without the program's name) and return its exit code; every failure becomes one sentence."""
+    """Run one command line (without the program's name) and return its exit code; every failure becomes one sentence.
+
+    Ctrl-C, SIGTERM and SIGHUP end the process by that very signal, once everything is as it was.
+    """
+    from ndani.cli.ending import Ended, end_by, unwind_on_signals
     from ndani.errors import NdaniError
 
+    unwind_on_signals()
     _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -57,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return end_by(signal.SIGINT)
+    except Ended as ended:
+        return end_by(ended.number)
     except BrokenPipeError:
         return _leave_quietly()
     except NdaniError as error:
@@ -65,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
     except Exception as error:
-        if os.environ.get("NDANI_DEBUG", "0") != "0":
+        if _debugging():
             raise
         return _fail(f"ndani itself went wrong ({type(error).__name__}); NDANI_DEBUG=1 shows where")
     return code
@@ -93,6 +101,16 @@ def _run(argv: list[str]) -> int:
             return int(door.invoke(ctx) or 0)
     except click.exceptions.Exit as left:
         return left.exit_code
+
+
+def _debugging() -> bool:
+    from ndani.errors import NdaniError
+    from ndani.settings import load
+
+    try:
+        return load().debug > 0
+    except NdaniError:  # the settings themselves cannot be used
+        return False
 
 
 def _fail(sentence: str) -> int:

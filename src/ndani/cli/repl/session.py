@@ -138,7 +138,10 @@ class Session:
 
 @contextlib.contextmanager
 def _unechoed() -> Iterator[None]:
-    """While an answer is written nothing that is typed shows among it, and nothing of it is a message or a command later."""
+    """While an answer is written nothing that is typed shows among it; it waits for the next prompt, letter for letter.
+
+    Ctrl-C is still obeyed, and discards what was typed before it, as in a shell.
+    """
     try:
         import termios
     except ImportError:  # Windows
@@ -147,12 +150,15 @@ def _unechoed() -> Iterator[None]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     silent = list(before)
-    silent[3] &= ~termios.ECHO  # Ctrl-C is still obeyed
+    # Not by lines either: the terminal would keep no more than 4,095 bytes of one, and take keys for its own editing.
+    silent[0] &= ~termios.ICRNL
+    silent[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
     try:
         yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)  # what was typed goes with it
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager
