@@ -263,3 +263,19 @@ def test_memory_files_and_descriptors_have_an_end() -> None:
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert error == "ENOMEM" and 0 < pieces << 30 <= there + (4 << 30)
     assert 0 < found["data"][0] == found["data"][1] < found["addresses"][0] == found["addresses"][1]
+
+
+# The first thread's stack grows by itself, and what it takes counts as no data.
+STACK = """
+import json, resource, sys
+from ndani import jail
+jail.shut(jail.Policy(sys.argv[1], limits=jail.Limits(64, 64, 0, 1 << 26)))
+print(json.dumps(resource.getrlimit(resource.RLIMIT_STACK)))
+"""
+
+
+def test_a_stack_is_no_way_to_take_memory_past_the_limit(tmp_path: Path) -> None:
+    endless = 'ulimit -s unlimited 2>/dev/null; exec "$@"'  # the soft limit, up to what this system allows
+    done = subprocess.run(["sh", "-c", endless, "sh", sys.executable, "-I", "-c", STACK, str(tmp_path)], capture_output=True, text=True)
+    soft, hard = json.loads(done.stdout)
+    assert soft == hard == 8 << 20, "and it cannot be raised again"

@@ -44,7 +44,9 @@ def lower(policy: Policy, alone: bool) -> None:
     limit(resource.RLIMIT_FSIZE, given.file_size)
     if given.memory and sys.platform == "linux":  # nowhere else are these kept
         soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
-        most = given.memory + given.threads * (_STACK if soft == resource.RLIM_INFINITY else max(soft, _STACK))
+        stack = _STACK if soft == resource.RLIM_INFINITY else max(soft, _STACK)
+        limit(resource.RLIMIT_STACK, stack)  # the first thread's grows by itself, and what it takes counts as no data
+        most = given.memory + given.threads * stack
         size, *_, data, _ = (int(pages) * resource.getpagesize() for pages in Path("/proc/self/statm").read_text(encoding="ascii").split())
         limit(resource.RLIMIT_DATA, data + most)
         limit(resource.RLIMIT_AS, size + most + 4 * given.mapped + _ADDRESSES)
