@@ -107,6 +107,15 @@ async def test_heads_and_what_stands_between_chunks_without_end_are_hung_up_on(t
     assert written[0] < 4 * MOST_EVENT
 
 
+async def test_a_runner_that_asks_for_another_protocol_is_hung_up_on(tmp_path: Path) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+    async with runner(tmp_path, says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx")) as path:
+        with pytest.raises(EngineFailed):
+            await Engine(path, Mailroom()).tokenize("a")
+    assert faults == [], "its fault, not ours"
+
+
 @pytest.mark.parametrize("status", [b"200 OK", b"500 Internal Server Error"])
 async def test_an_answer_that_is_no_stream_is_not_taken_apart_and_ends(tmp_path: Path, status: bytes) -> None:
     body = msgspec.json.encode({"tokens": [1], "more": "\n\n"}) + b"\n\n" * 2000

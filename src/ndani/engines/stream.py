@@ -99,7 +99,7 @@ class Exchange(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             self._fault = error.__context__
             self._hang_up()
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._hang_up()
         if self._bare > MOST_EVENT:
             self._hang_up()
