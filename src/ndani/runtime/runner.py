@@ -213,7 +213,8 @@ class Runner:
             pause = min(pause * 2, 0.05)
             if waited > _GRACE:
                 self._process.kill()
-        shutil.rmtree(Path(self.socket).parent, ignore_errors=True)
+        # A runner that was taken over may have made names of sockets without end: that many are not removed on the loop.
+        await asyncio.to_thread(shutil.rmtree, Path(self.socket).parent, ignore_errors=True)
         if self._said.full():
             self._said.get_nowait()
         self._said.put_nowait(None)
