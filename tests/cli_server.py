@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import socket
@@ -88,12 +89,34 @@ def listeners(port: int) -> list[int]:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)):
             return []  # refused: there is nobody to look for
-    found = []
+    found, closed = [], []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp")):
-                found.append(process.pid)
-    return found
+            try:
+                if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp")):
+                    found.append(process.pid)
+            except psutil.AccessDenied:
+                if process.cmdline()[-3:] == ["-m", "ndani", "serve"]:
+                    closed.append(process)
+    return found or [process.pid for process in closed if _listens(process, port)]
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    """Whether it is this server, which does not let an ordinary user look, that answers on a port: stopped, it does not."""
+
+    def answers() -> bool:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2)) as line, contextlib.suppress(OSError):
+            line.request("GET", "/")
+            return line.getresponse().status > 0
+        return False
+
+    if not answers():
+        return False
+    process.suspend()
+    try:
+        return not answers()
+    finally:
+        process.resume()
 
 
 def end_server_on(port: int) -> None:

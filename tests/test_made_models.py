@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -119,6 +120,8 @@ def test_the_server_itself_loads_no_numpy(server: Server, tmp_path: Path) -> Non
     maps = Path(f"/proc/{server.pid}/maps")
     if not maps.exists():
         pytest.skip("this system does not say what a process has loaded")
+    if os.geteuid() != 0:
+        pytest.skip("the server is closed to others of its user: only root sees what it has loaded")
     assert "msgspec" in maps.read_text() and "numpy" not in maps.read_text()
 
 
