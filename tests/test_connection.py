@@ -162,6 +162,28 @@ def test_what_is_no_request_is_told_so_and_is_one_line_of_the_log(server: Server
     assert [LINE.sub("", line) for line in new] == [f"bytes of a client were refused: {sentence}"]
 
 
+@pytest.mark.parametrize("wish", [b"", *WISHES.values()], ids=["", *WISHES])
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        (b"", b"1.1", 400), (b"", b"1.0", 200), (b"Host: localhost\r\n", b"1.0", 200), (b"Host:\r\n", b"1.1", 200),
+        (b"Host: localhost\r\nhost: evil.example\r\n", b"1.1", 400), (b"Host: localhost\r\nHost: localhost\r\n", b"1.0", 400),
+    ],
+)  # fmt: skip
+def test_a_request_says_its_host_once(server: Server, hosts: bytes, version: bytes, status: int, wish: bytes) -> None:
+    before = len(server.log.splitlines())
+    with server.connect() as line:
+        line.sendall(b"GET /api/version HTTP/%b\r\n%b%b\r\n" % (version, hosts, wish))
+        code, headers, body = answered(line.makefile("rb"))
+        assert code == status
+        if status == 400:
+            assert b"Host" in body and headers["connection"] == "close" and line.recv(1) == b""
+            assert until(lambda: server.log.splitlines()[before:], PATIENCE, "it is told")[0].endswith("Host header, and no more.")
+    with server.connect() as line:
+        line.sendall(b"GET /api/version HTTP/1.1\r\n\r\n\0junk")
+        assert whole(line).count(b"HTTP/1.1 400") == 1, "said once, whatever follows"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01junk", b"no request\r\n\r\n", b"\0", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
 def test_junk_behind_a_request_does_not_break_into_its_answer(server: Server, junk: bytes, stream: bool) -> None:

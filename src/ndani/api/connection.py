@@ -65,6 +65,11 @@ class Connection(HttpToolsProtocol):
         self._held = 0
         if self._surplus or self.parser.should_upgrade():  # then it comes again, without that wish
             return
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        # The guard against rebound names judges this header: it must be there, and no second one may say something else (RFC 9112, 3.2).
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._refuse("A request needs one Host header, and no more.")
+            return
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
             # No strong reference: the two would keep each other until the next full collection.
@@ -110,6 +115,8 @@ class Connection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _refuse(self, sentence: str) -> None:
+        if self.transport.is_closing():  # refused already, for its head
+            return
         self._surplus = True
         self.logger.warning("bytes of a client were refused: %s", sentence)
         if self.cycle is None or self.cycle.response_complete:
