@@ -7,6 +7,8 @@ import http.server
 import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -204,3 +206,31 @@ def test_the_version_of_what_is_no_server_of_ours(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NDANI_HOST", "h:x")
     assert main(["--version"]) == 1
     assert capsys.readouterr().err == "Error: 'h:x' is not an address to listen on; write it as 127.0.0.1:11434\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "here"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("127.1", True),
+        ("2130706433", True),
+        ("[::1]", True),
+        ("10.1", False),
+        ("192.0.2.1", False),
+    ],
+)
+def test_an_address_is_this_machines_own_however_it_is_written(written: str, here: bool) -> None:
+    assert Client(load({"NDANI_HOST": f"{written}:9"})).local == here
+
+
+@pytest.mark.parametrize(
+    ("written", "warned"), [("127.0.0.1", False), ("127.1", False), ("0x7f.1", False), ("localhost", False), ("0", True)]
+)
+def test_a_mirror_warns_of_others_only_where_they_reach_it(written: str, warned: bool) -> None:
+    """Its port is taken, so that it says what it has to say and ends."""
+    with socket.create_server(("0.0.0.0" if warned else "127.0.0.1", 0)) as taken:
+        host = f"{written}:{taken.getsockname()[1]}"
+        ended = subprocess.run([sys.executable, "-m", "ndani", "mirror", "--host", host], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "already in use" in ended.stderr
+    assert ("anyone who reaches" in ended.stderr) == warned

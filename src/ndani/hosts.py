@@ -1,8 +1,9 @@
-"""Hosts as addresses spell them. Pure."""
+"""Hosts as addresses spell them, and whether they are this machine."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 
 def is_loopback(host: str) -> bool:
@@ -13,6 +14,17 @@ def is_loopback(host: str) -> bool:
         return (mapped or address).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def leads_here(host: str) -> bool:
+    """Whether every address that the system finds for a host is loopback, however it is written; it may ask a resolver."""
+    if is_loopback(host):
+        return True
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return all(is_loopback(str(address[0])) for *_, address in found)
 
 
 def spelled(host: str, port: int) -> str:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from ndani import __version__
 from ndani.errors import BadRequest, Busy, Cancelled, Failed, Forbidden, NdaniError, NoServer, NotFound, TooLarge
-from ndani.hosts import is_loopback
+from ndani.hosts import leads_here
 from ndani.settings import Settings
 
 _CONNECT_S = 10.0
@@ -48,7 +48,7 @@ class Client:
     @property
     def local(self) -> bool:
         """Whether the address is this machine's own loopback, over plain HTTP and without a path."""
-        return not (self._secure or self._path) and is_loopback(self._host)
+        return not (self._secure or self._path) and leads_here(self._host)
 
     def alive(self, patience: float | None = None) -> bool:
         """Whether a server answers there; False when the connection is refused.

@@ -6,6 +6,7 @@ import click
 
 from ndani.cli.screen import say
 from ndani.cli.verb import Verb, exactly
+from ndani.hosts import leads_here
 from ndani.settings import load
 
 _ENVIRONMENT = (("NDANI_MODELS", "folder of the model store"), ("NDANI_LOG_FILE", "file for log lines (empty: stderr)"))
@@ -24,7 +25,7 @@ def mirror(args: tuple[str, ...], host: str) -> int:
     said = host.strip().rpartition("://")[2].partition("/")[0]
     if said.rpartition("]")[2].count(":") != 1:  # no port was said
         settings = load(flags={"host": f"[{listening}]:{PORT}" if ":" in listening else f"{listening}:{PORT}"})
-    if listening not in ("127.0.0.1", "::1", "localhost"):
+    if not leads_here(listening):
         say(f"anyone who reaches {listening} can pull every model of this store: there are no passwords and no TLS here", err=True)
     say("pull from here with `ndani pull HOST:PORT/library/NAME:TAG --insecure`; Ctrl-C ends it", err=True)
     return serve(settings)
