@@ -18,6 +18,11 @@ from ndani.errors import Misconfigured
 UNREADABLE = "the chat template cannot be read"
 
 
+def second_socket(path: str) -> str:
+    """The socket of a second try to load, beside that of the first: what a jailed process has made it cannot remove."""
+    return path.removesuffix(".sock") + "2.sock"
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """All that a runner is told when it starts. A change in any field but `socket` and the descriptors means another runner."""
@@ -43,10 +48,11 @@ class Host(Protocol):
     """The side of an engine that lives in the runner. Both calls happen on the main thread, in this order.
 
     `gpu`, set by `prepare`, says whether the engine will compute on a GPU where there is one: the jail then leaves its
-    devices open.
+    devices open. `second`, set by `open`, says that it serves on `second_socket` instead.
     """
 
     gpu: bool
+    second: bool
 
     def prepare(self, launch: Launch) -> None:
         """Import every library the engine needs. Called before the jail shuts; must start no thread.

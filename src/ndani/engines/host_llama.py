@@ -7,14 +7,13 @@ engine wheel"; the numbers are its numbers).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from ndani.engines import UNREADABLE, Launch
+from ndani.engines import UNREADABLE, Launch, second_socket
 from ndani.errors import LoadFailed, Misconfigured
 
 #: HTTP threads beyond one per slot: health, slots, tokenize and a hung-up client's last read (trap 3).
@@ -47,7 +46,7 @@ class LlamaHost:
     """llama.cpp, as xllamacpp carries it."""
 
     def __init__(self) -> None:
-        self.gpu = False
+        self.gpu = self.second = False
         self._library: Any = None
         self._server: Any = None  # dropping it would stop the server
 
@@ -73,7 +72,7 @@ class LlamaHost:
 
         A chat template that it cannot read is among the reasons, so it is tried once more with one that says just that.
         """
-        if len(launch.socket.encode()) > 107 or Path(launch.socket).exists():  # trap 7: else only "Failed to init server"
+        if len(second_socket(launch.socket).encode()) > 107 or Path(launch.socket).exists():  # trap 7: else only "Failed to init server"
             raise LoadFailed("the runner's socket path is too long or already there; set TMPDIR to a shorter folder")
         parameters = self._parameters(launch)
         for template in (UNREADABLE,) if launch.embedding else ("", UNREADABLE):
@@ -82,8 +81,7 @@ class LlamaHost:
                 self._server = self._library.Server(parameters)
                 return
             except RuntimeError:  # its words are left out on purpose: they can quote what was given (trap 8)
-                with contextlib.suppress(OSError):
-                    Path(launch.socket).unlink()
+                self.second, parameters.hostnames = True, [second_socket(launch.socket)]
         raise LoadFailed(_BROKEN if launch.adapter < 0 else _BROKEN_WITH_ADAPTER)
 
     def _parameters(self, launch: Launch) -> Any:

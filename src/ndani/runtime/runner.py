@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from ndani import errors, jail
-from ndani.engines import Launch
+from ndani.engines import Launch, second_socket
 from ndani.jail import Confinement, watch
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.runtime import child, machine
@@ -164,7 +164,10 @@ class Runner:
         # The folder of /proc is read on this thread: a few microseconds, never a disk.
         self.confinement = jail.verify(self.pid, jailed.confinement)
         self._send(Open())
-        self.load_ns = (await self._hear(child.Ready)).load_ns
+        ready = await self._hear(child.Ready)
+        self.load_ns = ready.load_ns
+        if ready.second:
+            self.socket = second_socket(self.socket)
 
     async def _hear(self, kind: type[_E]) -> _E:
         said = await self._said.get()
