@@ -96,7 +96,7 @@ def listeners(port: int) -> list[int]:
                 if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp")):
                     found.append(process.pid)
             except psutil.AccessDenied:
-                if process.cmdline()[-3:] == ["-m", "ndani", "serve"]:
+                if process.uids().real == os.getuid() and process.cmdline()[-3:] == ["-m", "ndani", "serve"]:
                     closed.append(process)
     return found or [process.pid for process in closed if _listens(process, port)]
 

@@ -248,7 +248,6 @@ async def test_a_maker_that_was_taken_over_holds_nobody_up(
     assert not [child for child in psutil.Process().children() if str(taken) in " ".join(child.cmdline())]
 
 
-<<<<<<< ours
 #: What a maker may end with, and what is said of it. Only a disk's own errors are the store's.
 ENDS = {
     f'os.write(int(sys.argv[2]), b\'{{"type":"stuck","errno":{errno.EACCES}}}\\n\')': r"was refused something by the system \(EACCES\)",
@@ -273,34 +272,6 @@ async def test_however_a_maker_ends_it_has_a_name_and_the_stores_rights_are_not_
             async for _ in steps:
                 pass
     file.discard()
-=======
-#: A maker that foreign weights have taken over.
-CROWD = """
-import sys, time, _thread
-from ndani.convert import workshop
-def taken(task, kernels):
-    while True:
-        try:
-            _thread.start_new_thread(time.sleep, (600,))
-        except RuntimeError:
-            time.sleep(600)
-workshop.convert.make = taken
-workshop.main(int(sys.argv[1]), int(sys.argv[2]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only there is a process looked at")
-async def test_a_maker_that_starts_threads_without_end_is_ended(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = tmp_path / "taken"
-    taken.with_suffix(".py").write_text(CROWD)
-    taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\"\n")
-    taken.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(taken))
-    with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"started threads without end, and was ended"):
-        async with asyncio.timeout(60), aclosing(Maker(True).make(work)) as steps:
-            async for _ in steps:
-                pass
->>>>>>> theirs
 
 
 async def test_a_file_grows_no_further_than_its_sources_could_make_it(source: Path, tmp_path: Path) -> None:
@@ -374,3 +345,31 @@ def test_its_jail_has_no_socket_and_no_file_but_its_own(tmp_path: Path) -> None:
     files = {"open what is open": "EACCES" if landlock else "ok", "open it to write": "EPERM", "empty it": "EPERM", "make a file": "EPERM"}
     files["memory that is shared without a file"] = "EPERM"
     assert (found, word) == (allowed | refused | files, "confined" if landlock else "unconfined")
+
+
+#: A maker that foreign weights have taken over.
+CROWD = """
+import sys, time, _thread
+from ndani.convert import workshop
+def taken(task, kernels):
+    while True:
+        try:
+            _thread.start_new_thread(time.sleep, (600,))
+        except RuntimeError:
+            time.sleep(600)
+workshop.convert.make = taken
+workshop.main(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is a process looked at")
+async def test_a_maker_that_starts_threads_without_end_is_ended(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = tmp_path / "taken"
+    taken.with_suffix(".py").write_text(CROWD)
+    taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\"\n")
+    taken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(taken))
+    with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"started threads without end, and was ended"):
+        async with asyncio.timeout(60), aclosing(Maker(True).make(work)) as steps:
+            async for _ in steps:
+                pass
