@@ -96,3 +96,14 @@ def test_null_is_a_member_that_is_not_there() -> None:
     for content in (b'{"many":[null]}', b'{"token":5,"inner":null}', b"null"):
         with pytest.raises(Unreadable):
             decode(content, _Outer)
+
+
+def test_a_text_without_an_end_is_counted_in_one_pass() -> None:
+    content = b"[" * 201 + b'"' + b'\\"' * 40_000
+    began = time.perf_counter()
+    for read in (loads, lambda text: decode(text, Any)):
+        with pytest.raises(Unreadable, match="200 levels"):
+            read(content)
+    assert time.perf_counter() - began < 0.5 * slowness()
+    with pytest.raises(Unreadable, match="not JSON"):
+        loads(b'["' + b"[" * 300)  # brackets inside a text count for nothing, whether it ends or not
