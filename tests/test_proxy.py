@@ -80,6 +80,12 @@ def test_whom_no_proxy_names(host: str, direct: bool) -> None:
     assert is_direct(f"http://{host}/v2/", {"NO_PROXY": "elsewhere.example,*"})
 
 
+def test_a_star_stands_for_whole_labels_only() -> None:
+    assert not is_direct("http://corp.example/", {"NO_PROXY": "*corp.example"})
+    assert not is_direct("http://x.corp.example/", {"NO_PROXY": "*corp.example"})
+    assert is_direct("http://x.corp.example/", {"NO_PROXY": "*.corp.example"})
+
+
 @pytest.mark.parametrize(
     ("environment", "url", "proxy"),
     [

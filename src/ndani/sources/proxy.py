@@ -53,7 +53,7 @@ def _matches(entry: str, host: str, port: int | None) -> bool:
         return False
     if address or _address(place):
         return address == _address(place)
-    domain = _plain(place.removeprefix("*"))
+    domain = _plain(place[1:] if place.startswith("*.") else place)
     if domain.startswith("."):
         return len(domain) > 1 and host.endswith(domain)
     return bool(domain) and (host == domain or host.endswith(f".{domain}"))
