@@ -240,7 +240,7 @@ def test_a_real_model_is_the_one_that_ollama_makes_and_answers(start: Start, tmp
     assert done.exit == 0 and "quantizing F16 model to Q8_0: 100% of 269 MB" in [line.rstrip() for line in done.stderr.splitlines()]
     assert Store(server.models).find(names.parse("q8")).weights.digest == f"sha256:{OLLAMAS_Q8_0}"
     assert ["quantization", "Q8_0"] in [line.split() for line in run(("show", "q8"), at(server)).stdout.splitlines()]
-    told = server.ask("/api/generate", {"model": "q8", "prompt": "Hi", "options": {"num_predict": 4}})
+    told = server.ask("/api/generate", {"model": "q8", "prompt": "Hi", "options": {"num_predict": 4, "temperature": 0}})
     assert told["eval_count"] == 4 and told["response"]
 
 
