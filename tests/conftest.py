@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from checkpoints import byte_level, fetch_minilm, sentence_pieces, tiny_bert, ti
 from ndani.sources.catalogue import load
 from server import Server, serving
 from stores import EMBEDDER, REAL, link, put_echo
+from uploads import Uploads
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,3 +139,12 @@ def llama(tmp_path: Path) -> Path:
 @pytest.fixture
 def pieces(tmp_path: Path) -> Path:
     return tiny_llama(tmp_path / "pieces", sentence_pieces())
+
+
+@pytest.fixture
+async def uploads() -> AsyncIterator[Uploads]:
+    """A registry that takes pushes, in this process."""
+    registry = Uploads()
+    runner = await registry.start()
+    yield registry
+    await runner.cleanup()

@@ -50,6 +50,18 @@ def test_nor_where_the_folder_is_there_and_the_file_has_no_room(tmp_path: Path, 
     assert Store(tmp_path / "models").list() == []
 
 
+def run_among_own_mounts(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """What a command says that mounts disks for itself alone; skips, with the reason, where this system does not let it."""
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-Ur", "-m"]
+    try:
+        done = subprocess.run([*unshare, *command], capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if done.returncode and ("unshare" in done.stderr or "mount:" in done.stderr):
+        pytest.skip("this system gives no mount namespace")
+    return done
+
+
 def test_a_really_full_disk(tmp_path: Path) -> None:
     """A file system with no room for one more file, in a namespace of its own; where the system allows none, others say it."""
     script = """
@@ -64,15 +76,8 @@ Store(Path(sys.argv[1])).delete(names.parse("echo")); print(len(Store(Path(sys.a
 """
     put_echo(tmp_path / "models", "echo")
     (tmp_path / "disk").mkdir()
-    command = ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path / "disk"), str(tmp_path / "models"), sys.executable]
-    if os.geteuid() != 0:
-        command.insert(1, "-Ur")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no unshare here")
-    if done.returncode and ("unshare" in done.stderr or "mount:" in done.stderr):
-        pytest.skip("this system gives no mount namespace")
+    command = ["sh", "-c", script, "sh", str(tmp_path / "disk"), str(tmp_path / "models"), sys.executable]
+    done = run_among_own_mounts(command)
     assert done.stdout == "0 left\n", done.stderr
 
 
@@ -309,14 +314,7 @@ print(len(os.listdir("/proc/self/fd")) - len(before), os.listdir(store.layout.lo
 def test_a_claim_that_has_no_room_is_none_and_leaves_nothing(tmp_path: Path, room: int) -> None:
     put_echo(tmp_path / "models", "echo")
     (tmp_path / "disk").mkdir()
-    command = ["unshare", "-m", "sh", "-c", FILLED, "sh", str(tmp_path / "disk"), str(tmp_path / "models"), sys.executable, str(room)]
-    if os.geteuid() != 0:
-        command.insert(1, "-Ur")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no unshare here")
-    if done.returncode and ("unshare" in done.stderr or "mount:" in done.stderr):
-        pytest.skip("this system gives no mount namespace")
+    command = ["sh", "-c", FILLED, "sh", str(tmp_path / "disk"), str(tmp_path / "models"), sys.executable, str(room)]
+    done = run_among_own_mounts(command)
     assert done.stdout.startswith("no room in the model store"), done.stdout + done.stderr
     assert done.stdout.endswith("\n0 []\n"), done.stdout

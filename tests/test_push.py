@@ -7,7 +7,7 @@ import hashlib
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 from threading import Event
@@ -43,14 +43,6 @@ pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "models")
-
-
-@pytest.fixture
-async def uploads() -> AsyncIterator[Uploads]:
-    registry = Uploads()
-    runner = await registry.start()
-    yield registry
-    await runner.cleanup()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 
@@ -38,14 +38,6 @@ pytestmark = pytest.mark.usefixtures("home")
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "models")
-
-
-@pytest.fixture
-async def uploads() -> AsyncIterator[Uploads]:
-    registry = Uploads()
-    runner = await registry.start()
-    yield registry
-    await runner.cleanup()
 
 
 async def send(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
