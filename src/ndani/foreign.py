@@ -71,9 +71,8 @@ def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOS
 
     It looks at a piece at a time, so that in a thread it keeps nobody from working.
     """
-    brackets, commas = _count(content, b"[") + _count(content, b"{"), _count(content, b",")
-    if brackets <= min(depth, containers) and brackets + commas <= values:
-        return  # even if none of them stands inside a text
+    if not _may_exceed(content, min(depth, containers), values):
+        return
     seen = begun = level = 0
     for bare in _outside_texts(content):
         begun += bare.count(b"[") + bare.count(b"{")
@@ -82,11 +81,11 @@ def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOS
             raise Unreadable(f"it holds more than {containers} lists and objects")
         if begun + seen > values:
             raise Unreadable(f"it holds more than {values} values")
-        if brackets > depth:
-            for run in _BRACKETS.findall(bare):
-                level += len(run) if run[0] in b"[{" else -len(run)
-                if level > depth:
-                    raise Unreadable(f"it is nested more than {depth} levels deep")
+    for bare in _outside_texts(content) if begun > depth else ():  # level by level takes far longer than counting
+        for run in _BRACKETS.findall(bare):
+            level += len(run) if run[0] in b"[{" else -len(run)
+            if level > depth:
+                raise Unreadable(f"it is nested more than {depth} levels deep")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -101,8 +100,16 @@ def _bounded(content: bytes, depth: int, values: int) -> bytes:
     return content
 
 
-def _count(content: bytes, byte: bytes) -> int:
-    return sum(content.count(byte, at, at + _PIECE) for at in range(0, len(content), _PIECE))
+def _may_exceed(content: bytes, brackets: int, values: int) -> bool:
+    """Whether there are more opening brackets, or more of them and commas, wherever they stand; most texts have fewer."""
+    begun = seen = 0
+    for at in range(0, len(content), _PIECE):
+        end = at + _PIECE
+        begun += content.count(b"[", at, end) + content.count(b"{", at, end)
+        seen += content.count(b",", at, end)
+        if begun > brackets or begun + seen > values:
+            return True
+    return False
 
 
 def _outside_texts(content: bytes) -> Iterator[bytes]:

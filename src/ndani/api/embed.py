@@ -43,7 +43,7 @@ def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
     if not name:
         raise NotFound("model '' not found")
     texts = [given] if isinstance(given, str) else [] if given is None else given
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list) or not set(map(type, texts)) <= {str}:
         raise BadRequest("invalid input type: input must be a string or an array of strings")
     dimensions = body.get("dimensions")
     if dimensions is not None and (isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 0 <= dimensions < 1 << 31):
