@@ -92,7 +92,9 @@ def built(language: str) -> list[str]:
         pytest.skip(f"{tool} is not installed")
     told = subprocess.run(version, capture_output=True, text=True, timeout=60)
     found = re.search(r"(\d+)\.(\d+)", told.stdout + told.stderr)
-    if not found or (int(found[1]), int(found[2])) < oldest:
+    if not found:
+        pytest.skip(f"{tool} does not run here: {told.stderr.strip()[:100]}")
+    if (int(found[1]), int(found[2])) < oldest:
         pytest.skip(f"{tool} is older than {oldest[0]}.{oldest[1]}")
     shutil.copytree(CLIENTS / language, BUILDS / language, dirs_exist_ok=True)
     if build:
