@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -180,7 +181,7 @@ def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: s
     The token of HF_TOKEN is for Hugging Face, or whoever HF_ENDPOINT names in its place, and for nobody else.
     `key` is the file of this user's own key. Raises BadName when the host has no port that can be, Misconfigured.
     """
-    from ndani.sources.address import askable
+    from ndani.sources.address import askable, shown
     from ndani.sources.registry import Registry
 
     if not askable(f"https://{name.host}"):
@@ -192,8 +193,12 @@ def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: s
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     if name.host.lower() in HUBS or (endpoint and name.host.lower() == endpoint.rpartition("://")[2].lower()):
         at, token = endpoint, os.environ.get("HF_TOKEN", "").strip()
-        if at and not askable(at if "://" in at else f"https://{at}"):
-            raise Misconfigured(f"HF_ENDPOINT is {at!r}, which is no address; set it to one as in https://hub.example, or unset it")
+        whole = at if "://" in at else f"https://{at}"
+        if at and not askable(whole):
+            odd = f"HF_ENDPOINT is {shown(whole)!r}, which is no address"
+            raise Misconfigured(f"{odd}; set it to one as in https://hub.example, or unset it")
+        if "@" in urlsplit(whole).netloc:
+            raise Misconfigured("HF_ENDPOINT holds a user or a password; set it to the address alone, and put those into ~/.netrc")
     return Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519", at=at, token=token)
 
 

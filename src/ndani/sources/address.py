@@ -9,12 +9,13 @@ from ndani.sources import HUBS
 
 
 def askable(text: str) -> str:
-    """A URL as it can be asked, what is no part of one encoded; nothing when it is not http(s), or has no host or no good port."""
+    """A URL as it can be asked, what is no part of one encoded; nothing when it is not http(s), or has no good host or port."""
     clean = re.sub(r"[^!-~]", lambda odd: quote(odd[0], errors="surrogateescape"), text)
     try:
         parts = urlsplit(clean)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # half a bracket, a port that is no number or too large
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # half a bracket, a port that is no number or too large, a name with nothing or too much between two dots
         return ""
     return urlunsplit(parts) if good else ""
 

@@ -13,12 +13,14 @@ import importlib.util
 import netrc
 import os
 import ssl
+import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -32,6 +34,8 @@ from ndani.sources.proxy import is_direct, proxy_of
 _CONNECT = 20.0  # seconds until a connection stands
 _STALL = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
+_FIELD = 1 << 16  # bytes of one header: an address with a signature in it may be long
+_PACE = 1000  # bytes per second that what is read whole comes with at least, once it has had its time to begin
 _HOPS = 10
 _MOVED = (301, 302, 303, 307, 308)
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -84,15 +88,18 @@ class Answer:
     headers: CIMultiDictProxy[str]
     url: str
     chunks: AsyncGenerator[bytes, None]
+    stall: float = _STALL
 
     async def read(self, limit: int) -> bytes:
-        """The body, up to `limit` bytes of it. Raises Interrupted."""
-        body = bytearray()
+        """The body, up to `limit` bytes of it. Raises Interrupted, also when it comes as if it should never end."""
+        body, began = bytearray(), time.monotonic()
         async with contextlib.aclosing(self.chunks) as chunks:
             async for chunk in chunks:
                 body += chunk
                 if len(body) >= limit:
                     break
+                if time.monotonic() - began > self.stall + len(body) / _PACE:
+                    raise Interrupted(f"{urlsplit(self.url).hostname} sends too slowly")
         return bytes(body[:limit])
 
 
@@ -161,7 +168,9 @@ class Client:
         """
         if self._offline:
             raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it first")
-        session = self._opened()
+        session, address = self._opened(), URL(url, encoded=True)
+        if "Authorization" in headers:
+            address = address.with_user(None)  # what an address holds of a login does not count beside ours
         # aiohttp has no clock for a proxy's word on whether it lets us through, nor for a body that nobody takes.
         limit = asyncio.timeout(min(_CONNECT, self._stall) + max(wait, self._stall))
         with _renamed(url, self._access, speaking=True):
@@ -170,17 +179,16 @@ class Client:
                     limit,
                     session.request(
                         method,
-                        URL(url, encoded=True),
-                        headers={"Accept-Encoding": "identity", **headers},
+                        address,
                         data=self._paced(body, limit) if isinstance(body, AsyncIterator) else body,
                         allow_redirects=False,
-                        proxy=_proxy(url, self._access)[0],
+                        **_through(url, {"Accept-Encoding": "identity", **headers}, self._access),
                         ssl=verify,
                         timeout=self._timeout(max(wait, self._stall)),
                     ) as answer,
                 ):
                     limit.reschedule(None)
-                    yield Answer(answer.status, answer.headers, url, self._chunks(answer, url))
+                    yield Answer(answer.status, answer.headers, url, self._chunks(answer, url), self._stall)
             except TimeoutError:
                 if limit.expired() and isinstance(body, AsyncIterator):
                     raise Interrupted(f"{urlsplit(url).hostname} took nothing for too long") from None
@@ -214,6 +222,8 @@ class Client:
         # Each address on the way has its own proxy and its own login, so redirects are followed here.
         guarded = url.startswith("https:")
         for _ in range(_HOPS):
+            if not askable(url):
+                raise SourceFailed(f"{shown(url)} is no address that can be asked; check {self._access.settings}")
             parts = urlsplit(url)
             place = parts.netloc.rpartition("@")[2]
             login = self._access.logins.get(place) or (_netrc(parts.hostname) if self._access.netrc else None)
@@ -222,9 +232,8 @@ class Client:
             with _renamed(url, self._access):
                 async with self._opened().get(
                     urlunsplit(parts._replace(netloc=place, fragment="")),
-                    headers={**headers, **own},
                     allow_redirects=False,
-                    proxy=_proxy(url, self._access)[0],
+                    **_through(url, {**headers, **own}, self._access),
                     ssl=parts.hostname not in self._access.trusted_hosts and place not in self._access.trusted_hosts,
                 ) as answer:
                     if answer.status not in _MOVED or "Location" not in answer.headers:
@@ -243,7 +252,11 @@ class Client:
                 connector=aiohttp.TCPConnector(ssl=_trust(self._access)),
                 timeout=self._timeout(self._stall),
                 auto_decompress=self._access.netrc,  # a registry's blobs are what their digests say, as they came
+                # Of who shows a registry's cookies some (Harbor) want what only a browser has.
+                cookie_jar=None if self._access.netrc else aiohttp.DummyCookieJar(),
                 read_bufsize=_CHUNK,
+                max_line_size=_FIELD,
+                max_field_size=_FIELD,
                 headers={"User-Agent": f"ndani/{__version__}"},
             )
         return self._session
@@ -258,6 +271,20 @@ def _proxy(url: str, access: Access) -> tuple[str | None, str]:
     if proxy and not askable(proxy):
         raise SourceFailed(f"{where} is {shown(proxy)!r}, which is no proxy that can be used; write it as http://host:3128")
     return proxy or None, where
+
+
+def _through(url: str, headers: Mapping[str, str], access: Access) -> dict[str, Any]:
+    """The headers and the proxy for this URL as aiohttp wants them: the proxy's login apart, in UTF-8 as other clients send it."""
+    proxy, _ = _proxy(url, access)
+    parts = urlsplit(proxy or "")
+    if not parts.username:
+        return {"headers": headers, "proxy": proxy}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode(errors="surrogateescape")
+    told = {"Proxy-Authorization": "Basic " + b64encode(login).decode()}
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if url.startswith("https:"):  # it is for the proxy's eyes, which sees nothing of the request but where it goes
+        return {"headers": headers, "proxy": bare, "proxy_headers": told}
+    return {"headers": {**headers, **told}, "proxy": bare}
 
 
 def _netrc(host: str | None) -> tuple[str, str] | None:
@@ -332,7 +359,7 @@ def _renamed(url: str, access: Access, *, speaking: bool = False) -> Iterator[No
         raise (NoTls if speaking else SourceFailed)(
             f"{place} has no TLS that this machine trusts ({_tls(error.os_error)}); {access.certificate}"
         ) from None
-    except aiohttp.InvalidURL:
+    except (aiohttp.InvalidURL, UnicodeError):  # a name with nothing or too much between two dots is no text to Python
         raise SourceFailed(f"{shown(url)} is no address that can be asked; check {access.settings}") from None
     except TimeoutError:
         silence = f"{place} sent nothing for too long"

@@ -33,6 +33,7 @@ _BRANCH = "main"
 _LIST_LIMIT = 16 << 20
 _SMALL = 64 << 20  # bytes of a file that is kept in git itself, and not in large file storage
 _MOST_PAGES = 100
+_MOST_FILES = 200_000
 #: What a converter wants beside the weights.
 _BESIDE = (".json", ".txt", ".jinja")
 _POOLING = re.compile(r"[^/]*Pooling/config\.json")
@@ -148,6 +149,8 @@ class HubSource(RegistrySource):
             except Unreadable:
                 raise self._odd() from None
             files += [self._listed(one.path, one, one.oid) for one in leaves if one.type == "file"]
+            if len(files) > _MOST_FILES:
+                break
             following = re.search(r'<([^>]+)>;\s*rel="next"', link)
             if not following:
                 return files

@@ -188,5 +188,8 @@ def _links(text: str, media_type: str, url: str) -> dict[str, tuple[str, str | N
         except (Unreadable, ValueError):  # half a bracket in an address
             raise SourceFailed(f"{shown(url)} answered with a page that is no package index; check `pip config list`") from None
     page = _Anchors(url)
-    page.feed(text)
+    try:
+        page.feed(text)
+    except AssertionError:  # Python's reader of HTML takes some of what is none for a fault of its own
+        raise SourceFailed(f"{shown(url)} answered with a page that is no package index; check `pip config list`") from None
     return page.found

@@ -289,6 +289,8 @@ class RegistrySource:
                     raise Interrupted(f"{urlsplit(answer.url).netloc} answered {answer.status}")
                 raise self._refused(part, answer)
             begins = self._begins(part, answer)
+            if begins > piece.next:
+                raise Interrupted(f"{urlsplit(answer.url).netloc} sent another range of {part.file.name} than was asked for")
             if origin(answer.url) != origin(url):
                 self._places[part.file.sha256] = answer.url
             if begins != piece.next and self._ranges:
@@ -304,11 +306,12 @@ class RegistrySource:
         raise Interrupted(f"{urlsplit(answer.url).netloc} ended {part.file.name} too early")
 
     def _begins(self, part: Part, answer: Answer) -> int:
-        begins, total = 0, count_of(answer.headers.get("Content-Length", ""))
+        begins, total, where = 0, count_of(answer.headers.get("Content-Length", "")), urlsplit(answer.url).netloc
+        if (packed := answer.headers.get("Content-Encoding", "").strip().lower()) not in ("", "identity"):
+            raise SourceFailed(f"{where} sends {part.file.name} as {packed[:20]}, which was not asked for; have it send files as they are")
         if answer.status == 206:
             begins, total = content_range(answer.headers.get("Content-Range", ""), answer.url)
         if total not in (None, part.size):
-            where = urlsplit(answer.url).netloc
             raise SourceFailed(f"{part.file.name} has {total} bytes at {where}, and {part.size} were expected; push it there again")
         return begins
 
