@@ -254,3 +254,51 @@ async def test_a_noted_address_that_is_dead_is_forgotten(uploads: Uploads, store
         assert (await send(store, uploads, tries=2))[-1].status == "success"
     await runner.cleanup()
     assert uploads.blobs[MODEL] == WEIGHTS and not list(store.layout.uploads.iterdir())
+
+
+async def test_no_cookie_is_shown(uploads: Uploads, store: Store) -> None:
+    uploads.cookie, uploads.host = True, uploads.host.replace("127.0.0.1", "localhost")
+    put_model(store, uploads.name, WEIGHTS)
+    assert (await send(store, uploads))[-1].status == "success"
+
+
+async def test_what_was_put_together_wrongly_is_begun_again_by_the_next_push(uploads: Uploads, store: Store) -> None:
+    uploads.garbles, uploads.keeps = 2, True
+    put_model(store, uploads.name, WEIGHTS)
+    with pytest.raises(SourceFailed, match=r"answered 400 \(digest invalid\); push again, and see what `ndani verify` says"):
+        await send(store, uploads)
+    assert (await send(store, uploads))[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS
+
+
+async def test_a_manifest_that_becomes_another_there_is_said(uploads: Uploads, store: Store) -> None:
+    uploads.makes_another = True
+    put_model(store, uploads.name, WEIGHTS)
+    with pytest.raises(SourceFailed, match=r"made another manifest of the one that was pushed \(sha256:0{64}\)"):
+        await send(store, uploads)
+
+
+async def test_parts_grow_again_when_the_line_has_become_better(uploads: Uploads, store: Store) -> None:
+    put_model(store, uploads.name, WEIGHTS * 8)
+    uploads.breaks = 4
+    assert (await send(store, uploads))[-1].status == "success"
+    sizes = [count for _, count in uploads.parts if count > 100]
+    assert min(sizes) < PART // 4, "small, while it is bad"
+    assert sizes[-2] == PART, sizes
+
+
+async def test_a_line_that_breaks_off_again_and_again_is_not_given_a_blob_in_one_piece(uploads: Uploads, store: Store) -> None:
+    weights = WEIGHTS[:180_000]
+    put_model(store, uploads.name, weights)
+    uploads.bursts = 4
+    assert (await send(store, uploads, part=PART // 4))[-1].status == "success"
+    assert uploads.blobs[digest_of(weights)] == weights and uploads.broken > 8 and uploads.largest == 0
+
+
+async def test_two_processes_that_push_one_model_send_it_once(uploads: Uploads, store: Store) -> None:
+    put_model(store, uploads.name, WEIGHTS)
+    uploads.pause = 0.05
+    one, two = await asyncio.gather(send(store, uploads), send(Store(store.layout.root), uploads))
+    assert one[-1].status == two[-1].status == "success"
+    assert {step.status for step in (*one, *two)} >= {"waiting for another push of the same model"}
+    assert uploads.blobs[MODEL] == WEIGHTS and firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"

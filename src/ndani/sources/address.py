@@ -17,7 +17,7 @@ def askable(text: str) -> str:
         (parts.hostname or "").encode("idna")
     except ValueError:  # half a bracket, a port that is no number or too large, a name with nothing or too much between two dots
         return ""
-    return urlunsplit(parts) if good else ""
+    return urlunsplit(parts._replace(fragment="")) if good else ""  # what is behind a # is sent to nobody
 
 
 def origin(url: str) -> str:

@@ -14,13 +14,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from threading import Event
 
-from ndani.errors import Failed, SourceFailed
+from ndani.errors import Cancelled, Failed, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, reason
 from ndani.sources.standing import PART, Manner, remove_stale
-from ndani.sources.upload import COMMIT, TAKEN, Upload
+from ndani.sources.upload import COMMIT, TAKEN, Upload, mark
 from ndani.store import Store
+from ndani.store.layout import digest_of
+from ndani.store.locks import Lock
 from ndani.types import Progress
 
 _LOOK = 0.06
@@ -42,10 +44,18 @@ async def push(
         await registry.settle()
         manner = Manner(part)
         for layer in {layer.digest: layer for layer in (*entry.layers, entry.manifest.config)}.values():
-            upload = Upload(store, registry, layer, leaving or Event(), manner)
-            async with aclosing(_watched(upload)) as steps:
-                async for step in steps:
-                    yield step
+            while not (lock := _lock(store, mark(registry, layer))):
+                yield Progress("waiting for another push of the same model")
+                await asyncio.sleep(_LOOK)
+                if leaving and leaving.is_set():
+                    raise Cancelled("the push was stopped; push again")
+            try:
+                async with aclosing(_watched(Upload(store, registry, layer, leaving or Event(), manner))) as steps:
+                    async for step in steps:
+                        yield step
+            finally:
+                if isinstance(lock, Lock):
+                    lock.release()
         yield Progress("pushing manifest")
         await insist(registry.patience, lambda: _put_manifest(registry, manifest, entry.manifest.media_type))
         yield Progress("success")
@@ -54,6 +64,14 @@ async def push(
         raise type(error)(f"push model: {error}") if type(error) in (Failed, SourceFailed) else error from None
     finally:
         await registry.close()
+
+
+def _lock(store: Store, place: str) -> Lock | bool:
+    """The right to send a blob to one place: False while another process sends it, True where the store has none to give."""
+    try:
+        return store.lock(place) or False
+    except StoreFailed:  # it may not be written to, and so nothing is noted in it that two could go on with
+        return True
 
 
 async def _watched(upload: Upload) -> AsyncGenerator[Progress, None]:
@@ -77,3 +95,6 @@ async def _put_manifest(registry: Registry, content: bytes, media_type: str) -> 
         if answer.status not in TAKEN:
             said = reason(await answer.read(1 << 16))
             raise SourceFailed(f"{registry.host} did not take the manifest: it answered {answer.status}{said}; check the model's name")
+        kept = answer.headers.get("Docker-Content-Digest", "").strip().lower()
+    if kept.startswith("sha256:") and kept != digest_of(content):
+        raise SourceFailed(f"{registry.host} made another manifest of the one that was pushed ({kept}); tell whoever runs it")

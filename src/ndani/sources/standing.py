@@ -18,6 +18,8 @@ from ndani.store import Store
 PART = 16 << 20
 MOST_PARTS = 5000
 _SMALLEST = 1 / 64
+#: How many parts in a row come through before larger ones are tried again.
+_UNTIL_LARGER = 32
 _STALE = 7 * 86400.0
 
 
@@ -38,6 +40,10 @@ class Manner:
 
     def __init__(self, part: int = PART) -> None:
         self._part, self._smallest = part, part * _SMALLEST
+        #: The largest part to be tried again, after parts of a smaller one have come through.
+        self._most = part
+        self._taken = 0
+        self._broken: set[int] = set()
         #: Whether a part was too large. Until then parts are not smaller than a blob of not too many wants them.
         self._capped = False
         #: It takes no parts: a blob comes in one request.
@@ -47,10 +53,25 @@ class Manner:
         """Bytes of a part of a blob of this size, where the registry wants `least`."""
         return max(self._part, least, 0 if self._capped else -(-size // MOST_PARTS))
 
-    def shrink(self, part: int, by: int = 2) -> None:
+    def shrink(self, part: int) -> None:
         """A part of so many bytes is too large."""
-        self._capped, self._part = True, min(self._part, part // by)
+        self._capped, self._part = True, min(self._part, part // 2)
+        self._most = min(self._most, self._part)
         self.whole = self.whole or self._part < self._smallest
+
+    def broke(self, part: int) -> None:
+        """A part of so many bytes breaks off again and again: it is too large, or the line is bad and will be better."""
+        if part in self._broken:
+            self._most = min(self._most, part // 2)
+        self._broken.add(part)
+        self._capped, self._taken = True, 0
+        self._part = min(self._part, max(part // 4, int(self._smallest), 1))
+
+    def took(self) -> None:
+        """A part came through. After some of them larger ones are tried, where smaller ones are not all that is taken."""
+        self._taken += 1
+        if self._part < self._most and self._taken >= _UNTIL_LARGER:
+            self._part, self._taken = min(self._part * 2, self._most), 0
 
 
 def read(note: Path) -> Standing:

@@ -28,6 +28,7 @@ from ndani.sources.registry import Registry, reason
 from ndani.sources.standing import Manner, Standing, forget, md5_of, read, write
 from ndani.store import Store
 from ndani.store.entry import Layer
+from ndani.store.layout import digest_of
 from ndani.types import Progress
 
 #: What is handed over at once. A slow line must take this much before it counts as standing still.
@@ -52,14 +53,18 @@ class _Refused(Exception):
         self.status, self.said = status, said
 
 
+def mark(registry: Registry, layer: Layer) -> str:
+    """What a blob on its way to this place is known by, in the form of a digest."""
+    return digest_of(registry.url("blobs", layer.digest).encode())
+
+
 class Upload:
     """One blob on its way to the registry."""
 
     def __init__(self, store: Store, registry: Registry, layer: Layer, leaving: Event, manner: Manner) -> None:
         self.registry, self._layer, self._leaving, self._manner = registry, layer, leaving, manner
         self._path = store.layout.blob(layer.digest)
-        key = hashlib.sha256(registry.url("blobs", layer.digest).encode()).hexdigest()
-        self._note = store.layout.uploads / key
+        self._note = store.layout.uploads / mark(registry, layer)[7:]
         self._standing = read(self._note)
         #: The most bytes that have ever been there: an upload that is begun again and again comes no further.
         self.furthest = 0
@@ -213,11 +218,12 @@ class Upload:
         except Interrupted as error:
             self._breaks += 1
             if self._breaks >= _MOST_BREAKS and error.after is None and end - first > 1:
-                self._manner.shrink(end - first, by=4)
+                self._manner.broke(end - first)
             raise
         finally:
             self._travelling = 0
         self._breaks = 0
+        self._manner.took()
         part = sums[0].hexdigest() if there == end else await asyncio.to_thread(md5_of, file, first, there)
         self._move(location, there, [*self._standing.parts, part])
         write(self._note, self._standing)
@@ -312,6 +318,10 @@ class Upload:
         if status in (404, 416) or (status == 400 and self._doubted and parts):
             self._manner.whole = self._manner.whole or self._doubted
             return self._given_up(said)
+        if status == 400:  # other bytes have arrived than these, or lie here: whatever it was, no next push goes on there
+            forget(self._note)
+            where = self.registry.host
+            return SourceFailed(f"{where} did not take the model: it answered {status}{said}; push again, and see what `ndani verify` says")
         return self._sentence(status, said)
 
     def _given_up(self, said: str) -> Interrupted:
