@@ -338,6 +338,10 @@ async def test_a_token_that_is_never_enough_is_one_sentence(stand_in: StandIn, s
     with pytest.raises(SourceFailed, match=r"refused access to this model, to the key ssh-ed25519 \S+ as well; check its name") as caught:
         await collect(store, stand_in.name, source(stand_in.name, home))
     assert "\n" not in str(caught.value) and not store.list()
+    assert str(caught.value).endswith("your account there: a user and a password for it belong into ~/.netrc")
+    (home / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    with pytest.raises(SourceFailed, match=r"or your account there$"):
+        await collect(store, stand_in.name, source(stand_in.name, home))
 
 
 @pytest.mark.parametrize("status", [400, 403, 418, 500, 503])

@@ -121,7 +121,8 @@ class Credentials:
         while not token:
             if self._step > 2:
                 place = urlsplit(url).netloc
-                raise SourceFailed(f"{place} refused access to this model{self._hint}; check its name, or your account there")
+                login = "" if self._given or _login(url) else ": a user and a password for it belong into ~/.netrc"
+                raise SourceFailed(f"{place} refused access to this model{self._hint}; check its name, or your account there{login}")
             token = await self._token(said, url, ask)
             if not token:
                 self._step += 1
