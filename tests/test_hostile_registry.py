@@ -18,7 +18,7 @@ from ndani.names import Name, parse
 from ndani.sources import File, open_registry
 from ndani.sources.http import Access, Client
 from ndani.sources.hub import HubSource
-from ndani.sources.index import Index
+from ndani.sources.index import Index, read_configuration
 from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
@@ -238,6 +238,23 @@ async def test_a_page_of_an_index_that_names_what_cannot_be_asked(
                 pass
     finally:
         await client.close()
+
+
+@pytest.mark.parametrize(("scheme", "shown"), [("https", ""), ("http", "Basic " + b64encode(b"me:secret").decode())])
+async def test_a_login_of_an_index_with_tls_is_not_shown_without_it(place: Place, scheme: str, shown: str) -> None:
+    seen = []
+
+    def note(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Authorization", ""))
+        return web.Response(body=b"0123456789")
+
+    place.says = note
+    index = read_configuration(f"global.index-url='{scheme}://me:secret@{place.host}/simple'\n", "")
+    client = Client(index.access, offline=False)
+    async with client.stretch(f"http://{place.host}/p-1.whl", 0, 5):  # as a page of that index may name it
+        pass
+    await client.close()
+    assert seen == [shown]
 
 
 async def test_a_login_for_a_proxy_is_told_in_utf8(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ async def test_a_redirect_of_the_index_is_followed_by_its_own_rules(
     proxy = Proxy(here)
     stack.push_async_callback((await proxy.start()).cleanup)
     monkeypatch.setenv("http_proxy", proxy.host)
-    client = Client(Access(logins={here: ("me", "secret")}), offline=False)
+    client = Client(Access(logins={f"http://{here}": ("me", "secret")}), offline=False)
     stack.push_async_callback(client.close)
     assert (await client.page(f"http://{here}/first", "*/*"))[0] == "here"
     assert proxy.asked == [("mirror.corp.invalid", "", "")]

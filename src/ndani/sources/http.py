@@ -74,7 +74,7 @@ class Access:
     certificates: str = ""  # a file of authorities to trust
     client_certificate: str = ""
     trusted_hosts: tuple[str, ...] = ()  # whose certificate is not asked for
-    logins: dict[str, tuple[str, str]] = field(default_factory=dict)  # host[:port] → user, password
+    logins: dict[str, tuple[str, str]] = field(default_factory=dict)  # scheme://host[:port] → user, password
     netrc: bool = True  # whether logins of .netrc are added to requests; a source with logins of its own does that itself
     settings: str = "`pip config list`"  # where a user looks when the place is wrong
     certificate: str = "set `cert` in pip's configuration"  # what to do about one that is not trusted
@@ -226,7 +226,9 @@ class Client:
                 raise SourceFailed(f"{shown(url)} is no address that can be asked; check {self._access.settings}")
             parts = urlsplit(url)
             place = parts.netloc.rpartition("@")[2]
-            login = self._access.logins.get(place) or (_netrc(parts.hostname) if self._access.netrc else None)
+            # A login that was given for a place with TLS is not shown there without it.
+            mine = self._access.logins.get(f"{parts.scheme}://{place}") or self._access.logins.get(f"http://{place}")
+            login = mine or (_netrc(parts.hostname) if self._access.netrc else None)
             login = None if guarded and parts.scheme != "https" else login
             own = {"Authorization": "Basic " + b64encode(":".join(login).encode()).decode()} if login else {}
             with _renamed(url, self._access):

@@ -137,7 +137,7 @@ def _login(url: str) -> list[tuple[str, tuple[str, str]]]:
     parts = urlsplit(url)
     if not parts.username:
         return []
-    return [(parts.netloc.rpartition("@")[2], (unquote(parts.username), unquote(parts.password or "")))]
+    return [(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", (unquote(parts.username), unquote(parts.password or "")))]
 
 
 class _Hashes(msgspec.Struct, frozen=True):
