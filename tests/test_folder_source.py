@@ -86,6 +86,7 @@ async def test_a_flipped_byte_is_refused_removed_and_said(store: Store, disk: Pa
         ("tiny", "sub/tiny-1b-F16.gguf"),
         ("tiny:1b-q8_0", "tiny.1b.Q8_0.gguf"),
         ("hf.co/someone/tiny:Q8_0", "tiny-Q8_0.gguf"),
+        ("tiny:1b", "TINY-1B.GGUF"),
     ],
 )
 async def test_a_folder_of_gguf_files(store: Store, disk: Path, model: str, file: str) -> None:

@@ -123,7 +123,7 @@ class FolderSource:
         """The GGUF files of this name: their stem is the model's, its tag behind it. Raises NotFound, SourceFailed."""
         missing = NotFound("pull model manifest: file does not exist")
         try:
-            paths = sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*.gguf") if path.is_file())
+            paths = sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*.[gG][gG][uU][fF]") if path.is_file())
         except OSError as error:
             raise self._unreadable(self._folder, error) from None
         # A tag may leave the quantisation out, and `latest` everything.
