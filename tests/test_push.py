@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -148,7 +149,7 @@ async def test_a_push_killed_in_mid_part_sends_no_finished_blob_again(folder: Pa
         debian.stop()
 
 
-@pytest.mark.parametrize("what", ["the server is killed", "the client hangs up"])
+@pytest.mark.parametrize("what", ["the server is killed", "the client hangs up", "a terminal's Ctrl-C"])
 def test_each_part_is_sent_once_when(folder: Path, start: Start, store: Store, what: str) -> None:
     debian = Debian(folder)
     try:
@@ -162,10 +163,15 @@ def test_each_part_is_sent_once_when(folder: Path, start: Start, store: Store, w
                     [child] = children(server.pid)
                     if what == "the server is killed":
                         server.kill()
+                    elif what == "a terminal's Ctrl-C":  # which reaches both
+                        child.send_signal(signal.SIGINT)
+                        server.process.send_signal(signal.SIGINT)
                     break
         gone_by = time.monotonic() + 60
         while child.is_running() and child.status() != "zombie" and time.monotonic() < gone_by:
             time.sleep(0.05)
+        if "Ctrl-C" in what:
+            server.process.wait(PATIENCE)
         assert not debian.requests("PUT", "/manifests/"), "no name"
         sent = len(debian.requests("PATCH"))
         second = server if server.process.poll() is None else start(store.layout.root)

@@ -183,7 +183,7 @@ class Engine:
         vectors = [one.embedding for one in sorted(found.data, key=lambda one: one.index)]
         if len(vectors) != len(inputs) or {len(one) for one in vectors} - {4 * (len(vectors[0]) // 4)} or not vectors[0]:
             raise EngineFailed(_NONE)
-        return vectors, found.usage.prompt_tokens
+        return vectors, max(found.usage.prompt_tokens, 0)
 
     async def complete(
         self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
@@ -231,7 +231,8 @@ class Engine:
             status = await call.headers()
             whole = await call.end()
         if status != 200:
-            raise _refused(_told(whole), status, refused)
+            error = _refused(_told(whole), status, refused)
+            raise EngineFailed(_NONE) if isinstance(error, TooLong) else error  # no context is filled by these questions
         return whole
 
 

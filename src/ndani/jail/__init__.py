@@ -68,7 +68,8 @@ def shut(policy: Policy) -> Confinement:
     """
     held = _shut(policy)
     if policy.require and held.word != "confined":
-        raise Unconfined(f"NDANI_REQUIRE_JAIL is set, and here the model would run unconfined; unset it to allow that. {held.missing[0]}")
+        reader = "NDANI_REQUIRE_JAIL is set, and here the process that reads the weights would be unconfined"
+        raise Unconfined(f"{reader}; unset it to allow that. {held.missing[0]}")
     return held
 
 
@@ -96,6 +97,17 @@ def verify(pid: int, claim: Confinement) -> Confinement:
 
         return linux.verify(pid, claim)
     return claim
+
+
+def bind_no_more() -> None:
+    """From here on no socket of this process gets a name. Call it once it listens; it holds every thread. Raises Unconfined.
+
+    Until then, and no longer, who has taken it over could make names in its socket's folder.
+    """
+    if sys.platform == "linux":
+        from ndani.jail import linux
+
+        linux.bind_no_more()
 
 
 def seal() -> None:

@@ -20,6 +20,9 @@ from ndani.jail import Policy
 _ADDRESSES = 64 << 30
 #: What a thread's stack reserves where the system says nothing.
 _STACK = 8 << 20
+#: Timers and signals that wait: the kernel keeps as many for a user as he may have, and whoever takes them all takes them from
+#: every program of his.
+_SIGNALS = 64
 #: From 0 to 1000, what the kernel adds to a process when it looks for one to kill because memory is short.
 _FIRST_TO_GO = 500
 
@@ -37,6 +40,8 @@ def lower(policy: Policy, alone: bool) -> None:
     if given is None:
         return
     limit(resource.RLIMIT_NOFILE, given.descriptors)
+    if sys.platform == "linux":
+        limit(resource.RLIMIT_SIGPENDING, _SIGNALS)
     if alone and _kernel() >= (5, 14):  # before that one limit counted all that the user runs, whatever namespace it is in
         limit(resource.RLIMIT_NPROC, given.threads)
     if policy.gpu:

@@ -65,15 +65,26 @@ def shut(policy: Policy) -> Confinement:
         unfenced = _confine_files(policy)
         seccomp.apply(sockets=bool(policy.socket_folder), gpu=policy.gpu)
     except OSError as error:
-        name = errno.errorcode.get(error.errno or 0, "unknown")
-        raise Unconfined(
-            f"this kernel would not shut the jail ({error.strerror}: {name}), so the model was not loaded; "
-            "`ndani doctor` shows what is missing"
-        ) from None
+        raise _would_not(error) from None
     missing = [unfenced] if unfenced else []
     if not namespace:
         missing.append("This system allows no network namespace: the system-call filter alone keeps a runner off the network.")
     return Confinement(seccomp=True, landlock=not unfenced, namespace=namespace, missing=tuple(missing))
+
+
+def bind_no_more() -> None:
+    """The filter of who listens already (`seccomp.afterwards`). Raises Unconfined when it would not take hold."""
+    try:
+        seccomp.bind_no_more()
+    except OSError as error:
+        raise _would_not(error) from None
+
+
+def _would_not(error: OSError) -> Unconfined:
+    name = errno.errorcode.get(error.errno or 0, "unknown")
+    return Unconfined(
+        f"this kernel would not shut the jail ({error.strerror}: {name}), so the weights are not used; `ndani doctor` shows what is missing"
+    )
 
 
 def verify(pid: int, claim: Confinement) -> Confinement:

@@ -79,7 +79,12 @@ def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -
     The two descriptors are ours to close; the commands' end is the child's lifeline. Raises OSError when there is no process to be had.
     """
     theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    try:
+        ours_in, theirs_out = os.pipe()
+    except OSError:  # there are no descriptors left: two less would not help
+        os.close(theirs_in)
+        os.close(ours_out)
+        raise
     try:
         # Blocks for the milliseconds of a vfork; on a thread of a pool the child would die with that thread.
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ It is a list of refusals over "allow", because an engine needs many calls and an
 - every change of a file: nothing can be opened to be written, emptied or made, whose ever it is and by whatever name
   (a descriptor that is open for reading has one in /proc/self/fd), nothing can be renamed or removed; nor modes, owners,
   times, links, attributes and locks of files, nor watching folders;
-- memory that no limit counts (`limits.py`).
+- memory that no limit counts (`limits.py`): of files without a name, in pipes, as rules of Landlock's.
 Who computes on a GPU opens its devices to write, and shares memory with its driver: those two are then Landlock's
 business, as it is what may be read (`landlock.py`).
 """
@@ -34,8 +34,11 @@ _CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 
 #: prctl options that would undo what the jail or the front relies on: death with the front, ptrace, capabilities.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER = 1, 4, 28, 47, 0x59616D61
-#: fcntl commands that lock a file, have signals sent to other processes, take leases, watch folders, or give hints about a file.
-_FCNTL_REFUSED = (6, 7, 8, 10, 15, 37, 38, 1024, 1026, 1036, 1038)
+#: And two more: with whom it shares a core, and filters of its own.
+_PR_SCHED_CORE, _PR_SET_SECCOMP = 62, 22
+#: fcntl commands that lock a file, have signals sent to other processes, take leases, watch folders, make a pipe larger (all
+#: pipes of a user have so much room together), or give hints about a file.
+_FCNTL_REFUSED = (6, 7, 8, 10, 15, 37, 38, 1024, 1026, 1031, 1036, 1038)
 #: ioctl commands that type into a terminal, have signals sent, or change a file for its owner (flags, attributes, version,
 #: verity, shared extents): refused to who may command a GPU. Everybody else has those of a stream, and no other: a
 #: terminal's settings and size asked (TCGETS, TIOCGWINSZ, TCGETS2), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
@@ -70,6 +73,9 @@ REFUSED = (
     *("io_setup",),  # its requests sit in memory too, and all processes of a machine share how many there may be
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
+    "vmsplice",  # pages that a pipe holds are nobody's memory: one byte of a huge page keeps two megabytes
+    "map_shadow_stack",  # counts as a stack
+    *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),  # a ruleset may have rules without end
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set"),
 )
 
@@ -117,7 +123,30 @@ def apply(sockets: bool = True, gpu: bool = False) -> None:
     machine = MACHINES.get(os.uname().machine)
     if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
-    steps = program(machine, os.getpid(), sockets, gpu)
+    _lay(program(machine, os.getpid(), sockets, gpu), machine)
+
+
+def bind_no_more() -> None:
+    """Lay one more filter on this process, all threads at once: no socket gets a name, and no further filter is laid on.
+
+    Raises OSError when the kernel refuses.
+    """
+    machine = MACHINES.get(os.uname().machine)
+    if machine is None:
+        raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
+    _lay(afterwards(machine), machine)
+
+
+def afterwards(machine: Machine) -> Steps:
+    """The filter of a process that listens already, over the one that it has: that one looks at the architecture."""
+    steps: Steps = [(_LOAD, 0, 0, _NUMBER_AT)]
+    no_filter = [*_never(0, (_PR_SET_SECCOMP,)), *_ALLOWED]
+    for call, body in {"bind": _refuse(errno.EPERM), "seccomp": _refuse(errno.EPERM), "prctl": no_filter}.items():
+        steps += [(_EQUAL, 0, len(body), number(call, machine) or 0), *body]
+    return [*steps, *_ALLOWED]
+
+
+def _lay(steps: Steps, machine: Machine) -> None:
     array = (Step * len(steps))(*(Step(*step) for step in steps))
     held = _Program(len(steps), array)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -153,7 +182,7 @@ def _with_arguments(pid: int) -> dict[str, Steps]:
         "prlimit64": [*_only(0, (0, pid), errno.EPERM), *allow],
         "fcntl": [*_never(1, _FCNTL_REFUSED), *allow],
         "prctl": [
-            *_never(0, (_PR_SET_PDEATHSIG, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER)),
+            *_never(0, (_PR_SET_PDEATHSIG, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER, _PR_SCHED_CORE)),
             *_argument(0),
             (_EQUAL, 0, 3, _PR_SET_DUMPABLE),  # may be set to 0, never back
             *_argument(1),

@@ -24,7 +24,7 @@ from ndani.runtime import routes
 class Order(msgspec.Struct, frozen=True):
     """The first line a runner reads: what to run, the front's process id, whether a jail is required, and what it may take.
 
-    `memory` are bytes (0: no limit); `spare` is a descriptor of a file that is opened as weights are, for probes to harm.
+    `memory` are the bytes that this machine has left; `spare` is a descriptor of a file that is opened as weights are, for probes to harm.
     """
 
     launch: engines.Launch
@@ -99,7 +99,7 @@ def _policy(order: Order, gpu: bool) -> jail.Policy:
     launch = order.launch
     folder = os.path.dirname(launch.socket)  # noqa: PTH120 - pathlib is one import more inside the jail
     files = tuple(held for held in (launch.weights, launch.adapter, order.spare) if held >= 0)
-    memory, mapped = order.memory + _RESERVED if order.memory else 0, sum(os.fstat(held).st_size for held in files)
+    memory, mapped = order.memory + _RESERVED, sum(os.fstat(held).st_size for held in files)
     limits = jail.Limits(most_threads(launch), _DESCRIPTORS + 8 * launch.slots, 0, memory, mapped)
     return jail.Policy(folder, files, order.require_jail, gpu, limits)
 
@@ -113,6 +113,7 @@ def _start(order: Order, pipes: Pipes) -> engines.Host:
     msgspec.json.decode(pipes.line(), type=Open)
     began = time.monotonic_ns()
     host.open(order.launch)
+    jail.bind_no_more()
     jail.seal()
     pipes.say(Ready(time.monotonic_ns() - began, host.second))
     return host

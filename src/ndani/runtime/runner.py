@@ -57,7 +57,7 @@ class Runner:
         self._said: asyncio.Queue[child.Event | None] = asyncio.Queue(_MOST_SAID)
         self._asking = asyncio.Lock()
         self._numbers = itertools.count(1)
-        self._crowded = False
+        self._overstepped = ""
         self._counter = asyncio.create_task(self._count(), name=f"threads of runner {process.pid}")
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
@@ -108,7 +108,7 @@ class Runner:
             raise
 
     async def probe(self, addresses: Addresses, timeout: float = PROBE) -> list[Outcome]:
-        """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone, and ends it when it says nothing."""
+        """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone, and ends it when it says nothing, or anything else."""
         async with self._asking:
             number = next(self._numbers)
             self._send(child.Probe(addresses, number))
@@ -121,7 +121,9 @@ class Runner:
                 await self.kill()
                 raise errors.EngineFailed(f"the runner said nothing for {timeout:g} seconds while it was probed, and was ended") from None
         if not isinstance(said, child.Probed):
-            self._said.put_nowait(None)
+            if said is not None:  # none of ours says anything else here: it is not ours any more
+                await self.kill()
+            self._end_of_words()  # for the next probe
             raise errors.EngineFailed(f"the runner went away while it was probed: {self.cause}")
         return said.outcomes
 
@@ -153,8 +155,8 @@ class Runner:
         code = self.returncode
         if code is None:
             return "it is running"
-        if self._crowded:
-            return "it started more threads than an engine needs, and was ended"
+        if self._overstepped:
+            return self._overstepped
         if code == -signal.SIGKILL:
             return "it was killed, which is what a system short of memory does"
         return f"it {ending(code)}"
@@ -188,8 +190,7 @@ class Runner:
             self._commands = None
 
     async def _count(self) -> None:
-        await watch.hold(self._process, child.most_threads(self.launch))
-        self._crowded = True
+        self._overstepped = await watch.hold(self._process, child.most_threads(self.launch), Path(self.launch.socket).parent)
 
     async def _watch(self, events: int) -> None:
         """Read what the child says; when its pipe ends the child is dead, or is made so; then reap and clear away."""
@@ -218,7 +219,11 @@ class Runner:
                 self._process.kill()
         # A runner that was taken over may have made names of sockets without end: that many are not removed on the loop.
         await asyncio.to_thread(shutil.rmtree, Path(self.socket).parent, ignore_errors=True)
+        self._end_of_words()
+        self.exited.set()
+
+    def _end_of_words(self) -> None:
+        """Whoever listens from here on hears that it is gone."""
         if self._said.full():
             self._said.get_nowait()
         self._said.put_nowait(None)
-        self.exited.set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
@@ -38,6 +39,10 @@ _LONGEST = 1000  # letters of a sentence
 def main() -> int:
     """Read the job, do it, report. The exit status is 0 when the model is there."""
     jail.seal()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        # Ctrl-C and a service manager's goodbye reach the whole group; the front takes its time with a push, then cuts us off.
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)
     line = sys.stdin.buffer.readline()
     job = msgspec.json.decode(line, type=Job)
     leaving = threading.Event()
