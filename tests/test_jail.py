@@ -27,7 +27,10 @@ ALLOW, KILL = 0x7FFF0000, 0x80000000
 
 def decide(machine: str, call: int, arguments: Sequence[int] = (), audit: int | None = None, gpu: bool = False) -> int:
     """Run the filter as the kernel would, over one call; an errno, 0 for allowed, -1 for killed."""
-    steps = seccomp.program(MACHINES[machine], PID, gpu=gpu)
+    return follow(seccomp.program(MACHINES[machine], PID, gpu=gpu), machine, call, arguments, audit)
+
+
+def follow(steps: seccomp.Steps, machine: str, call: int, arguments: Sequence[int] = (), audit: int | None = None) -> int:
     words = [call, MACHINES[machine].audit if audit is None else audit, 0, 0]
     for value in [*arguments, *[0] * (6 - len(arguments))]:
         words += [value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF]
@@ -86,6 +89,7 @@ DECISIONS = [
     ("ioctl", (0, 0x40086602), errno.EPERM),  # flags of the weights' own file
     ("fcntl", (3, 1024), errno.EPERM),
     ("fcntl", (3, 6), errno.EPERM),  # a lock
+    ("fcntl", (3, 1031), errno.EPERM),  # room in a pipe, of which a user has so much
     ("ioctl", (0, 0x5421), 0),
     ("ioctl", (0, 0x5401), 0),
     ("ioctl", (3, 0x40049409), errno.EPERM),  # FICLONE
@@ -100,12 +104,17 @@ DECISIONS = [
     ("mmap", (0, 4096, 3, 0x122), errno.EPERM),  # said to be a stack
     ("memfd_create", (), errno.EPERM),
     ("io_setup", (), errno.EPERM),
+    ("vmsplice", (3,), errno.EPERM),
+    ("map_shadow_stack", (), errno.EPERM),
+    ("landlock_create_ruleset", (), errno.EPERM),
+    ("landlock_add_rule", (), errno.EPERM),
     ("renameat2", (), errno.EPERM),
     ("unlinkat", (), errno.EPERM),
     ("prctl", (1, 0), errno.EPERM),
     ("prctl", (4, 0), 0),
     ("prctl", (4, 1), errno.EPERM),
     ("prctl", (15, 0), 0),
+    ("prctl", (62, 1), errno.EPERM),  # cores that nobody else may use
     ("prlimit64", (0, 1), 0),
     ("prlimit64", (PID + 1, 1), errno.EPERM),
 ]
@@ -151,6 +160,14 @@ def test_other_tables_and_later_calls_are_refused(machine: str) -> None:
     assert decide(machine, 0, audit=0x40000003) == -1  # i386
     assert decide(machine, NEWEST + 1) == errno.ENOSYS
     assert decide(machine, 0x40000000 + 41, (2, 1)) == errno.ENOSYS  # x32's socket()
+
+
+@pytest.mark.parametrize("machine", sorted(MACHINES))
+def test_who_listens_gets_no_further_name_and_no_further_filter(machine: str) -> None:
+    steps = seccomp.afterwards(MACHINES[machine])
+    asked = [("bind", (3,)), ("seccomp", (1,)), ("prctl", (22, 2)), ("prctl", (15, 0)), ("openat", ()), ("mmap", ()), ("clone", (THREAD,))]
+    found = [follow(steps, machine, number(call, MACHINES[machine]) or 0, arguments) for call, arguments in asked]
+    assert found == [errno.EPERM] * 3 + [0] * 4
 
 
 def test_the_numbers_are_those_of_this_machine() -> None:
@@ -219,6 +236,13 @@ attempt("remove", lambda: os.unlink(folder + "/s"))
 attempt("folder", lambda: os.mkdir(folder + "/d"))
 attempt("file without a name", lambda: os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR)))
 attempt("asynchronous requests", lambda: raw({"x86_64": 206, "aarch64": 0}[os.uname().machine], 1, ctypes.addressof(how)))
+vector = (ctypes.c_uint64 * 2)(ctypes.addressof(how), 8)
+pipe = os.pipe()
+x86 = os.uname().machine == "x86_64"
+attempt("pages left in a pipe", lambda: raw(278 if x86 else 75, pipe[1], ctypes.addressof(vector), 1, 0))
+attempt("a larger pipe", lambda: fcntl.fcntl(pipe[1], 1031, 1 << 17))
+rules = (ctypes.c_uint64 * 1)(1)
+attempt("rules without end", lambda: raw(444, ctypes.addressof(rules), 8, 0))
 attempt("inet", lambda: socket.socket(socket.AF_INET))
 attempt("datagram", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
 attempt("datagram pair", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -234,6 +258,23 @@ attempt("list", lambda: os.listdir("/"))
 attempt("write", lambda: open(folder + "/w", "w").close())
 attempt("mode", lambda: os.chmod(folder, 0o700))
 attempt("link", lambda: os.symlink("a", folder + "/l"))
+def listen_elsewhere(name):
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(folder + name)
+go = threading.Event()
+def older():
+    go.wait()
+    attempt("listen elsewhere, from an older thread", lambda: listen_elsewhere("/t"))
+thread = threading.Thread(target=older)
+thread.start()
+jail.bind_no_more()
+attempt("listen elsewhere", lambda: listen_elsewhere("/u"))
+go.set()
+thread.join()
+one = (ctypes.c_uint64 * 1)(0x7fff000000000006)
+program = (ctypes.c_uint64 * 2)(1, ctypes.addressof(one))
+attempt("one more filter", lambda: raw(317 if x86 else 277, 1, 0, ctypes.addressof(program)))
+attempt("one more filter, the older way", lambda: prctl(22, 2, ctypes.addressof(program), 0, 0))
 import resource
 caps = [line.split()[1] for line in open("/proc/self/status") if line.startswith(("CapPrm", "CapEff", "CapBnd"))]
 state = {"word": held.word, "landlock": held.landlock, "namespace": held.namespace, "caps": caps,
@@ -247,6 +288,9 @@ FOUND = {
     **dict.fromkeys(("weights, shared with others of their extents", "rename", "remove", "folder", "file without a name"), "EPERM"),
     **dict.fromkeys(("anonymous file", "memory that is shared without a file", "memory of the parent", "write"), "EPERM"),
     "asynchronous requests": "EPERM",
+    **dict.fromkeys(("pages left in a pipe", "a larger pipe", "rules without end"), "EPERM"),
+    **dict.fromkeys(("listen elsewhere", "listen elsewhere, from an older thread"), "EPERM"),
+    **dict.fromkeys(("one more filter", "one more filter, the older way"), "EPERM"),
     "weights, by a call whose flags are in memory": "ENOSYS",
     "inet": "EAFNOSUPPORT",
     "datagram": "ESOCKTNOSUPPORT",
@@ -291,6 +335,7 @@ def test_inside_as_an_ordinary_user() -> None:
 def test_the_same_outside_gets_through(tmp_path: Path) -> None:
     """The table above would be worth nothing if these failed anywhere."""
     script = INSIDE.replace("held = jail.shut(jail.Policy(folder, (weights,)))", "held = jail.Confinement()")
+    script = script.replace("jail.bind_no_more()", "prctl(38, 1, 0, 0, 0)")  # NoNewPrivs: who is nobody special may lay a filter then
     for name in ("fork", "exec", "weights, locked"):
         script = script.replace(f'attempt("{name}"', f'0 and attempt("{name}"')
     done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=150)

@@ -150,6 +150,7 @@ import fcntl, os, sys, time
 from ndani.runtime import child
 said = child.Pipes.say
 end = os.open(f"/proc/self/fd/{sys.argv[1]}", os.O_WRONLY | os.O_NONBLOCK)  # inside it could not be opened
+fcntl.fcntl(int(sys.argv[1]), 1031, 4096)  # nor made smaller
 def taken(pipes, event):
     if not isinstance(event, child.Ready):
         return said(pipes, event)
@@ -157,7 +158,6 @@ def taken(pipes, event):
         said(pipes, event)
         while True:
             os.write(int(sys.argv[2]), b'{"type":"probed","outcomes":[],"number":1}\\n')
-    fcntl.fcntl(int(sys.argv[1]), 1031, 4096)
     try:
         while True:
             os.write(end, bytes(4096))
