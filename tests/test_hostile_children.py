@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from contextlib import aclosing
 from pathlib import Path
@@ -103,6 +104,87 @@ async def test_a_runner_that_says_nothing_to_a_probe_is_ended() -> None:
             with pytest.raises(EngineFailed, match="said nothing"):
                 await runner.probe(targets.addresses, 0.2)
         assert runner.returncode == -signal.SIGKILL
+
+
+async def test_a_runner_that_says_something_else_to_a_probe_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = '{"type":"ready","load_ns":1}'
+    take_over(tmp_path, monkeypatch, [ready], f"pipes.line(); os.write(int(sys.argv[2]), {ready!r}.encode() + b'\\n'); pipes.line()")
+    with runtime_folder() as folder, Targets() as targets:
+        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        async with asyncio.timeout(60):
+            await runner.ready(60)
+            for _ in range(20):  # whoever asks again hears at once that it is gone
+                with pytest.raises(EngineFailed, match="went away while it was probed: it was killed"):
+                    await runner.probe(targets.addresses)
+        assert runner.returncode == -signal.SIGKILL
+
+
+#: A runner that its weights take over while they are read: it makes names in the folder of its socket for as long as it lives.
+NAMES = """
+import itertools, os, socket, sys
+from ndani.runtime import child
+def taken():
+    os.chdir(os.path.dirname(given.socket))
+    for number in itertools.count():
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(f"n{number}")
+start = child._start
+def remember(order, pipes):
+    global given
+    given = order.launch
+    return start(order, pipes)
+child._start, child.jail.bind_no_more = remember, taken
+child.main(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+async def test_a_runner_that_makes_names_without_end_while_it_loads_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = tmp_path / "taken"
+    taken.with_suffix(".py").write_text(NAMES)
+    taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\"\n")
+    taken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(taken))
+    with runtime_folder() as folder:
+        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        async with asyncio.timeout(60):
+            with pytest.raises(LoadFailed, match="it made names of sockets without end, and was ended"):
+                await runner.ready()
+        assert [entry.name for entry in folder.iterdir()] == ["lock"]
+
+
+async def test_no_thread_of_a_runner_that_listens_can_name_a_socket() -> None:
+    with runtime_folder() as folder:
+        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        await runner.ready(60)
+        states = [(task / "status").read_text() for task in Path(f"/proc/{runner.pid}/task").iterdir()]
+        await runner.stop()
+    if "Seccomp_filters" not in states[0]:
+        pytest.skip("this kernel does not count filters")
+    assert len(states) > 1 and all("Seccomp_filters:\t2\n" in state for state in states)
+
+
+def test_without_descriptors_left_no_start_takes_any() -> None:
+    script = """
+import os, resource
+from ndani.jail import process
+from ndani.runtime.child import Probed
+top = os.dup(0)
+os.close(top)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+for free in (1, 3, 3, 3):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + free, hard))
+    try:
+        process.start("ndani.runtime.child", Probed([], 1))
+    except OSError as error:
+        assert error.errno == 24, error
+    else:
+        raise AssertionError("it started")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+again = os.dup(0)
+assert again == top, (top, again)
+"""
+    subprocess.run([sys.executable, "-I", "-c", script], check=True, timeout=60)
 
 
 async def test_a_runner_that_dies_of_a_signal_without_a_name_has_a_cause() -> None:

@@ -156,6 +156,22 @@ async def test_what_no_engine_answers_is_the_engines_fault(tmp_path: Path, verb:
             await getattr(Engine(path, Mailroom()), verb)(given)
 
 
+@pytest.mark.parametrize(("verb", "given"), [("tokenize", "a"), ("detokenize", [1]), ("render", (Message("user", "a"),))])
+async def test_a_context_that_is_said_to_be_full_by_a_question_that_fills_none_is_the_engines_fault(
+    tmp_path: Path, verb: str, given: Any
+) -> None:
+    body = msgspec.json.encode({"error": {"type": "exceed_context_size_error", "n_prompt_tokens": 9}})
+    async with runner(tmp_path, says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
+        with pytest.raises(EngineFailed):
+            await getattr(Engine(path, Mailroom()), verb)(given)
+
+
+async def test_a_number_of_tokens_below_none_is_none(tmp_path: Path) -> None:
+    body = msgspec.json.encode({"data": [{"index": 0, "embedding": "AACAPw=="}], "usage": {"prompt_tokens": -1}})
+    async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
+        assert (await Engine(path, Mailroom()).embed(["a"]))[1] == 0
+
+
 def question(keep: bool = False, most: int = 5) -> Question:
     return Question((Message("user", "a"),), merge(Sampling(num_predict=most), DEFAULTS), 4096, 4096, render="plain", wants_context=keep)
 

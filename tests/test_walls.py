@@ -196,6 +196,9 @@ def taken(pipes, event):
     for name, kind in (("data", resource.RLIMIT_DATA), ("addresses", resource.RLIMIT_AS), ("files", resource.RLIMIT_FSIZE),
                        ("descriptors", resource.RLIMIT_NOFILE)):
         asked[name] = list(resource.getrlimit(kind))
+    asked["timers"], number = 0, 222 if os.uname().machine == "x86_64" else 107
+    while ctypes.CDLL(None).syscall(number, 1, None, ctypes.byref(ctypes.c_int())) == 0:
+        asked["timers"] += 1
     held, pages = [], 0
     try:
         while True:
@@ -259,6 +262,7 @@ def test_memory_files_and_descriptors_have_an_end() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(json.loads(done.stdout)[0])
     assert found["files"] == [0, 0] and 0 < found["descriptors"][0] == found["descriptors"][1] < 1024
+    assert found["timers"] <= 64, "which a user has so many of"
     pieces, error = found["memory"]
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert error == "ENOMEM" and 0 < pieces << 30 <= there + (4 << 30)
