@@ -1,4 +1,4 @@
-"""The server's look at a jailed child that runs: that it starts no threads, and makes no names, without end. Nothing here runs in the child."""
+"""The server's look at a jailed child that runs: that it has no threads, and no names, without end. Nothing here runs in the child."""
 
 from __future__ import annotations
 
