@@ -108,7 +108,7 @@ class Runner:
             raise
 
     async def probe(self, addresses: Addresses, timeout: float = PROBE) -> list[Outcome]:
-        """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone; what says nothing, or anything else, is ended."""
+        """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone; one that says anything else is ended."""
         async with self._asking:
             number = next(self._numbers)
             self._send(child.Probe(addresses, number))
