@@ -256,7 +256,8 @@ def test_deleting_one_of_two_names_leaves_the_model_in_memory(start: Start, echo
 
 
 def test_options_that_nothing_obeys_are_named(echo: Server) -> None:
-    answer = echo.post("/api/chat", chat("x", options={"num_predict": 1, "mirostat": 2, "tfs_z": 1.0, "bad name\r\nx: y": 1}))
+    odd = {"bad name\r\nx: y": 1, "x" * 200_000: 1}
+    answer = echo.post("/api/chat", chat("x", options={"num_predict": 1, "mirostat": 2, "tfs_z": 1.0, **odd}))
     assert answer.status_code == 200 and answer.headers["x-ndani-ignored"] == "mirostat, tfs_z" and "x" not in answer.headers
     assert "x-ndani-ignored" not in echo.post("/api/chat", chat("x")).headers
 

@@ -27,3 +27,10 @@ def test_what_is_no_duration_is_refused_in_gos_words(text: str) -> None:
     with pytest.raises(BadRequest) as met:
         parse_duration(text)
     assert str(met.value) == f'time: invalid duration "{text}"'
+
+
+def test_a_duration_as_long_as_a_book_is_refused_at_once_and_not_repeated() -> None:
+    for book in ("1s" * 10_000_000, "9" * 10_000_000, "x" * 10_000_000):
+        with pytest.raises(BadRequest) as met:
+            parse_duration(book)
+        assert str(met.value) == f'time: invalid duration "{book[:80]}…"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -51,6 +52,19 @@ async def test_what_is_no_object_is_one_sentence_that_quotes_nothing(body: bytes
     with pytest.raises(BadRequest) as met:
         await wire.decode(request(body))
     assert str(met.value).startswith(sentence) and "xyzzy" not in str(met.value)
+
+
+@pytest.mark.parametrize("letter", [rb"\ud800", rb"\ud800\\\\", b"\xff\xc3\xa9abc"])
+async def test_a_body_that_must_be_mended_takes_a_few_times_its_size(letter: bytes) -> None:
+    body = b'{"a": "' + letter * 200_000 + b'"}'
+    tracemalloc.start()
+    try:
+        found = await wire.decode(request(body))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found["a"] == (await wire.decode(request(b'{"a": "' + letter + b'"}')))["a"] * 200_000
+    assert most < 14 * len(body)
 
 
 async def test_a_client_that_leaves_in_its_body_is_no_fault_of_ours() -> None:

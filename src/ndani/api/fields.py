@@ -134,6 +134,6 @@ def messages(body: dict[str, Any], roles: tuple[str, ...] = ()) -> tuple[tuple[M
 
 
 def ignored_headers(ignored: Sequence[str]) -> dict[str, str]:
-    """What nothing obeyed, by name; a name that is no plain word is not repeated."""
-    plain = [name for name in ignored if name.isascii() and name.isidentifier()][:32]
+    """What nothing obeyed, by name; one that is no plain word, or a long one, is not repeated: clients take headers of a few KiB."""
+    plain = [name for name in ignored if len(name) <= 64 and name.isascii() and name.isidentifier()][:32]
     return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}

@@ -6,6 +6,7 @@ One error handler serves every dialect: it is told how its errors look (`Shape`)
 from __future__ import annotations
 
 import asyncio
+import codecs
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -38,6 +39,8 @@ _SHORT = 1 << 16
 #: Seconds after which work that comes in pieces lets others take their turn.
 _TURN = 0.002
 _AT_ONCE = 512
+#: Bytes of a body that are mended at once.
+_PIECE = 1 << 16
 
 #: What looks like half of a pair of surrogates in a JSON text.
 _HALF, _BACKSLASH = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"), ord("\\")
@@ -162,22 +165,28 @@ async def _decoded(body: bytes) -> Any:
 
 
 def _mended(body: bytes) -> bytes:
-    """A JSON text in which every byte that is no UTF-8 and every half of a pair of surrogates is U+FFFD."""
-    body = _STRAY.sub("\ufffd", body.decode("utf-8", "surrogateescape")).encode()
-    pieces, done, paired = [], 0, -1
-    for found in _HALF.finditer(body):
+    """A JSON text in which every byte that is no UTF-8 and every half of a pair of surrogates is U+FFFD.
+
+    Made in place and piece by piece: lists of what is between the halves would take fifty times the memory of a hostile body.
+    """
+    text, reader = bytearray(), codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for at in range(0, len(body), _PIECE):
+        piece = reader.decode(body[at : at + _PIECE], final=at + _PIECE >= len(body))
+        text += _STRAY.sub("\ufffd", piece).encode()
+    whole, done, paired = bytes(text), 0, -1
+    for found in _HALF.finditer(whole):
         at = first = found.start()
-        while first > done and body[first - 1] == _BACKSLASH:
+        while first > done and whole[first - 1] == _BACKSLASH:
             first -= 1
         if at < paired or (at - first) % 2:  # the other half of a pair, or what an escaped backslash stands before
             continue
-        after = _HALF.match(body, found.end()) if body[at + 3] in b"89abAB" else None
-        if after and body[after.start() + 3] in b"cdefCDEF":
+        after = _HALF.match(whole, found.end()) if whole[at + 3] in b"89abAB" else None
+        if after and whole[after.start() + 3] in b"cdefCDEF":
             paired = after.end()
             continue
-        pieces += [body[done:at], rb"\ufffd"]
         done = found.end()
-    return b"".join(pieces) + body[done:]
+        text[at:done] = rb"\ufffd"
+    return bytes(text) if done else whole
 
 
 def _place(error: msgspec.DecodeError) -> str:
