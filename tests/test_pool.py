@@ -13,6 +13,7 @@ import pytest
 
 from conftest import Start
 from ndani.engines import Launch
+from ndani.runtime.machine import processors
 from ndani.runtime.residence import LEAST_CTX, Want
 from ndani.types import Details
 from server import PATIENCE, Server, until
@@ -213,12 +214,12 @@ def test_what_can_never_fit_leaves_the_runner_that_is_there_alone(start: Start, 
 
 def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_DEBUG="1", OLLAMA_MAX_LOADED_MODELS="1", OLLAMA_MAX_QUEUE="0")
-    ask(server, text="SECRET WORDS", options={"num_thread": 3, "num_gpu": 1, "num_batch": 64})
-    ask(server, text="SECRET WORDS", options={"num_thread": 2})
+    ask(server, text="SECRET WORDS", options={"num_thread": 2, "num_gpu": 1, "num_batch": 64})
+    ask(server, text="SECRET WORDS", options={"num_thread": 1})
     ask(server, "other", text="SECRET WORDS", keep_alive="100ms")
     until(lambda: "a keep-alive ran out model=other:latest" in server.log, 20, "it expires")
     for line in (
-        "debug how it loads model=echo:latest size=", "num_batch=64 num_thread=3 num_gpu=1 adapter=False", "num_thread=2 num_gpu=1",
+        "debug how it loads model=echo:latest size=", "num_batch=64 num_thread=2 num_gpu=1 adapter=False", "num_thread=1 num_gpu=1",
         "debug a model is loaded model=echo:latest pid=", "debug a slot is given model=echo:latest waited_ms=",
         "debug a runner must start otherwise model=echo:latest slots=", "debug a model leaves for another model=echo:latest size=",
         'to=other:latest why="1 idle model(s) leave"', "debug a model leaves model=echo:latest pid=",
@@ -228,6 +229,14 @@ def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Star
     quiet = start(echo_store)
     ask(quiet)
     assert " debug " not in quiet.log and "info loading a model" in quiet.log
+
+
+def test_no_more_threads_compute_than_there_are_processors(start: Start, echo_store: Path) -> None:
+    server = start(echo_store, OLLAMA_DEBUG="1")
+    ask(server, options={"num_thread": 512})
+    first = pids(server)
+    ask(server, options={"num_thread": 511})
+    assert pids(server) == first and f" num_thread={processors()} " in server.log, server.log
 
 
 def test_another_batch_starts_another_runner_and_the_same_does_not(start: Start, echo_store: Path) -> None:

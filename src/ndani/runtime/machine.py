@@ -39,6 +39,11 @@ def look(root: Path = Path("/")) -> Machine:
     return Machine(max(1, min([_cores(root), *quotas])), total, available)
 
 
+def processors() -> int:
+    """All that this process may run on, those of one core counted by themselves: more threads than that only wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cores(root: Path) -> int:
     """Cores that this process may run on: a group's cpuset is part of that."""
     if not hasattr(os, "sched_getaffinity"):

@@ -10,6 +10,7 @@ from ndani import names
 from ndani.engines.sampling import read
 from ndani.engines.template import Template, parse
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
+from ndani.runtime.machine import processors
 from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
 from ndani.settings import Settings
 from ndani.store import Entry, Store
@@ -111,7 +112,8 @@ class Cards:
             num_ctx=said.num_ctx or default,
             # llama.cpp aborts with a batch smaller than its slots, and looks for a client that left only between two.
             num_batch=None if said.num_batch is None else max(min(said.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
-            num_thread=said.num_thread if said.num_thread and said.num_thread > 0 else None,
+            # Each waits for all others after every step: 512 on two processors took seconds for a token, from everybody else too.
+            num_thread=min(said.num_thread, processors()) if said.num_thread and said.num_thread > 0 else None,
             num_gpu=None if said.num_gpu == -1 else said.num_gpu,
             main_gpu=said.main_gpu,
             use_mmap=said.use_mmap,
