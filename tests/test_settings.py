@@ -85,6 +85,9 @@ def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, tex
         ({"NDANI_MODELS": "~nobody-here/x"}, "", "begins with the home of somebody who is not here"),
         ({"NDANI_LOG_FILE": "~nobody-here/x"}, "", "begins with the home of somebody who is not here"),
         ({"NDANI_SOURCES": "/a,~nobody-here/x"}, "", "begins with the home of somebody who is not here"),
+        ({}, 'models = "a\\u0000b"', ": a path holds no NUL"),
+        ({}, 'log_file = "\\u0000"', ": a path holds no NUL"),
+        ({}, 'sources = ["/a", "\\u0000"]', ": a path holds no NUL"),
         ({"NDANI_IDLE_EXIT": "-5m"}, "", "NDANI_IDLE_EXIT is '-5m': a duration of 0 or more is needed"),
     ],
 )

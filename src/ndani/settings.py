@@ -61,7 +61,9 @@ def _idle(value: str) -> float:
 
 
 def expand(value: str) -> Path:
-    """A path as a user writes it, `~` and all. Raises BadRequest for the home of somebody who is not here."""
+    """A path as a user writes it, `~` and all. Raises BadRequest for one that no system has: a NUL, the home of nobody."""
+    if "\0" in value:  # a settings file can write one
+        raise BadRequest("a path holds no NUL")
     try:
         return Path(value).expanduser()
     except RuntimeError:
