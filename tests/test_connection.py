@@ -184,6 +184,21 @@ def test_a_request_says_its_host_once(server: Server, hosts: bytes, version: byt
         assert whole(line).count(b"HTTP/1.1 400") == 1, "said once, whatever follows"
 
 
+@pytest.mark.parametrize("wish", [b"", WISHES["java"]], ids=["", "java"])
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://localhost/api/version", b"evil.example", 200), (b"http://evil.example/api/version", b"localhost", 403),
+        (b"HTTP://localhost:80@evil.example/api/version", b"localhost", 403),
+        (b"http://u:p@127.0.0.1:9/api/version", b"localhost", 200), (b"/http://evil.example/", b"localhost", 404),
+    ],
+)  # fmt: skip
+def test_a_target_that_is_a_whole_address_says_the_host(server: Server, target: bytes, host: bytes, status: int, wish: bytes) -> None:
+    with server.connect() as line:
+        line.sendall(b"GET %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (target, host, wish))
+        assert answered(line.makefile("rb"))[0] == status
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01junk", b"no request\r\n\r\n", b"\0", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
 def test_junk_behind_a_request_does_not_break_into_its_answer(server: Server, junk: bytes, stream: bool) -> None:

@@ -85,7 +85,8 @@ def test_more_origins_and_all_origins(start: Start, echo_store: Path) -> None:
         ("192.168.0.9:80", 200), ("0.0.0.0", 200),
         ("x.localhost", 200), ("printer.local", 200), ("db.internal:1", 200), (socket.gethostname(), 200), ("localhost.", 200),
         ("evil.example", 403), ("localhost.evil.example", 403), ("127.0.0.1.nip.example", 403),
-        ("8.8.8.8", 403), ("[2001:4860::1]", 403), ("x:y:z", 403),
+        ("8.8.8.8", 403), ("[2001:4860::1]", 403), ("x:y:z", 403), ("::1", 200), ("[::1]:", 200), ("2001:4860::1", 403),
+        ("localhost:80@evil.example", 403), ("localhost:abc", 403), ("[::1", 403), ("[::1]evil.example", 403), ("[::1]x.local", 403),
     ],
 )  # fmt: skip
 def test_a_rebound_name_is_refused_on_loopback(echo: Server, host: str, status: int) -> None:

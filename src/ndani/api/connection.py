@@ -11,6 +11,7 @@ another protocol is not granted: the request is answered over HTTP/1.1, body and
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import TYPE_CHECKING, cast
 
@@ -27,6 +28,9 @@ CYCLE = "ndani.cycle"
 #: Bytes of request line and headers together, or of trailers; browsers and proxies stop at 8 to 64 KiB.
 MOST_HEAD = 64 * 1024
 
+
+#: A request's target that names a host, behind a user perhaps.
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#]*)")
 
 #: What `Connection` may still say of a connection whose wish for another protocol is not granted.
 _LASTING = (b"close", b"keep-alive")
@@ -70,6 +74,9 @@ class Connection(HttpToolsProtocol):
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             self._refuse("A request needs one Host header, and no more.")
             return
+        if place := _ABSOLUTE.match(self.url):
+            # A target that is a whole address says its host itself, as to a proxy (RFC 9112, 3.2.2); that is the one to judge.
+            self.headers[:] = [pair for pair in self.headers if pair[0] != b"host"] + [(b"host", place[1])]
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
             # No strong reference: the two would keep each other until the next full collection.

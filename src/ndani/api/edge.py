@@ -33,6 +33,9 @@ _HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - an origin, not an
 _LOCAL = [f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in _HOSTS for port in ("", ":*")]
 ORIGINS = (*_LOCAL, "app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 
+#: A host with its port or without: an address of IPv6 in brackets, a name or another address, or one of IPv6 by itself.
+_PLACE = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]@]*))(?::[0-9]*)?|([0-9A-Fa-f:.]+)")
+
 #: Asked again and again by whoever watches; they do not make a server busy.
 WATCHING = frozenset({"/", "/api/version", "/api/health"})
 
@@ -138,7 +141,9 @@ class Hosts:
         await self.app(scope, receive, send)
 
     def _known(self, host: str) -> bool:
-        name = (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower().rstrip(".")
+        if not (found := _PLACE.fullmatch(host)):
+            return False
+        name = (found[1] or found[2] or found[3] or "").lower().rstrip(".")
         if name in ("", "localhost", self.machine) or name.endswith((".localhost", ".local", ".internal")):
             return True
         try:
