@@ -1,4 +1,5 @@
-"""A disk without locks, as some network and FUSE file systems are: the kernel itself answers so, to a thread and its children.
+"""A disk without locks, and without hard links, as some network and FUSE file systems are: the kernel itself answers so, to a
+thread and its children.
 
 Shared by tests; holds no test.
 """
@@ -19,7 +20,7 @@ import pytest
 
 T = TypeVar("T")
 
-_NUMBERS = {"x86_64": (73, 72), "aarch64": (32, 25)}  # flock, fcntl
+_NUMBERS = {"x86_64": (73, 72, 86, 265), "aarch64": (32, 25, 37, 37)}  # flock, fcntl, link, linkat
 _OFD_SETLK = 37
 
 
@@ -47,12 +48,15 @@ def without_locks(work: Callable[[], T], *, ofd: bool = False) -> T:
 
 def _refuse(ofd: bool) -> None:
     """A filter for this thread and what it starts: the ones named are answered with an error, everything else is let through."""
-    flock, fcntl = _NUMBERS[platform.machine()]
+    flock, fcntl, link, linkat = _NUMBERS[platform.machine()]
     load, equal, give = 0x20, 0x15, 0x06
     steps = [
         (load, 0, 0, 0),  # the number of the call
         (equal, 0, 1, flock),
         (give, 0, 0, 0x00050000 | errno.ENOSYS),
+        (equal, 1, 0, link),
+        (equal, 0, 1, linkat),
+        (give, 0, 0, 0x00050000 | errno.EPERM),
         (equal, 0, 3, fcntl),
         (load, 0, 0, 16 + 8),  # its second argument
         (equal, 0, 1, _OFD_SETLK if not ofd else 0xFFFFFFFF),

@@ -240,6 +240,42 @@ def test_a_file_of_another_machines_counts_while_it_is_touched(tmp_path: Path, m
     without_locks(work)
 
 
+def test_a_file_of_who_was_ended_before_it_was_marked_holds_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_echo(tmp_path / "models", "a")
+    store = Store(tmp_path / "models")
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    held = store.layout.locks / "store"
+    held.touch()
+
+    def work() -> None:
+        with pytest.raises(StoreFailed, match="another program has held the model store"):
+            store.delete(names.parse("a"))
+        os.utime(held, (time.time() - 15,) * 2)
+        store.delete(names.parse("a"))
+        assert not list(store.layout.locks.iterdir())
+
+    without_locks(work)
+
+
+def test_two_who_clear_one_file_away_leave_what_a_third_has_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that has no hard links either: the slower of the two finds another file than the one that it had looked at."""
+    store = Store(tmp_path)
+    rename, mark = Path.rename, b"held by elsewhere 17 4711 " + b"0" * 32 + b"\n"
+    store.layout.locks.mkdir()
+    held = store.layout.locks / f"blob-{DIGEST[7:]}"
+    held.write_bytes(b"of the dead")
+    os.utime(held, (0, 0))
+
+    def late(path: Path, target: Path) -> Path:
+        held.unlink()
+        held.write_bytes(mark)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert without_locks(lambda: store.lock(DIGEST)) is None
+    assert held.read_bytes() == mark and list(store.layout.locks.iterdir()) == [held]
+
+
 def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusion, "TOUCH", 0.05)
     store = Store(tmp_path)

@@ -3,7 +3,8 @@
 `flock` is asked first, then a lock of the open file's. Some network and FUSE file systems have neither. There only one
 process can have made a file (O_EXCL), and its mark stands in it. The kernel does not clear up after one that dies, so a
 file of somebody who is gone is removed: of a process of this machine that does not run any more, and of another machine's
-when nobody has touched it for minutes, as who holds it does all the while.
+when nobody has touched it for minutes, as who holds it does all the while. One with nothing in it is of somebody who was
+ended before the mark stood there, which takes no time: it is nobody's after seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 ABSENT = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 #: Seconds between two touches, and after how many without one a file of another machine's is nobody's.
 TOUCH, STALE = 30.0, 300.0
+#: And after how many an empty one is: less than anybody waits for the store's lock.
+UNMARKED = 10.0
 
 _MARK = re.compile(rb"held by (\S+) (\d+) (\d+) ([0-9a-f]{32})\n")
 _LONGEST = 300  # bytes of a mark
@@ -59,7 +62,7 @@ class Mark:
     """What stands in a file that is held by its being there; it is touched until `remove`."""
 
     def __init__(self, path: Path, handle: int) -> None:
-        """Write it. Raises OSError."""
+        """Write it. Raises OSError; FileNotFoundError where the file was taken for one of the dead meanwhile."""
         self._path = path
         self._text = b"held by %s %d %d %s\n" % (_machine(), os.getpid(), _began(os.getpid()), uuid.uuid4().hex.encode())
         try:
@@ -67,6 +70,8 @@ class Mark:
         except OSError:
             path.unlink(missing_ok=True)  # nobody shall take it for a lock
             raise
+        if not os.path.samestat(os.fstat(handle), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         self._over = threading.Event()
         threading.Thread(target=self._keep, daemon=True).start()
 
@@ -110,9 +115,23 @@ def clear_away(path: Path, handle: int) -> bool:
         return True
     if aside.read_bytes()[: len(text)] != text or (not text and aside.stat().st_size):  # it was not that one any more
         with contextlib.suppress(FileExistsError):
-            path.hardlink_to(aside)
+            _put_back(aside, path)
     aside.unlink()
     return True
+
+
+def _put_back(aside: Path, path: Path) -> None:
+    """Give a file its name again. Raises FileExistsError where another one has it by now, OSError."""
+    try:
+        path.hardlink_to(aside)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without hard links: a copy holds as well, for who made it knows it by its mark
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(handle, aside.read_bytes())
+        finally:
+            os.close(handle)
 
 
 def write_all(handle: int, content: bytes) -> None:
@@ -134,7 +153,7 @@ def _is_held(path: Path, handle: int, text: bytes) -> bool:
     found = _MARK.match(text)
     if found and found[1] == _machine():
         return _lives(int(found[2]), int(found[3]))
-    return _now(path.parent) - os.fstat(handle).st_mtime < STALE
+    return _now(path.parent) - os.fstat(handle).st_mtime < (STALE if text else UNMARKED)
 
 
 def _now(folder: Path) -> float:

@@ -101,7 +101,10 @@ def _take(path: Path, handle: int, ours: bool) -> tuple[Lock | None, bool]:
         if error.errno not in ABSENT:
             raise
     if ours:
-        return Lock(path, handle, Mark(path, handle)), False
+        try:
+            return Lock(path, handle, Mark(path, handle)), False
+        except FileNotFoundError:
+            return None, True
     return None, clear_away(path, handle)
 
 
@@ -176,7 +179,11 @@ class Locks:
     def blob(self, digest: str) -> Lock | None:
         """The right to bring this blob, or None while another process is bringing it. Raises OSError."""
         make_folder(self._folder)
-        return take(self._folder / f"blob-{hex_of(digest)}")
+        lock = take(self._folder / f"blob-{hex_of(digest)}")
+        if lock:
+            with contextlib.suppress(OSError):
+                lock.write(b"\n")  # held for long: whoever sees no lock of the kernel's shall not take it for an unmarked one
+        return lock
 
     @contextmanager
     def claim(self, digests: Iterable[str]) -> Iterator[None]:
