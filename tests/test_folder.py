@@ -40,6 +40,21 @@ def test_private_and_removed() -> None:
     assert not folder.exists()
 
 
+def test_a_path_that_is_no_text_is_passed_over_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    try:
+        odd.mkdir(mode=0o700)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(odd))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with runtime_folder() as folder:
+        assert folder.parent == tmp_path
+    monkeypatch.setattr("tempfile.tempdir", str(odd))
+    with pytest.raises(Misconfigured, match="no text in UTF-8; set TMPDIR"), runtime_folder():
+        pass
+
+
 def test_dead_servers_are_swept_and_living_ones_left() -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

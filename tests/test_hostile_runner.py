@@ -166,6 +166,16 @@ async def test_a_context_that_is_said_to_be_full_by_a_question_that_fills_none_i
             await getattr(Engine(path, Mailroom()), verb)(given)
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens", "good"), [("a", 3, True), ("a" * 1000, 1000, True), ("a", 1000, False), ("a" * 1000, 9000, False)]
+)
+async def test_a_text_has_no_more_tokens_than_bytes_could_make(tmp_path: Path, text: str, tokens: int, good: bool) -> None:
+    body = msgspec.json.encode({"tokens": [1] * tokens})
+    async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
+        with contextlib.nullcontext() if good else pytest.raises(EngineFailed):
+            assert len(await Engine(path, Mailroom()).tokenize(text)) == tokens
+
+
 async def test_a_number_of_tokens_below_none_is_none(tmp_path: Path) -> None:
     body = msgspec.json.encode({"data": [{"index": 0, "embedding": "AACAPw=="}], "usage": {"prompt_tokens": -1}})
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:

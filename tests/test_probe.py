@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ndani import names
@@ -146,6 +149,47 @@ def test_targets_count_only_what_arrives() -> None:
         assert {"TCP v4", "UDP v4"} <= targets.arrived()
         assert targets.arrived() == set()
     assert not outcomes["TCP v4"].blocked
+
+
+FULL = """
+import os, sys, tempfile
+from pathlib import Path
+from ndani.errors import NdaniError
+from ndani.runtime.probe import Targets
+tempfile.tempdir = "/mnt"  # it was chosen while it had room
+before = len(os.listdir("/proc/self/fd"))
+try:
+    with Targets():
+        print("made")
+except NdaniError as error:
+    print(error)
+print([entry.name for entry in Path(tempfile.gettempdir()).iterdir()], len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+def full(script: str) -> str:
+    """What a script says whose folder for temporary files has no room left."""
+    mount = 'mount -t tmpfs -o size=16k tmpfs /mnt && head -c 16384 /dev/zero > /mnt/fill; exec "$@"'
+    if os.geteuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("only root can mount a full folder")
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-I", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=True).stdout
+
+
+def test_where_there_is_no_room_a_probe_says_so_and_leaves_nothing() -> None:
+    said, left = full(FULL).splitlines()
+    assert said.startswith("a probe needs a folder and files in /mnt, and they cannot be made (No space left on device); make room there")
+    assert left == "['fill'] 0"
+
+
+def test_a_file_whose_name_is_no_text_is_not_read_by_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).touch()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Targets() as targets:
+        assert msgspec.json.encode(targets.addresses)
 
 
 def test_a_closed_port_is_not_a_jail() -> None:

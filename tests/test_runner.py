@@ -132,6 +132,28 @@ async def test_a_folder_that_was_tidied_away_is_made_again(folder: Path) -> None
     folder.unlink()
 
 
+def test_a_folder_without_room_is_said_to_be_that() -> None:
+    if os.getuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("only root can mount a full folder")
+    script = """
+import asyncio
+from pathlib import Path
+from ndani.engines import Launch
+from ndani.errors import LoadFailed
+from ndani.runtime.runner import Runner
+async def main():
+    try:
+        await Runner.spawn(Launch("echo", "", -1), None, Path("/mnt"))
+    except LoadFailed as error:
+        print(error)
+asyncio.run(main())
+"""
+    mount = 'mount -t tmpfs -o size=16k,mode=700 tmpfs /mnt && head -c 16384 /dev/zero > /mnt/fill; exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-I", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
+    assert done.stdout == "the folder for sockets /mnt cannot be written to (No space left on device); make room there and try again\n"
+
+
 async def test_a_folder_whose_name_somebody_else_took_is_not_used(folder: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can make a folder of somebody else's")

@@ -107,8 +107,8 @@ class _Raw(msgspec.Struct):
     tokens: msgspec.Raw
 
 
-#: Bytes of a token id in a list of them, at most.
-_WIDEST = 12
+#: Bytes of a token id in a list of them, at most, and tokens that stand around any text.
+_WIDEST, _FRAME = 12, 64
 #: Bytes of the longest vector that any model gives, as it is sent: 24,000 numbers.
 _WIDEST_VECTOR = 1 << 17
 _vectors = msgspec.json.Decoder(_Vectors)
@@ -143,7 +143,12 @@ class Engine:
 
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""
-        return (await self._ask("/tokenize", {"content": text, "add_special": special, "parse_special": True}, _Tokens)).tokens
+        whole = await self._fetch("/tokenize", {"content": text, "add_special": special, "parse_special": True})
+        with _sense():
+            # A token has at least one byte, and few stand around a text: a list of more would be memory without end.
+            if whole.count(b",") > _FRAME + 4 * len(text.encode()):
+                raise ValueError("more tokens than there is text")
+            return msgspec.json.decode(whole, type=_Tokens).tokens
 
     async def measure(self, text: str, first: int, last: int) -> tuple[list[int], list[int], int]:
         """How many tokens a prompt has, the ids of the first ones and of the last ones. The rest is counted and not made into numbers.

@@ -78,6 +78,7 @@ def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -
 
     The two descriptors are ours to close; the commands' end is the child's lifeline. Raises OSError when there is no process to be had.
     """
+    first = msgspec.json.encode(order) + b"\n"  # before there is anything that an error would leave behind
     theirs_in, ours_out = os.pipe()
     try:
         ours_in, theirs_out = os.pipe()
@@ -105,7 +106,7 @@ def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -
         os.close(theirs_in)
         os.close(theirs_out)
     with contextlib.suppress(BrokenPipeError):  # it is gone, which whoever waits for its first word hears
-        os.write(ours_out, msgspec.json.encode(order) + b"\n")
+        os.write(ours_out, first)
     os.set_blocking(ours_out, False)  # from now on it may read foreign bytes, and obey them
     return process, ours_out, ours_in
 

@@ -34,6 +34,8 @@ def runtime_folder() -> Iterator[Path]:
     folder can be made, or its path is too long for a socket.
     """
     parent, prefix = _parent()
+    if not is_text(parent):
+        raise Misconfigured("the path of the folder for temporary files is no text in UTF-8; set TMPDIR to one that is")
     _sweep(parent, prefix)
     try:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -69,7 +71,13 @@ def remake(folder: Path) -> None:
 def _parent() -> tuple[Path, str]:
     own = os.environ.get("XDG_RUNTIME_DIR", "")
     prefix = f"ndani-{os.getuid() if hasattr(os, 'getuid') else 0}-"
-    if own and is_ours(Path(own)) and os.access(own, os.W_OK) and len(os.fsencode(own)) < SOCKET_PATH - _TAIL - len(prefix) - 9:
+    if (
+        own
+        and is_text(Path(own))
+        and is_ours(Path(own))
+        and os.access(own, os.W_OK)
+        and len(os.fsencode(own)) < SOCKET_PATH - _TAIL - len(prefix) - 9
+    ):
         return Path(own), prefix
     return Path(tempfile.gettempdir()), prefix
 
@@ -83,6 +91,14 @@ def is_ours(folder: Path) -> bool:
     if not hasattr(os, "getuid"):
         return stat.S_ISDIR(state.st_mode)
     return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and stat.S_IMODE(state.st_mode) & 0o077 == 0
+
+
+def is_text(path: Path) -> bool:
+    """Whether a runner can be told a path: a name may be any bytes, and it is told in JSON."""
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _lock(folder: Path) -> int:

@@ -8,6 +8,7 @@ sent beyond this machine, and no file is harmed but the runner's spare one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -16,6 +17,8 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
+from ndani.errors import Failed
+from ndani.runtime.folder import is_text
 from ndani.runtime.routes import Addresses
 
 #: The port named where a machine has no such loopback (IPv6 may be off): nothing listens there.
@@ -48,8 +51,20 @@ class Targets:
         self.addresses: Addresses
 
     def __enter__(self) -> Targets:
-        # Mode 0700 as mkdtemp makes it; a runner of the same user has no other bar to it than its jail.
-        self._folder = Path(tempfile.mkdtemp(prefix="ndani-probe-"))
+        """Make them. Raises Failed when this machine has no room for them."""
+        try:
+            # Mode 0700 as mkdtemp makes it; a runner of the same user has no other bar to it than its jail.
+            self._folder = Path(tempfile.mkdtemp(prefix="ndani-probe-"))
+            if not is_text(self._folder):
+                raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ))
+            self._make()
+        except OSError as error:
+            self._clear()
+            sentence = f"a probe needs a folder and files in {tempfile.gettempdir()}, and they cannot be made ({error.strerror})"
+            raise Failed(f"{sentence}; make room there, or set TMPDIR to another") from None
+        return self
+
+    def _make(self) -> None:
         abstract = f"ndani-probe-{secrets.token_hex(8)}"
         path = str(self._folder / "listener")
         if self._spare is None:
@@ -72,14 +87,17 @@ class Targets:
             self._listen(socket.AF_UNIX, path)
             with contextlib.suppress(OSError):  # abstract names are Linux only
                 self._listen(socket.AF_UNIX, "\0" + abstract)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         for end in (*self._listeners, *self._mailboxes):
             end.close()
         if self._held >= 0:
             os.close(self._held)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder != Path():
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def arrived(self) -> set[str]:
         """Names of the routes whose words, or files, really came here since the targets were made or last asked."""
@@ -149,7 +167,7 @@ class Targets:
         """A file that is really in the user's home; where the home has none that can be read, one of the user's elsewhere."""
         with contextlib.suppress(OSError, RuntimeError):
             for entry in sorted(Path.home().iterdir()):
-                if entry.is_file():
+                if entry.is_file() and is_text(entry):
                     with contextlib.suppress(OSError), entry.open("rb"):
                         return entry
         spare = self._folder / "readable"

@@ -8,6 +8,7 @@ inherits must be exactly what is named here, under uvloop as under plain asyncio
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import secrets
@@ -72,19 +73,18 @@ class Runner:
         place = folder / secrets.token_hex(4)
         if not is_ours(folder):  # somebody who tidies up has removed it, and somebody else may have taken its name
             remake(folder)
-        place.mkdir(mode=0o700)
         # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
         launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
         spare = -1
         try:
+            place.mkdir(mode=0o700)
             spare = lay_spare(place / "spare")
             order = child.Order(launch, os.getpid(), require_jail, machine.look().available, spare)
             held = tuple(descriptor for descriptor in (launch.weights, launch.adapter, spare) if descriptor >= 0)
             process, commands, events = start("ndani.runtime.child", order, held)
         except OSError as error:
             shutil.rmtree(place, ignore_errors=True)
-            sentence = f"no process could be started for the model ({error.strerror}); close something and try again"
-            raise errors.LoadFailed(sentence) from None
+            raise _not_started(error, folder) from None
         finally:
             if spare >= 0:
                 os.close(spare)
@@ -227,3 +227,10 @@ class Runner:
         if self._said.full():
             self._said.get_nowait()
         self._said.put_nowait(None)
+
+
+def _not_started(error: OSError, folder: Path) -> errors.LoadFailed:
+    """Why there is no runner: the folder for its socket has no room for it, or the system no process."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return errors.LoadFailed(f"the folder for sockets {folder} cannot be written to ({error.strerror}); make room there and try again")
+    return errors.LoadFailed(f"no process could be started for the model ({error.strerror}); close something and try again")
