@@ -112,6 +112,7 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CREATE, over(info={"a": 1}), 400, "info is not in this version"),
     (CREATE, over(info="a"), 400, "info must be an object"),
     (CREATE, over(requires="v"), 400, "requires must be a valid semver"),
+    (CREATE, over(requires="1" * 101), 400, "requires must be a valid semver"),
     (CREATE, over(requires="1.x"), 400, "requires must be a valid semver"),
     (CREATE, over(requires=14), 400, "requires must be a string"),
     (CREATE, over(license={"text": "MIT"}), 400, "license must be a string or an array of strings"),

@@ -29,6 +29,8 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 _WORD = re.compile(r"[ \t]*([^ \t\r\n]*)")
 _BLANK = " \t\r\n"
 _HALF = re.compile("[\ud800-\udfff]")  # half of a pair, as JSON can say it: no text in UTF-8 has one
+#: Letters of a version: it goes into the config, which is read at every listing.
+_MOST_VERSION = 100
 _VERSION = re.compile(
     r"v?(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)(-PRE(\.PRE)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?)?)?\Z".replace(
         "PRE", r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -240,7 +242,7 @@ def _last(commands: list[_Command], name: str, warnings: list[str]) -> str | Non
 
 def check_version(said: str) -> str:
     """The version that REQUIRES names, without a `v` in front. Raises BadRequest in Ollama's words for anything else."""
-    if not _VERSION.match(said):
+    if len(said) > _MOST_VERSION or not _VERSION.match(said):
         raise BadRequest("requires must be a valid semver (e.g. 0.14.0)")
     return said.removeprefix("v")
 
