@@ -255,6 +255,12 @@ def test_deleting_one_of_two_names_leaves_the_model_in_memory(start: Start, echo
     assert server.ask("/api/chat", chat("x", model="twin"))["done"] and server.runners()[0].pid == pid[0]
 
 
+def test_a_compressed_body_is_told_what_it_is(echo: Server) -> None:
+    for encoding, status in (("gzip", 400), ("ZSTD", 400), ("identity", 200), ("", 200)):
+        answer = echo.http.post("/api/show", content=b'{"model":"echo"}', headers={"content-encoding": encoding})
+        assert answer.status_code == status and (status == 200 or "compressed" in answer.json()["error"]), encoding
+
+
 def test_options_that_nothing_obeys_are_named(echo: Server) -> None:
     odd = {"bad name\r\nx: y": 1, "x" * 200_000: 1}
     answer = echo.post("/api/chat", chat("x", options={"num_predict": 1, "mirostat": 2, "tfs_z": 1.0, **odd}))

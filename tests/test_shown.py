@@ -83,3 +83,10 @@ def test_a_model_made_from_another_names_it_in_the_listing_and_in_show(server: S
     assert parents(server) == want, "one made anew from itself names itself, as in Ollama"
     server.ask("/api/generate", {"model": "mine", "prompt": "x"})
     assert server.resident()["mine:latest"]["details"]["parent_model"] == "", "as in Ollama: not in what runs"
+
+
+def test_vs_code_lists_a_model_by_the_name_that_it_asked_for(server: Server) -> None:
+    """It shows `general.basename`, which a publisher writes into all weights alike."""
+    for agent, shown in (("GitHubCopilotChat/0.30.1", "base"), ("ollama-python/0.6", None), ("xGitHubCopilotChat/1", None)):
+        said = server.http.post("/api/show", json={"model": "base"}, headers={"user-agent": agent}).json()
+        assert said["model_info"].get("general.basename") == shown, agent

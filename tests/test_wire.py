@@ -34,6 +34,7 @@ async def test_names_are_lower_case_and_null_is_nothing_said() -> None:
     assert await wire.decode(request(b'{"Model": "x", "KEEP_ALIVE": {"A": 1}}')) == {"model": "x", "keep_alive": {"A": 1}}
     assert await wire.decode(request(b"null")) == {}
     assert await wire.decode(request(b'{"a":', b" 1}")) == {"a": 1}
+    assert await wire.decode(request(b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}, "what Windows writes in front of a text"
 
 
 @pytest.mark.parametrize(

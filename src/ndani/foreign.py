@@ -18,12 +18,13 @@ import msgspec
 MOST_DEPTH = 200
 #: Values in one text: a tokenizer of 256,000 words with its merges has fewer than two million.
 MOST_VALUES = 4_000_000
+#: The byte-order mark of UTF-8.
+MARK = b"\xef\xbb\xbf"
 
 #: Bytes that are looked at at once: a few milliseconds.
 _PIECE = 1 << 16
 
 _T = TypeVar("_T")
-_MARK = b"\xef\xbb\xbf"
 _TEXTS = re.compile(rb'[^"]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"]*+)*+', re.DOTALL)
 _REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -95,7 +96,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _bounded(content: bytes, depth: int, values: int) -> bytes:
-    content = content.removeprefix(_MARK)
+    content = content.removeprefix(MARK)
     require_bounds(content, depth=depth, values=values)
     return content
 

@@ -68,7 +68,11 @@ class Native:
         asked = parse_show(body)
         shown = await self._service.models.show(name)
         # With verbose it is megabytes, which others must not wait for.
-        return await wire.reply_long(await asyncio.to_thread(render_show, shown, asked))
+        said = await asyncio.to_thread(render_show, shown, asked)
+        if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
+            # It lists models by this; the publisher's own word is the same for every tag, and for what was made of it.
+            said["model_info"]["general.basename"] = name
+        return await wire.reply_long(said)
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from ndani.api.connection import pipe
 from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
-from ndani.foreign import Unreadable, require_bounds
+from ndani.foreign import MARK, Unreadable, require_bounds
 from ndani.types import Done, Event, Outlet, Progress, Rendered, Text
 
 JSON = "application/json; charset=utf-8"
@@ -121,7 +121,8 @@ def fault(error: BaseException) -> Failed:
 
 
 async def decode(request: Request) -> dict[str, Any]:
-    """The body as an object with lower-case names, as Go's decoder matches them; `null` is an empty object.
+    """The body as an object with lower-case names, as Go's decoder matches them; `null` is an empty object. A byte-order mark
+    in front is passed over: Windows' editors and shells write one into a file that is sent.
 
     Raises BadRequest: `missing request body`, or a sentence that says where the JSON breaks and never quotes it;
     Cancelled when the client leaves before its end.
@@ -132,6 +133,9 @@ async def decode(request: Request) -> dict[str, Any]:
         raise Cancelled("request canceled") from None
     if not body or body.isspace():
         raise BadRequest("missing request body")
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise BadRequest("the request body is compressed; send it as it is, without Content-Encoding")
+    body = body.removeprefix(MARK)
     try:
         bounded = partial(require_bounds, body, values=MOST_VALUES, containers=MOST_CONTAINERS)
         if len(body) > _SHORT:
