@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.engines import Launch
 from ndani.errors import EngineFailed, Failed, LoadFailed, NdaniError, SourceFailed, told
 from ndani.jail.process import ending
@@ -71,7 +71,7 @@ async def test_a_maker_may_say_and_die_as_it_likes(
 ) -> None:
     take_over(tmp_path, monkeypatch, lines, end)
     with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=sentence):
-        async with asyncio.timeout(60), aclosing(Maker(True).make(work)) as steps:
+        async with asyncio.timeout(60), aclosing(Supervisor(True).make(work)) as steps:
             async for _ in steps:
                 pass
 

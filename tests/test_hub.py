@@ -23,9 +23,9 @@ from ndani.sources.fetcher import Fetcher
 from ndani.sources.gguf import group, pick
 from ndani.sources.hub import HubSource
 from ndani.sources.library import shelves, spelt
-from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.gguf import read_head
 from ndani.types import Progress
@@ -35,7 +35,7 @@ from test_registry import left_over
 
 pytestmark = pytest.mark.usefixtures("home")
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 PIECE = 100_000
 MODEL = gguf(tensors(8, 100_000))
 SMALL = gguf(tensors(2))
@@ -63,7 +63,7 @@ def ask(name: Name, stall: float = 30.0) -> HubSource:
     at = os.environ.get("HF_ENDPOINT", "")
     token = os.environ.get("HF_TOKEN", "")
     assert made.host == at.removeprefix("http://") and isinstance(choose(name, False)[0], HubSource)
-    registry = Registry(name, insecure=False, offline=False, key=Path("key"), at=at, token=token, patience=QUICK, stall=stall)
+    registry = Registry(name, insecure=False, offline=False, key=Path("key"), at=at, token=token, retries=QUICK, stall=stall)
     return HubSource(registry, PIECE)
 
 
@@ -275,7 +275,7 @@ async def test_a_registry_that_is_no_hub_says_what_it_says(store: Store) -> None
     registry = StandIn(MODEL)
     runner = await registry.start()
     other = parse(f"{registry.host}/ns/other")
-    source = HubSource(Registry(other, insecure=True, offline=False, key=Path("key"), patience=QUICK))
+    source = HubSource(Registry(other, insecure=True, offline=False, key=Path("key"), retries=QUICK))
     with pytest.raises(NotFound, match=r"^pull model manifest: file does not exist$"):
         await collect(store, other, source)
     await runner.cleanup()
@@ -346,7 +346,7 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
         monkeypatch.setenv("HF_TOKEN", place.token)
         source: RegistrySource = ask(place.name, stall)
     else:
-        registry = Registry(place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", patience=QUICK, stall=stall)
+        registry = Registry(place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", retries=QUICK, stall=stall)
         source = RegistrySource(registry, PIECE)
     try:
         if sentence:

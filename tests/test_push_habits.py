@@ -18,9 +18,9 @@ from aiohttp import web
 
 from ndani.errors import SourceFailed
 from ndani.names import parse
-from ndani.sources.patience import Patience
 from ndani.sources.push import push
 from ndani.sources.registry import Registry, _pause
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.types import Progress
@@ -41,8 +41,8 @@ def store(tmp_path: Path) -> Store:
 
 
 async def send(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
-    patience = Patience(tries=tries, pause=0.01)
-    registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), patience=patience)
+    retries = RetryPolicy(tries=tries, pause=0.01)
+    registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), retries=retries)
     async with asyncio.timeout(PATIENCE), aclosing(push(store, uploads.name, registry, part=part)) as steps:
         return [step async for step in steps]
 

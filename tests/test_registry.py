@@ -20,16 +20,16 @@ from ndani.sources import choose
 from ndani.sources.fetcher import Fetcher
 from ndani.sources.folder import FolderSource
 from ndani.sources.hub import HubSource
-from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.pypi import PypiSource
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.types import Progress
 from registries import Debian, StandIn, make_model, no_debian
 from test_fetcher import kill_children
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 SIZE, PIECE = 1_000_000, 100_000
 WEIGHTS = random.Random(7).randbytes(SIZE)
 
@@ -68,7 +68,7 @@ def store(tmp_path: Path) -> Store:
 
 def source(name: Name, home: Path, *, insecure: bool = True, offline: bool = False, stall: float = 30.0) -> RegistrySource:
     key = home / ".ndani" / "id_ed25519"
-    return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, patience=QUICK, stall=stall), PIECE)
+    return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, retries=QUICK, stall=stall), PIECE)
 
 
 async def collect(store: Store, name: Name, *sources: RegistrySource) -> list[Progress]:
@@ -357,9 +357,7 @@ async def test_a_mirror_that_stops_answering_is_not_asked_for_ever(stand_in: Sta
     async with AsyncExitStack() as stack:
         for runner in runners:
             stack.push_async_callback(runner.cleanup)
-        pulled = RegistrySource(
-            Registry(stand_in.name, insecure=True, offline=False, key=home / "key", patience=QUICK, stall=2.0), PIECE, 1
-        )
+        pulled = RegistrySource(Registry(stand_in.name, insecure=True, offline=False, key=home / "key", retries=QUICK, stall=2.0), PIECE, 1)
         async with aclosing(pull(store, stand_in.name, [pulled], QUICK)) as steps:
             async for step in steps:
                 if step.digest == stand_in.model and (step.completed or 0) > SIZE // 4 and stand_in.elsewhere.endswith(first.host):
@@ -381,7 +379,7 @@ async def test_a_houses_registry_that_cannot_be_reached_does_not_keep_the_next_s
         name = stand_in.name
 
         def house() -> RegistrySource:
-            return RegistrySource(Registry(name, insecure=False, offline=False, key=home / "key", at=at, patience=QUICK))
+            return RegistrySource(Registry(name, insecure=False, offline=False, key=home / "key", at=at, retries=QUICK))
 
         await collect(store, name, house(), source(name, home))
         assert held(store, name) == WEIGHTS

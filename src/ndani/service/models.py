@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ndani import names
 from ndani.convert.kinds import parse_kind
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.ledger.log import Log
@@ -23,8 +23,8 @@ from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept, prepare
 from ndani.store.inspect import Header
-from ndani.store.offloop import settled, stepped
 from ndani.store.parameters import check_parameters
+from ndani.store.threads import in_thread, stepped
 from ndani.store.upload import receive
 from ndani.types import Model, Progress, Resident
 
@@ -42,12 +42,12 @@ class Shown:
 class Models:
     """What can be done with the models of a store."""
 
-    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, maker: Maker, log: Log) -> None:
+    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, supervisor: Supervisor, log: Log) -> None:
         self.store = store
         self._cards = cards
         self._pool = pool
         self._fetcher = fetcher
-        self._maker = maker
+        self._supervisor = supervisor
         self._log = log
         self._told: set[str] = set()
 
@@ -81,7 +81,7 @@ class Models:
         old = names.parse(source, error=f'source "{source}" is invalid')
         new = names.parse(destination, error=f'destination "{destination}" is invalid')
         require_local(new)
-        await settled(self.store.copy, old, new, missing=f'model "{source}" not found')
+        await in_thread(self.store.copy, old, new, missing=f'model "{source}" not found')
 
     async def delete(self, model: str) -> None:
         """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too.
@@ -90,7 +90,7 @@ class Models:
         """
         name = names.parse(model, error=f'name "{model}" is invalid', scheme=False)
         old = self._runs(name)
-        await settled(self.store.delete, name, missing=f"model '{model}' not found")
+        await in_thread(self.store.delete, name, missing=f"model '{model}' not found")
         if old:
             self._let_go(old)
         else:
@@ -127,7 +127,7 @@ class Models:
 
     async def prepare_handover(self) -> str:
         """A place in the store where its own user may link a file to. Raises StoreFailed, Unsupported."""
-        return await settled(prepare, self.store.layout)
+        return await in_thread(prepare, self.store.layout)
 
     async def accept_handover(self, place: str) -> AsyncGenerator[Progress]:
         """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
@@ -155,7 +155,7 @@ class Models:
             recipe = replace(recipe, base=entry)
         old = self._runs(name)
         try:
-            async with aclosing(made(self.store, self._maker, recipe)) as prepared:
+            async with aclosing(made(self.store, self._supervisor, recipe)) as prepared:
                 async for found in prepared:
                     if isinstance(found, Recipe):
                         recipe = found
@@ -166,7 +166,7 @@ class Models:
                     yield step_made
         finally:
             if recipe.made:
-                await settled(self.store.drop, set(recipe.made))  # when nothing came of it; else it is referred to
+                await in_thread(self.store.drop, set(recipe.made))  # when nothing came of it; else it is referred to
         self._let_go(old)
 
     def _warnings(self, name: names.Name) -> list[str]:

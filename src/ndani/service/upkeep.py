@@ -9,7 +9,7 @@ from ndani import names
 from ndani.errors import NdaniError, NotFound, Offline
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
-from ndani.store.offloop import settled, stepped
+from ndani.store.threads import in_thread, stepped
 from ndani.store.upkeep import Damage, Pruned, Unused, Verified, prune, restorers, verify
 from ndani.types import Progress
 
@@ -32,9 +32,9 @@ class Upkeep:
         """
         damaged: dict[str, str] = {}
         if model:
-            entries: tuple[Entry, ...] = (await settled(self.store.find, names.parse(model), f"model '{model}' not found"),)
+            entries: tuple[Entry, ...] = (await in_thread(self.store.find, names.parse(model), f"model '{model}' not found"),)
         else:
-            entries, damaged = await settled(self.store.survey)
+            entries, damaged = await in_thread(self.store.survey)
         last = Verified(0, 0, ())
         async with aclosing(stepped(verify(self.store, entries, damaged, digests))) as steps:
             async for step in steps:
@@ -65,7 +65,7 @@ class Upkeep:
                 async for step in steps:
                     yield step
             return
-        users = await settled(restorers, self.store, damage.digest)
+        users = await in_thread(restorers, self.store, damage.digest)
         failed: NdaniError = NotFound("there is no source for it")
         for name in users:
             try:

@@ -25,7 +25,7 @@ from ndani import jail, names
 from ndani.errors import Failed, NdaniError
 from ndani.letters import clean
 from ndani.sources import choose, open_registry
-from ndani.sources.job import PATIENCE, Ended, Job
+from ndani.sources.job import PUSH_GRACE, Ended, Job
 from ndani.sources.pull import pull
 from ndani.sources.push import push
 from ndani.store import Store
@@ -41,7 +41,7 @@ def main() -> int:
     line = sys.stdin.buffer.readline()
     job = msgspec.json.decode(line, type=Job)
     leaving = threading.Event()
-    threading.Thread(target=_watch_lifeline, args=(leaving, PATIENCE if job.push else 0.0), daemon=True).start()
+    threading.Thread(target=_watch_lifeline, args=(leaving, PUSH_GRACE if job.push else 0.0), daemon=True).start()
     try:
         asyncio.run(_run(job, leaving))
     except NdaniError as error:
@@ -94,13 +94,13 @@ def _say(line: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _watch_lifeline(leaving: threading.Event, patience: float) -> None:
+def _watch_lifeline(leaving: threading.Event, grace: float) -> None:
     # A thread, because the event loop may be busy unpacking just when the parent dies; and the bare descriptor,
     # because a buffered reader would hold up the interpreter's own end.
     while os.read(0, 1024):
         pass
     leaving.set()
-    time.sleep(patience)
+    time.sleep(grace)
     os._exit(1)
 
 

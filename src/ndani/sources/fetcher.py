@@ -17,7 +17,7 @@ import msgspec
 from ndani.errors import Failed, NdaniError, SourceFailed, told
 from ndani.names import Name
 from ndani.settings import Settings
-from ndani.sources.job import PATIENCE, Ended, Job
+from ndani.sources.job import PUSH_GRACE, Ended, Job
 from ndani.types import Progress
 
 _LINE = 1 << 20  # bytes of a line at most, far more than the child ever says in one
@@ -128,7 +128,7 @@ class _Run:
             self.task.cancel()
         elif self._child.returncode is None and self._job.push and self._child.stdin:
             self._child.stdin.close()  # it leaves when the part that is travelling has arrived
-            await asyncio.wait([self.task], timeout=PATIENCE)
+            await asyncio.wait([self.task], timeout=PUSH_GRACE)
         if self._child and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._child.kill()

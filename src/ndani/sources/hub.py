@@ -23,8 +23,8 @@ from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
 from ndani.sources.address import count_of
 from ndani.sources.ahead import AT_ONCE, PIECE
 from ndani.sources.gguf import group, pick
-from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import retry
 from ndani.store import layout as kinds
 
 #: Answers that say: not by this door. Everything else (busy, broken off) is the answer.
@@ -164,7 +164,7 @@ class HubSource(RegistrySource):
 
     async def _json(self, url: str) -> tuple[bytes, str] | None:
         """An answer and its Link header; None when the hub has no such thing."""
-        return await insist(self._registry.patience, lambda: self._asked(url))
+        return await retry(self._registry.retries, lambda: self._asked(url))
 
     async def _asked(self, url: str) -> tuple[bytes, str] | None:
         async with self._registry.ask("GET", url, {"Accept": "application/json"}) as answer:
@@ -262,7 +262,7 @@ class HubSource(RegistrySource):
                     return Listed(file.path, length, sha256=said)
                 return Listed(file.path, length, oid=said if re.fullmatch(r"[0-9a-f]{40}", said) else file.oid)
 
-        return await insist(self._registry.patience, look)
+        return await retry(self._registry.retries, look)
 
     async def _text(self, file: Listed) -> str:
         return (await self._content(file)).decode("utf-8", "replace")
@@ -273,7 +273,7 @@ class HubSource(RegistrySource):
             file = await self._linked(file)
         if file.size > _SMALL or not (file.sha256 or file.oid):
             raise SourceFailed(f"{self._registry.host} gives no digest for {file.path}, so it cannot be checked; choose another file")
-        content = await insist(self._registry.patience, lambda: self._read(file.path))
+        content = await retry(self._registry.retries, lambda: self._read(file.path))
         header = f"blob {len(content)}\0".encode()
         got = hashlib.sha256(content).hexdigest() if file.sha256 else hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
         if got != (want := file.sha256 or file.oid):

@@ -11,17 +11,17 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.errors import Failed, NdaniError, NotFound, Offline, SourceFailed, StoreFailed, Unconfined
 from ndani.names import Name
 from ndani.sources import Plan, PlannedLayer, Source, Surveyed
 from ndani.sources.assemble import assemble, changed, convert, restore
+from ndani.sources.download import Download, received
 from ndani.sources.http import Interrupted
-from ndani.sources.inflow import Inflow, received
-from ndani.sources.patience import Patience
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
-from ndani.store.offloop import settled, stepped
+from ndani.store.threads import in_thread, stepped
 from ndani.types import Progress
 
 
@@ -30,15 +30,15 @@ class _Tools:
     """What every step of one pull works with."""
 
     store: Store
-    maker: Maker
-    patience: Patience
+    supervisor: Supervisor
+    retries: RetryPolicy
 
 
 async def pull(
     store: Store,
     name: Name,
     sources: Sequence[Source],
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     repair: frozenset[str] = frozenset(),
     *,
     require_jail: bool = False,
@@ -49,7 +49,7 @@ async def pull(
     in order. `require_jail`: what has to be made of files is made in a jail or not at all. Raises NotFound, SourceFailed,
     StoreFailed, Offline, Unconfined; what has come stays for the next pull.
     """
-    tools = _Tools(store, Maker(require_jail), patience or Patience())
+    tools = _Tools(store, Supervisor(require_jail), retries or RetryPolicy())
     failed: NdaniError | None = None
     yield Progress("pulling manifest")
     for source in sources:
@@ -96,7 +96,7 @@ async def _pull_from(tools: _Tools, name: Name, source: Source, repair: frozense
             yield Progress("verifying sha256 digest")
             whole = True
             if plan.assembly:
-                async with aclosing(assemble(store, tools.maker, name, plan.assembly)) as steps:
+                async with aclosing(assemble(store, tools.supervisor, name, plan.assembly)) as steps:
                     async for step in steps:
                         yield step
             else:
@@ -120,7 +120,7 @@ async def _replace(tools: _Tools, name: Name, source: Source, plan: Plan, repair
         raise changed(name)
     files = set(assembly.files.values()) if assembly else set()
     used = files | {one.digest for layer in layers for one in layer.ingredients}
-    lacking = await settled(_lacks_weights, store, name, rest) if rest else False
+    lacking = await in_thread(_lacks_weights, store, name, rest) if rest else False
     if lacking:
         layers = list(plan.layers)
     with store.claim(set(repair) | used):
@@ -131,7 +131,7 @@ async def _replace(tools: _Tools, name: Name, source: Source, plan: Plan, repair
         failed = None
         try:
             if rest and assembly:
-                async with aclosing(restore(store, tools.maker, name, assembly, rest)) as steps:
+                async with aclosing(restore(store, tools.supervisor, name, assembly, rest)) as steps:
                     async for step in steps:
                         yield step
         except SourceFailed as error:
@@ -164,10 +164,10 @@ async def _bring(tools: _Tools, source: Source, layer: PlannedLayer, *, afresh: 
                 yield step
     while not (lock := store.lock(layer.digest)):
         yield _progress(layer, received(store, layer))
-        await asyncio.sleep(tools.patience.look)
+        await asyncio.sleep(tools.retries.poll)
     try:
         if afresh or not store.blobs.sound(layer.digest, layer.size):
-            bringing = convert(store, tools.maker, layer) if layer.made else _transfer(store, source, layer, tools.patience)
+            bringing = convert(store, tools.supervisor, layer) if layer.made else _transfer(store, source, layer, tools.retries)
             async with aclosing(bringing) as steps:
                 async for step in steps:
                     yield step
@@ -177,37 +177,37 @@ async def _bring(tools: _Tools, source: Source, layer: PlannedLayer, *, afresh: 
         yield _progress(layer, layer.packed)
 
 
-async def _transfer(store: Store, source: Source, layer: PlannedLayer, patience: Patience) -> AsyncGenerator[Progress, None]:
-    inflow = Inflow(store, layer)
-    vain = 0
+async def _transfer(store: Store, source: Source, layer: PlannedLayer, retries: RetryPolicy) -> AsyncGenerator[Progress, None]:
+    download = Download(store, layer)
+    failures = 0
     try:
-        async with aclosing(stepped(inflow.begin())) as pieces:
+        async with aclosing(stepped(download.begin())) as pieces:
             async for seen in pieces:
-                yield Progress(f"checking what is here of {_short(layer)}", None, inflow.here, min(seen, inflow.here))
-        while part := inflow.part:
-            before = inflow.received
+                yield Progress(f"checking what is here of {_short(layer)}", None, download.here, min(seen, download.here))
+        while part := download.part:
+            before = download.received
             yield _progress(layer, before)
             try:
-                number = inflow.number
-                async with aclosing(source.open(part, inflow.within)) as chunks:
+                number = download.number
+                async with aclosing(source.open(part, download.within)) as chunks:
                     async for chunk in chunks:
-                        inflow.feed(chunk)
-                        yield _progress(layer, inflow.received)
-                if inflow.number == number:
+                        download.feed(chunk)
+                        yield _progress(layer, download.received)
+                if download.number == number:
                     raise Interrupted(f"{part.file.name} ended too early")
-                vain = 0
+                failures = 0
             except Interrupted as error:
-                vain = 0 if inflow.received > before else vain + 1
-                await asyncio.sleep(patience.before(error, vain))
-        inflow.finish()
+                failures = 0 if download.received > before else failures + 1
+                await asyncio.sleep(retries.delay(error, failures))
+        download.finish()
     except Mismatch as error:
-        inflow.discard()
+        download.discard()
         sentence = (
             f"digest mismatch, file must be downloaded again: want {error.want}, got {error.got}; pull once more, or use another source"
         )
         raise SourceFailed(sentence) from None
     finally:
-        inflow.close()
+        download.close()
 
 
 def _progress(layer: PlannedLayer, completed: int) -> Progress:

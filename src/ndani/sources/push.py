@@ -16,8 +16,8 @@ from threading import Event
 
 from ndani.errors import Failed, SourceFailed
 from ndani.names import Name
-from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, reason
+from ndani.sources.retry import retry
 from ndani.sources.standing import PART, Manner, remove_stale
 from ndani.sources.upload import COMMIT, TAKEN, Upload
 from ndani.store import Store
@@ -47,7 +47,7 @@ async def push(
                 async for step in steps:
                     yield step
         yield Progress("pushing manifest")
-        await insist(registry.patience, lambda: _put_manifest(registry, manifest, entry.manifest.media_type))
+        await retry(registry.retries, lambda: _put_manifest(registry, manifest, entry.manifest.media_type))
         yield Progress("success")
     except (Failed, SourceFailed) as error:
         # Of the tree, but not from the store: those name what they speak of themselves.
@@ -58,7 +58,7 @@ async def push(
 
 async def _watched(upload: Upload) -> AsyncGenerator[Progress, None]:
     """A blob on its way, looked at now and then."""
-    task = asyncio.create_task(insist(upload.registry.patience, upload.go, lambda: upload.furthest, verb="push"))
+    task = asyncio.create_task(retry(upload.registry.retries, upload.go, lambda: upload.furthest, verb="push"))
     try:
         while not task.done():
             yield upload.progress

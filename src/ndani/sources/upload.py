@@ -23,8 +23,8 @@ from urllib.parse import urlencode
 from ndani.errors import Cancelled, SourceFailed, StoreFailed
 from ndani.sources.address import count_of, origin
 from ndani.sources.http import Answer, Interrupted
-from ndani.sources.patience import LONGEST
 from ndani.sources.registry import Registry, reason
+from ndani.sources.retry import LONGEST
 from ndani.sources.standing import Manner, Standing, forget, md5_of, read, write
 from ndani.store import Store
 from ndani.store.entry import Layer
@@ -126,13 +126,13 @@ class Upload:
 
     async def _resumed(self, file: int) -> bool:
         """Whether the registry still knows the upload; then we stand where it does. An address that does not answer is forgotten."""
-        for vain in range(_KNOCKS):
+        for failures in range(_KNOCKS):
             try:
                 return await self._looked_up(file)
             except SourceFailed:  # an address that may not be asked any more, or not by us
                 return False
             except Interrupted as error:
-                pause = self.registry.patience.pause * 2**vain
+                pause = self.registry.retries.pause * 2**failures
                 await asyncio.sleep(pause if error.after is None else min(error.after, LONGEST))
         return False
 
@@ -321,11 +321,11 @@ class Upload:
 
     async def _appears(self) -> bool:
         """Whether the blob is there after all: a registry may go on with it when the connection has not lasted as long."""
-        patience = self.registry.patience
-        for vain in range(patience.tries):
+        policy = self.registry.retries
+        for failures in range(policy.tries):
             if self._leaving.is_set():
                 return False
-            await asyncio.sleep(patience.pause * 2**vain)
+            await asyncio.sleep(policy.pause * 2**failures)
             with contextlib.suppress(Interrupted):
                 async with self.registry.ask("HEAD", self.registry.url("blobs", self._layer.digest)) as answer:
                     if answer.status == 200:

@@ -11,7 +11,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def settled(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do `work` in a thread. Cancelled, it waits for the thread first: what comes after may then clean up in peace.
 
     However often it is cancelled: a web server's task group says it again and again until its tasks have left.
@@ -31,7 +31,7 @@ async def settled(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 async def stepped(work: Generator[T]) -> AsyncGenerator[T]:
     """The steps of `work`, each made in a thread. Consume it under aclosing: closing it closes `work`, once its thread is out of it."""
     try:
-        while (step := await settled(next, work, None)) is not None:
+        while (step := await in_thread(next, work, None)) is not None:
             yield step
     finally:
-        await settled(work.close)
+        await in_thread(work.close)

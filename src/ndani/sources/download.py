@@ -25,7 +25,7 @@ from ndani.store.disk import make_folder, on_disk, require_room
 from ndani.store.layout import hex_of
 
 
-class Inflow:
+class Download:
     """One layer on its way into the store; the layer's lock must be held. First of all exhaust `begin`.
 
     Errors: StoreFailed, SourceFailed.

@@ -24,8 +24,8 @@ from ndani.store.layout import Layout
 _STRIDE = 64 * PIECE  # bytes hashed between two words of it
 
 
-class Nameless:
-    """The file, open for reading and writing: `set_aside`, then fill it, then `reckon`, then `name`; `discard` in any case.
+class TemporaryBlob:
+    """The file, open for reading and writing: `allocate`, then fill it, then `compute_digest`, then `name`; `discard` in any case.
 
     `digest` is reckoned; `fresh` says, once it is named, whether the store lacked that blob before.
     """
@@ -50,7 +50,7 @@ class Nameless:
         """The store that it lies in."""
         return self._layout.root
 
-    def set_aside(self, size: int) -> None:
+    def allocate(self, size: int) -> None:
         """Say how many bytes it will have, which are then taken at once, where the file system can do that.
 
         Raises StoreFailed now when there is not that much room, rather than when it is half done.
@@ -65,7 +65,7 @@ class Nameless:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
                     raise
 
-    def reckon(self) -> Generator[int]:
+    def compute_digest(self) -> Generator[int]:
         """Work out its digest; yields how many bytes are hashed. Nobody may write to it any more. Raises StoreFailed."""
         seen, done = hashlib.sha256(), 0
         with on_disk(self._layout.root):

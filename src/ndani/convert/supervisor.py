@@ -19,52 +19,52 @@ from contextlib import aclosing
 import msgspec
 
 from ndani import errors, jail
-from ndani.convert import Task, workshop
+from ndani.convert import Task, worker
 from ndani.jail import watch
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.store.disk import on_disk
-from ndani.store.nameless import Nameless
-from ndani.store.offloop import settled
+from ndani.store.temporary import TemporaryBlob
+from ndani.store.threads import in_thread
 from ndani.types import Progress
 
-_STOPPING = "the server is stopping; create the model again when it runs"  # a pull's makers end with its fetcher
+_STOPPING = "the server is stopping; create the model again when it runs"  # a pull's workers end with its fetcher
 _REPORT = "try again, and report it if it stays"
 _ODD = f"the process that makes the weights said what it never should, and was ended; {_REPORT}"
 #: What a disk says: there is no room, it is broken, gone, or may not be written to any more. Every file is open before a
-#: maker starts, so whatever else the system refuses it is no matter of the store's rights.
+#: worker starts, so whatever else the system refuses it is no matter of the store's rights.
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 _CROWDED = f"the process that makes the weights started threads without end, and was ended; {_REPORT}"
-#: Seconds between the end of a maker's words and SIGKILL.
+#: Seconds between the end of a worker's words and SIGKILL.
 _GRACE = 0.5
 
 
-class Maker:
+class Supervisor:
     """All weights that one process has made for it."""
 
     def __init__(self, require_jail: bool) -> None:
         self._require_jail = require_jail
-        self._children: set[_Child] = set()
+        self._children: set[_Worker] = set()
         self._closing = False
 
-    async def fill(self, task: Task, file: Nameless, status: str, digest: str | None = None) -> AsyncGenerator[Progress]:
+    async def fill(self, task: Task, file: TemporaryBlob, status: str, digest: str | None = None) -> AsyncGenerator[Progress]:
         """Have a task done into a file of the store, and work out the file's digest; the steps of both, the first ones under `status`.
 
         Consume it under aclosing; closing it ends the work. The caller names the file. Raises as `make`, and StoreFailed.
         """
         total = 0
         with on_disk(file.root):
-            async with aclosing(self.make(task, file.set_aside)) as steps:
+            async with aclosing(self.make(task, file.allocate)) as steps:
                 async for done in steps:
                     total = done.total
                     yield Progress(status, digest, total, done.completed)
         yield Progress(status, digest, total, total)
-        reckoning = file.reckon()
+        reckoning = file.compute_digest()
         yield Progress("verifying conversion", total=file.size, completed=0)
-        while hashed := await settled(next, reckoning, 0):
+        while hashed := await in_thread(next, reckoning, 0):
             yield Progress("verifying conversion", total=file.size, completed=hashed)
         yield Progress("verifying conversion", total=file.size, completed=file.size)
 
-    async def make(self, task: Task, aside: Callable[[int], None] | None = None) -> AsyncGenerator[workshop.Working]:
+    async def make(self, task: Task, aside: Callable[[int], None] | None = None) -> AsyncGenerator[worker.Working]:
         """Have a task done: yields how far it is. Consume it under aclosing; closing it kills the child.
 
         `aside` is called in a thread, before the first byte is written, with the number that the file will have; what it
@@ -73,27 +73,27 @@ class Maker:
         """
         if self._closing:
             raise errors.Failed(_STOPPING)
-        child = _Child(workshop.Order(task, os.getpid(), self._require_jail))
+        child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
         self._children.add(child)
-        counter = asyncio.create_task(watch.hold(child.process, workshop.most_threads(task)), name="threads of a maker")
+        counter = asyncio.create_task(watch.hold(child.process, worker.most_threads(task)), name="threads of a conversion worker")
         steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
-            while not isinstance(said := await child.hear(), workshop.Made):
+            while not isinstance(said := await child.hear(), worker.Made):
                 match said:
-                    case workshop.Working() if steps == 2:
+                    case worker.Working() if steps == 2:
                         yield said
                     case Jailed(confinement) if steps == 0:
                         steps = 1
                         jail.verify(child.process.pid, confinement)
                         child.say(Open())
-                    case workshop.Planned(size) if steps == 1 and size <= workshop.most_output(task):
+                    case worker.Planned(size) if steps == 1 and size <= worker.most_output(task):
                         steps = 2
                         if aside:
-                            await settled(aside, size)
-                        child.say(workshop.Write())
+                            await in_thread(aside, size)
+                        child.say(worker.Write())
                     case Refused(code, sentence):
                         raise errors.told(code, sentence)
-                    case workshop.Stuck(number):
+                    case worker.Stuck(number):
                         raise _stopped(number)
                     case None:
                         raise errors.Failed(_CROWDED if counter.done() else self._cause(await child.end(_GRACE)))
@@ -121,25 +121,25 @@ class Maker:
 
 
 def _stopped(number: int) -> Exception:
-    """What a system's number means that a maker ended with: the disk's own error, else a fault that has nothing to do with it."""
+    """What a system's number means that a worker ended with: the disk's own error, else a fault that has nothing to do with it."""
     if number in _DISK:
         return OSError(number, os.strerror(number))
     name = errno.errorcode.get(number, f"number {number}")
     return errors.Failed(f"the process that makes the weights was refused something by the system ({name}); {_REPORT}")
 
 
-class _Child:
+class _Worker:
     """One process and its two pipes."""
 
-    def __init__(self, order: workshop.Order) -> None:
+    def __init__(self, order: worker.Order) -> None:
         inherited = (*(given.descriptor for given in order.task.sources), order.task.output)
         try:
-            self.process, self._commands, events = start("ndani.convert.workshop", order, inherited)
+            self.process, self._commands, events = start("ndani.convert.worker", order, inherited)
         except OSError as error:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None
         self._events = os.fdopen(events, "rb", 0)
-        self._decoder: msgspec.json.Decoder[workshop.Event] = msgspec.json.Decoder(workshop.Event)
+        self._decoder: msgspec.json.Decoder[worker.Event] = msgspec.json.Decoder(worker.Event)
         self._reader = asyncio.StreamReader()
         self._transport: asyncio.ReadTransport | None = None
         self._code: int | None = None
@@ -149,8 +149,8 @@ class _Child:
         if not tell(self.process, self._commands, line):
             raise errors.Failed(_ODD)
 
-    async def hear(self) -> workshop.Event | None:
-        """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no maker of ours says."""
+    async def hear(self) -> worker.Event | None:
+        """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no worker of ours says."""
         if self._transport is None:
             protocol = asyncio.StreamReaderProtocol(self._reader)
             self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._events)
@@ -164,7 +164,7 @@ class _Child:
     async def end(self, grace: float = 0.0) -> int:
         """Make sure that it is gone, killed after `grace` seconds, and how it went. May be called again."""
         if self._code is None:
-            self._code = await settled(self._reap, grace)
+            self._code = await in_thread(self._reap, grace)
             os.close(self._commands)
             self._transport.close() if self._transport else self._events.close()
         return self._code
