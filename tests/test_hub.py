@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from ndani.store import Store
 from ndani.store.gguf import read_head
 from ndani.types import Progress
 from registries import StandIn
+from steps import following
 from test_fetcher import kill_children
 from test_registry import left_over
 
@@ -68,7 +68,7 @@ def ask(name: Name, stall: float = 30.0) -> HubSource:
 
 
 async def collect(store: Store, name: Name, source: RegistrySource) -> list[Progress]:
-    async with aclosing(pull(store, name, [source], QUICK)) as steps:
+    async with following(pull, store, name, [source], retries=QUICK) as steps:
         return [step async for step in steps]
 
 
@@ -212,7 +212,7 @@ async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(
     hub.odd = [{"rfilename": f"\x1b[2J\x1b]0;x\x07\n{'long' * 30}-{n}.gguf", "size": 1, "blobId": SHA} for n in range(4000)]
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
     with pytest.raises(NotFound, match=r"has no Q8_0; it has .*longlong") as caught:
-        async with aclosing(fetcher.pull(NAME)) as steps:
+        async with following(fetcher.pull, NAME, False) as steps:
             [step async for step in steps]
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1100
 
@@ -256,7 +256,7 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
     hub.pause = 0.05
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
     with pytest.raises(SourceFailed, match="ended from outside"):
-        async with aclosing(fetcher.pull(NAME)) as steps:
+        async with following(fetcher.pull, NAME, False) as steps:
             async for step in steps:
                 if step.digest == hub.model and (step.completed or 0) > len(MODEL) // 3:
                     kill_children()
@@ -266,7 +266,7 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
     while hub.at_once:
         await asyncio.sleep(0.02)
     hub.spans, hub.pause = [], 0
-    async with aclosing(fetcher.pull(NAME)) as steps:
+    async with following(fetcher.pull, NAME, False) as steps:
         assert [step async for step in steps][-1].status == "success"
     assert hub.spans == [[there, len(MODEL) - there]] and held(store, NAME) == MODEL
 
@@ -286,7 +286,7 @@ async def test_any_host_may_be_a_hub_and_is_shown_no_token(hub: Hub, store: Stor
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     name = parse(f"{hub.host}/ns/tiny:q8_0")
     [source] = choose(name, False, insecure=True)
-    async with aclosing(pull(store, name, [source], QUICK)) as steps:
+    async with following(pull, store, name, [source], retries=QUICK) as steps:
         assert [step async for step in steps][-1].status == "success"
     assert held(store, name) == MODEL and {authorization for _, _, authorization in hub.seen} == {""}
 

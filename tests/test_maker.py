@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -30,6 +29,7 @@ from ndani.store.gguf import Tensor
 from ndani.store.layout import Layout
 from ndani.store.temporary import TemporaryBlob
 from ordinary import run_as_ordinary_user
+from steps import following
 from weights import file, small, types_of
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def task(source: Path, target: Path, kind: str) -> Iterator[Task]:
 async def under_way(supervisor: Supervisor, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[Working], psutil.Process]]:
     """A task whose first piece is done: its steps, and its process."""
     before = set(psutil.Process().children())
-    async with aclosing(supervisor.make(task)) as steps:
+    async with following(supervisor.make, task) as steps:
         while (await anext(steps)).completed == 0:
             pass
         (child,) = set(psutil.Process().children()) - before
@@ -68,7 +68,7 @@ async def under_way(supervisor: Supervisor, task: Task) -> AsyncGenerator[tuple[
 
 async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -> None:
     with task(source, tmp_path / "made", "Q6_K") as work:
-        async with aclosing(Supervisor(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             done = [step async for step in steps]
     assert [step.completed for step in done] == sorted(step.completed for step in done)
     assert len({step.total for step in done}) == 1 and done[-1].completed <= done[0].total < source.stat().st_size
@@ -122,15 +122,12 @@ async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None
 #: A front of its own: makes a file of another, and prints a line for each step.
 FRONT = """
 import asyncio, os, sys
-from contextlib import aclosing
 from ndani.convert import Given, Task
 from ndani.convert.supervisor import Supervisor
 from ndani.convert.outline import number_key, outline
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
-    async with aclosing(Supervisor(True).make(Task((Given("x", given),), output, sys.argv[3], 2))) as steps:
-        async for step in steps:
-            print(step, flush=True)
+    await Supervisor(True).make(Task((Given("x", given),), output, sys.argv[3], 2), lambda step: print(step, flush=True))
 asyncio.run(main())
 """
 
@@ -158,7 +155,7 @@ async def test_a_full_disk_is_the_systems_own_error(source: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no disk that is always full")
     with task(source, Path("/dev/full"), "Q8_0") as work, pytest.raises(OSError) as met:
-        async with aclosing(Supervisor(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
     assert met.value.errno == errno.ENOSPC
@@ -167,7 +164,7 @@ async def test_a_full_disk_is_the_systems_own_error(source: Path) -> None:
 async def test_what_is_wrong_with_the_weights_comes_back_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"GGUF, and then something else")
     with task(tmp_path / "bad", tmp_path / "made", "Q8_0") as work, pytest.raises(BadRequest, match=r"^bad is not a usable GGUF file"):
-        async with aclosing(Supervisor(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
 
@@ -184,10 +181,10 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
             raise StoreFailed("no room")
 
         with pytest.raises(StoreFailed, match="no room"):
-            async with aclosing(Supervisor(True).make(work, no_room)) as steps:
+            async with following(Supervisor(True).make, work, allocate=no_room) as steps:
                 await anext(steps)
         assert target.stat().st_size == 0
-        async with aclosing(Supervisor(True).make(work, told.append)) as steps:
+        async with following(Supervisor(True).make, work, allocate=told.append) as steps:
             _ = [step async for step in steps]
     assert target.read_bytes() == made_of(folder) and told == [target.stat().st_size] * 2
 
@@ -199,7 +196,7 @@ async def test_weights_that_ask_for_all_memory_are_refused(tmp_path: Path) -> No
     (tmp_path / "wide").write_bytes(head.head)
     os.truncate(tmp_path / "wide", head.size)
     with task(tmp_path / "wide", tmp_path / "made", "") as work, pytest.raises(Failed, match=r"^these files ask for more memory than"):
-        async with aclosing(Supervisor(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
 
@@ -242,7 +239,7 @@ async def test_a_maker_that_was_taken_over_holds_nobody_up(
 ) -> None:
     taken = take_over(tmp_path, monkeypatch, TAKEN_OVER.replace("WORDS", repr(says.encode() + b"\n")))
     with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"said what it never should"):
-        async with asyncio.timeout(30), aclosing(Supervisor(True).make(work)) as steps:
+        async with asyncio.timeout(30), following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
     assert not [child for child in psutil.Process().children() if str(taken) in " ".join(child.cmdline())]
@@ -268,7 +265,7 @@ async def test_however_a_maker_ends_it_has_a_name_and_the_stores_rights_are_not_
     file = TemporaryBlob(store)
     with contextlib.closing(source.open("rb")) as given, pytest.raises(Failed, match=f"^the process that makes the weights {ENDS[last]}"):
         work = Task((Given("x", given.fileno()),), file.descriptor, "Q8_0")
-        async with aclosing(Supervisor(True).fill(work, file, "making")) as steps:
+        async with following(Supervisor(True).fill, work, file, "making", None) as steps:
             async for _ in steps:
                 pass
     file.discard()
@@ -370,6 +367,6 @@ async def test_a_maker_that_starts_threads_without_end_is_ended(source: Path, tm
     taken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(taken))
     with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"started threads without end, and was ended"):
-        async with asyncio.timeout(60), aclosing(Supervisor(True).make(work)) as steps:
+        async with asyncio.timeout(60), following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass

@@ -1,4 +1,4 @@
-"""Weights files being made, as seen from outside: a child for each, told what to do, watched, and killed when nobody waits.
+"""The supervisor of conversion workers: a child for each weights file, told what to do, watched, and killed when nobody waits.
 
 The front has one made for `create`, the fetcher for a pull whose files are not weights yet. What the child is told is a
 `convert.Task` with descriptors that are open here, so that it needs no path and no right to open anything. What becomes
@@ -13,8 +13,7 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,8 +23,8 @@ from ndani.jail import watch
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.store.disk import on_disk
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import in_thread
-from ndani.types import Progress
+from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.types import Progress, Report
 
 _STOPPING = "the server is stopping; create the model again when it runs"  # a pull's workers end with its fetcher
 _REPORT = "try again, and report it if it stays"
@@ -39,58 +38,62 @@ _GRACE = 0.5
 
 
 class Supervisor:
-    """All weights that one process has made for it."""
+    """The workers of one process, which is the front or a fetcher."""
 
     def __init__(self, require_jail: bool) -> None:
         self._require_jail = require_jail
-        self._children: set[_Worker] = set()
+        self._workers: set[_Worker] = set()
         self._closing = False
 
-    async def fill(self, task: Task, file: TemporaryBlob, status: str, digest: str | None = None) -> AsyncGenerator[Progress]:
+    async def fill(self, task: Task, file: TemporaryBlob, status: str, digest: str | None, report: Report) -> None:
         """Have a task done into a file of the store, and work out the file's digest; the steps of both, the first ones under `status`.
 
-        Consume it under aclosing; closing it ends the work. The caller names the file. Raises as `make`, and StoreFailed.
+        The caller names the file. Raises as `make`, and StoreFailed.
         """
         total = 0
+
+        def working(done: worker.Working) -> None:
+            nonlocal total
+            total = done.total
+            report(Progress(status, digest, total, done.completed))
+
+        def verifying(hashed: int) -> None:
+            report(Progress("verifying conversion", total=file.size, completed=hashed))
+
         with on_disk(file.root):
-            async with aclosing(self.make(task, file.allocate)) as steps:
-                async for done in steps:
-                    total = done.total
-                    yield Progress(status, digest, total, done.completed)
-        yield Progress(status, digest, total, total)
-        reckoning = file.compute_digest()
-        yield Progress("verifying conversion", total=file.size, completed=0)
-        while hashed := await in_thread(next, reckoning, 0):
-            yield Progress("verifying conversion", total=file.size, completed=hashed)
-        yield Progress("verifying conversion", total=file.size, completed=file.size)
+            await self.make(task, working, file.allocate)
+        report(Progress(status, digest, total, total))
+        verifying(0)
+        await in_thread_reporting(file.compute_digest, verifying)
+        verifying(file.size)
 
-    async def make(self, task: Task, aside: Callable[[int], None] | None = None) -> AsyncGenerator[worker.Working]:
-        """Have a task done: yields how far it is. Consume it under aclosing; closing it kills the child.
+    async def make(self, task: Task, report: Callable[[worker.Working], None], allocate: Callable[[int], None] | None = None) -> None:
+        """Have a task done, and report how far it is. Cancelled, it kills the child.
 
-        `aside` is called in a thread, before the first byte is written, with the number that the file will have; what it
-        raises ends the work. For a checkpoint the bytes are those of that file, else those of the sources.
+        `allocate` is called in a thread, before the first byte is written, with the number that the file will have; what
+        it raises ends the work. For a checkpoint the bytes are those of that file, else those of the sources.
         Raises BadRequest for weights that cannot be used, OSError for the disk, Unconfined, Misconfigured, Failed.
         """
         if self._closing:
             raise errors.Failed(_STOPPING)
         child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
-        self._children.add(child)
+        self._workers.add(child)
         counter = asyncio.create_task(watch.hold(child.process, worker.most_threads(task)), name="threads of a conversion worker")
         steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
-            while not isinstance(said := await child.hear(), worker.Made):
-                match said:
+            while not isinstance(event := await child.receive(), worker.Made):
+                match event:
                     case worker.Working() if steps == 2:
-                        yield said
+                        report(event)
                     case Jailed(confinement) if steps == 0:
                         steps = 1
                         jail.verify(child.process.pid, confinement)
-                        child.say(Open())
+                        child.send(Open())
                     case worker.Planned(size) if steps == 1 and size <= worker.most_output(task):
                         steps = 2
-                        if aside:
-                            await in_thread(aside, size)
-                        child.say(worker.Write())
+                        if allocate:
+                            await in_thread(allocate, size)
+                        child.send(worker.Write())
                     case Refused(code, sentence):
                         raise errors.told(code, sentence)
                     case worker.Stuck(number):
@@ -103,13 +106,13 @@ class Supervisor:
                 raise errors.Failed(_ODD)
         finally:
             counter.cancel()
-            self._children.discard(child)
+            self._workers.discard(child)
             await child.end()
 
     async def close(self) -> None:
         """End whatever is being made; those who wait for it hear that the server stops."""
         self._closing = True
-        for child in self._children:
+        for child in self._workers:
             child.process.kill()
 
     def _cause(self, code: int) -> str:
@@ -144,12 +147,12 @@ class _Worker:
         self._transport: asyncio.ReadTransport | None = None
         self._code: int | None = None
 
-    def say(self, line: msgspec.Struct) -> None:
+    def send(self, line: msgspec.Struct) -> None:
         """Write it a line. Raises Failed, and ends it, when it does not read what it is told."""
         if not tell(self.process, self._commands, line):
             raise errors.Failed(_ODD)
 
-    async def hear(self) -> worker.Event | None:
+    async def receive(self) -> worker.Event | None:
         """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no worker of ours says."""
         if self._transport is None:
             protocol = asyncio.StreamReaderProtocol(self._reader)

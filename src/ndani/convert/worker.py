@@ -115,11 +115,11 @@ def _work(order: Order, pipes: Pipes) -> None:
     msgspec.json.decode(pipes.line(), type=Write)
     threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
     pipes.say(Working(0, work.total))
-    said = time.monotonic()
+    reported = time.monotonic()
     with contextlib.closing(work.steps) as steps:
         for completed in steps:
-            if time.monotonic() - said >= _EVERY:
-                said = time.monotonic()
+            if time.monotonic() - reported >= _EVERY:
+                reported = time.monotonic()
                 pipes.say(Working(completed, work.total))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -28,7 +28,7 @@ from ndani.store.forms import GGUF, form_of, refusal
 from ndani.store.inspect import file_type_of
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread
-from ndani.types import Progress
+from ndani.types import Progress, Report
 
 #: Bytes of the names in the one line that a worker reads, as they stand there. Some 800 files: the largest models that
 #: anybody gives away have 200.
@@ -50,35 +50,33 @@ class _Work:
     file: TemporaryBlob
 
 
-async def made(store: Store, supervisor: Supervisor, recipe: Recipe) -> AsyncGenerator[Progress | Recipe]:
-    """Make what the recipe's weights still need: the recipe with its own files, the steps of each file, the recipe with that file in it.
+@asynccontextmanager
+async def made(store: Store, supervisor: Supervisor, recipe: Recipe, report: Report) -> AsyncIterator[Recipe]:
+    """Make what the recipe's weights still need: a recipe that `create` can use, with the files that were made.
 
-    With the last one `create` can use it. Consume it under aclosing: closing it stops the work, and nothing of it stays.
-    Raises BadRequest, StoreFailed, Failed, …
+    Those of them that no name refers to after the block go again. Raises BadRequest, StoreFailed, Failed, …
     """
-    recipe, checkpoint = await in_thread(_chosen, store, recipe)
-    yield recipe
-    for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
-        with ExitStack() as opened:
-            work = await in_thread(begin, store, recipe, opened)
-            if work is None:
-                continue
-            async with aclosing(_steps(supervisor, work)) as steps:
-                async for step in steps:
-                    yield step
-            recipe = _finished(recipe, work)
-            yield recipe
+    try:
+        recipe, checkpoint = await in_thread(_chosen, store, recipe)
+        for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
+            with ExitStack() as opened:
+                work = await in_thread(begin, store, recipe, opened)
+                if work:
+                    await _make(supervisor, work, report)
+                    recipe = _finished(recipe, work)
+        yield recipe
+    finally:
+        if recipe.made:
+            await in_thread(store.drop, set(recipe.made))
 
 
-async def _steps(supervisor: Supervisor, work: _Work) -> AsyncGenerator[Progress]:
+async def _make(supervisor: Supervisor, work: _Work, report: Report) -> None:
     """The work itself, until the file has its name."""
     for _ in work.parts if work.plan else ():
-        yield Progress("parsing GGUF")
+        report(Progress("parsing GGUF"))
     digest = next(iter(work.parts.values())) if work.plan else None
-    async with aclosing(supervisor.fill(work.task, work.file, work.status, digest)) as steps:
-        async for step in steps:
-            yield step
-    await in_thread(work.file.name)  # last: who stops listening before this leaves nothing behind
+    await supervisor.fill(work.task, work.file, work.status, digest, report)
+    await in_thread(work.file.name)  # last: what is stopped before this leaves nothing behind
 
 
 def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 
 from ndani.convert import Given, Task
 from ndani.convert.supervisor import Supervisor
@@ -23,59 +23,51 @@ from ndani.store.create import Recipe, create, texts
 from ndani.store.disk import on_disk
 from ndani.store.layout import digest_of
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import in_thread, stepped
-from ndani.types import Progress
+from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.types import Progress, Report
 
 _LOOK_S = 0.2
 
 
-async def assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly) -> AsyncGenerator[Progress]:
+async def assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
     """Make `name` stand for these files, which the store holds and which are claimed. The last step is the manifest's.
 
-    Consume it under aclosing. Raises SourceFailed when they make none, StoreFailed, Failed.
+    Raises SourceFailed when they make none, StoreFailed, Failed.
     """
     try:
-        async with aclosing(_assemble(store, supervisor, name, assembly)) as steps:
-            async for step in steps:
-                yield step
+        await _assemble(store, supervisor, name, assembly, report)
     except BadRequest as error:
         raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
 
 
-async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly) -> AsyncGenerator[Progress]:
+async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
     gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
     if len(gguf) == 1:
-        async with aclosing(_name(store, name, gguf[0], assembly)) as steps:
-            async for step in steps:
-                yield step
+        await _name(store, name, gguf[0], assembly, report)
         return
     # One name for one model, so that a half-made file is replaced and not left lying beside the next.
     mark = digest_of("\n".join(sorted(assembly.files.values())).encode())
     while not (lock := store.lock(mark)):
-        yield Progress("waiting for another pull that makes the same model")
+        report(Progress("waiting for another pull that makes the same model"))
         await asyncio.sleep(_LOOK_S)
     file = None
     try:
         file = TemporaryBlob(store.layout, mark[7:])
-        async with aclosing(_fill(store, supervisor, file, assembly.files, mark)) as steps:
-            async for step in steps:
-                yield step
+        await _fill(store, supervisor, file, assembly.files, mark, report)
         with store.claim({file.digest}):
             await in_thread(file.name)
-            async with aclosing(_name(store, name, file.digest, assembly)) as steps:
-                async for step in steps:
-                    yield step
+            await _name(store, name, file.digest, assembly, report)
     finally:
         if file:
             file.discard()
         lock.release()
 
 
-async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, repair: frozenset[str]) -> AsyncGenerator[Progress]:
+async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, repair: frozenset[str], report: Report) -> None:
     """Make those blobs of such a model again that have gone bad, in place of those that are here; no name changes.
 
-    The files that its weights are made of must be here where those are among them. Consume it under aclosing. Raises
-    SourceFailed when other ones come of it, StoreFailed, Failed.
+    The files that its weights are made of must be here where those are among them. Raises SourceFailed when other
+    ones come of it, StoreFailed, Failed.
     """
     left = set(repair)
     gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
@@ -86,9 +78,7 @@ async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: As
         if len(gguf) != 1 and (weights in repair or not weights):
             file = TemporaryBlob(store.layout)
             try:
-                async with aclosing(_fill(store, supervisor, file, assembly.files, weights or min(repair))) as steps:
-                    async for step in steps:
-                        yield step
+                await _fill(store, supervisor, file, assembly.files, weights or min(repair), report)
                 if file.digest in left:
                     await in_thread(file.name)
                     left.discard(file.digest)
@@ -111,17 +101,15 @@ def changed(name: Name) -> SourceFailed:
     return SourceFailed(f"where {name} comes from has other files by now; `ndani pull {name}` fetches those")
 
 
-async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer) -> AsyncGenerator[Progress]:
+async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, report: Report) -> None:
     """Make a layer that the catalogue pins of the checkpoint that it names, whose blobs must be here; its lock must be held.
 
     The same files give the same bytes, so it is held against its digest as if it had travelled, before it has a name.
-    Consume it under aclosing. Raises SourceFailed when they are others, StoreFailed, Failed.
+    Raises SourceFailed when they are others, StoreFailed, Failed.
     """
     file = TemporaryBlob(store.layout, layer.digest[7:])
     try:
-        async with aclosing(_fill(store, supervisor, file, {name: one.digest for name, one in layer.made}, layer.digest)) as steps:
-            async for step in steps:
-                yield step
+        await _fill(store, supervisor, file, {name: one.digest for name, one in layer.made}, layer.digest, report)
         if file.digest != layer.digest:
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
         await in_thread(file.name)
@@ -146,7 +134,7 @@ def _drop_bad(store: Store, digests: list[str]) -> None:
                 store.blobs.remove(digest)
 
 
-async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], mark: str) -> AsyncGenerator[Progress]:
+async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], mark: str, report: Report) -> None:
     """One GGUF file of these blobs (digests by name), hashed and not yet named: shards joined, or a checkpoint converted."""
     checkpoint = not any(map(_is_gguf, files))
     with ExitStack() as opened:
@@ -156,9 +144,7 @@ async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files
                 given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
         status = "converting model" if checkpoint else f"joining {len(given)} parts"
-        async with aclosing(supervisor.fill(task, file, status, mark)) as steps:
-            async for step in steps:
-                yield step
+        await supervisor.fill(task, file, status, mark, report)
 
 
 def _is_gguf(file: str) -> bool:
@@ -175,8 +161,9 @@ def _recipe(name: Name, digest: str, assembly: Assembly) -> Recipe:
     )
 
 
-async def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> AsyncGenerator[Progress]:
-    async with aclosing(stepped(create(store, name, _recipe(name, digest, assembly)))) as steps:
-        async for step in steps:
-            if step.status == "writing manifest" or step.status.startswith("warning"):
-                yield step
+async def _name(store: Store, name: Name, digest: str, assembly: Assembly, report: Report) -> None:
+    def some(step: Progress) -> None:
+        if step.status == "writing manifest" or step.status.startswith("warning"):
+            report(step)
+
+    await in_thread_reporting(lambda report: create(store, name, _recipe(name, digest, assembly), report), some)

@@ -207,10 +207,10 @@ class HubSource(RegistrySource):
         texts = {name: await self._text(by_path[name]) for name in ("template", "system", "params") if name in by_path}
         licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
         try:
-            said = decode(texts.get("params", "{}").encode(), dict[str, Any] | None) or {}  # type: ignore[arg-type]
+            params = decode(texts.get("params", "{}").encode(), dict[str, Any] | None) or {}  # type: ignore[arg-type]
         except Unreadable:
             raise SourceFailed(f"{place} has a file params that is no JSON object; tell whoever made it") from None
-        parameters = {name: value for name, value in said.items() if value is not None}
+        parameters = {name: value for name, value in params.items() if value is not None}
         assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
         return Plan(b"", tuple(layers), assembly)
 
@@ -230,8 +230,8 @@ class HubSource(RegistrySource):
         try:
             require_known(decode(await self._content(files["config.json"]), dict[str, Any]))
         except (Unreadable, BadRequest) as error:
-            said = error if isinstance(error, BadRequest) else "its config.json is not JSON"
-            raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {said}") from None
+            reason = error if isinstance(error, BadRequest) else "its config.json is not JSON"
+            raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {reason}") from None
         beside = [path for path in files if path.lower().endswith(_BESIDE) and "/" not in path and path.lower() not in _LICENCES]
         return [*weights, *beside, *(path for path in files if _POOLING.fullmatch(path))]
 
@@ -254,13 +254,13 @@ class HubSource(RegistrySource):
 
         async def look() -> Listed:
             async with self._registry.ask("HEAD", self._resolved(file.path), follow=False) as answer:
-                said = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
+                etag = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
                 size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or ""
-                said = said.removeprefix("W/").strip('"').lower()
+                etag = etag.removeprefix("W/").strip('"').lower()
                 length = count_of(size) or file.size
-                if re.fullmatch(r"[0-9a-f]{64}", said):
-                    return Listed(file.path, length, sha256=said)
-                return Listed(file.path, length, oid=said if re.fullmatch(r"[0-9a-f]{40}", said) else file.oid)
+                if re.fullmatch(r"[0-9a-f]{64}", etag):
+                    return Listed(file.path, length, sha256=etag)
+                return Listed(file.path, length, oid=etag if re.fullmatch(r"[0-9a-f]{40}", etag) else file.oid)
 
         return await retry(self._registry.retries, look)
 

@@ -119,8 +119,8 @@ class Registry:
         hops = wins = 0
         while True:
             own = self._credentials.header(url)
-            said, sent = {**(headers or {}), **own}, body and body()
-            async with self._client.request(method, url, said, sent, verify=not self.insecure, wait=wait) as answer:
+            sent, content = {**(headers or {}), **own}, body and body()
+            async with self._client.request(method, url, sent, content, verify=not self.insecure, wait=wait) as answer:
                 self.answered = answer.status
                 if answer.status == 401 and origin(url) == origin(self.url()):
                     challenge = _challenge(answer)
@@ -218,9 +218,9 @@ class Registry:
             content = await answer.read(_MANIFEST_LIMIT)
             if answer.status != 200:
                 raise SourceFailed(f"{self.host} answered {answer.status}{reason(content)}; check the name of the model")
-            said = answer.headers.get("Docker-Content-Digest", "")
-        if said.startswith("sha256:") and said != (got := kinds.digest_of(content)):
-            raise SourceFailed(f"digest mismatch: the manifest was announced as {said} and is {got}; try again")
+            announced = answer.headers.get("Docker-Content-Digest", "")
+        if announced.startswith("sha256:") and announced != (got := kinds.digest_of(content)):
+            raise SourceFailed(f"digest mismatch: the manifest was announced as {announced} and is {got}; try again")
         return content
 
 
@@ -333,8 +333,8 @@ def reason(body: bytes) -> str:
         return ""
     errors = found.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else {}
-    said = [first.get(key) for key in ("message", "code")] if isinstance(first, dict) else [first]
-    words = (" ".join(text.split())[:200] for text in (*said, found.get("error"), found.get("message")) if isinstance(text, str))
+    texts = [first.get(key) for key in ("message", "code")] if isinstance(first, dict) else [first]
+    words = (" ".join(text.split())[:200] for text in (*texts, found.get("error"), found.get("message")) if isinstance(text, str))
     return next((f" ({clean})" for clean in words if clean), "")
 
 

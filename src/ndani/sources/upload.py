@@ -28,7 +28,7 @@ from ndani.sources.retry import LONGEST
 from ndani.sources.standing import Manner, Standing, forget, md5_of, read, write
 from ndani.store import Store
 from ndani.store.entry import Layer
-from ndani.types import Progress
+from ndani.types import Progress, Report
 
 #: What is handed over at once. A slow line must take this much before it counts as standing still.
 _PIECE = 1 << 16
@@ -48,15 +48,15 @@ _KNOCKS = 2
 class _Refused(Exception):
     """The registry did not take a part: the status, and what it says, as a clause."""
 
-    def __init__(self, status: int, said: str) -> None:
-        self.status, self.said = status, said
+    def __init__(self, status: int, clause: str) -> None:
+        self.status, self.clause = status, clause
 
 
 class Upload:
     """One blob on its way to the registry."""
 
-    def __init__(self, store: Store, registry: Registry, layer: Layer, leaving: Event, manner: Manner) -> None:
-        self.registry, self._layer, self._leaving, self._manner = registry, layer, leaving, manner
+    def __init__(self, store: Store, registry: Registry, layer: Layer, report: Report, leaving: Event, manner: Manner) -> None:
+        self.registry, self._layer, self._report, self._leaving, self._manner = registry, layer, report, leaving, manner
         self._path = store.layout.blob(layer.digest)
         key = hashlib.sha256(registry.url("blobs", layer.digest).encode()).hexdigest()
         self._note = store.layout.uploads / key
@@ -69,14 +69,9 @@ class Upload:
         self._there = False
         self._travelling = 0
 
-    @property
-    def progress(self) -> Progress:
-        """How far it is, as users read it."""
-        done = self._layer.size if self._there else min(self._standing.sent + self._travelling, self._layer.size)
-        return Progress(f"pushing {self._layer.digest.removeprefix('sha256:')[:12]}", self._layer.digest, self._layer.size, done)
-
     async def go(self) -> None:
         """From wherever it stands to the end. Raises Interrupted when it should be tried again."""
+        self._tell()
         if await self._is_there():
             self._done()
             return
@@ -195,6 +190,13 @@ class Upload:
         if sent > self.furthest:
             self.furthest, self._refusals = sent, 0
         self._standing = Standing(location, sent, parts, self._standing.least)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Report how far it is."""
+        done = self._layer.size if self._there else min(self._standing.sent + self._travelling, self._layer.size)
+        short = self._layer.digest.removeprefix("sha256:")[:12]
+        self._report(Progress(f"pushing {short}", self._layer.digest, self._layer.size, done))
 
     # Parts.
 
@@ -258,7 +260,7 @@ class Upload:
         """After a refusal: find out what the registry wants. False when the blob is there. Raises SourceFailed when nothing is left."""
         self._refusals += 1
         if refusal.status not in _OTHERWISE or self._refusals > _MOST_REFUSALS:
-            raise self._sentence(refusal.status, refusal.said)
+            raise self._sentence(refusal.status, refusal.clause)
         size = self._manner.part_of(self._layer.size, self._standing.least)
         before = self._standing.sent
         known = await self._resumed(file)
@@ -273,7 +275,7 @@ class Upload:
         if known and not self._manner.whole:
             return True
         if before and not known:
-            raise self._given_up(refusal.said)
+            raise self._given_up(refusal.clause)
         return await self._begin(file)
 
     async def _read(self, file: int, first: int, end: int, sums: list[hashlib._Hash] | None = None) -> AsyncIterator[bytes]:
@@ -283,6 +285,7 @@ class Upload:
                 each.update(piece)
             at += len(piece)
             self._travelling = at - first
+            self._tell()
             yield piece
 
     # The end.
@@ -307,17 +310,17 @@ class Upload:
         self._done()
 
     async def _unfinished(self, answer: Answer) -> SourceFailed | Interrupted:
-        said = reason(await answer.read(1 << 16))
+        clause = reason(await answer.read(1 << 16))
         status, parts = answer.status, not self._manner.whole
         if status in (404, 416) or (status == 400 and self._doubted and parts):
             self._manner.whole = self._manner.whole or self._doubted
-            return self._given_up(said)
-        return self._sentence(status, said)
+            return self._given_up(clause)
+        return self._sentence(status, clause)
 
-    def _given_up(self, said: str) -> Interrupted:
+    def _given_up(self, clause: str) -> Interrupted:
         self._standing = Standing()
         forget(self._note)
-        return Interrupted(f"{self.registry.host} has given up the upload{said}")
+        return Interrupted(f"{self.registry.host} has given up the upload{clause}")
 
     async def _appears(self) -> bool:
         """Whether the blob is there after all: a registry may go on with it when the connection has not lasted as long."""
@@ -338,12 +341,13 @@ class Upload:
     async def _failed(self, answer: Answer) -> SourceFailed:
         return self._sentence(answer.status, reason(await answer.read(1 << 16)))
 
-    def _sentence(self, status: int, said: str) -> SourceFailed:
+    def _sentence(self, status: int, clause: str) -> SourceFailed:
         advice = "raise its limit on what is uploaded" if status == 413 else "check its name there"
-        return SourceFailed(f"{self.registry.host} did not take the model: it answered {status}{said}; {advice}")
+        return SourceFailed(f"{self.registry.host} did not take the model: it answered {status}{clause}; {advice}")
 
     def _done(self) -> None:
         self._there = True
+        self._tell()
         forget(self._note)
 
 
@@ -353,5 +357,5 @@ def _with(url: str, **query: str) -> str:
 
 def _reached(answer: Answer) -> int | None:
     """How many bytes of a blob are there, as `Range` says it (`0-99`, `bytes=0-99`; `0--1` for none), or None."""
-    said = re.fullmatch(r"(?:bytes[= ])?\s*0-(-1|[0-9]{1,18})", answer.headers.get("Range", "").strip())
-    return int(said[1]) + 1 if said else None
+    reached = re.fullmatch(r"(?:bytes[= ])?\s*0-(-1|[0-9]{1,18})", answer.headers.get("Range", "").strip())
+    return int(reached[1]) + 1 if reached else None
