@@ -17,7 +17,7 @@ from audit import audited
 from checkpoints import read_safetensors, sources, write_safetensors
 from ndani import names
 from ndani.convert import Given, Task
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.engines import Launch
 from ndani.engines.client import Engine
 from ndani.engines.stream import Mailroom
@@ -28,6 +28,7 @@ from ndani.store import Store
 from ndani.types import Message
 from server import slowness
 from spoils import Spoil, letters, rewrite, wordpiece
+from steps import following
 from stores import REAL
 from weights import file, small
 
@@ -41,7 +42,7 @@ async def make(folder: Path, kind: str = "") -> str:
         given = tuple(Given(name, held.enter_context(path.open("rb")).fileno()) for name, path in sources(folder).items())
         out = held.enter_context((folder.parent / "made.gguf").open("w+b"))
         try:
-            async with aclosing(Maker(True).make(Task(given, out.fileno(), kind, 2, checkpoint))) as steps:
+            async with following(Supervisor(True).make, Task(given, out.fileno(), kind, 2, checkpoint)) as steps:
                 async for _ in steps:
                     pass
         except BadRequest as error:

@@ -22,7 +22,8 @@ from ndani.store import layout as kinds
 from ndani.store.architectures import ARCHITECTURES
 from ndani.store.create import Recipe, create
 from ndani.store.modelfile import Modelfile, parse, print_modelfile, to_request
-from ndani.types import Message
+from ndani.types import Message, Progress
+from steps import Left, listed
 from stores import LORA, gguf
 
 GOLDEN = ROOT.parent / "shared" / "golden"
@@ -35,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def make(store: Store, name: str, recipe: Recipe) -> list[str]:
-    return [step.status for step in create(store, names.parse(name), recipe)]
+    return [step.status for step in listed(create, store, names.parse(name), recipe)]
 
 
 def find(store: Store, name: str) -> Any:
@@ -278,7 +279,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(
             asked[key] = {path: blobs.get(digest, digest) for path, digest in asked[key].items()}
     before = sorted(path for path in store.layout.root.rglob("*"))
     with pytest.raises(kind) as found:
-        next(create(store, names.parse("new"), Recipe(**asked)))
+        listed(create, store, names.parse("new"), Recipe(**asked))
     assert str(found.value) == sentence.replace("{1}", "1" * 64)
     assert str(store.layout.root) not in str(found.value)
     assert sorted(path for path in store.layout.root.rglob("*")) == before
@@ -338,13 +339,16 @@ def test_a_head_is_read_once(store: Store) -> None:
 
 def test_a_create_that_is_left_half_way_leaves_no_name_and_no_claim(store: Store) -> None:
     old = base(store)
-    steps = create(store, names.parse("new"), Recipe(base=old, system="half"))
-    next(steps)
-    assert list(store.layout.locks.glob("claim-*"))
-    store.delete(old.name)  # what the create has claimed of it stays
-    kept = {layer.media_type: store.blobs.has(layer.digest) for layer in old.layers}
-    assert [kind for kind, here in kept.items() if not here] == [kinds.SYSTEM]
-    steps.close()  # type: ignore[attr-defined]
+
+    def leave(step: Progress) -> None:
+        assert list(store.layout.locks.glob("claim-*"))
+        store.delete(old.name)  # what the create has claimed of it stays
+        kept = {layer.media_type: store.blobs.has(layer.digest) for layer in old.layers}
+        assert [kind for kind, here in kept.items() if not here] == [kinds.SYSTEM]
+        raise Left
+
+    with pytest.raises(Left):
+        create(store, names.parse("new"), Recipe(base=old, system="half"), leave)
     assert not list(store.layout.locks.glob("claim-*"))
     assert store.list() == []
 

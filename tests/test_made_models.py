@@ -115,7 +115,7 @@ def blobs(server: Server) -> set[str]:
 
 
 def test_the_server_itself_loads_no_numpy(server: Server, tmp_path: Path) -> None:
-    """What is converted is read in the maker: nothing that could read it is in the process that everybody asks."""
+    """What is converted is read in the worker: nothing that could read it is in the process that everybody asks."""
     create(server, "elsewhere", tiny_bert(tmp_path))
     maps = Path(f"/proc/{server.pid}/maps")
     if not maps.exists():

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -21,15 +20,16 @@ import pytest
 
 from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
-from ndani.convert.maker import Maker
 from ndani.convert.outline import number_key, outline
-from ndani.convert.workshop import Working
+from ndani.convert.supervisor import Supervisor
+from ndani.convert.worker import Working
 from ndani.errors import BadRequest, Failed, StoreFailed
 from ndani.jail.process import Pipes, Refused
 from ndani.store.gguf import Tensor
 from ndani.store.layout import Layout
-from ndani.store.nameless import Nameless
+from ndani.store.temporary import TemporaryBlob
 from ordinary import run_as_ordinary_user
+from steps import following
 from weights import file, small, types_of
 
 pytestmark = pytest.mark.slow
@@ -56,10 +56,10 @@ def task(source: Path, target: Path, kind: str) -> Iterator[Task]:
 
 
 @contextlib.asynccontextmanager
-async def under_way(maker: Maker, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[Working], psutil.Process]]:
+async def under_way(supervisor: Supervisor, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[Working], psutil.Process]]:
     """A task whose first piece is done: its steps, and its process."""
     before = set(psutil.Process().children())
-    async with aclosing(maker.make(task)) as steps:
+    async with following(supervisor.make, task) as steps:
         while (await anext(steps)).completed == 0:
             pass
         (child,) = set(psutil.Process().children()) - before
@@ -68,7 +68,7 @@ async def under_way(maker: Maker, task: Task) -> AsyncGenerator[tuple[AsyncGener
 
 async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -> None:
     with task(source, tmp_path / "made", "Q6_K") as work:
-        async with aclosing(Maker(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             done = [step async for step in steps]
     assert [step.completed for step in done] == sorted(step.completed for step in done)
     assert len({step.total for step in done}) == 1 and done[-1].completed <= done[0].total < source.stat().st_size
@@ -77,7 +77,7 @@ async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -
 
 async def test_a_maker_that_is_killed_is_one_sentence(source: Path, tmp_path: Path) -> None:
     with task(source, tmp_path / "made", SLOW) as work:
-        async with under_way(Maker(True), work) as (steps, child):
+        async with under_way(Supervisor(True), work) as (steps, child):
             child.kill()
             with pytest.raises(Failed, match=r"^the process that makes the weights was killed, which is what"):
                 async for _ in steps:
@@ -86,10 +86,10 @@ async def test_a_maker_that_is_killed_is_one_sentence(source: Path, tmp_path: Pa
 
 
 async def test_a_server_that_ends_says_so(source: Path, tmp_path: Path) -> None:
-    maker = Maker(True)
+    supervisor = Supervisor(True)
     with task(source, tmp_path / "made", SLOW) as work:
-        async with under_way(maker, work) as (steps, child):
-            await maker.close()
+        async with under_way(supervisor, work) as (steps, child):
+            await supervisor.close()
             with pytest.raises(Failed, match=r"^the server is stopping"):
                 async for _ in steps:
                     pass
@@ -98,14 +98,14 @@ async def test_a_server_that_ends_says_so(source: Path, tmp_path: Path) -> None:
 
 async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None:
     with task(source, tmp_path / "made", SLOW) as work:
-        async with under_way(Maker(True), work) as (_, child):
+        async with under_way(Supervisor(True), work) as (_, child):
             pass
         assert not child.is_running()
         # Cancelled between two words, as when a client hangs up.
         held: list[psutil.Process] = []
 
         async def follow() -> None:
-            async with under_way(Maker(True), work) as (steps, child):
+            async with under_way(Supervisor(True), work) as (steps, child):
                 held.append(child)
                 async for _ in steps:
                     pass
@@ -122,15 +122,12 @@ async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None
 #: A front of its own: makes a file of another, and prints a line for each step.
 FRONT = """
 import asyncio, os, sys
-from contextlib import aclosing
 from ndani.convert import Given, Task
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.convert.outline import number_key, outline
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
-    async with aclosing(Maker(True).make(Task((Given("x", given),), output, sys.argv[3], 2))) as steps:
-        async for step in steps:
-            print(step, flush=True)
+    await Supervisor(True).make(Task((Given("x", given),), output, sys.argv[3], 2), lambda step: print(step, flush=True))
 asyncio.run(main())
 """
 
@@ -158,7 +155,7 @@ async def test_a_full_disk_is_the_systems_own_error(source: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no disk that is always full")
     with task(source, Path("/dev/full"), "Q8_0") as work, pytest.raises(OSError) as met:
-        async with aclosing(Maker(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
     assert met.value.errno == errno.ENOSPC
@@ -167,7 +164,7 @@ async def test_a_full_disk_is_the_systems_own_error(source: Path) -> None:
 async def test_what_is_wrong_with_the_weights_comes_back_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"GGUF, and then something else")
     with task(tmp_path / "bad", tmp_path / "made", "Q8_0") as work, pytest.raises(BadRequest, match=r"^bad is not a usable GGUF file"):
-        async with aclosing(Maker(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
 
@@ -184,10 +181,10 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
             raise StoreFailed("no room")
 
         with pytest.raises(StoreFailed, match="no room"):
-            async with aclosing(Maker(True).make(work, no_room)) as steps:
+            async with following(Supervisor(True).make, work, allocate=no_room) as steps:
                 await anext(steps)
         assert target.stat().st_size == 0
-        async with aclosing(Maker(True).make(work, told.append)) as steps:
+        async with following(Supervisor(True).make, work, allocate=told.append) as steps:
             _ = [step async for step in steps]
     assert target.read_bytes() == made_of(folder) and told == [target.stat().st_size] * 2
 
@@ -199,12 +196,12 @@ async def test_weights_that_ask_for_all_memory_are_refused(tmp_path: Path) -> No
     (tmp_path / "wide").write_bytes(head.head)
     os.truncate(tmp_path / "wide", head.size)
     with task(tmp_path / "wide", tmp_path / "made", "") as work, pytest.raises(Failed, match=r"^these files ask for more memory than"):
-        async with aclosing(Maker(True).make(work)) as steps:
+        async with following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
 
 
-#: What a maker becomes whose weights have taken it over: it says one thing for ever, and never reads.
+#: What a worker becomes whose weights have taken it over: it says one thing for ever, and never reads.
 TAKEN_OVER = """
 import os, sys
 from ndani import jail
@@ -216,7 +213,7 @@ while True:
 
 
 def take_over(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
-    """Have this program started in the place of every maker."""
+    """Have this program started in the place of every worker."""
     taken = folder / "taken"
     taken.with_suffix(".py").write_text(script)
     taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{taken}.py' \"$@\"\n")
@@ -242,13 +239,13 @@ async def test_a_maker_that_was_taken_over_holds_nobody_up(
 ) -> None:
     taken = take_over(tmp_path, monkeypatch, TAKEN_OVER.replace("WORDS", repr(says.encode() + b"\n")))
     with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"said what it never should"):
-        async with asyncio.timeout(30), aclosing(Maker(True).make(work)) as steps:
+        async with asyncio.timeout(30), following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass
     assert not [child for child in psutil.Process().children() if str(taken) in " ".join(child.cmdline())]
 
 
-#: What a maker may end with, and what is said of it. Only a disk's own errors are the store's.
+#: What a worker may end with, and what is said of it. Only a disk's own errors are the store's.
 ENDS = {
     f'os.write(int(sys.argv[2]), b\'{{"type":"stuck","errno":{errno.EACCES}}}\\n\')': r"was refused something by the system \(EACCES\)",
     'os.write(int(sys.argv[2]), b\'{"type":"stuck","errno":999}\\n\')': r"was refused something by the system \(number 999\)",
@@ -265,10 +262,10 @@ async def test_however_a_maker_ends_it_has_a_name_and_the_stores_rights_are_not_
     take_over(tmp_path, monkeypatch, f"import os, sys, time\nos.read(int(sys.argv[1]), 1 << 16)\n{last}\ntime.sleep(60)\n")
     store = Layout(tmp_path / "store")
     store.blobs.mkdir(parents=True)
-    file = Nameless(store)
+    file = TemporaryBlob(store)
     with contextlib.closing(source.open("rb")) as given, pytest.raises(Failed, match=f"^the process that makes the weights {ENDS[last]}"):
         work = Task((Given("x", given.fileno()),), file.descriptor, "Q8_0")
-        async with aclosing(Maker(True).fill(work, file, "making")) as steps:
+        async with following(Supervisor(True).fill, work, file, "making", None) as steps:
             async for _ in steps:
                 pass
     file.discard()
@@ -276,14 +273,14 @@ async def test_however_a_maker_ends_it_has_a_name_and_the_stores_rights_are_not_
 
 async def test_a_file_grows_no_further_than_its_sources_could_make_it(source: Path, tmp_path: Path) -> None:
     with task(source, tmp_path / "made", SLOW) as work:
-        async with under_way(Maker(True), work) as (_, child):
+        async with under_way(Supervisor(True), work) as (_, child):
             assert child.rlimit(psutil.RLIMIT_FSIZE) == (4 * source.stat().st_size + (64 << 20),) * 2, "and it cannot be raised again"
 
 
 async def test_what_no_maker_says_is_not_blamed_on_memory(source: Path, tmp_path: Path) -> None:
     """Its pipe is written to from outside, where its words would come."""
     with task(source, tmp_path / "made", SLOW) as work:
-        async with under_way(Maker(True), work) as (steps, child):
+        async with under_way(Supervisor(True), work) as (steps, child):
             pipe = Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")[-2]
             Path(f"/proc/{child.pid}/fd/{pipe}").write_text("?\n")
             with pytest.raises(Failed, match=r"^the process that makes the weights said what it never should"):
@@ -347,18 +344,18 @@ def test_its_jail_has_no_socket_and_no_file_but_its_own(tmp_path: Path) -> None:
     assert (found, word) == (allowed | refused | files, "confined" if landlock else "unconfined")
 
 
-#: A maker that foreign weights have taken over.
+#: A worker that foreign weights have taken over.
 CROWD = """
 import sys, time, _thread
-from ndani.convert import workshop
+from ndani.convert import worker
 def taken(task, kernels):
     while True:
         try:
             _thread.start_new_thread(time.sleep, (600,))
         except RuntimeError:
             time.sleep(600)
-workshop.convert.make = taken
-workshop.main(int(sys.argv[1]), int(sys.argv[2]))
+worker.convert.make = taken
+worker.main(int(sys.argv[1]), int(sys.argv[2]))
 """
 
 
@@ -370,6 +367,6 @@ async def test_a_maker_that_starts_threads_without_end_is_ended(source: Path, tm
     taken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(taken))
     with task(source, tmp_path / "made", "Q8_0") as work, pytest.raises(Failed, match=r"started threads without end, and was ended"):
-        async with asyncio.timeout(60), aclosing(Maker(True).make(work)) as steps:
+        async with asyncio.timeout(60), following(Supervisor(True).make, work) as steps:
             async for _ in steps:
                 pass

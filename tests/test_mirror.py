@@ -7,7 +7,7 @@ import random
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -23,6 +23,7 @@ from ndani.store import Store
 from ndani.store.layout import digest_of
 from registries import put_model
 from server import PATIENCE, until
+from steps import following
 from test_fetcher import kill_children
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
@@ -141,16 +142,16 @@ async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mir
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(second.layout.root)}))
     name = parse(f"{mirror.host}/library/big:1")
     with pytest.raises(SourceFailed, match=r"does not speak https; `--insecure` allows that"):
-        async with aclosing(fetcher.pull(name)) as steps:
+        async with following(fetcher.pull, name, False) as steps:
             [step async for step in steps]
     with pytest.raises(SourceFailed, match="ended from outside"):
-        async with aclosing(fetcher.pull(name, insecure=True)) as steps:
+        async with following(fetcher.pull, name, True) as steps:
             async for step in steps:
                 if step.total == len(weights) and (step.completed or 0) > 0:
                     kill_children()
     partial = second.layout.partial(digest_of(weights))
     there = partial.stat().st_size if partial.exists() else 0
-    async with aclosing(fetcher.pull(name, insecure=True)) as steps:
+    async with following(fetcher.pull, name, True) as steps:
         done = [step.completed async for step in steps if step.total == len(weights)]
     assert done[0] == there, "it goes on where it stopped"
     assert second.find(name).weights_path.read_bytes() == weights
@@ -160,7 +161,7 @@ async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mir
 async def test_a_house_that_names_it_pulls_short_names_from_it(mirror: Mirror, tmp_path: Path) -> None:
     second = Store(tmp_path / "second")
     given = {"NDANI_MODELS": str(second.layout.root), "NDANI_REGISTRY": f"http://{mirror.host}"}
-    async with aclosing(Fetcher(settings.load(given)).pull(NAME)) as steps:
+    async with following(Fetcher(settings.load(given)).pull, NAME, False) as steps:
         assert [step async for step in steps][-1].status == "success"
     assert str(second.find(NAME).name) == "tiny:1", "under the name that was typed"
 

@@ -14,8 +14,8 @@ import pytest
 
 from ndani.errors import Failed, SourceFailed
 from ndani.names import parse
-from ndani.sources.patience import Patience
 from ndani.sources.registry import Registry
+from ndani.sources.retry import RetryPolicy
 from registries import StandIn
 from server import PATIENCE
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 async def manifest(host: str, *, insecure: bool = False, stall: float = 30.0) -> bytes:
-    patience = Patience(tries=3, pause=0.01)
-    registry = Registry(parse(f"{host}/ns/tiny:1"), insecure=insecure, offline=False, key=Path("key"), patience=patience, stall=stall)
+    retries = RetryPolicy(tries=3, pause=0.01)
+    registry = Registry(parse(f"{host}/ns/tiny:1"), insecure=insecure, offline=False, key=Path("key"), retries=retries, stall=stall)
     try:
         async with asyncio.timeout(PATIENCE):
             return await registry.manifest()

@@ -16,9 +16,9 @@ from ndani.names import parse
 from ndani.sources.catalogue import load
 from ndani.sources.http import Access, Client, Interrupted
 from ndani.sources.index import Index
-from ndani.sources.patience import Patience
 from ndani.sources.proxy import is_direct, proxy_of
 from ndani.sources.registry import Registry
+from ndani.sources.retry import RetryPolicy
 from proxies import Proxy
 from registries import StandIn
 from wheelhouse import House, make_catalogue, make_wheel
@@ -116,7 +116,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 async def manifest(host: str) -> bytes:
     registry = Registry(
-        parse(f"{host}/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), at=f"http://{host}", patience=Patience(1, 0)
+        parse(f"{host}/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), at=f"http://{host}", retries=RetryPolicy(1, 0)
     )
     try:
         return await registry.manifest()

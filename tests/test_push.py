@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import aclosing
 from pathlib import Path
 from threading import Event
 
@@ -21,19 +20,20 @@ from ndani import settings
 from ndani.errors import Cancelled, Failed, NotFound, Offline, SourceFailed, StoreFailed
 from ndani.names import Name, parse
 from ndani.sources.fetcher import Fetcher
-from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.push import push
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.types import Progress
 from registries import Debian, no_debian, put_model
 from server import PATIENCE
+from steps import following
 from test_fetcher import children, kill_children
 from uploads import PART, Uploads
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 SIZE = 1_000_000
 WEIGHTS = random.Random(8).randbytes(SIZE)
 MODEL = digest_of(WEIGHTS)
@@ -54,13 +54,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def registry(name: Name, home: Path, stall: float = 30.0, **how: bool) -> Registry:
-    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", patience=QUICK, stall=stall)
+    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", retries=QUICK, stall=stall)
 
 
 async def send(
     store: Store, name: Name, home: Path, leaving: Event | None = None, part: int = PART, stall: float = 30.0, **how: bool
 ) -> list[Progress]:
-    async with aclosing(push(store, name, registry(name, home, stall, **how), leaving, part)) as steps:
+    async with following(push, store, name, registry(name, home, stall, **how), leaving=leaving, part=part) as steps:
         return [step async for step in steps]
 
 
@@ -69,7 +69,7 @@ def fetcher(store: Store, **environment: str) -> Fetcher:
 
 
 async def follow(fetcher: Fetcher, name: Name) -> list[Progress]:
-    async with aclosing(fetcher.push(name, insecure=True)) as steps:
+    async with following(fetcher.push, name, True) as steps:
         return [step async for step in steps]
 
 
@@ -98,7 +98,7 @@ async def test_push_and_pull_again_with_tls_and_password(
         assert len(debian.requests("PATCH")) == SIZE // PART + 2, "what is there is not sent again"
         fresh = Store(tmp_path / "fresh")
         source = RegistrySource(registry(name, home, insecure=False))
-        async with aclosing(pull(fresh, name, [source], QUICK)) as pulled:
+        async with following(pull, fresh, name, [source], retries=QUICK) as pulled:
             assert [step async for step in pulled][-1].status == "success"
         assert fresh.layout.manifest(name).read_bytes() == manifest
         assert fresh.find(name).weights_path.read_bytes() == WEIGHTS
@@ -112,7 +112,7 @@ async def test_a_push_that_its_follower_leaves_ends_between_two_parts_and_goes_o
         name = parse(f"{debian.host}/ns/big:1")
         size = 256 << 20
         put_model(store, name, WEIGHTS * (size // SIZE))
-        async with aclosing(fetcher(store).push(name, insecure=True)) as steps:
+        async with following(fetcher(store).push, name, True) as steps:
             async for step in steps:
                 if (step.completed or 0) > 20 << 20:
                     break
@@ -135,7 +135,7 @@ async def test_a_push_killed_in_mid_part_sends_no_finished_blob_again(folder: Pa
         name = parse(f"{debian.host}/ns/big:1")
         put_model(store, name, WEIGHTS * 200)
         with pytest.raises(SourceFailed, match="the push was ended from outside before it was done; push again"):
-            async with aclosing(fetcher(store).push(name, insecure=True)) as steps:
+            async with following(fetcher(store).push, name, True) as steps:
                 async for step in steps:
                     if (step.completed or 0) > 40_000_000:
                         kill_children()
@@ -223,7 +223,7 @@ async def test_a_killed_push_goes_on_in_the_next_process(uploads: Uploads, store
     put_model(store, uploads.name, WEIGHTS * 100)  # 100 MB: six parts of 16 MB and a rest
     uploads.pause = 0.1
     with pytest.raises(SourceFailed, match="ended from outside"):
-        async with aclosing(fetcher(store).push(uploads.name, insecure=True)) as steps:
+        async with following(fetcher(store).push, uploads.name, True) as steps:
             async for _ in steps:
                 if len(uploads.parts) >= 2:
                     kill_children()
@@ -253,7 +253,7 @@ async def test_two_who_come_while_a_push_is_being_ended_share_the_next_one(uploa
     all_of_them, most = fetcher(store), 0
 
     async def leave() -> None:
-        async with aclosing(all_of_them.push(uploads.name, insecure=True)) as steps:
+        async with following(all_of_them.push, uploads.name, True) as steps:
             async for _ in steps:
                 if uploads.parts:
                     return
@@ -262,7 +262,7 @@ async def test_two_who_come_while_a_push_is_being_ended_share_the_next_one(uploa
     while not uploads.parts:
         await asyncio.sleep(0.02)
     [run] = all_of_them._runs.values()
-    while run.watchers:
+    while run.followers:
         await asyncio.sleep(0.01)
     both = asyncio.gather(follow(all_of_them, uploads.name), follow(all_of_them, uploads.name))
     while not both.done():

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,14 +18,15 @@ from aiohttp import web
 
 from ndani.errors import SourceFailed
 from ndani.names import parse
-from ndani.sources.patience import Patience
 from ndani.sources.push import push
 from ndani.sources.registry import Registry, _pause
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.types import Progress
 from registries import Debian, no_debian, put_model
 from server import PATIENCE, until
+from steps import following
 from uploads import Uploads
 
 PART, SIZE = 64_000, 400_000
@@ -41,9 +42,12 @@ def store(tmp_path: Path) -> Store:
 
 
 async def send(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
-    patience = Patience(tries=tries, pause=0.01)
-    registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), patience=patience)
-    async with asyncio.timeout(PATIENCE), aclosing(push(store, uploads.name, registry, part=part)) as steps:
+    retries = RetryPolicy(tries=tries, pause=0.01)
+    registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), retries=retries)
+    async with (
+        asyncio.timeout(PATIENCE),
+        following(push, store, uploads.name, registry, part=part) as steps,
+    ):
         return [step async for step in steps]
 
 
@@ -204,7 +208,7 @@ async def test_debians_registry_behind_an_nginx_with_a_limit(store: Store, tmp_p
         weights = WEIGHTS * 100  # 40 MB
         put_model(store, name, weights)
         registry = Registry(name, insecure=True, offline=False, key=Path("key"))
-        async with asyncio.timeout(PATIENCE), aclosing(push(store, name, registry)) as steps:
+        async with asyncio.timeout(PATIENCE), following(push, store, name, registry) as steps:
             assert [step async for step in steps][-1].status == "success"
         large = 1 << (22 if limit == "4m" else 20)
         assert [status for status, _ in debian.requests("PATCH")] == [202] * (-(-len(weights) // large) + 2), "each byte once"

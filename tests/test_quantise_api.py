@@ -50,10 +50,10 @@ def blobs(server: Server) -> set[str]:
     return {path.name for path in (server.models / "blobs").iterdir()}
 
 
-def makers(server: Server) -> list[psutil.Process]:
+def workers(server: Server) -> list[psutil.Process]:
     """Processes of this server that make weights."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [p for p in psutil.Process(server.pid).children() if "ndani.convert.workshop" in p.cmdline()]
+        return [p for p in psutil.Process(server.pid).children() if "ndani.convert.worker" in p.cmdline()]
     return []
 
 
@@ -175,16 +175,16 @@ def test_a_client_that_leaves_ends_the_work(server: Server, long: str) -> None:
     before = blobs(server)
     with server.streaming(CREATE, {"model": "left", "files": {"m.gguf": long}, "quantize": "iq4_xs"}) as lines:
         until(lambda: next(lines)["status"].startswith("quantizing"), 60, "the work begins")
-        (maker,) = makers(server)
+        (worker,) = workers(server)
         assert len(blobs(server) - before) == 1
-    until(lambda: not maker.is_running() and blobs(server) == before, 60, "the work is ended, and nothing of it stays")
+    until(lambda: not worker.is_running() and blobs(server) == before, 60, "the work is ended, and nothing of it stays")
 
 
 def test_a_maker_that_is_killed_is_said(server: Server, long: str) -> None:
     before = blobs(server)
     with server.streaming(CREATE, {"model": "shot", "files": {"m.gguf": long}, "quantize": "iq4_xs"}) as lines:
         until(lambda: next(lines)["status"].startswith("quantizing"), 60, "the work begins")
-        makers(server)[0].kill()
+        workers(server)[0].kill()
         *_, last = lines
     assert last["error"].startswith("the process that makes the weights was killed")
     assert blobs(server) == before
@@ -195,11 +195,11 @@ def test_a_server_that_is_stopped_ends_the_work(start: Start, tmp_path: Path) ->
     digest = send(server, file(*small(rows=LONG)))
     with server.streaming(CREATE, {"model": "late", "files": {"m.gguf": digest}, "quantize": "iq4_xs"}) as lines:
         until(lambda: next(lines)["status"].startswith("quantizing"), 60, "the work begins")
-        (maker,) = makers(server)
+        (worker,) = workers(server)
         server.process.send_signal(signal.SIGTERM)
         *_, last = lines
     assert last["error"].startswith("the server is stopping") and server.process.wait(60) == 0
-    assert not maker.is_running() and blobs(server) == {digest.replace(":", "-")}
+    assert not worker.is_running() and blobs(server) == {digest.replace(":", "-")}
 
 
 def test_a_disk_without_room_is_said_before_the_work(start: Start, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_at_the_terminal_it_is_a_bar_and_ctrl_c_ends_it(server: Server, long: st
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs) as child:
         os.close(theirs)
         shown = seen(screen, "quantizing F16 model to IQ4_XS")
-        until(lambda: makers(server), 60, "the work begins")
+        until(lambda: workers(server), 60, "the work begins")
         child.send_signal(signal.SIGINT)
         shown += seen(screen, "ended was not made; what was sent stays for the next `ndani create ended`")
         with contextlib.suppress(OSError):
@@ -272,7 +272,7 @@ def test_at_the_terminal_it_is_a_bar_and_ctrl_c_ends_it(server: Server, long: st
         assert child.wait(60) == -signal.SIGINT, shown
     os.close(screen)
     assert "Traceback" not in shown and "━" in shown
-    until(lambda: not makers(server) and blobs(server) == before, 60, "nothing of it stays")
+    until(lambda: not workers(server) and blobs(server) == before, 60, "nothing of it stays")
 
 
 def seen(screen: int, words: str) -> str:

@@ -8,7 +8,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,17 @@ from ndani.sources import choose
 from ndani.sources.fetcher import Fetcher
 from ndani.sources.folder import FolderSource
 from ndani.sources.hub import HubSource
-from ndani.sources.patience import Patience
 from ndani.sources.pull import pull
 from ndani.sources.pypi import PypiSource
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.types import Progress
 from registries import Debian, StandIn, make_model, no_debian
+from steps import following
 from test_fetcher import kill_children
 
-QUICK = Patience(tries=3, pause=0.01, look=0.02)
+QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 SIZE, PIECE = 1_000_000, 100_000
 WEIGHTS = random.Random(7).randbytes(SIZE)
 
@@ -68,11 +69,11 @@ def store(tmp_path: Path) -> Store:
 
 def source(name: Name, home: Path, *, insecure: bool = True, offline: bool = False, stall: float = 30.0) -> RegistrySource:
     key = home / ".ndani" / "id_ed25519"
-    return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, patience=QUICK, stall=stall), PIECE)
+    return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, retries=QUICK, stall=stall), PIECE)
 
 
 async def collect(store: Store, name: Name, *sources: RegistrySource) -> list[Progress]:
-    async with aclosing(pull(store, name, sources, QUICK)) as steps:
+    async with following(pull, store, name, sources, retries=QUICK) as steps:
         return [step async for step in steps]
 
 
@@ -149,7 +150,7 @@ def fetcher(store: Store, **environment: str) -> Fetcher:
 
 
 async def follow(fetcher: Fetcher, name: Name) -> list[Progress]:
-    async with aclosing(fetcher.pull(name, insecure=True)) as steps:
+    async with following(fetcher.pull, name, True) as steps:
         return [step async for step in steps]
 
 
@@ -157,7 +158,7 @@ async def follow(fetcher: Fetcher, name: Name) -> list[Progress]:
 async def test_a_fetcher_killed_in_mid_pull_is_taken_up_where_it_stopped(stand_in: StandIn, store: Store) -> None:
     stand_in.pause = 0.02
     with pytest.raises(SourceFailed, match="ended from outside"):
-        async with aclosing(fetcher(store).pull(stand_in.name, insecure=True)) as steps:
+        async with following(fetcher(store).pull, stand_in.name, True) as steps:
             async for step in steps:
                 if step.digest == stand_in.model and (step.completed or 0) > SIZE // 3:
                     kill_children()
@@ -187,7 +188,7 @@ async def test_a_real_registry_sends_each_byte_once_over_a_kill(debian: Begin, s
     weights = WEIGHTS * 64
     registry.put(name, weights)
     with pytest.raises(SourceFailed, match="ended from outside"):
-        async with aclosing(fetcher(store).pull(name, insecure=True)) as steps:
+        async with following(fetcher(store).pull, name, True) as steps:
             async for step in steps:
                 if step.total == len(weights) and (step.completed or 0) > 0:
                     kill_children()
@@ -210,16 +211,16 @@ async def test_names_without_a_host_belong_to_the_houses_registry(debian: Begin,
     registry.put(parse("phi4-mini:3.8b-q4_K_M"), WEIGHTS[:1000])
     here = fetcher(store, NDANI_REGISTRY=f"http://{registry.host}/")
     for name, weights in (("phi4:mini", WEIGHTS), ("phi4:mini-q4_k_m", WEIGHTS[:1000])):
-        async with aclosing(here.pull(parse(name))) as steps:
+        async with following(here.pull, parse(name), False) as steps:
             assert [step async for step in steps][-1].status == "success"
         assert held(store, parse(name)) == weights, "without --insecure, for the house has said http itself"
     store.copy(parse("phi4:mini"), parse("someone/mine:1"))
-    async with aclosing(here.push(parse("someone/mine:1"))) as steps:
+    async with following(here.push, parse("someone/mine:1"), False) as steps:
         assert [step async for step in steps][-1].status == "success"
     with pytest.raises(NotFound, match="file does not exist"):
         await follow(here, parse("phi4:14b"))
     second = Store(tmp_path / "second")
-    async with aclosing(fetcher(second, NDANI_REGISTRY=f"http://{registry.host}").pull(parse("someone/mine:1"))) as steps:
+    async with following(fetcher(second, NDANI_REGISTRY=f"http://{registry.host}").pull, parse("someone/mine:1"), False) as steps:
         assert [step async for step in steps][-1].status == "success"
 
 
@@ -240,7 +241,7 @@ async def test_as_many_pieces_at_once_as_the_settings_say(stand_in: StandIn, sto
     stand_in.weights = weights
     stand_in.__post_init__()
     fetcher = Fetcher(settings.Settings(models=store.layout.root, max_transfer_streams=2))
-    async with aclosing(fetcher.pull(stand_in.name, insecure=True)) as steps:
+    async with following(fetcher.pull, stand_in.name, True) as steps:
         async for step in steps:
             assert step.status
     assert stand_in.most_at_once == 2 and held(store, stand_in.name) == weights
@@ -361,10 +362,8 @@ async def test_a_mirror_that_stops_answering_is_not_asked_for_ever(stand_in: Sta
     async with AsyncExitStack() as stack:
         for runner in runners:
             stack.push_async_callback(runner.cleanup)
-        pulled = RegistrySource(
-            Registry(stand_in.name, insecure=True, offline=False, key=home / "key", patience=QUICK, stall=2.0), PIECE, 1
-        )
-        async with aclosing(pull(store, stand_in.name, [pulled], QUICK)) as steps:
+        pulled = RegistrySource(Registry(stand_in.name, insecure=True, offline=False, key=home / "key", retries=QUICK, stall=2.0), PIECE, 1)
+        async with following(pull, store, stand_in.name, [pulled], retries=QUICK) as steps:
             async for step in steps:
                 if step.digest == stand_in.model and (step.completed or 0) > SIZE // 4 and stand_in.elsewhere.endswith(first.host):
                     stand_in.elsewhere = f"http://{second.host}"
@@ -385,7 +384,7 @@ async def test_a_houses_registry_that_cannot_be_reached_does_not_keep_the_next_s
         name = stand_in.name
 
         def house() -> RegistrySource:
-            return RegistrySource(Registry(name, insecure=False, offline=False, key=home / "key", at=at, patience=QUICK))
+            return RegistrySource(Registry(name, insecure=False, offline=False, key=home / "key", at=at, retries=QUICK))
 
         await collect(store, name, house(), source(name, home))
         assert held(store, name) == WEIGHTS

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from ndani.store.handover import accept, prepare
 from ndani.store.layout import digest_of
 from ndani.store.upkeep import restorers
 from server import Server, until
+from steps import following, listed
 from stores import put_echo
 from test_hub import QUICK, ask
 from test_store import put_model
@@ -66,7 +66,7 @@ async def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 
 async def bring(store: Store, name: Name, source: Source, repair: Iterable[str] = ()) -> None:
-    async with aclosing(pull(store, name, [source], QUICK, frozenset(repair))) as steps:
+    async with following(pull, store, name, [source], retries=QUICK, repair=frozenset(repair)) as steps:
         assert [step async for step in steps][-1].status == "success"
 
 
@@ -117,7 +117,7 @@ async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> No
     await bring(store, NAME, ask(NAME))
     copied, derived = parse("copied"), parse("derived")
     store.copy(NAME, copied)
-    list(create(store, derived, Recipe(base=store.find(NAME), system="Be brief.")))
+    listed(create, store, derived, Recipe(base=store.find(NAME), system="Be brief."))
     digest = store.find(derived).weights.digest
     assert restorers(store, digest) == ("copied:latest", "hf.co/ns/tiny:latest", "derived:latest")
     for name in (NAME, copied):
@@ -161,7 +161,7 @@ def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store,
     assert store.blobs.has(digest, size) and not store.blobs.sound(digest, size)
     place = prepare(store.layout)
     (store.layout.handover / place / "file").write_bytes(whole)
-    list(accept(store, place))
+    listed(accept, store, place)
     assert entry.weights_path.read_bytes() == whole and store.blobs.sound(digest, size)
     assert not list(store.layout.damaged.iterdir())
 

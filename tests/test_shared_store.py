@@ -13,6 +13,7 @@ from ndani import names
 from ndani.store import Store
 from ndani.store import layout as kinds
 from ndani.store.create import Recipe, create
+from steps import listed
 from stores import REAL
 
 GOLDEN = ROOT.parent / "shared" / "golden"
@@ -35,7 +36,7 @@ def test_a_model_of_the_same_file_has_ollamas_config_and_layers(models: Path, tm
         licenses=(said["license"],),
         parameters=said["parameters"],
     )
-    list(create(ours, names.parse("smollm2"), recipe))
+    listed(create, ours, names.parse("smollm2"), recipe)
     made = ours.find(names.parse("smollm2"))
     assert made.manifest.config == theirs.manifest.config, "the same config, byte for byte"
     assert (made.manifest.schema_version, made.manifest.media_type) == (theirs.manifest.schema_version, theirs.manifest.media_type)

@@ -26,6 +26,7 @@ from ndani.store.inspect import Header
 from ndani.store.upkeep import Verified, verify
 from ndani.types import Message
 from server import slowness
+from steps import listed
 from stores import gguf
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "ollama-store"
@@ -177,7 +178,7 @@ def test_however_a_manifest_spells_a_digest_its_blob_is_needed(store: Store, spe
     assert store.removable() == ({}, {}) and store.prune() == ()
     entry = store.find(names.parse("odd"))
     assert entry.weights_path.read_bytes() == b"weights" and weights in entry.digests
-    [*_, last] = verify(store, [entry], {})
+    [*_, last] = listed(verify, store, [entry], {})
     assert isinstance(last, Verified) and not last.damaged
 
 

@@ -17,8 +17,8 @@ from ndani.errors import BadName, Misconfigured, SourceFailed
 from ndani.names import parse
 from ndani.sources import open_registry
 from ndani.sources.address import askable, origin
-from ndani.sources.patience import Patience
 from ndani.sources.registry import Registry, reason
+from ndani.sources.retry import RetryPolicy
 from ndani.sources.token import Credentials
 from registries import make_model
 
@@ -84,7 +84,7 @@ async def desks() -> AsyncIterator[tuple[Desk, Desk]]:
 
 async def manifest(desk: Desk) -> bytes:
     registry = Registry(
-        parse(f"{desk.host}/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), patience=Patience(tries=2, pause=0.01)
+        parse(f"{desk.host}/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), retries=RetryPolicy(tries=2, pause=0.01)
     )
     try:
         return await registry.manifest()

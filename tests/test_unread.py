@@ -117,9 +117,10 @@ from ndani.store import Store
 from ndani.store.upkeep import Damage, Pruned, Verified, prune, verify
 store = Store(Path(sys.argv[1]))
 said = {"list": [model.name for model in store.list()], "damaged": store.damaged}
-*_, last = verify(store, *store.survey())
+last = verify(store, *store.survey(), lambda step: None)
 said["verify"] = [[damage.problem, damage.models] for damage in last.damaged]
-steps = list(prune(store))
+steps = []
+steps.append(prune(store, steps.append))
 said["prune"] = [step.problem for step in steps if isinstance(step, Damage)]
 said["removed"] = [steps[-1].blobs, list(store.prune()), sum(1 for _ in store.blobs.listed())]
 said["others"] = len(store.entries()), len(store.names()), str(store.find(names.parse("good")).name)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,10 @@ from ndani.store import Store
 from ndani.store.blobs import STALE_PARTIAL
 from ndani.store.library import YOUNG
 from ndani.store.upkeep import Damage, Pruned, Unused, Verified, prune, verify
+from ndani.types import Progress
 from registries import StandIn, put_model
 from server import until
+from steps import Left, following, listed
 from stores import put_echo
 from terminal import PATIENCE, terminal
 from test_pull import NAME, QUICK, House, Place, house, make_place, pull
@@ -53,7 +54,7 @@ def orphan(store: Store, content: bytes = b"nobody's" * 5000, old: float = OLD) 
 
 def verified(store: Store, **more: object) -> Verified:
     entries, damaged = store.survey()
-    *_, last = verify(store, entries, damaged, **more)
+    *_, last = listed(verify, store, entries, damaged, **more)
     assert isinstance(last, Verified)
     return last
 
@@ -84,14 +85,21 @@ def test_every_kind_of_damage_is_found(tmp_path: Path) -> None:
 def test_a_model_that_is_removed_meanwhile_is_no_damage(tmp_path: Path) -> None:
     store = Store(tmp_path)
     put_echo(tmp_path, "echo")
-    steps = verify(store, *store.survey())
-    next(steps)
-    store.delete(names.parse("echo"))
+    steps: list[Progress | Damage] = []
+
+    def report(step: Progress | Damage) -> None:
+        if not steps:
+            store.delete(names.parse("echo"))
+        steps.append(step)
+
+    verify(store, *store.survey(), report)
     assert [step for step in steps if isinstance(step, Damage)] == []
 
 
 async def collect(upkeep: Upkeep, **more: object) -> Verified:
-    steps = [step async for step in upkeep.verify(**more)]  # type: ignore[arg-type]
+    asked = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
+    async with following(upkeep.verify, **asked) as coming:
+        steps = [step async for step in coming]
     assert isinstance(steps[-1], Verified)
     return steps[-1]
 
@@ -142,7 +150,7 @@ async def test_a_model_of_the_catalogue_is_repaired(house: House, tmp_path: Path
     entry = place.store.find(NAME)
     for digest in entry.digests:
         spoil(place.store, digest)
-    async with aclosing(pull(place.store, NAME, [place.source()], QUICK, frozenset(entry.digests))) as steps:
+    async with following(pull, place.store, NAME, [place.source()], retries=QUICK, repair=frozenset(entry.digests)) as steps:
         assert [step async for step in steps][-1].status == "success"
     assert verified(place.store).damaged == () and place.left_over() == []
 
@@ -161,11 +169,11 @@ def test_only_what_nobody_needs_is_removed(tmp_path: Path) -> None:
     fresh = store.layout.blobs / f"sha256-{'b' * 64}-partial"
     fresh.write_bytes(b"x")
     with store.claim({f"sha256:{claimed.name[7:]}"}):
-        steps = list(prune(store, rehearse=True))
+        steps = listed(prune, store, rehearse=True)
         assert {step.file for step in steps if isinstance(step, Unused)} == {unused.name, partial.name}
         assert isinstance(steps[-1], Pruned) and (steps[-1].blobs, steps[-1].unfinished) == (1, 1)
         assert unused.exists() and partial.exists(), "a rehearsal removes nothing"
-        *_, last = prune(store)
+        *_, last = listed(prune, store)
     assert last == steps[-1]
     assert 40000 <= steps[-1].freed < 100_000
     assert {path.name for path in store.layout.blobs.iterdir()} == kept | {young.name, claimed.name, fresh.name}
@@ -179,32 +187,34 @@ def test_nothing_is_removed_while_a_manifest_is_damaged(tmp_path: Path) -> None:
     partial = store.layout.blobs / f"sha256-{'a' * 64}-partial"
     partial.write_bytes(b"x" * 9000)
     os.utime(partial, (time.time() - STALE_PARTIAL - 60,) * 2)
-    steps = list(prune(store))
+    steps = listed(prune, store)
     (said,) = [step for step in steps if isinstance(step, Damage)]
     assert said.models == ("echo:latest",) and "remove it with `ndani rm`" in said.problem
     assert isinstance(steps[-1], Pruned) and (steps[-1].blobs, steps[-1].unfinished) == (0, 1)
     assert unused.exists() and not partial.exists()
     store.delete(names.parse("echo"))
-    list(prune(store))
+    listed(prune, store)
     assert not unused.exists()
 
 
 def test_an_empty_store_has_nothing_to_prune(tmp_path: Path) -> None:
-    assert list(prune(Store(tmp_path / "nowhere")))[-1] == Pruned(0, 0, 0)
+    assert listed(prune, Store(tmp_path / "nowhere"))[-1] == Pruned(0, 0, 0)
 
 
 def test_many_files_go_in_several_steps_that_can_be_left(tmp_path: Path) -> None:
     store = Store(tmp_path)
     put_echo(tmp_path, "echo")
     paths = [orphan(store, f"unused {number}".encode() * 500) for number in range(150)]
-    steps = prune(store)
-    for step in steps:
+
+    def leave(step: object) -> None:
         if getattr(step, "completed", None):
-            break
-    steps.close()
+            raise Left
+
+    with pytest.raises(Left):
+        prune(store, leave)
     left = sum(path.exists() for path in paths)
     assert 0 < left < 150
-    *_, last = prune(store)
+    *_, last = listed(prune, store)
     assert isinstance(last, Pruned) and last.blobs == left
 
 

@@ -17,7 +17,7 @@ _STEP = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
 #: Where another process begins: what was walked through must name the other side by one of these.
 _BEGINNINGS = {
     "runtime/child.py: main": "ndani.runtime.child",
-    "convert/workshop.py: main": "ndani.convert.workshop",
+    "convert/worker.py: main": "ndani.convert.worker",
     "sources/child.py: main": "ndani.sources.child",
     "api/native.py: Native.pull": "/api/pull",
 }

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from ndani.api import wire
+from ndani.api import progress, wire
 from ndani.api.ollama import render_chat, render_generate
 from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
-from ndani.types import Done, Event, Progress, Text, Usage
+from ndani.types import Done, Event, Progress, Report, Text, Usage
 
 END = Done("stop", Usage(3, 1, 2, 10, 20, 30, 40), truncated=5)
 
@@ -195,18 +195,18 @@ async def test_a_client_that_cannot_be_written_to_closes_the_source() -> None:
 
 
 async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
-    async def steps() -> AsyncGenerator[Progress]:
-        yield Progress("pulling manifest")
-        yield Progress("pulling x", "sha256:x", 10, 0)
-        yield Progress("success")
+    async def work(report: Report) -> None:
+        report(Progress("pulling manifest"))
+        report(Progress("pulling x", "sha256:x", 10, 0))
+        report(Progress("success"))
 
-    said = lines(await send(await wire.progress(steps(), True, wire.step_line)))
+    said = lines(await send(await progress.respond(work, True, progress.step_line)))
     assert said == [
         {"status": "pulling manifest"},
         {"status": "pulling x", "digest": "sha256:x", "total": 10, "completed": 0},
         {"status": "success"},
     ]
-    assert lines(await send(await wire.progress(steps(), False, wire.step_line))) == [{"status": "success"}]
+    assert lines(await send(await progress.respond(work, False, progress.step_line))) == [{"status": "success"}]
 
 
 @pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])

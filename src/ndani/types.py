@@ -186,6 +186,10 @@ class Progress:
     completed: int | None = None
 
 
+#: What long work is given, and calls with each of its steps; it returns at once.
+Report = Callable[[Progress], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Details:
     """What a model is, as a listing shows it; `parent` is the name of the model that it was made from."""

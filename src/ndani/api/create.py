@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ndani.api import fields, wire
+from ndani.api import fields, progress, wire
 from ndani.errors import BadName, BadRequest, Cancelled, Unsupported
 from ndani.service import Service
 from ndani.store.create import Recipe
@@ -43,13 +44,15 @@ class Making:
         place = fields.text(body, "place")
         if not place:
             return wire.reply({"place": await self._service.models.prepare_handover()})
-        return await wire.progress(self._service.models.accept_handover(place), fields.flag(body, "stream", True), wire.step_line)
+        stream = fields.flag(body, "stream", True)
+        return await progress.respond(partial(self._service.models.accept_handover, place), stream, progress.step_line)
 
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         body = await wire.decode(request)
         name, base, recipe = parse_create(body)
-        return await wire.progress(self._service.models.create(name, base, recipe), fields.flag(body, "stream", True), wire.step_line)
+        stream = fields.flag(body, "stream", True)
+        return await progress.respond(partial(self._service.models.create, name, base, recipe), stream, progress.step_line)
 
 
 def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:

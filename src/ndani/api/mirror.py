@@ -38,7 +38,7 @@ from ndani.names import DEFAULT_HOST
 from ndani.settings import Settings
 from ndani.store import Entry, Store
 from ndani.store.layout import digest_of
-from ndani.store.offloop import settled
+from ndani.store.threads import in_thread
 
 #: Where a mirror listens when nobody says where.
 PORT = 11435
@@ -232,7 +232,7 @@ class _Stretch(StreamingResponse):
 
 
 async def _pieces(handle: int, first: int, end: int) -> AsyncGenerator[bytes]:
-    while first < end and (piece := await settled(os.pread, handle, min(_PIECE, end - first), first)):
+    while first < end and (piece := await in_thread(os.pread, handle, min(_PIECE, end - first), first)):
         first += len(piece)
         yield piece
 

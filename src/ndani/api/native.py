@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from ndani import OLLAMA_API, __version__
-from ndani.api import fields, ollama, wire
+from ndani.api import fields, ollama, progress, wire
 from ndani.api.show import parse_show, render_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
@@ -92,14 +93,15 @@ class Native:
         name = fields.model(body)
         if not name:
             raise BadName("invalid model name")
-        insecure = fields.flag(body, "insecure", False)
-        return await wire.progress(self._service.models.pull(name, insecure), fields.flag(body, "stream", True), wire.step_line)
+        insecure, stream = fields.flag(body, "insecure", False), fields.flag(body, "stream", True)
+        return await progress.respond(partial(self._service.models.pull, name, insecure), stream, progress.step_line)
 
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
         body = await wire.decode(request)
         name, insecure = _required(fields.model(body, exact=True)), fields.flag(body, "insecure", False)
-        return await wire.progress(self._service.models.push(name, insecure), fields.flag(body, "stream", True), wire.step_line)
+        stream = fields.flag(body, "stream", True)
+        return await progress.respond(partial(self._service.models.push, name, insecure), stream, progress.step_line)
 
 
 def _required(name: str) -> str:

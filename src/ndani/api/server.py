@@ -82,7 +82,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
         await server.serve(sockets=listeners)
     finally:
         store.close()
-        await asyncio.gather(pool.close(), service.fetcher.close(), service.maker.close())
+        await asyncio.gather(pool.close(), service.fetcher.close(), service.supervisor.close())
         for task in (idle, owner):
             task.cancel()
         await asyncio.gather(idle, owner, tidying, return_exceptions=True)
@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
     async def _end(self) -> None:
         self._service.store.close()
         try:
-            await asyncio.gather(self._service.pool.close(), self._service.fetcher.close(), self._service.maker.close())
+            await asyncio.gather(self._service.pool.close(), self._service.fetcher.close(), self._service.supervisor.close())
         finally:
             self.should_exit = True
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api import fields, wire
+from ndani.api import fields, progress, wire
 from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.upkeep import Step
@@ -26,14 +27,14 @@ class Upkeep:
         body = await wire.decode(request)
         digests = frozenset(plain(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
-        steps = self._service.upkeep.verify(fields.model(body), digests, repair, insecure)
-        return await wire.progress(steps, fields.flag(body, "stream", True), _line)
+        work = partial(self._service.upkeep.verify, fields.model(body), digests, repair, insecure)
+        return await progress.respond(work, fields.flag(body, "stream", True), _line)
 
     async def prune(self, request: Request) -> Response:
         """POST /api/prune: `dry_run` removes nothing."""
         body = await wire.decode(request)
-        steps = self._service.upkeep.prune(fields.flag(body, "dry_run", False))
-        return await wire.progress(steps, fields.flag(body, "stream", True), _line)
+        work = partial(self._service.upkeep.prune, fields.flag(body, "dry_run", False))
+        return await progress.respond(work, fields.flag(body, "stream", True), _line)
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:
@@ -47,19 +48,19 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
 
 def _line(step: Step) -> bytes:
     if isinstance(step, Damage):
-        said: dict[str, Any] = {"status": "damaged", **_damage(step)}
+        shown: dict[str, Any] = {"status": "damaged", **_damage(step)}
     elif isinstance(step, Verified):
         damaged = [_damage(damage) for damage in step.damaged]
-        said = {"status": "success", "files": step.blobs, "size": step.size, "damaged": damaged}
+        shown = {"status": "success", "files": step.blobs, "size": step.size, "damaged": damaged}
     elif isinstance(step, Unused):
-        said = {"status": "unused", "file": step.file, "size": step.size}
+        shown = {"status": "unused", "file": step.file, "size": step.size}
     elif isinstance(step, Pruned):
-        said = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
+        shown = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
-        return wire.step_line(step)
-    return wire.encode(said) + b"\n"
+        return progress.step_line(step)
+    return wire.encode(shown) + b"\n"
 
 
 def _damage(damage: Damage) -> dict[str, Any]:
-    said = {"digest": damage.digest, "problem": damage.problem, "models": list(damage.models)}
-    return {key: value for key, value in said.items() if value}
+    shown = {"digest": damage.digest, "problem": damage.problem, "models": list(damage.models)}
+    return {key: value for key, value in shown.items() if value}

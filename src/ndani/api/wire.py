@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -23,14 +23,13 @@ from starlette.types import Receive, Scope, Send
 from ndani.api.connection import pipe
 from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
 from ndani.foreign import MARK, Unreadable, require_bounds
-from ndani.types import Done, Event, Outlet, Progress, Rendered, Text
+from ndani.types import Done, Event, Outlet, Rendered, Text
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
 Render = Callable[[Event], bytes]
 Fold = Callable[[str, Done], bytes]
-Step = TypeVar("Step")
 
 #: What a body may hold: a conversation of 30,000 turns, or 500,000 token ids. More would be read while everybody else waits.
 MOST_VALUES, MOST_CONTAINERS = 500_000, 30_000
@@ -196,26 +195,6 @@ def _mended(body: bytes) -> bytes:
 def _place(error: msgspec.DecodeError) -> str:
     text = str(error).removeprefix("JSON is malformed: ")
     return text if "`" not in text else "a value cannot be read"
-
-
-async def progress(steps: AsyncGenerator[Step], stream: bool, line: Callable[[Step], bytes]) -> Response:
-    """The response to long work: a line per step, or only the last step when not streaming."""
-    try:
-        step = await anext(steps)
-        if stream:
-            return Lines(line(step), steps, line)
-        async for later in steps:
-            step = later
-        return Response(line(step)[:-1], 200, None, JSON)
-    except BaseException:
-        await steps.aclose()
-        raise
-
-
-def step_line(step: Progress) -> bytes:
-    """A line for a step of a pull, a push or a create."""
-    said = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
-    return _encode({key: value for key, value in said.items() if value is not None}) + b"\n"
 
 
 async def answer(

@@ -1,7 +1,7 @@
 """Weights made of other weights: quantised, joined, or converted from safetensors. The door: a `Task`, and `make`.
 
-It runs in a process of its own, which has every file open before it starts and can open no other (`maker` starts it,
-`workshop` is its main): for a user's weights and for files that have come from elsewhere alike. The front uses the pure
+It runs in a process of its own, which has every file open before it starts and can open no other (`supervisor` starts it,
+`worker` is its main): for a user's weights and for files that have come from elsewhere alike. The front uses the pure
 parts (`kinds`, `shards`, `quantise.plan`) to say what is wrong before a process is started.
 Which of a recipe's files need this, and what the result is called, is the front's business.
 """

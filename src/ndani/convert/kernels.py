@@ -1,6 +1,6 @@
 """llama.cpp's own arithmetic for weights, called in the shared object that the engine's wheel brings.
 
-The wheel is found and not imported: no engine starts, and nothing of Python's runs in it. Only a maker's process loads
+The wheel is found and not imported: no engine starts, and nothing of Python's runs in it. Only a worker's process loads
 this, before its jail shuts. Which tensor gets which type is not decided here (`kinds`).
 """
 

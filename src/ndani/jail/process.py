@@ -1,6 +1,6 @@
 """A child of ours that is to be jailed, seen from both ends: how it is started, and the two pipes over which it is spoken to.
 
-What is said over them is each child's own (`runtime/child.py`, `convert/workshop.py`), but for the three words that all
+What is said over them is each child's own (`runtime/child.py`, `convert/worker.py`), but for the three words that all
 of them say before the first foreign byte is read. The pipe of commands is also the child's lifeline.
 """
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ndani import names
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.errors import EngineFailed, Failed
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
@@ -45,8 +45,8 @@ class Service:
         self.cards = Cards(settings, store, pool.unload)
         self.answers = Answers(self.cards, pool, counts)
         self.embeddings = Embeddings(self.cards, pool, counts)
-        self.maker = Maker(settings.require_jail)
-        self.models = Models(store, self.cards, pool, fetcher, self.maker, log)
+        self.supervisor = Supervisor(settings.require_jail)
+        self.models = Models(store, self.cards, pool, fetcher, self.supervisor, log)
         self.upkeep = Upkeep(store, fetcher)
 
     def health(self) -> dict[str, Any]:

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndani import names
 from ndani.convert.kinds import parse_kind
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.ledger.log import Log
 from ndani.runtime.pool import Pool
 from ndani.service.cards import Cards, read_template, require_local, runner_key
 from ndani.service.weights import made
-from ndani.sources.fetcher import Fetcher
+from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept, prepare
 from ndani.store.inspect import Header
-from ndani.store.offloop import settled, stepped
 from ndani.store.parameters import check_parameters
+from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.store.upload import receive
-from ndani.types import Model, Progress, Resident
+from ndani.types import Model, Progress, Report, Resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,12 @@ class Shown:
 class Models:
     """What can be done with the models of a store."""
 
-    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, maker: Maker, log: Log) -> None:
+    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, supervisor: Supervisor, log: Log) -> None:
         self.store = store
         self._cards = cards
         self._pool = pool
         self._fetcher = fetcher
-        self._maker = maker
+        self._supervisor = supervisor
         self._log = log
         self._told: set[str] = set()
 
@@ -81,7 +80,7 @@ class Models:
         old = names.parse(source, error=f'source "{source}" is invalid')
         new = names.parse(destination, error=f'destination "{destination}" is invalid')
         require_local(new)
-        await settled(self.store.copy, old, new, missing=f'model "{source}" not found')
+        await in_thread(self.store.copy, old, new, missing=f'model "{source}" not found')
 
     async def delete(self, model: str) -> None:
         """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too.
@@ -90,32 +89,28 @@ class Models:
         """
         name = names.parse(model, error=f'name "{model}" is invalid', scheme=False)
         old = self._runs(name)
-        await settled(self.store.delete, name, missing=f"model '{model}' not found")
+        await in_thread(self.store.delete, name, missing=f"model '{model}' not found")
         if old:
             self._let_go(old)
         else:
             self._pool.unload_named(str(name))
 
-    async def pull(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
+    async def pull(self, model: str, insecure: bool, report: Report) -> None:
         """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.
 
         What it asks for and this version lacks is said before the last step. Raises Offline, NotFound, SourceFailed,
         StoreFailed, Failed.
         """
         name = names.parse(model)
-        async with aclosing(self._fetcher.pull(name, insecure)) as steps:
-            async for step in steps:
-                if step.status == "success":
-                    for warning in await asyncio.to_thread(self._warnings, name):
-                        yield Progress(f"warning: {warning}")
-                yield step
+        await self._fetcher.pull(name, insecure, without_success(report))
+        for warning in await asyncio.to_thread(self._warnings, name):
+            report(Progress(f"warning: {warning}"))
+        report(Progress("success"))
 
-    async def push(self, model: str, insecure: bool = False) -> AsyncGenerator[Progress]:
+    async def push(self, model: str, insecure: bool, report: Report) -> None:
         """Send a model to the registry that its name says, in the fetcher. Raises NotFound, Offline, SourceFailed, Failed."""
         name = self.store.find(names.parse(model), missing=f"model '{model}' not found").name
-        async with aclosing(self._fetcher.push(name, insecure)) as steps:
-            async for step in steps:
-                yield step
+        await self._fetcher.push(name, insecure, report)
 
     def has_blob(self, digest: str) -> bool:
         """Whether the store has this blob, and it was not found damaged. Raises BadRequest for a digest that is none."""
@@ -127,15 +122,13 @@ class Models:
 
     async def prepare_handover(self) -> str:
         """A place in the store where its own user may link a file to. Raises StoreFailed, Unsupported."""
-        return await settled(prepare, self.store.layout)
+        return await in_thread(prepare, self.store.layout)
 
-    async def accept_handover(self, place: str) -> AsyncGenerator[Progress]:
+    async def accept_handover(self, place: str, report: Report) -> None:
         """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
-        async with aclosing(stepped(accept(self.store, place))) as steps:
-            async for step in steps:
-                yield step
+        await in_thread_reporting(lambda report: accept(self.store, place, report), report)
 
-    async def create(self, model: str, base: str, recipe: Recipe) -> AsyncGenerator[Progress]:
+    async def create(self, model: str, base: str, recipe: Recipe, report: Report) -> None:
         """Make a model of another (`base`, pulled when it is not here) or of blobs, converted, joined and quantised as it takes.
 
         Raises BadRequest, StoreFailed, …
@@ -147,26 +140,12 @@ class Models:
             try:
                 entry = self._cards.find(base, missing="")
             except NotFound:
-                async with aclosing(self._fetcher.pull(names.parse(base), insecure=False)) as steps:
-                    async for step in steps:
-                        if step.status != "success":  # that is the last word of the whole
-                            yield step
+                await self._fetcher.pull(names.parse(base), False, without_success(report))
                 entry = self._cards.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
         old = self._runs(name)
-        try:
-            async with aclosing(made(self.store, self._maker, recipe)) as prepared:
-                async for found in prepared:
-                    if isinstance(found, Recipe):
-                        recipe = found
-                    else:
-                        yield found
-            async with aclosing(stepped(create(self.store, name, recipe))) as steps_made:
-                async for step_made in steps_made:
-                    yield step_made
-        finally:
-            if recipe.made:
-                await settled(self.store.drop, set(recipe.made))  # when nothing came of it; else it is referred to
+        async with made(self.store, self._supervisor, recipe, report) as ready:
+            await in_thread_reporting(lambda report: create(self.store, name, ready, report), report)
         self._let_go(old)
 
     def _warnings(self, name: names.Name) -> list[str]:

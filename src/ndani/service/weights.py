@@ -1,6 +1,6 @@
 """What a recipe's weights still need before a model can be made of them: safetensors converted, parts joined, numbers quantised.
 
-Decided here, worked out by `convert`, done in a process of its own by `convert/maker.py`. Of GGUF everything that can be
+Decided here, worked out by `convert`, done in a process of its own by `convert/supervisor.py`. Of GGUF everything that can be
 refused is refused before that process starts; a checkpoint is read there, and by nobody else.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -17,8 +17,8 @@ import msgspec
 from ndani.convert import Given, Task, shards
 from ndani.convert.choice import ANOTHER, choose
 from ndani.convert.kinds import parse_kind
-from ndani.convert.maker import Maker
 from ndani.convert.quantise import Plan, Source, open_source, plan
+from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest
 from ndani.runtime.machine import look
 from ndani.store import Store
@@ -26,11 +26,11 @@ from ndani.store.create import Recipe, check, open_blob, projects, read_weights,
 from ndani.store.disk import on_disk
 from ndani.store.forms import GGUF, form_of, refusal
 from ndani.store.inspect import file_type_of
-from ndani.store.nameless import Nameless
-from ndani.store.offloop import settled
-from ndani.types import Progress
+from ndani.store.temporary import TemporaryBlob
+from ndani.store.threads import in_thread
+from ndani.types import Progress, Report
 
-#: Bytes of the names in the one line that a maker reads, as they stand there. Some 800 files: the largest models that
+#: Bytes of the names in the one line that a worker reads, as they stand there. Some 800 files: the largest models that
 #: anybody gives away have 200.
 _MOST_NAMED = 60_000
 _ANY = 99_999  # a descriptor as long as they get
@@ -47,38 +47,36 @@ class _Work:
     parts: Mapping[str, str]
     plan: Plan | None
     task: Task
-    file: Nameless
+    file: TemporaryBlob
 
 
-async def made(store: Store, maker: Maker, recipe: Recipe) -> AsyncGenerator[Progress | Recipe]:
-    """Make what the recipe's weights still need: the recipe with its own files, the steps of each file, the recipe with that file in it.
+@asynccontextmanager
+async def made(store: Store, supervisor: Supervisor, recipe: Recipe, report: Report) -> AsyncIterator[Recipe]:
+    """Make what the recipe's weights still need: a recipe that `create` can use, with the files that were made.
 
-    With the last one `create` can use it. Consume it under aclosing: closing it stops the work, and nothing of it stays.
-    Raises BadRequest, StoreFailed, Failed, …
+    Those of them that no name refers to after the block go again. Raises BadRequest, StoreFailed, Failed, …
     """
-    recipe, checkpoint = await settled(_chosen, store, recipe)
-    yield recipe
-    for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
-        with ExitStack() as opened:
-            work = await settled(begin, store, recipe, opened)
-            if work is None:
-                continue
-            async with aclosing(_steps(maker, work)) as steps:
-                async for step in steps:
-                    yield step
-            recipe = _finished(recipe, work)
-            yield recipe
+    try:
+        recipe, checkpoint = await in_thread(_chosen, store, recipe)
+        for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
+            with ExitStack() as opened:
+                work = await in_thread(begin, store, recipe, opened)
+                if work:
+                    await _make(supervisor, work, report)
+                    recipe = _finished(recipe, work)
+        yield recipe
+    finally:
+        if recipe.made:
+            await in_thread(store.drop, set(recipe.made))
 
 
-async def _steps(maker: Maker, work: _Work) -> AsyncGenerator[Progress]:
+async def _make(supervisor: Supervisor, work: _Work, report: Report) -> None:
     """The work itself, until the file has its name."""
     for _ in work.parts if work.plan else ():
-        yield Progress("parsing GGUF")
+        report(Progress("parsing GGUF"))
     digest = next(iter(work.parts.values())) if work.plan else None
-    async with aclosing(maker.fill(work.task, work.file, work.status, digest)) as steps:
-        async for step in steps:
-            yield step
-    await settled(work.file.name)  # last: who stops listening before this leaves nothing behind
+    await supervisor.fill(work.task, work.file, work.status, digest, report)
+    await in_thread(work.file.name)  # last: what is stopped before this leaves nothing behind
 
 
 def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
@@ -106,7 +104,7 @@ def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
 def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work:
     """What makes GGUF of safetensors. In a thread; `opened` closes it all."""
     given = _opened(store, recipe.files, opened)
-    file = Nameless(store.layout)
+    file = TemporaryBlob(store.layout)
     opened.callback(file.discard)
     return _Work("converting model", recipe.files, None, Task(given, file.descriptor, checkpoint=True), file)
 
@@ -138,7 +136,7 @@ def _gguf(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
     work = plan(sources, kind)
     if work.same:
         return None
-    file = Nameless(store.layout)
+    file = TemporaryBlob(store.layout)
     opened.callback(file.discard)
     status = f"quantizing {_called(sources[0])} model to {kind}" if kind else f"joining {len(given)} parts"
     return _Work(status, parts, work, Task(given, file.descriptor, kind, look().cores), file)

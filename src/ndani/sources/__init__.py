@@ -19,7 +19,7 @@ import msgspec
 from ndani.errors import BadName, Misconfigured
 from ndani.names import DEFAULT_HOST, Name
 from ndani.settings import home
-from ndani.types import Progress
+from ndani.types import Report
 
 if TYPE_CHECKING:
     from ndani.sources.registry import Registry
@@ -130,8 +130,8 @@ class Source(Protocol):
 class Surveyed(Source, Protocol):
     """A source that has to look through its files before it can plan, which may take as long as reading them."""
 
-    def survey(self) -> AsyncGenerator[Progress, None]:
-        """Look, step by step. Consume it under aclosing. Raises as `plan`."""
+    async def survey(self, report: Report) -> None:
+        """Look, step by step. Raises as `plan`."""
         ...
 
 

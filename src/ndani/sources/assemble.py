@@ -1,7 +1,7 @@
 """Files that came from elsewhere become weights: shards are joined, safetensors converted, a name written.
 
 Asked for in the fetcher, at the end of a pull, when every file is in the store and its digest is right; done in a child of
-its own, which can reach nothing (`convert/maker.py`). What a kill leaves half-made has a name of its own in the store, and
+its own, which can reach nothing (`convert/supervisor.py`). What a kill leaves half-made has a name of its own in the store, and
 the next pull of the same model replaces it.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 
 from ndani.convert import Given, Task
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
@@ -22,60 +22,52 @@ from ndani.store.blobs import PIECE
 from ndani.store.create import Recipe, create, texts
 from ndani.store.disk import on_disk
 from ndani.store.layout import digest_of
-from ndani.store.nameless import Nameless
-from ndani.store.offloop import settled, stepped
-from ndani.types import Progress
+from ndani.store.temporary import TemporaryBlob
+from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.types import Progress, Report
 
 _LOOK_S = 0.2
 
 
-async def assemble(store: Store, maker: Maker, name: Name, assembly: Assembly) -> AsyncGenerator[Progress]:
+async def assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
     """Make `name` stand for these files, which the store holds and which are claimed. The last step is the manifest's.
 
-    Consume it under aclosing. Raises SourceFailed when they make none, StoreFailed, Failed.
+    Raises SourceFailed when they make none, StoreFailed, Failed.
     """
     try:
-        async with aclosing(_assemble(store, maker, name, assembly)) as steps:
-            async for step in steps:
-                yield step
+        await _assemble(store, supervisor, name, assembly, report)
     except BadRequest as error:
         raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
 
 
-async def _assemble(store: Store, maker: Maker, name: Name, assembly: Assembly) -> AsyncGenerator[Progress]:
+async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
     gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
     if len(gguf) == 1:
-        async with aclosing(_name(store, name, gguf[0], assembly)) as steps:
-            async for step in steps:
-                yield step
+        await _name(store, name, gguf[0], assembly, report)
         return
     # One name for one model, so that a half-made file is replaced and not left lying beside the next.
     mark = digest_of("\n".join(sorted(assembly.files.values())).encode())
     while not (lock := store.lock(mark)):
-        yield Progress("waiting for another pull that makes the same model")
+        report(Progress("waiting for another pull that makes the same model"))
         await asyncio.sleep(_LOOK_S)
     file = None
     try:
-        file = Nameless(store.layout, mark[7:])
-        async with aclosing(_fill(store, maker, file, assembly.files, mark)) as steps:
-            async for step in steps:
-                yield step
+        file = TemporaryBlob(store.layout, mark[7:])
+        await _fill(store, supervisor, file, assembly.files, mark, report)
         with store.claim({file.digest}):
-            await settled(file.name)
-            async with aclosing(_name(store, name, file.digest, assembly)) as steps:
-                async for step in steps:
-                    yield step
+            await in_thread(file.name)
+            await _name(store, name, file.digest, assembly, report)
     finally:
         if file:
             file.discard()
         lock.release()
 
 
-async def restore(store: Store, maker: Maker, name: Name, assembly: Assembly, repair: frozenset[str]) -> AsyncGenerator[Progress]:
+async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, repair: frozenset[str], report: Report) -> None:
     """Make those blobs of such a model again that have gone bad, in place of those that are here; no name changes.
 
-    The files that its weights are made of must be here where those are among them. Consume it under aclosing. Raises
-    SourceFailed when other ones come of it, StoreFailed, Failed.
+    The files that its weights are made of must be here where those are among them. Raises SourceFailed when other
+    ones come of it, StoreFailed, Failed.
     """
     left = set(repair)
     gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
@@ -84,21 +76,19 @@ async def restore(store: Store, maker: Maker, name: Name, assembly: Assembly, re
         weights = store.find(name).weights.digest
     try:
         if len(gguf) != 1 and (weights in repair or not weights):
-            file = Nameless(store.layout)
+            file = TemporaryBlob(store.layout)
             try:
-                async with aclosing(_fill(store, maker, file, assembly.files, weights or min(repair))) as steps:
-                    async for step in steps:
-                        yield step
+                await _fill(store, supervisor, file, assembly.files, weights or min(repair), report)
                 if file.digest in left:
-                    await settled(file.name)
+                    await in_thread(file.name)
                     left.discard(file.digest)
                     weights = file.digest
             finally:
                 file.discard()
         if left and weights and weights not in left:
-            contents = await settled(texts, store, _recipe(name, weights, assembly))
+            contents = await in_thread(texts, store, _recipe(name, weights, assembly))
             for digest in left & contents.keys():
-                await settled(store.blobs.put, contents[digest])
+                await in_thread(store.blobs.put, contents[digest])
                 left.discard(digest)
     except BadRequest:
         pass  # these files make no model any more
@@ -111,22 +101,20 @@ def changed(name: Name) -> SourceFailed:
     return SourceFailed(f"where {name} comes from has other files by now; `ndani pull {name}` fetches those")
 
 
-async def convert(store: Store, maker: Maker, layer: PlannedLayer) -> AsyncGenerator[Progress]:
+async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, report: Report) -> None:
     """Make a layer that the catalogue pins of the checkpoint that it names, whose blobs must be here; its lock must be held.
 
     The same files give the same bytes, so it is held against its digest as if it had travelled, before it has a name.
-    Consume it under aclosing. Raises SourceFailed when they are others, StoreFailed, Failed.
+    Raises SourceFailed when they are others, StoreFailed, Failed.
     """
-    file = Nameless(store.layout, layer.digest[7:])
+    file = TemporaryBlob(store.layout, layer.digest[7:])
     try:
-        async with aclosing(_fill(store, maker, file, {name: one.digest for name, one in layer.made}, layer.digest)) as steps:
-            async for step in steps:
-                yield step
+        await _fill(store, supervisor, file, {name: one.digest for name, one in layer.made}, layer.digest, report)
         if file.digest != layer.digest:
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
-        await settled(file.name)
+        await in_thread(file.name)
     except BadRequest as error:
-        await settled(_drop_bad, store, [one.digest for one in layer.ingredients])
+        await in_thread(_drop_bad, store, [one.digest for one in layer.ingredients])
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
         ) from None
@@ -146,7 +134,7 @@ def _drop_bad(store: Store, digests: list[str]) -> None:
                 store.blobs.remove(digest)
 
 
-async def _fill(store: Store, maker: Maker, file: Nameless, files: Mapping[str, str], mark: str) -> AsyncGenerator[Progress]:
+async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], mark: str, report: Report) -> None:
     """One GGUF file of these blobs (digests by name), hashed and not yet named: shards joined, or a checkpoint converted."""
     checkpoint = not any(map(_is_gguf, files))
     with ExitStack() as opened:
@@ -156,9 +144,7 @@ async def _fill(store: Store, maker: Maker, file: Nameless, files: Mapping[str, 
                 given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
         status = "converting model" if checkpoint else f"joining {len(given)} parts"
-        async with aclosing(maker.fill(task, file, status, mark)) as steps:
-            async for step in steps:
-                yield step
+        await supervisor.fill(task, file, status, mark, report)
 
 
 def _is_gguf(file: str) -> bool:
@@ -175,8 +161,9 @@ def _recipe(name: Name, digest: str, assembly: Assembly) -> Recipe:
     )
 
 
-async def _name(store: Store, name: Name, digest: str, assembly: Assembly) -> AsyncGenerator[Progress]:
-    async with aclosing(stepped(create(store, name, _recipe(name, digest, assembly)))) as steps:
-        async for step in steps:
-            if step.status == "writing manifest" or step.status.startswith("warning"):
-                yield step
+async def _name(store: Store, name: Name, digest: str, assembly: Assembly, report: Report) -> None:
+    def some(step: Progress) -> None:
+        if step.status == "writing manifest" or step.status.startswith("warning"):
+            report(step)
+
+    await in_thread_reporting(lambda report: create(store, name, _recipe(name, digest, assembly), report), some)

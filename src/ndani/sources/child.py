@@ -14,8 +14,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from ndani import jail, names
 from ndani.errors import Failed, NdaniError
 from ndani.letters import clean
 from ndani.sources import choose, open_registry
-from ndani.sources.job import PATIENCE, Ended, Job
+from ndani.sources.job import PUSH_GRACE, Ended, Job
 from ndani.sources.pull import pull
 from ndani.sources.push import push
 from ndani.store import Store
@@ -46,51 +44,55 @@ def main() -> int:
     line = sys.stdin.buffer.readline()
     job = msgspec.json.decode(line, type=Job)
     leaving = threading.Event()
-    threading.Thread(target=_watch_lifeline, args=(leaving, PATIENCE if job.push else 0.0), daemon=True).start()
+    threading.Thread(target=_watch_lifeline, args=(leaving, PUSH_GRACE if job.push else 0.0), daemon=True).start()
     try:
         asyncio.run(_run(job, leaving))
     except NdaniError as error:
-        _say(Ended(error.code, _plain(str(error))))
+        _write(Ended(error.code, _plain(str(error))))
         return 1
     except Exception as error:  # the front turns it into one sentence; a traceback would reach nobody
-        _say(Ended(Failed.code, f"the {job.verb} failed unexpectedly ({type(error).__name__}); run it again, and report it if it stays"))
+        _write(Ended(Failed.code, f"the {job.verb} failed unexpectedly ({type(error).__name__}); run it again, and report it if it stays"))
         return 1
     return 0
 
 
 async def _run(job: Job, leaving: threading.Event) -> None:
-    said, last = 0.0, Progress("")
-    async with aclosing(_steps(job, leaving)) as steps:
-        async for step in steps:
-            step = replace(step, status=_plain(step.status))
-            whole = step.completed is not None and step.completed == step.total
-            grown = step.total is not None and (step.digest, step.status) == (last.digest, last.status)
-            if step == last or (grown and not whole and time.monotonic() - said < _EVERY):
-                continue
-            said, last = time.monotonic(), step
-            _say(step)
-
-
-def _steps(job: Job, leaving: threading.Event) -> AsyncGenerator[Progress, None]:
-    name, store = names.parse(job.name), Store(Path(job.models))
+    name, store, report = names.parse(job.name), Store(Path(job.models)), _Reporter()
     if job.push:
         registry = open_registry(name, offline=job.offline, insecure=job.insecure, house=job.registry)
-        return push(store, name, registry, leaving)
+        await push(store, name, registry, report, leaving)
+        return
     catalogue = Path(job.catalogue) if job.catalogue else None
     folders = tuple(Path(folder) for folder in job.folders)
     sources = choose(
         name, job.offline, catalogue, insecure=job.insecure, house=job.registry, folders=folders, own=store.layout.root, streams=job.streams
     )
-    return pull(store, name, sources, repair=frozenset(job.repair), require_jail=job.require_jail)
+    await pull(store, name, sources, report, repair=frozenset(job.repair), require_jail=job.require_jail)
+
+
+class _Reporter:
+    """Writes a line for each step, but no more of one blob's growth than anybody could read. While nobody reads, it waits."""
+
+    def __init__(self) -> None:
+        self._at, self._last = 0.0, Progress("")
+
+    def __call__(self, step: Progress) -> None:
+        step, last = replace(step, status=_plain(step.status)), self._last
+        whole = step.completed is not None and step.completed == step.total
+        grown = step.total is not None and (step.digest, step.status) == (last.digest, last.status)
+        if step == last or (grown and not whole and time.monotonic() - self._at < _EVERY):
+            return
+        self._at, self._last = time.monotonic(), step
+        _write(step)
 
 
 def _plain(text: str) -> str:
     """A sentence fit for a terminal: what registries and hubs have said in it may hold escapes, and be without end."""
-    said = clean(" ".join(text.split()))
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+    plain = clean(" ".join(text.split()))
+    return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}…"
 
 
-def _say(line: Any) -> None:
+def _write(line: Any) -> None:
     try:
         sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
         sys.stdout.buffer.flush()
@@ -99,13 +101,13 @@ def _say(line: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _watch_lifeline(leaving: threading.Event, patience: float) -> None:
+def _watch_lifeline(leaving: threading.Event, grace: float) -> None:
     # A thread, because the event loop may be busy unpacking just when the parent dies; and the bare descriptor,
     # because a buffered reader would hold up the interpreter's own end.
     while os.read(0, 1024):
         pass
     leaving.set()
-    time.sleep(patience)
+    time.sleep(grace)
     os._exit(1)
 
 

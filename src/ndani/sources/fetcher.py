@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
@@ -17,8 +16,8 @@ import msgspec
 from ndani.errors import Failed, NdaniError, SourceFailed, told
 from ndani.names import Name
 from ndani.settings import Settings
-from ndani.sources.job import PATIENCE, Ended, Job
-from ndani.types import Progress
+from ndani.sources.job import PUSH_GRACE, Ended, Job
+from ndani.types import Progress, Report
 
 _LINE = 1 << 20  # bytes of a line at most, far more than the child ever says in one
 
@@ -30,50 +29,41 @@ class Fetcher:
         self._settings, self._catalogue = settings, catalogue
         self._runs: dict[str, _Run] = {}
 
-    async def pull(self, name: Name, insecure: bool = False) -> AsyncGenerator[Progress, None]:
-        """Bring a model into the store: its steps, at most one per 60 ms and blob. Consume it under aclosing.
+    async def pull(self, name: Name, insecure: bool, report: Report) -> None:
+        """Bring a model into the store; reports its steps, at most one per 60 ms and blob.
 
-        `insecure` lets its registry be asked without TLS, or with a certificate that nobody vouches for. Closing it
-        cancels the pull when nobody else waits for the same. Raises what the fetcher met: NotFound, SourceFailed,
+        `insecure` lets its registry be asked without TLS, or with a certificate that nobody vouches for. Cancelled, it
+        ends the pull when nobody else waits for the same. Raises what the fetcher met: NotFound, SourceFailed,
         StoreFailed, Offline, Failed.
         """
-        async with contextlib.aclosing(self._do(name, self._job(name, insecure))) as steps:
-            async for step in steps:
-                yield step
+        await self._do(name, self._job(name, insecure), report)
 
-    async def repair(self, name: Name, digests: frozenset[str], insecure: bool = False) -> AsyncGenerator[Progress, None]:
+    async def repair(self, name: Name, digests: frozenset[str], insecure: bool, report: Report) -> None:
         """Bring these blobs again from where the model comes from, in place of those that are here; otherwise as `pull`."""
-        job = msgspec.structs.replace(self._job(name, insecure), repair=tuple(sorted(digests)))
-        async with contextlib.aclosing(self._do(name, job)) as steps:
-            async for step in steps:
-                yield step
+        await self._do(name, msgspec.structs.replace(self._job(name, insecure), repair=tuple(sorted(digests))), report)
 
-    async def push(self, name: Name, insecure: bool = False) -> AsyncGenerator[Progress, None]:
+    async def push(self, name: Name, insecure: bool, report: Report) -> None:
         """Send a model of the store to its registry; otherwise as `pull`."""
-        async with contextlib.aclosing(self._do(name, self._job(name, insecure, push=True))) as steps:
-            async for step in steps:
-                yield step
+        await self._do(name, self._job(name, insecure, push=True), report)
 
     async def close(self) -> None:
         """End every pull and push; what has come, or gone, stays for the next one."""
         await asyncio.gather(*(run.end() for run in list(self._runs.values())))
 
-    async def _do(self, name: Name, job: Job) -> AsyncGenerator[Progress, None]:
+    async def _do(self, name: Name, job: Job, report: Report) -> None:
         key = f"{job.verb} {name.key} {job.insecure} {job.repair}"
-        while (run := self._runs.get(key)) and not run.watchers:
+        while (run := self._runs.get(key)) and not run.followers:
             await asyncio.wait([run.task])  # it is being ended, and a push of the same may take its time for that
             if self._runs.get(key) is run:
                 del self._runs[key]  # whoever of those who wait here comes first begins the next one, the others join it
         if run is None:
             run = self._runs[key] = _Run(job)
-        run.watchers += 1
+        run.followers += 1
         try:
-            async with contextlib.aclosing(run.steps()) as steps:
-                async for step in steps:
-                    yield step
+            await run.follow(report)
         finally:
-            run.watchers -= 1
-            if not run.watchers:
+            run.followers -= 1
+            if not run.followers:
                 try:
                     await run.end()
                 finally:
@@ -89,26 +79,31 @@ class Fetcher:
         return Job(name.full, models, settings.offline, catalogue, insecure, push, settings.registry, folders, streams, jail)
 
 
+def without_success(report: Report) -> Report:
+    """For a pull that is part of something larger: its last step is not the last of that."""
+    return lambda step: report(step) if step.status != "success" else None
+
+
 class _Run:
     """One fetcher child and those who follow it. `log` holds its steps; the last one is replaced while it only grows."""
 
     def __init__(self, job: Job) -> None:
-        self.watchers = 0
+        self.followers = 0
         self.log: list[Progress] = []
         self._job = job
         self._error: NdaniError | None = None
         self._changed = asyncio.Event()
         self._child: Process | None = None
-        self.task = asyncio.create_task(self._follow())
+        self.task = asyncio.create_task(self._supervise())
 
-    async def steps(self) -> AsyncGenerator[Progress, None]:
-        """Every step from the first on, then the error if there was one. A slow reader misses numbers, never a status."""
-        at, shown = 0, None
+    async def follow(self, report: Report) -> None:
+        """Report every step from the first on, and raise the error if there was one."""
+        at, reported = 0, None
         while True:
             changed = self._changed
-            if at < len(self.log) and self.log[at] is not shown:
-                shown = self.log[at]
-                yield shown
+            if at < len(self.log) and self.log[at] is not reported:
+                reported = self.log[at]
+                report(reported)
             elif at + 1 < len(self.log):
                 at += 1
             elif self.task.done():
@@ -128,13 +123,13 @@ class _Run:
             self.task.cancel()
         elif self._child.returncode is None and self._job.push and self._child.stdin:
             self._child.stdin.close()  # it leaves when the part that is travelling has arrived
-            await asyncio.wait([self.task], timeout=PATIENCE)
+            await asyncio.wait([self.task], timeout=PUSH_GRACE)
         if self._child and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._child.kill()
         await asyncio.wait([self.task])
 
-    async def _follow(self) -> None:
+    async def _supervise(self) -> None:
         try:
             self._error = await self._converse()
         except OSError as error:

@@ -24,7 +24,7 @@ from ndani.sources.gguf import group, pick, stem_of
 from ndani.sources.manifest import read_manifest
 from ndani.store import layout as kinds
 from ndani.store.layout import Layout
-from ndani.types import Progress
+from ndani.types import Progress, Report
 
 _PIECE = 8 << 20
 _LARGEST = 4 << 20  # of a manifest, or of a list of sums
@@ -39,14 +39,14 @@ class FolderSource:
         self._places: dict[str, Path] = {}  # by sha256
         self._sums: dict[Path, str] = {}
 
-    async def survey(self) -> AsyncGenerator[Progress, None]:
+    async def survey(self, report: Report) -> None:
         """Take the sums of GGUF files that come without any. Raises NotFound, SourceFailed."""
         if await asyncio.to_thread(self._manifest):
             return
         for path in await asyncio.to_thread(self._files):
-            said = await asyncio.to_thread(_said_sum, path)
-            if said:
-                self._sums[path] = said
+            listed = await asyncio.to_thread(_listed_sum, path)
+            if listed:
+                self._sums[path] = listed
                 continue
             found, done = hashlib.sha256(), 0
             try:
@@ -55,7 +55,7 @@ class FolderSource:
                     while piece := await asyncio.to_thread(file.read, _PIECE):
                         await asyncio.to_thread(found.update, piece)
                         done += len(piece)
-                        yield Progress(f"reading {path.name}", None, total, done)
+                        report(Progress(f"reading {path.name}", None, total, done))
             except OSError as error:
                 raise self._unreadable(path, error) from None
             self._sums[path] = found.hexdigest()
@@ -159,7 +159,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[-_.:]+", "-", text.lower())
 
 
-def _said_sum(path: Path) -> str:
+def _listed_sum(path: Path) -> str:
     """The sha256 that a file beside this one says it has, or nothing."""
     beside = path.with_name(f"{path.name}.sha256")
     for place in (beside, path.with_name("SHA256SUMS"), path.with_name("sha256sums.txt")):

@@ -23,8 +23,8 @@ from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
 from ndani.sources.address import count_of
 from ndani.sources.ahead import AT_ONCE, PIECE
 from ndani.sources.gguf import group, pick
-from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import retry
 from ndani.store import layout as kinds
 
 #: Answers that say: not by this door. Everything else (busy, broken off) is the answer.
@@ -167,7 +167,7 @@ class HubSource(RegistrySource):
 
     async def _json(self, url: str) -> tuple[bytes, str] | None:
         """An answer and its Link header; None when the hub has no such thing."""
-        return await insist(self._registry.patience, lambda: self._asked(url))
+        return await retry(self._registry.retries, lambda: self._asked(url))
 
     async def _asked(self, url: str) -> tuple[bytes, str] | None:
         async with self._registry.ask("GET", url, {"Accept": "application/json"}) as answer:
@@ -210,10 +210,10 @@ class HubSource(RegistrySource):
         texts = {name: await self._text(by_path[name]) for name in ("template", "system", "params") if name in by_path}
         licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
         try:
-            said = decode(texts.get("params", "{}").encode(), dict[str, Any] | None) or {}  # type: ignore[arg-type]
+            params = decode(texts.get("params", "{}").encode(), dict[str, Any] | None) or {}  # type: ignore[arg-type]
         except Unreadable:
             raise SourceFailed(f"{place} has a file params that is no JSON object; tell whoever made it") from None
-        parameters = {name: value for name, value in said.items() if value is not None}
+        parameters = {name: value for name, value in params.items() if value is not None}
         assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
         return Plan(b"", tuple(layers), assembly)
 
@@ -233,8 +233,8 @@ class HubSource(RegistrySource):
         try:
             require_known(decode(await self._content(files["config.json"]), dict[str, Any]))
         except (Unreadable, BadRequest) as error:
-            said = error if isinstance(error, BadRequest) else "its config.json is not JSON"
-            raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {said}") from None
+            reason = error if isinstance(error, BadRequest) else "its config.json is not JSON"
+            raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {reason}") from None
         beside = [path for path in files if path.lower().endswith(_BESIDE) and "/" not in path and path.lower() not in _LICENCES]
         return [*weights, *beside, *(path for path in files if _POOLING.fullmatch(path))]
 
@@ -257,15 +257,15 @@ class HubSource(RegistrySource):
 
         async def look() -> Listed:
             async with self._registry.ask("HEAD", self._resolved(file.path), follow=False) as answer:
-                said = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
+                etag = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
                 size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or ""
-                said = said.removeprefix("W/").strip('"').lower()
+                etag = etag.removeprefix("W/").strip('"').lower()
                 length = count_of(size) or file.size
-                if re.fullmatch(r"[0-9a-f]{64}", said):
-                    return Listed(file.path, length, sha256=said)
-                return Listed(file.path, length, oid=said if re.fullmatch(r"[0-9a-f]{40}", said) else file.oid)
+                if re.fullmatch(r"[0-9a-f]{64}", etag):
+                    return Listed(file.path, length, sha256=etag)
+                return Listed(file.path, length, oid=etag if re.fullmatch(r"[0-9a-f]{40}", etag) else file.oid)
 
-        return await insist(self._registry.patience, look)
+        return await retry(self._registry.retries, look)
 
     async def _text(self, file: Listed) -> str:
         return (await self._content(file)).decode("utf-8", "replace")
@@ -276,7 +276,7 @@ class HubSource(RegistrySource):
             file = await self._linked(file)
         if file.size > _SMALL or not (file.sha256 or file.oid):
             raise SourceFailed(f"{self._registry.host} gives no digest for {file.path}, so it cannot be checked; choose another file")
-        content = await insist(self._registry.patience, lambda: self._read(file.path))
+        content = await retry(self._registry.retries, lambda: self._read(file.path))
         header = f"blob {len(content)}\0".encode()
         got = hashlib.sha256(content).hexdigest() if file.sha256 else hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
         if got != (want := file.sha256 or file.oid):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 #: Seconds that a push gets to finish the part that is travelling, when nobody waits for it any more.
-PATIENCE = 10.0
+PUSH_GRACE = 10.0
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -7,57 +7,56 @@ other follows its progress on the disk, and takes over if the first one dies.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from ndani.convert.maker import Maker
+from ndani.convert.supervisor import Supervisor
 from ndani.errors import Failed, NdaniError, NotFound, Offline, SourceFailed, StoreFailed, Unconfined
 from ndani.names import Name
 from ndani.sources import Plan, PlannedLayer, Source, Surveyed
 from ndani.sources.assemble import assemble, changed, convert, restore
+from ndani.sources.download import Download, received
 from ndani.sources.http import Interrupted
-from ndani.sources.inflow import Inflow, received
-from ndani.sources.patience import Patience
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.blobs import Mismatch
-from ndani.store.offloop import settled, stepped
-from ndani.types import Progress
+from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.types import Progress, Report
 
 
 @dataclass(frozen=True, slots=True)
-class _Tools:
+class _Context:
     """What every step of one pull works with."""
 
     store: Store
-    maker: Maker
-    patience: Patience
+    supervisor: Supervisor
+    retries: RetryPolicy
+    report: Report
 
 
 async def pull(
     store: Store,
     name: Name,
     sources: Sequence[Source],
-    patience: Patience | None = None,
+    report: Report,
+    retries: RetryPolicy | None = None,
     repair: frozenset[str] = frozenset(),
     *,
     require_jail: bool = False,
-) -> AsyncGenerator[Progress, None]:
-    """Bring a model into the store and give it its name. Consume it under aclosing.
+) -> None:
+    """Bring a model into the store and give it its name.
 
     With `repair` only these blobs are brought, in place of those that are here, and no name changes. Sources are tried
     in order. `require_jail`: what has to be made of files is made in a jail or not at all. Raises NotFound, SourceFailed,
     StoreFailed, Offline, Unconfined; what has come stays for the next pull.
     """
-    tools = _Tools(store, Maker(require_jail), patience or Patience())
+    context = _Context(store, Supervisor(require_jail), retries or RetryPolicy(), report)
     failed: NdaniError | None = None
-    yield Progress("pulling manifest")
+    report(Progress("pulling manifest"))
     for source in sources:
         try:
-            async with aclosing(_pull_from(tools, name, source, repair)) as steps:
-                async for step in steps:
-                    yield step
-            return
+            return await _pull_from(context, name, source, repair)
         except (NotFound, Failed) as error:
             if isinstance(error, StoreFailed | Unconfined):  # no matter of the place
                 raise
@@ -72,74 +71,61 @@ async def pull(
     raise failed or NotFound("pull model manifest: file does not exist")
 
 
-async def _pull_from(tools: _Tools, name: Name, source: Source, repair: frozenset[str]) -> AsyncGenerator[Progress, None]:
+async def _pull_from(context: _Context, name: Name, source: Source, repair: frozenset[str]) -> None:
     if isinstance(source, Surveyed):
-        async with aclosing(source.survey()) as looks:
-            async for look in looks:
-                yield look
+        await source.survey(context.report)
     plan = await source.plan()
     if repair:
-        async with aclosing(_replace(tools, name, source, plan, repair)) as steps:
-            async for step in steps:
-                yield step
-        return
-    store = tools.store
+        return await _replace(context, name, source, plan, repair)
+    store = context.store
     # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
     ingredients = {one.digest for layer in plan.layers for one in layer.ingredients}
-    whole = False
+    complete = False
     try:
         with store.claim({layer.digest for layer in plan.layers} | ingredients):
             for layer in plan.layers:
-                async with aclosing(_bring(tools, source, layer)) as steps:
-                    async for step in steps:
-                        yield step
-            yield Progress("verifying sha256 digest")
-            whole = True
+                await _bring(context, source, layer)
+            context.report(Progress("verifying sha256 digest"))
+            complete = True
             if plan.assembly:
-                async with aclosing(assemble(store, tools.maker, name, plan.assembly)) as steps:
-                    async for step in steps:
-                        yield step
+                await assemble(store, context.supervisor, name, plan.assembly, context.report)
             else:
-                yield Progress("writing manifest")
+                context.report(Progress("writing manifest"))
                 store.commit(name, plan.manifest)
     except SourceFailed:
-        if whole and plan.assembly:  # these are the files, and they make no model: the next pull has no use for them
+        if complete and plan.assembly:  # these are the files, and they make no model: the next pull has no use for them
             store.drop(set(plan.assembly.files.values()))
         raise
     # Shards that were joined, and what was converted, are of no more use.
     store.drop(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
-    yield Progress("success")
+    context.report(Progress("success"))
 
 
-async def _replace(tools: _Tools, name: Name, source: Source, plan: Plan, repair: frozenset[str]) -> AsyncGenerator[Progress, None]:
+async def _replace(context: _Context, name: Name, source: Source, plan: Plan, repair: frozenset[str]) -> None:
     """Bring blobs again that have gone bad, or make them again of what is brought. Raises SourceFailed when others come now."""
-    store, assembly = tools.store, plan.assembly
+    store, assembly = context.store, plan.assembly
     layers = [layer for layer in plan.layers if layer.digest in repair]
     rest = repair - {layer.digest for layer in layers}
     if rest and not assembly:
         raise changed(name)
     files = set(assembly.files.values()) if assembly else set()
     used = files | {one.digest for layer in layers for one in layer.ingredients}
-    lacking = await settled(_lacks_weights, store, name, rest) if rest else False
+    lacking = await in_thread(_lacks_weights, store, name, rest) if rest else False
     if lacking:
         layers = list(plan.layers)
     with store.claim(set(repair) | used):
         for layer in layers:
-            async with aclosing(_bring(tools, source, layer, afresh=layer.digest in repair)) as steps:
-                async for step in steps:
-                    yield step
+            await _bring(context, source, layer, afresh=layer.digest in repair)
         failed = None
         try:
             if rest and assembly:
-                async with aclosing(restore(store, tools.maker, name, assembly, rest)) as steps:
-                    async for step in steps:
-                        yield step
+                await restore(store, context.supervisor, name, assembly, rest, context.report)
         except SourceFailed as error:
             failed = error
     store.drop(used)  # of no more use, but where a name needs them
     if failed:
         raise failed
-    yield Progress("success")
+    context.report(Progress("success"))
 
 
 def _lacks_weights(store: Store, name: Name, digests: frozenset[str]) -> bool:
@@ -150,64 +136,64 @@ def _lacks_weights(store: Store, name: Name, digests: frozenset[str]) -> bool:
         return True
 
 
-async def _bring(tools: _Tools, source: Source, layer: PlannedLayer, *, afresh: bool = False) -> AsyncGenerator[Progress, None]:
+async def _bring(context: _Context, source: Source, layer: PlannedLayer, *, afresh: bool = False) -> None:
     """One layer into the store, by us or by whoever is at it already; `afresh` even when the blob is here."""
-    store = tools.store
+    store = context.store
     if layer.content is not None:
         store.blobs.put(layer.content)
-        yield _progress(layer, layer.size)
+        context.report(_progress(layer, layer.size))
         return
-    here = store.blobs.sound(layer.digest, layer.size) and not afresh
-    for ingredient in () if here else layer.ingredients:
-        async with aclosing(_bring(tools, source, ingredient)) as steps:
-            async for step in steps:
-                yield step
+    for ingredient in layer.ingredients if afresh or not store.blobs.sound(layer.digest, layer.size) else ():
+        await _bring(context, source, ingredient)
     while not (lock := store.lock(layer.digest)):
-        yield _progress(layer, received(store, layer))
-        await asyncio.sleep(tools.patience.look)
+        context.report(_progress(layer, received(store, layer)))
+        await asyncio.sleep(context.retries.poll)
     try:
-        if afresh or not store.blobs.sound(layer.digest, layer.size):
-            bringing = convert(store, tools.maker, layer) if layer.made else _transfer(store, source, layer, tools.patience)
-            async with aclosing(bringing) as steps:
-                async for step in steps:
-                    yield step
+        if not afresh and store.blobs.sound(layer.digest, layer.size):
+            pass  # somebody else has brought it, or it was here
+        elif layer.made:
+            await convert(store, context.supervisor, layer, context.report)
+        else:
+            await _transfer(context, source, layer)
     finally:
         lock.release()
     if not layer.made:
-        yield _progress(layer, layer.packed)
+        context.report(_progress(layer, layer.packed))
 
 
-async def _transfer(store: Store, source: Source, layer: PlannedLayer, patience: Patience) -> AsyncGenerator[Progress, None]:
-    inflow = Inflow(store, layer)
-    vain = 0
+async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> None:
+    download = Download(context.store, layer)
+    failures = 0
+
+    def checking(seen: int) -> None:
+        context.report(Progress(f"checking what is here of {_short(layer)}", None, download.here, min(seen, download.here)))
+
     try:
-        async with aclosing(stepped(inflow.begin())) as pieces:
-            async for seen in pieces:
-                yield Progress(f"checking what is here of {_short(layer)}", None, inflow.here, min(seen, inflow.here))
-        while part := inflow.part:
-            before = inflow.received
-            yield _progress(layer, before)
+        await in_thread_reporting(download.begin, checking)
+        while part := download.part:
+            before = download.received
+            context.report(_progress(layer, before))
             try:
-                number = inflow.number
-                async with aclosing(source.open(part, inflow.within)) as chunks:
+                number = download.number
+                async with aclosing(source.open(part, download.within)) as chunks:
                     async for chunk in chunks:
-                        inflow.feed(chunk)
-                        yield _progress(layer, inflow.received)
-                if inflow.number == number:
+                        download.feed(chunk)
+                        context.report(_progress(layer, download.received))
+                if download.number == number:
                     raise Interrupted(f"{part.file.name} ended too early")
-                vain = 0
+                failures = 0
             except Interrupted as error:
-                vain = 0 if inflow.received > before else vain + 1
-                await asyncio.sleep(patience.before(error, vain))
-        inflow.finish()
+                failures = 0 if download.received > before else failures + 1
+                await asyncio.sleep(context.retries.delay(error, failures))
+        download.finish()
     except Mismatch as error:
-        inflow.discard()
+        download.discard()
         sentence = (
             f"digest mismatch, file must be downloaded again: want {error.want}, got {error.got}; pull once more, or use another source"
         )
         raise SourceFailed(sentence) from None
     finally:
-        inflow.close()
+        download.close()
 
 
 def _progress(layer: PlannedLayer, completed: int) -> Progress:

@@ -9,34 +9,30 @@ there is time for that: `leaving` is looked at there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from threading import Event
 
 from ndani.errors import Cancelled, Failed, SourceFailed, StoreFailed
 from ndani.names import Name
-from ndani.sources.patience import insist
 from ndani.sources.registry import Registry, reason
+from ndani.sources.retry import retry
 from ndani.sources.standing import PART, Manner, remove_stale
 from ndani.sources.upload import COMMIT, TAKEN, Upload, mark
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.store.locks import Lock
-from ndani.types import Progress
+from ndani.types import Progress, Report
 
+#: Seconds between two looks at whether another push of the same blob is over.
 _LOOK = 0.06
 
 
-async def push(
-    store: Store, name: Name, registry: Registry, leaving: Event | None = None, part: int = PART
-) -> AsyncGenerator[Progress, None]:
-    """Send a model of the store to its registry. Consume it under aclosing.
+async def push(store: Store, name: Name, registry: Registry, report: Report, leaving: Event | None = None, part: int = PART) -> None:
+    """Send a model of the store to its registry.
 
     Raises NotFound, StoreFailed, SourceFailed, Offline, Failed; Cancelled when `leaving` was set in between.
     """
     try:
-        yield Progress("retrieving manifest")
+        report(Progress("retrieving manifest"))
         entry = store.find(name, missing=f"model '{name}' not found")
         manifest = entry.path.read_bytes()
         remove_stale(store)
@@ -45,20 +41,18 @@ async def push(
         manner = Manner(part)
         for layer in {layer.digest: layer for layer in (*entry.layers, entry.manifest.config)}.values():
             while not (lock := _lock(store, mark(registry, layer))):
-                yield Progress("waiting for another push of the same model")
+                report(Progress("waiting for another push of the same model"))
                 await asyncio.sleep(_LOOK)
                 if leaving and leaving.is_set():
                     raise Cancelled("the push was stopped; push again")
             try:
-                async with aclosing(_watched(Upload(store, registry, layer, leaving or Event(), manner))) as steps:
-                    async for step in steps:
-                        yield step
+                await _send(Upload(store, registry, layer, report, leaving or Event(), manner))
             finally:
                 if isinstance(lock, Lock):
                     lock.release()
-        yield Progress("pushing manifest")
-        await insist(registry.patience, lambda: _put_manifest(registry, manifest, entry.manifest.media_type))
-        yield Progress("success")
+        report(Progress("pushing manifest"))
+        await retry(registry.retries, lambda: _put_manifest(registry, manifest, entry.manifest.media_type))
+        report(Progress("success"))
     except (Failed, SourceFailed) as error:
         # Of the tree, but not from the store: those name what they speak of themselves.
         raise type(error)(f"push model: {error}") if type(error) in (Failed, SourceFailed) else error from None
@@ -74,27 +68,16 @@ def _lock(store: Store, place: str) -> Lock | bool:
         return True
 
 
-async def _watched(upload: Upload) -> AsyncGenerator[Progress, None]:
-    """A blob on its way, looked at now and then."""
-    task = asyncio.create_task(insist(upload.registry.patience, upload.go, lambda: upload.furthest, verb="push"))
-    try:
-        while not task.done():
-            yield upload.progress
-            await asyncio.wait({task}, timeout=_LOOK)
-        task.result()
-        yield upload.progress
-    finally:
-        task.cancel()
-        with contextlib.suppress(Exception, asyncio.CancelledError):
-            await task
+async def _send(upload: Upload) -> None:
+    await retry(upload.registry.retries, upload.go, lambda: upload.furthest, verb="push")
 
 
 async def _put_manifest(registry: Registry, content: bytes, media_type: str) -> None:
     url = registry.url("manifests", registry.name.tag)
     async with registry.ask("PUT", url, {"Content-Type": media_type}, lambda: content, wait=COMMIT) as answer:
         if answer.status not in TAKEN:
-            said = reason(await answer.read(1 << 16))
-            raise SourceFailed(f"{registry.host} did not take the manifest: it answered {answer.status}{said}; check the model's name")
+            clause = reason(await answer.read(1 << 16))
+            raise SourceFailed(f"{registry.host} did not take the manifest: it answered {answer.status}{clause}; check the model's name")
         kept = answer.headers.get("Docker-Content-Digest", "").strip().lower()
     if kept.startswith("sha256:") and kept != digest_of(content):
         raise SourceFailed(f"{registry.host} made another manifest of the one that was pushed ({kept}); tell whoever runs it")

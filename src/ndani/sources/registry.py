@@ -24,7 +24,7 @@ from ndani.sources.address import askable, count_of, origin, shown
 from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
 from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range
 from ndani.sources.manifest import read_manifest
-from ndani.sources.patience import Patience, insist
+from ndani.sources.retry import RetryPolicy, retry
 from ndani.sources.token import Credentials
 from ndani.store import layout as kinds
 
@@ -53,14 +53,14 @@ class Registry:
         key: Path,
         at: str = "",
         token: str = "",
-        patience: Patience | None = None,
+        retries: RetryPolicy | None = None,
         stall: float = _STALL,
     ) -> None:
         """`at` is whom to ask instead of the name's own host, `http://…` where TLS is not wanted; `token` is shown to nobody else."""
         scheme, _, host = at.rpartition("://")
         self.name, self.host, self.insecure = name, host or name.host, insecure
         self._plain = insecure or scheme == "http"
-        self.patience = patience or Patience()
+        self.retries = retries or RetryPolicy()
         access = Access(
             netrc=False,
             certificates=os.environ.get("SSL_CERT_FILE", ""),
@@ -119,8 +119,8 @@ class Registry:
         hops = wins = 0
         while True:
             own = self._credentials.header(url)
-            said, sent = {**(headers or {}), **own}, body and body()
-            async with self._client.request(method, url, said, sent, verify=not self.insecure, wait=wait) as answer:
+            sent, content = {**(headers or {}), **own}, body and body()
+            async with self._client.request(method, url, sent, content, verify=not self.insecure, wait=wait) as answer:
                 self.answered = answer.status
                 if answer.status == 401 and origin(url) == origin(self.url()):
                     challenge = _challenge(answer)
@@ -207,7 +207,7 @@ class Registry:
         await self.settle()
         url = self.url("manifests", self.name.tag)
         try:
-            return await insist(self.patience, lambda: self._manifest(url))
+            return await retry(self.retries, lambda: self._manifest(url))
         except (NotFound, SourceFailed, Failed) as error:
             raise type(error)(f"pull model manifest: {error}") from None
 
@@ -218,9 +218,9 @@ class Registry:
             content = await answer.read(_MANIFEST_LIMIT)
             if answer.status != 200:
                 raise SourceFailed(f"{self.host} answered {answer.status}{reason(content)}; check the name of the model")
-            said = answer.headers.get("Docker-Content-Digest", "")
-        if said.startswith("sha256:") and said != (got := kinds.digest_of(content)):
-            raise SourceFailed(f"digest mismatch: the manifest was announced as {said} and is {got}; try again")
+            announced = answer.headers.get("Docker-Content-Digest", "")
+        if announced.startswith("sha256:") and announced != (got := kinds.digest_of(content)):
+            raise SourceFailed(f"digest mismatch: the manifest was announced as {announced} and is {got}; try again")
         return content
 
 
@@ -263,7 +263,7 @@ class RegistrySource:
         return self._registry.url("blobs", f"sha256:{part.file.sha256}")
 
     async def _insist(self, part: Part, piece: Piece) -> None:
-        await insist(self._registry.patience, lambda: self._stream(part, piece), lambda: piece.got)
+        await retry(self._registry.retries, lambda: self._stream(part, piece), lambda: piece.got)
 
     async def _stream(self, part: Part, piece: Piece) -> None:
         """One request's worth of a piece: what is missing of it."""
@@ -336,8 +336,8 @@ def reason(body: bytes) -> str:
         return ""
     errors = found.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else {}
-    said = [first.get(key) for key in ("message", "code")] if isinstance(first, dict) else [first]
-    words = (" ".join(text.split())[:200] for text in (*said, found.get("error"), found.get("message")) if isinstance(text, str))
+    texts = [first.get(key) for key in ("message", "code")] if isinstance(first, dict) else [first]
+    words = (" ".join(text.split())[:200] for text in (*texts, found.get("error"), found.get("message")) if isinstance(text, str))
     return next((f" ({clean})" for clean in words if clean), "")
 
 

@@ -23,13 +23,13 @@ from urllib.parse import urlencode
 from ndani.errors import Cancelled, SourceFailed, StoreFailed
 from ndani.sources.address import count_of, origin
 from ndani.sources.http import Answer, Interrupted
-from ndani.sources.patience import LONGEST
 from ndani.sources.registry import Registry, reason
+from ndani.sources.retry import LONGEST
 from ndani.sources.standing import Manner, Standing, forget, md5_of, read, write
 from ndani.store import Store
 from ndani.store.entry import Layer
 from ndani.store.layout import digest_of
-from ndani.types import Progress
+from ndani.types import Progress, Report
 
 #: What is handed over at once. A slow line must take this much before it counts as standing still.
 _PIECE = 1 << 16
@@ -49,8 +49,8 @@ _KNOCKS = 2
 class _Refused(Exception):
     """The registry did not take a part: the status, and what it says, as a clause."""
 
-    def __init__(self, status: int, said: str) -> None:
-        self.status, self.said = status, said
+    def __init__(self, status: int, clause: str) -> None:
+        self.status, self.clause = status, clause
 
 
 def mark(registry: Registry, layer: Layer) -> str:
@@ -61,8 +61,8 @@ def mark(registry: Registry, layer: Layer) -> str:
 class Upload:
     """One blob on its way to the registry."""
 
-    def __init__(self, store: Store, registry: Registry, layer: Layer, leaving: Event, manner: Manner) -> None:
-        self.registry, self._layer, self._leaving, self._manner = registry, layer, leaving, manner
+    def __init__(self, store: Store, registry: Registry, layer: Layer, report: Report, leaving: Event, manner: Manner) -> None:
+        self.registry, self._layer, self._report, self._leaving, self._manner = registry, layer, report, leaving, manner
         self._path = store.layout.blob(layer.digest)
         self._note = store.layout.uploads / mark(registry, layer)[7:]
         self._standing = read(self._note)
@@ -74,14 +74,9 @@ class Upload:
         self._there = False
         self._travelling = 0
 
-    @property
-    def progress(self) -> Progress:
-        """How far it is, as users read it."""
-        done = self._layer.size if self._there else min(self._standing.sent + self._travelling, self._layer.size)
-        return Progress(f"pushing {self._layer.digest.removeprefix('sha256:')[:12]}", self._layer.digest, self._layer.size, done)
-
     async def go(self) -> None:
         """From wherever it stands to the end. Raises Interrupted when it should be tried again."""
+        self._tell()
         if await self._is_there():
             self._done()
             return
@@ -131,13 +126,13 @@ class Upload:
 
     async def _resumed(self, file: int) -> bool:
         """Whether the registry still knows the upload; then we stand where it does. An address that does not answer is forgotten."""
-        for vain in range(_KNOCKS):
+        for failures in range(_KNOCKS):
             try:
                 return await self._looked_up(file)
             except SourceFailed:  # an address that may not be asked any more, or not by us
                 return False
             except Interrupted as error:
-                pause = self.registry.patience.pause * 2**vain
+                pause = self.registry.retries.pause * 2**failures
                 await asyncio.sleep(pause if error.after is None else min(error.after, LONGEST))
         return False
 
@@ -200,6 +195,13 @@ class Upload:
         if sent > self.furthest:
             self.furthest, self._refusals = sent, 0
         self._standing = Standing(location, sent, parts, self._standing.least)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Report how far it is."""
+        done = self._layer.size if self._there else min(self._standing.sent + self._travelling, self._layer.size)
+        short = self._layer.digest.removeprefix("sha256:")[:12]
+        self._report(Progress(f"pushing {short}", self._layer.digest, self._layer.size, done))
 
     # Parts.
 
@@ -264,7 +266,7 @@ class Upload:
         """After a refusal: find out what the registry wants. False when the blob is there. Raises SourceFailed when nothing is left."""
         self._refusals += 1
         if refusal.status not in _OTHERWISE or self._refusals > _MOST_REFUSALS:
-            raise self._sentence(refusal.status, refusal.said)
+            raise self._sentence(refusal.status, refusal.clause)
         size = self._manner.part_of(self._layer.size, self._standing.least)
         before = self._standing.sent
         known = await self._resumed(file)
@@ -279,7 +281,7 @@ class Upload:
         if known and not self._manner.whole:
             return True
         if before and not known:
-            raise self._given_up(refusal.said)
+            raise self._given_up(refusal.clause)
         return await self._begin(file)
 
     async def _read(self, file: int, first: int, end: int, sums: list[hashlib._Hash] | None = None) -> AsyncIterator[bytes]:
@@ -289,6 +291,7 @@ class Upload:
                 each.update(piece)
             at += len(piece)
             self._travelling = at - first
+            self._tell()
             yield piece
 
     # The end.
@@ -313,29 +316,31 @@ class Upload:
         self._done()
 
     async def _unfinished(self, answer: Answer) -> SourceFailed | Interrupted:
-        said = reason(await answer.read(1 << 16))
+        clause = reason(await answer.read(1 << 16))
         status, parts = answer.status, not self._manner.whole
         if status in (404, 416) or (status == 400 and self._doubted and parts):
             self._manner.whole = self._manner.whole or self._doubted
-            return self._given_up(said)
+            return self._given_up(clause)
         if status == 400:  # other bytes have arrived than these, or lie here: whatever it was, no next push goes on there
             forget(self._note)
             where = self.registry.host
-            return SourceFailed(f"{where} did not take the model: it answered {status}{said}; push again, and see what `ndani verify` says")
-        return self._sentence(status, said)
+            return SourceFailed(
+                f"{where} did not take the model: it answered {status}{clause}; push again, and see what `ndani verify` says"
+            )
+        return self._sentence(status, clause)
 
-    def _given_up(self, said: str) -> Interrupted:
+    def _given_up(self, clause: str) -> Interrupted:
         self._standing = Standing()
         forget(self._note)
-        return Interrupted(f"{self.registry.host} has given up the upload{said}")
+        return Interrupted(f"{self.registry.host} has given up the upload{clause}")
 
     async def _appears(self) -> bool:
         """Whether the blob is there after all: a registry may go on with it when the connection has not lasted as long."""
-        patience = self.registry.patience
-        for vain in range(patience.tries):
+        policy = self.registry.retries
+        for failures in range(policy.tries):
             if self._leaving.is_set():
                 return False
-            await asyncio.sleep(patience.pause * 2**vain)
+            await asyncio.sleep(policy.pause * 2**failures)
             with contextlib.suppress(Interrupted):
                 async with self.registry.ask("HEAD", self.registry.url("blobs", self._layer.digest)) as answer:
                     if answer.status == 200:
@@ -348,12 +353,13 @@ class Upload:
     async def _failed(self, answer: Answer) -> SourceFailed:
         return self._sentence(answer.status, reason(await answer.read(1 << 16)))
 
-    def _sentence(self, status: int, said: str) -> SourceFailed:
+    def _sentence(self, status: int, clause: str) -> SourceFailed:
         advice = "raise its limit on what is uploaded" if status == 413 else "check its name there"
-        return SourceFailed(f"{self.registry.host} did not take the model: it answered {status}{said}; {advice}")
+        return SourceFailed(f"{self.registry.host} did not take the model: it answered {status}{clause}; {advice}")
 
     def _done(self) -> None:
         self._there = True
+        self._tell()
         forget(self._note)
 
 
@@ -363,5 +369,5 @@ def _with(url: str, **query: str) -> str:
 
 def _reached(answer: Answer) -> int | None:
     """How many bytes of a blob are there, as `Range` says it (`0-99`, `bytes=0-99`; `0--1` for none), or None."""
-    said = re.fullmatch(r"(?:bytes[= ])?\s*0-(-1|[0-9]{1,18})", answer.headers.get("Range", "").strip())
-    return int(said[1]) + 1 if said else None
+    reached = re.fullmatch(r"(?:bytes[= ])?\s*0-(-1|[0-9]{1,18})", answer.headers.get("Range", "").strip())
+    return int(reached[1]) + 1 if reached else None

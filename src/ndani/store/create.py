@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -32,7 +32,7 @@ from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters, short
-from ndani.types import Message, Progress
+from ndani.types import Message, Progress, Report
 
 #: The keys of a config in Ollama's order; others, of versions to come, keep theirs behind these.
 _CONFIG = (
@@ -93,18 +93,20 @@ def check(store: Store, recipe: Recipe) -> None:
     _plan(store, recipe, whole=False)
 
 
-def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
+def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
     """Make `name` stand for what the recipe says; a status for each step, in Ollama's words, `success` the last.
 
     The name is written when everything else is in place. Everything that can be wrong with the recipe is found before
-    the first status. Raises BadRequest, Unsupported, StoreFailed.
+    the first status. `report` may raise, which ends it. Raises BadRequest, Unsupported, StoreFailed.
     """
     parts, config, warnings = _plan(store, recipe)
     content = _ordered(config)
     head = Layer(kinds.CONFIG, digest_of(content), len(content))
     given = [digest for digest in (*recipe.files.values(), *recipe.adapters.values()) if digest not in recipe.made]
-    yield from (Progress("parsing GGUF") for _ in given)
-    yield from (Progress(f"warning: {warning}") for warning in warnings)
+    for _ in given:
+        report(Progress("parsing GGUF"))
+    for warning in warnings:
+        report(Progress(f"warning: {warning}"))
     with store.claim({head.digest, *(part.layer.digest for part in parts)}):
         for part in parts:
             known = store.blobs.has(part.layer.digest, part.layer.size)
@@ -113,18 +115,18 @@ def create(store: Store, name: Name, recipe: Recipe) -> Generator[Progress]:
             elif not known:  # removed by another process since the plan was made
                 raise StoreFailed("a file of this model was removed from the store in the meantime; pull or send it again")
             known = known and part.layer.digest not in recipe.made
-            yield Progress(part.status or f"{'using existing' if known else 'creating new'} layer {part.layer.digest}")
+            report(Progress(part.status or f"{'using existing' if known else 'creating new'} layer {part.layer.digest}"))
         store.blobs.put(content)
-        yield Progress("writing manifest")
+        report(Progress("writing manifest"))
         manifest = Manifest(media_type=kinds.MANIFEST, config=head, layers=tuple(part.layer for part in parts))
         store.commit(name, msgspec.json.encode(manifest) + b"\n")
-    yield Progress("success")
+    report(Progress("success"))
 
 
 def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part], dict[str, Any], tuple[str, ...]]:
     """Every layer in its order, the config, and what the user is to be told. Writes nothing."""
     refuse(recipe)
-    said, warnings = check_parameters(recipe.parameters)
+    parameters, warnings = check_parameters(recipe.parameters)
     parts, config, model = _weights(store, recipe, whole)
     if model and recipe.base is None and model.architecture not in ARCHITECTURES:
         warnings += (f"the engine is not known to run models of the kind {short(model.architecture)}; it may not load",)
@@ -141,7 +143,7 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
     known = {part.layer.digest for part in parts if part.layer.media_type == kinds.LICENSE}
     licenses = [_text(kinds.LICENSE, text) for text in dict.fromkeys(recipe.licenses) if text]
     parts += [part for part in licenses if part.layer.digest not in known]
-    params = (recipe.base.params if recipe.base else dict(chat.parameters) if chat else {}) | said
+    params = (recipe.base.params if recipe.base else dict(chat.parameters) if chat else {}) | parameters
     if params:
         parts = _over(parts, _part(kinds.PARAMS, _json(dict(sorted(params.items())))))
     if recipe.messages:

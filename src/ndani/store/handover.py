@@ -14,7 +14,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ndani.store.disk import make_folder, on_disk, settle
 from ndani.store.doubts import renew
 from ndani.store.layout import Layout
 from ndani.store.library import Store
-from ndani.types import Progress
+from ndani.types import Progress, Report
 
 #: What the file is called inside its place.
 FILE = "file"
@@ -62,7 +62,7 @@ def prepare(layout: Layout) -> str:
     return place
 
 
-def accept(store: Store, place: str) -> Generator[Progress]:
+def accept(store: Store, place: str, report: Report) -> None:
     """Make the file in a place a blob: its progress, then `success` with its digest. The place is gone after, however it ends.
 
     Raises BadRequest for a name that is none or a file that is not the owner's own, NotFound, StoreFailed.
@@ -77,7 +77,7 @@ def accept(store: Store, place: str) -> Generator[Progress]:
         while piece := os.read(file, 8 * PIECE):
             seen.update(piece)
             done += len(piece)
-            yield Progress("verifying sha256 digest", total=before.st_size, completed=min(done, before.st_size))
+            report(Progress("verifying sha256 digest", total=before.st_size, completed=min(done, before.st_size)))
         digest, after = f"sha256:{seen.hexdigest()}", os.fstat(file)
         there = os.stat(FILE, dir_fd=folder, follow_symlinks=False)
         if done != before.st_size or after.st_mtime_ns != before.st_mtime_ns or not os.path.samestat(after, there):
@@ -90,7 +90,7 @@ def accept(store: Store, place: str) -> Generator[Progress]:
             settle(store.layout.blobs)
             if replaces:
                 renew(store.layout, digest)
-    yield Progress("success", digest)
+    report(Progress("success", digest))
 
 
 def sweep(layout: Layout) -> None:

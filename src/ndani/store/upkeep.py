@@ -1,6 +1,6 @@
 """Looking after a store: every blob hashed again (`verify`), what nobody needs removed (`prune`).
 
-Both go step by step and may be closed between any two, so that whoever asked can leave. Reading takes no lock: what is
+Both report as they go, and a report that raises ends them, so that whoever asked can leave. Reading takes no lock: what is
 found wrong is held against the names once more before it is said, for a model may be removed while its files are read.
 Bringing a bad blob again is `sources`' business.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ndani.errors import StoreFailed
@@ -63,9 +63,13 @@ class Pruned:
 
 
 def verify(
-    store: Store, entries: Iterable[Entry], damaged: dict[str, str], only: frozenset[str] = frozenset()
-) -> Generator[Progress | Damage | Verified]:
-    """Hash every blob of these models (`only` these digests, if any are said); each damage as it is found, then the sum.
+    store: Store,
+    entries: Iterable[Entry],
+    damaged: dict[str, str],
+    report: Callable[[Progress | Damage], None],
+    only: frozenset[str] = frozenset(),
+) -> Verified:
+    """Hash every blob of these models (`only` these digests, if any are said); each damage is reported as it is found.
 
     `damaged` are names whose manifests cannot be read, with a sentence for each, as `Store.survey` has them. What is bad is
     noted, so that whoever is asked to bring it does. Raises StoreFailed.
@@ -76,10 +80,11 @@ def verify(
             if not only or layer.digest in only:
                 needed[layer.digest] = layer.size
     found = _unread(damaged)
-    yield from found
-    total, done, said = sum(needed.values()), 0, 0.0
+    for damage in found:
+        report(damage)
+    total, done, reported = sum(needed.values()), 0, 0.0
     status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {sized(total)}"
-    yield Progress(status, total=total, completed=0)
+    report(Progress(status, total=total, completed=0))
     for digest, size in needed.items():
         problem, begin, seen = "", done, state(store.layout, digest)
         for step in _read(store, digest, size):
@@ -87,18 +92,18 @@ def verify(
                 problem = step
             else:
                 done = begin + min(step, size)
-                if time.monotonic() - said >= _EVERY:
-                    said = time.monotonic()
-                    yield Progress(status, total=total, completed=done)
+                if time.monotonic() - reported >= _EVERY:
+                    reported = time.monotonic()
+                    report(Progress(status, total=total, completed=done))
         done = begin + size
         if problem and (models := _users(store, digest)):
             doubt(store.layout, digest, seen)
             found.append(Damage(problem, models, digest))
-            yield found[-1]
+            report(found[-1])
         elif not problem:
             trust(store.layout, digest)
-    yield Progress(status, total=total, completed=total)
-    yield Verified(len(needed), total, tuple(found))
+    report(Progress(status, total=total, completed=total))
+    return Verified(len(needed), total, tuple(found))
 
 
 def _unread(damaged: dict[str, str]) -> list[Damage]:
@@ -132,21 +137,22 @@ def _users(store: Store, digest: str) -> tuple[str, ...]:
     return tuple(sorted(str(entry.name) for entry in store.survey()[0] if digest in entry.digests))
 
 
-def prune(store: Store, *, rehearse: bool = False) -> Generator[Progress | Damage | Unused | Pruned]:
+def prune(store: Store, report: Callable[[Progress | Damage | Unused], None], *, rehearse: bool = False) -> Pruned:
     """Remove blobs that nothing refers to and unfinished transfers of long ago; `rehearse` only says which they are.
 
     While a manifest cannot be read, that is said, and no blob goes: what it needs cannot be known. Raises StoreFailed.
     """
-    yield Progress("looking for unused files")
-    yield from _unread(store.survey()[1])
+    report(Progress("looking for unused files"))
+    for damage in _unread(store.survey()[1]):
+        report(damage)
     blobs, unfinished = store.removable()
     files = {digest.replace(":", "-"): _taken(status) for digest, status in blobs.items()}
     files |= {path.name: _taken(status) for path, status in unfinished.items()}
-    yield from (Unused(name, size) for name, size in sorted(files.items()))
+    for name, size in sorted(files.items()):
+        report(Unused(name, size))
     total = sum(files.values())
     if rehearse:
-        yield Pruned(len(blobs), len(unfinished), total)
-        return
+        return Pruned(len(blobs), len(unfinished), total)
     gone, freed = 0, 0
     waiting = sorted(blobs)
     while waiting:
@@ -154,13 +160,13 @@ def prune(store: Store, *, rehearse: bool = False) -> Generator[Progress | Damag
         went = store.discard(set(batch), set())
         gone += len(went)
         freed += sum(_taken(blobs[digest]) for digest in went)
-        yield Progress("removing unused files", total=total or None, completed=freed if total else None)
+        report(Progress("removing unused files", total=total or None, completed=freed if total else None))
     left = 0
     if unfinished:
         store.discard(set(), set(unfinished))
         left = sum(path.exists() for path in unfinished)
         freed += sum(_taken(status) for path, status in unfinished.items() if not path.exists())
-    yield Pruned(gone, len(unfinished) - left, freed)
+    return Pruned(gone, len(unfinished) - left, freed)
 
 
 def _taken(status: object) -> int:

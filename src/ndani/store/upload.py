@@ -13,7 +13,7 @@ from ndani.store.blobs import PIECE, Mismatch, Partial
 from ndani.store.disk import require_room
 from ndani.store.layout import plain
 from ndani.store.library import Store
-from ndani.store.offloop import settled
+from ndani.store.threads import in_thread
 
 
 async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
@@ -23,22 +23,22 @@ async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[by
     another, StoreFailed for the disk; whatever is raised, by `pieces` too, nothing of it stays.
     """
     digest = plain(digest)
-    if await settled(store.blobs.sound, digest):
+    if await in_thread(store.blobs.sound, digest):
         return False
     partial = store.incoming(digest, size)
     try:
-        await settled(require_room, store.layout.root, size)
+        await in_thread(require_room, store.layout.root, size)
         held = bytearray()
         async for piece in pieces:
             held += piece
             if len(held) >= PIECE:
-                await settled(partial.write, bytes(held))
+                await in_thread(partial.write, bytes(held))
                 held = bytearray()
-        await settled(_finish, partial, bytes(held))
+        await in_thread(_finish, partial, bytes(held))
     except Mismatch as error:
         raise BadRequest(f'digest mismatch, expected "{error.want}", got "{error.got}"') from None
     except BaseException:
-        await settled(partial.discard)
+        await in_thread(partial.discard)
         raise
     return True
 

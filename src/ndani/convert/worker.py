@@ -1,4 +1,4 @@
-"""The main of a maker's process: `python -I -m ndani.convert.workshop COMMANDS EVENTS` (two inherited descriptors).
+"""The main of a worker's process: `python -I -m ndani.convert.worker COMMANDS EVENTS` (two inherited descriptors).
 
 It makes one weights file of others and ends. The order is a runner's (docs/decisions/004): libraries, the jail, a look
 from outside, and only then the first byte of foreign weights. It needs less than a runner, so its jail is tighter: no
@@ -32,13 +32,13 @@ _MEMORY, _PER_THREAD = 4 << 30, 64 << 20
 _THREADS, _DESCRIPTORS = 32, 64
 
 
-#: What a front believes of a maker's numbers: foreign files may have made it say anything.
+#: What a front believes of a worker's numbers: foreign files may have made it say anything.
 _Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _Errno = Annotated[int, msgspec.Meta(ge=0, lt=1 << 12)]
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The one line that a maker reads: what to make, the process id of who started it, and whether a jail is required."""
+    """The one line that a worker reads: what to make, the process id of who started it, and whether a jail is required."""
 
     task: convert.Task
     front: int
@@ -46,7 +46,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Planned(msgspec.Struct, frozen=True, tag="planned"):
-    """From the maker: nothing is wrong with the sources so far, and the file will have so many bytes."""
+    """From the worker: nothing is wrong with the sources so far, and the file will have so many bytes."""
 
     size: _Bytes
 
@@ -56,18 +56,18 @@ class Write(msgspec.Struct, frozen=True, tag="write"):
 
 
 class Working(msgspec.Struct, frozen=True, tag="working"):
-    """From the maker: so many bytes are done of so many (`convert.Work` says of what)."""
+    """From the worker: so many bytes are done of so many (`convert.Work` says of what)."""
 
     completed: _Bytes
     total: _Bytes
 
 
 class Made(msgspec.Struct, frozen=True, tag="made"):
-    """From the maker: the file is whole."""
+    """From the worker: the file is whole."""
 
 
 class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
-    """From the maker: the system said no, with this number. Whether that was the disk is for the front to say."""
+    """From the worker: the system said no, with this number. Whether that was the disk is for the front to say."""
 
     errno: _Errno
 
@@ -115,11 +115,11 @@ def _work(order: Order, pipes: Pipes) -> None:
     msgspec.json.decode(pipes.line(), type=Write)
     threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
     pipes.say(Working(0, work.total))
-    said = time.monotonic()
+    reported = time.monotonic()
     with contextlib.closing(work.steps) as steps:
         for completed in steps:
-            if time.monotonic() - said >= _EVERY:
-                said = time.monotonic()
+            if time.monotonic() - reported >= _EVERY:
+                reported = time.monotonic()
                 pipes.say(Working(completed, work.total))
 
 
@@ -129,7 +129,7 @@ def most_output(task: convert.Task) -> int:
 
 
 def limits_of(task: convert.Task) -> jail.Limits:
-    """What a maker may take: files that are mapped to be read do not count as its memory, however large they are.
+    """What a worker may take: files that are mapped to be read do not count as its memory, however large they are.
 
     No file of it grows beyond what these sources could become.
     """
@@ -139,7 +139,7 @@ def limits_of(task: convert.Task) -> jail.Limits:
 
 
 def most_threads(task: convert.Task) -> int:
-    """More threads than a maker of ours ever has; one with more has been taken over."""
+    """More threads than a worker of ours ever has; one with more has been taken over."""
     return _THREADS + 2 * task.threads
 
 

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,8 +25,8 @@ from ndani.store.disk import make_folder, on_disk, require_room
 from ndani.store.layout import hex_of
 
 
-class Inflow:
-    """One layer on its way into the store; the layer's lock must be held. First of all exhaust `begin`.
+class Download:
+    """One layer on its way into the store; the layer's lock must be held. First of all `begin`.
 
     Errors: StoreFailed, SourceFailed.
     """
@@ -48,8 +48,8 @@ class Inflow:
         self.received = sum(part.packed for part in done)
         self.within = 0
 
-    def begin(self) -> Generator[int]:
-        """Go through what an earlier transfer has left, once: how many bytes of it so far, after each piece.
+    def begin(self, report: Callable[[int], None]) -> None:
+        """Go through what an earlier transfer has left, once; reports after each piece how many bytes of it so far.
 
         It takes as long as reading them does, so it wants a thread. Raises SourceFailed when they are wrong.
         """
@@ -58,9 +58,8 @@ class Inflow:
             if self._reckons:
                 tail.update(piece[max(self._base - seen, 0) :])
             seen += len(piece)
-            yield seen
-        for count in self._begin():
-            yield seen + count
+            report(seen)
+        self._begin(lambda count: report(seen + count))
         if (part := self.part) and not self._layer.deflated:
             # The partial itself holds the first bytes of this stored part: they are not fetched again.
             self._hash = tail
@@ -107,8 +106,8 @@ class Inflow:
             for path in [*lists, partial] if lists else []:
                 path.unlink(missing_ok=True)
 
-    def _begin(self) -> Generator[int]:
-        """Start on the current part, from what a journal has of it: how many bytes of that so far."""
+    def _begin(self, report: Callable[[int], None]) -> None:
+        """Start on the current part, from what a journal has of it; reports how many bytes of that so far."""
         part = self.part
         self.within = 0
         if part is None:
@@ -128,7 +127,7 @@ class Inflow:
         # A journal that is complete ends its part, and the next part has a journal of its own.
         while self._journal is journal and (piece := journal.read(PIECE)):
             self._unpack(piece)
-            yield self.within
+            report(self.within)
 
     def _unpack(self, chunk: bytes) -> None:
         part = self.part
@@ -162,8 +161,7 @@ class Inflow:
             self._journal.close()
             self._journal = None
         done = self.number - 1
-        for _ in self._begin():
-            pass
+        self._begin(_unreported)
         if self.part is not None:
             self._layout.journal(self._layer.digest, done).unlink(missing_ok=True)
 
@@ -172,6 +170,10 @@ class Inflow:
         self.discard()
         name = self.part.file.name if self.part else "the file"
         return SourceFailed(f"digest mismatch, file must be downloaded again: {name} {what}; pull once more, or use another source")
+
+
+def _unreported(count: int) -> None:
+    """Nobody waits for so little."""
 
 
 def received(store: Store, layer: PlannedLayer) -> int:

@@ -1,7 +1,7 @@
 """A file that grows into a blob whose digest nobody knows yet: it is hashed when it is whole, and named last.
 
 The one way by which weights that are made on this machine come into the store. Who fills it does so through the
-descriptor, and need not be trusted with more: its size is set, its digest is reckoned here.
+descriptor, and need not be trusted with more: its size is set, its digest is computed here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import os
 import sys
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable
 from pathlib import Path
 
 from ndani.errors import StoreFailed
@@ -21,13 +21,13 @@ from ndani.store.disk import make_folder, on_disk, require_room
 from ndani.store.doubts import put_in_place
 from ndani.store.layout import Layout
 
-_STRIDE = 64 * PIECE  # bytes hashed between two words of it
+_STRIDE = 64 * PIECE  # bytes hashed between two reports
 
 
-class Nameless:
-    """The file, open for reading and writing: `set_aside`, then fill it, then `reckon`, then `name`; `discard` in any case.
+class TemporaryBlob:
+    """The file, open for reading and writing: `allocate`, then fill it, then `compute_digest`, then `name`; `discard` in any case.
 
-    `digest` is reckoned; `fresh` says, once it is named, whether the store lacked that blob before.
+    `digest` is computed; `fresh` says, once it is named, whether the store lacked that blob before.
     """
 
     def __init__(self, layout: Layout, mark: str = "") -> None:
@@ -50,7 +50,7 @@ class Nameless:
         """The store that it lies in."""
         return self._layout.root
 
-    def set_aside(self, size: int) -> None:
+    def allocate(self, size: int) -> None:
         """Say how many bytes it will have, which are then taken at once, where the file system can do that.
 
         Raises StoreFailed now when there is not that much room, rather than when it is half done.
@@ -65,8 +65,8 @@ class Nameless:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
                     raise
 
-    def reckon(self) -> Generator[int]:
-        """Work out its digest; yields how many bytes are hashed. Nobody may write to it any more. Raises StoreFailed."""
+    def compute_digest(self, report: Callable[[int], None]) -> None:
+        """Work out its digest; reports how many bytes are hashed. Nobody may write to it any more. Raises StoreFailed."""
         seen, done = hashlib.sha256(), 0
         with on_disk(self._layout.root):
             if os.fstat(self.descriptor).st_size != self.size:
@@ -76,13 +76,13 @@ class Nameless:
                 seen.update(piece)
                 done += len(piece)
                 if done % _STRIDE == 0:
-                    yield done
+                    report(done)
             os.fsync(self.descriptor)
         self.digest = f"sha256:{seen.hexdigest()}"
 
     def name(self) -> None:
         """Give it its digest for a name. Raises StoreFailed."""
-        assert self.digest, "it is reckoned before it is named"
+        assert self.digest, "it is computed before it is named"
         place = self._layout.blob(self.digest)
         with on_disk(self._layout.root):
             self.fresh = not place.exists()

@@ -1,4 +1,4 @@
-"""Weights files being made, as seen from outside: a child for each, told what to do, watched, and killed when nobody waits.
+"""The supervisor of conversion workers: a child for each weights file, told what to do, watched, and killed when nobody waits.
 
 The front has one made for `create`, the fetcher for a pull whose files are not weights yet. What the child is told is a
 `convert.Task` with descriptors that are open here, so that it needs no path and no right to open anything. What becomes
@@ -13,87 +13,90 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 
 import msgspec
 
 from ndani import errors, jail
-from ndani.convert import Task, workshop
+from ndani.convert import Task, worker
 from ndani.jail import watch
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.store.disk import on_disk
-from ndani.store.nameless import Nameless
-from ndani.store.offloop import settled
-from ndani.types import Progress
+from ndani.store.temporary import TemporaryBlob
+from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.types import Progress, Report
 
-_STOPPING = "the server is stopping; create the model again when it runs"  # a pull's makers end with its fetcher
+_STOPPING = "the server is stopping; create the model again when it runs"  # a pull's workers end with its fetcher
 _REPORT = "try again, and report it if it stays"
 _ODD = f"the process that makes the weights said what it never should, and was ended; {_REPORT}"
 #: What a disk says: there is no room, it is broken, gone, or may not be written to any more. Every file is open before a
-#: maker starts, so whatever else the system refuses it is no matter of the store's rights.
+#: worker starts, so whatever else the system refuses it is no matter of the store's rights.
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 _CROWDED = f"the process that makes the weights started threads without end, and was ended; {_REPORT}"
-#: Seconds between the end of a maker's words and SIGKILL.
+#: Seconds between the end of a worker's words and SIGKILL.
 _GRACE = 0.5
 
 
-class Maker:
-    """All weights that one process has made for it."""
+class Supervisor:
+    """The workers of one process, which is the front or a fetcher."""
 
     def __init__(self, require_jail: bool) -> None:
         self._require_jail = require_jail
-        self._children: set[_Child] = set()
+        self._workers: set[_Worker] = set()
         self._closing = False
 
-    async def fill(self, task: Task, file: Nameless, status: str, digest: str | None = None) -> AsyncGenerator[Progress]:
+    async def fill(self, task: Task, file: TemporaryBlob, status: str, digest: str | None, report: Report) -> None:
         """Have a task done into a file of the store, and work out the file's digest; the steps of both, the first ones under `status`.
 
-        Consume it under aclosing; closing it ends the work. The caller names the file. Raises as `make`, and StoreFailed.
+        The caller names the file. Raises as `make`, and StoreFailed.
         """
         total = 0
+
+        def working(done: worker.Working) -> None:
+            nonlocal total
+            total = done.total
+            report(Progress(status, digest, total, done.completed))
+
+        def verifying(hashed: int) -> None:
+            report(Progress("verifying conversion", total=file.size, completed=hashed))
+
         with on_disk(file.root):
-            async with aclosing(self.make(task, file.set_aside)) as steps:
-                async for done in steps:
-                    total = done.total
-                    yield Progress(status, digest, total, done.completed)
-        yield Progress(status, digest, total, total)
-        reckoning = file.reckon()
-        yield Progress("verifying conversion", total=file.size, completed=0)
-        while hashed := await settled(next, reckoning, 0):
-            yield Progress("verifying conversion", total=file.size, completed=hashed)
-        yield Progress("verifying conversion", total=file.size, completed=file.size)
+            await self.make(task, working, file.allocate)
+        report(Progress(status, digest, total, total))
+        verifying(0)
+        await in_thread_reporting(file.compute_digest, verifying)
+        verifying(file.size)
 
-    async def make(self, task: Task, aside: Callable[[int], None] | None = None) -> AsyncGenerator[workshop.Working]:
-        """Have a task done: yields how far it is. Consume it under aclosing; closing it kills the child.
+    async def make(self, task: Task, report: Callable[[worker.Working], None], allocate: Callable[[int], None] | None = None) -> None:
+        """Have a task done, and report how far it is. Cancelled, it kills the child.
 
-        `aside` is called in a thread, before the first byte is written, with the number that the file will have; what it
-        raises ends the work. For a checkpoint the bytes are those of that file, else those of the sources.
+        `allocate` is called in a thread, before the first byte is written, with the number that the file will have; what
+        it raises ends the work. For a checkpoint the bytes are those of that file, else those of the sources.
         Raises BadRequest for weights that cannot be used, OSError for the disk, Unconfined, Misconfigured, Failed.
         """
         if self._closing:
             raise errors.Failed(_STOPPING)
-        child = _Child(workshop.Order(task, os.getpid(), self._require_jail))
-        self._children.add(child)
-        counter = asyncio.create_task(watch.hold(child.process, workshop.most_threads(task)), name="threads of a maker")
+        child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
+        self._workers.add(child)
+        counter = asyncio.create_task(watch.hold(child.process, worker.most_threads(task)), name="threads of a conversion worker")
         steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
-            while not isinstance(said := await child.hear(), workshop.Made):
-                match said:
-                    case workshop.Working() if steps == 2:
-                        yield said
+            while not isinstance(event := await child.receive(), worker.Made):
+                match event:
+                    case worker.Working() if steps == 2:
+                        report(event)
                     case Jailed(confinement) if steps == 0:
                         steps = 1
                         jail.verify(child.process.pid, confinement)
-                        child.say(Open())
-                    case workshop.Planned(size) if steps == 1 and size <= workshop.most_output(task):
+                        child.send(Open())
+                    case worker.Planned(size) if steps == 1 and size <= worker.most_output(task):
                         steps = 2
-                        if aside:
-                            await settled(aside, size)
-                        child.say(workshop.Write())
+                        if allocate:
+                            await in_thread(allocate, size)
+                        child.send(worker.Write())
                     case Refused(code, sentence):
                         raise errors.told(code, sentence)
-                    case workshop.Stuck(number):
+                    case worker.Stuck(number):
                         raise _stopped(number)
                     case None:
                         raise errors.Failed(_CROWDED if counter.done() else self._cause(await child.end(_GRACE)))
@@ -103,13 +106,13 @@ class Maker:
                 raise errors.Failed(_ODD)
         finally:
             counter.cancel()
-            self._children.discard(child)
+            self._workers.discard(child)
             await child.end()
 
     async def close(self) -> None:
         """End whatever is being made; those who wait for it hear that the server stops."""
         self._closing = True
-        for child in self._children:
+        for child in self._workers:
             child.process.kill()
 
     def _cause(self, code: int) -> str:
@@ -121,36 +124,36 @@ class Maker:
 
 
 def _stopped(number: int) -> Exception:
-    """What a system's number means that a maker ended with: the disk's own error, else a fault that has nothing to do with it."""
+    """What a system's number means that a worker ended with: the disk's own error, else a fault that has nothing to do with it."""
     if number in _DISK:
         return OSError(number, os.strerror(number))
     name = errno.errorcode.get(number, f"number {number}")
     return errors.Failed(f"the process that makes the weights was refused something by the system ({name}); {_REPORT}")
 
 
-class _Child:
+class _Worker:
     """One process and its two pipes."""
 
-    def __init__(self, order: workshop.Order) -> None:
+    def __init__(self, order: worker.Order) -> None:
         inherited = (*(given.descriptor for given in order.task.sources), order.task.output)
         try:
-            self.process, self._commands, events = start("ndani.convert.workshop", order, inherited)
+            self.process, self._commands, events = start("ndani.convert.worker", order, inherited)
         except OSError as error:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None
         self._events = os.fdopen(events, "rb", 0)
-        self._decoder: msgspec.json.Decoder[workshop.Event] = msgspec.json.Decoder(workshop.Event)
+        self._decoder: msgspec.json.Decoder[worker.Event] = msgspec.json.Decoder(worker.Event)
         self._reader = asyncio.StreamReader()
         self._transport: asyncio.ReadTransport | None = None
         self._code: int | None = None
 
-    def say(self, line: msgspec.Struct) -> None:
+    def send(self, line: msgspec.Struct) -> None:
         """Write it a line. Raises Failed, and ends it, when it does not read what it is told."""
         if not tell(self.process, self._commands, line):
             raise errors.Failed(_ODD)
 
-    async def hear(self) -> workshop.Event | None:
-        """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no maker of ours says."""
+    async def receive(self) -> worker.Event | None:
+        """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no worker of ours says."""
         if self._transport is None:
             protocol = asyncio.StreamReaderProtocol(self._reader)
             self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._events)
@@ -164,7 +167,7 @@ class _Child:
     async def end(self, grace: float = 0.0) -> int:
         """Make sure that it is gone, killed after `grace` seconds, and how it went. May be called again."""
         if self._code is None:
-            self._code = await settled(self._reap, grace)
+            self._code = await in_thread(self._reap, grace)
             os.close(self._commands)
             self._transport.close() if self._transport else self._events.close()
         return self._code

@@ -1,0 +1,31 @@
+"""Long work as tests follow it: through the adapter that HTTP goes through, or, where no loop is needed, as a list."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from ndani.api.progress import steps_of
+
+
+class Left(BaseException):
+    """What a test has a report raise that ends the work."""
+
+
+def following(work: Callable[..., Any], *given: Any, **more: Any) -> aclosing[AsyncGenerator[Any]]:
+    """The steps that a coroutine reports; leaving the block cancels it, and waits for its end."""
+    return aclosing(steps_of(lambda report: work(*given, report=report, **more)))
+
+
+def listed(work: Callable[..., Any], *given: Any, **more: Any) -> list[Any]:
+    """The steps that a function reports, and behind them what it returns, if anything."""
+    steps: list[Any] = []
+    end = work(*given, report=steps.append, **more)
+    return steps if end is None else [*steps, end]
+
+
+def at_first(act: Callable[[], Any]) -> Callable[[Any], None]:
+    """A report that does something at the first step."""
+    acts = [act]
+    return lambda step: acts.pop()() if acts else None
