@@ -196,6 +196,20 @@ async def test_a_push_asks_for_a_token_that_is_good_for_one(tmp_path: Path, name
     assert seen == [asked]
 
 
+@pytest.mark.parametrize("challenge", ['Bearer realm="http://{host}/token"', 'Basic realm="x"'])
+async def test_a_token_that_is_for_a_place_with_tls_is_not_shown_without_it(desks: tuple[Desk, Desk], challenge: str) -> None:
+    """Whoever is between us and the hub could close its door for TLS, and answer himself."""
+    desk, _ = desks
+    desk.challenges = (challenge,)
+    registry = Registry(parse(f"{desk.host}/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), token="hf_secret")
+    try:
+        with pytest.raises(SourceFailed, match="does not speak TLS, so the token of HF_TOKEN is not shown there; leave `--insecure` out"):
+            await registry.manifest()
+    finally:
+        await registry.close()
+    assert not any(shown for _, shown in desk.seen)
+
+
 async def test_the_two_names_of_the_hub_are_one_place(tmp_path: Path) -> None:
     asked = []
 

@@ -97,6 +97,9 @@ class Credentials:
     async def _win(self, url: str, challenge: str, fresh: bool, ask: Ask) -> None:
         place = urlsplit(url).netloc
         known = _challenges(challenge)
+        if self._given and self._origin.startswith("https:") and not url.startswith("https:"):
+            advice = "leave `--insecure` out, or name the hub in HF_ENDPOINT as http://…"
+            raise SourceFailed(f"{place} does not speak TLS, so the token of HF_TOKEN is not shown there; {advice}")
         self._origin = origin(url)
         # A hub's pages name a realm that is no address: there is no other token to be had for them.
         if "bearer" in known and (askable(known["bearer"].get("realm", "")) or not self._given):
