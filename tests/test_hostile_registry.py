@@ -95,7 +95,7 @@ async def bring(store: Store, place: Place, *, hub: bool = False, stall: float =
     registry = Registry(place.name, insecure=True, offline=False, key=Path("key"), at=f"http://{place.host}", retries=QUICK, stall=stall)
     source = (HubSource if hub else RegistrySource)(registry, PIECE)
     async with asyncio.timeout(PATIENCE):
-        await pull(store, place.name, [source], ignored, QUICK)
+        await pull(store, place.name, [source], lambda step: None, QUICK)
 
 
 def begun(store: Store) -> bytes:

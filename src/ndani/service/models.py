@@ -80,7 +80,9 @@ class Models:
         old = names.parse(source, error=f'source "{source}" is invalid')
         new = names.parse(destination, error=f'destination "{destination}" is invalid')
         require_local(new)
+        replaced = self._runs(new)
         await in_thread(self.store.copy, old, new, missing=f'model "{source}" not found')
+        self._let_go(replaced)
 
     async def delete(self, model: str) -> None:
         """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too.

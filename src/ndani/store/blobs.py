@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import stat
 import time
 import uuid
 from collections.abc import Generator, Iterator
@@ -23,6 +25,12 @@ PIECE = 1 << 20  # bytes read or written at once
 
 #: An unfinished pull is worth going on with for a week; after that its bytes are only in the way.
 STALE_PARTIAL = 7 * 86400.0
+
+#: Bytes of the largest blob that is read as a whole: a text of a model, or its config.
+MOST_READ = 16 * PIECE
+
+#: What a small file is called until it has its name.
+_FRESH = re.compile(r"\.[0-9a-f]{32}\Z")
 
 
 class Mismatch(Exception):
@@ -138,7 +146,7 @@ class Blobs:
             return False
         return size in (None, status.st_size) and not is_doubted(self._layout, digest, status)
 
-    def read(self, digest: str, limit: int = 16 * PIECE) -> bytes:
+    def read(self, digest: str, limit: int = MOST_READ) -> bytes:
         """A small blob's bytes. Raises StoreFailed when it is missing, unreadable or larger than `limit`."""
         path = self._layout.blob(digest)
         try:
@@ -185,15 +193,20 @@ class Blobs:
         self._layout.blob(digest).unlink(missing_ok=True)
 
     def stale(self, busy: set[str]) -> Iterator[tuple[Path, os.stat_result]]:
-        """Files that unfinished pulls left a week ago; those of `busy` digests are no such. Raises OSError."""
+        """Files that unfinished work, most of it pulls, left a week ago; those of `busy` digests are no such. Raises OSError."""
         oldest = time.time() - STALE_PARTIAL
+        for path in self._unfinished(busy):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if status.st_mtime < oldest and stat.S_ISREG(status.st_mode):  # a file system's own folder has a dot, too
+                    yield path, status
+
+    def _unfinished(self, busy: set[str]) -> Iterator[Path]:
         for path in self._layout.blobs.glob("*"):
-            unfinished = "-partial" in path.name or path.name.startswith(".")
-            if unfinished and f"sha256:{path.name[7:71]}" not in busy:
-                with contextlib.suppress(FileNotFoundError):
-                    status = path.stat()
-                    if status.st_mtime < oldest:
-                        yield path, status
+            if ("-partial" in path.name or path.name.startswith(".")) and f"sha256:{path.name[7:71]}" not in busy:
+                yield path
+        for folder in (self._layout.manifests, self._layout.heads, self._layout.locks):  # before each has its name
+            yield from (path for path in folder.glob(".*") if _FRESH.match(path.name))
 
     def remove_stale(self, busy: set[str], only: set[Path] | None = None) -> None:
         """Remove what `stale` finds; with `only`, none but those. Raises OSError."""

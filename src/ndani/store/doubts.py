@@ -27,10 +27,11 @@ def doubt(layout: Layout, digest: str, seen: str) -> None:
     """Note that this blob was damaged in the state in which it was `seen`. A store that may not be written to holds no notes."""
     if not seen:
         return
+    before = changed(layout)
     with contextlib.suppress(OSError):
         layout.damaged.mkdir(exist_ok=True, mode=0o755)
         layout.doubt(digest).write_text(seen, "ascii")
-        os.utime(layout.damaged)
+    _tell(layout, before)
 
 
 def trust(layout: Layout, digest: str) -> None:
@@ -49,21 +50,27 @@ def is_doubted(layout: Layout, digest: str, status: os.stat_result) -> bool:
 
 def put_in_place(layout: Layout, fresh: Path, digest: str) -> None:
     """Give a file whose bytes are right its name as a blob, durably. Raises OSError."""
-    replaces = os.path.lexists(layout.blob(digest))
+    replaces = was_here(layout, digest)
     fresh.replace(layout.blob(digest))
     settle(layout.blobs)
     if replaces:
         renew(layout, digest)
 
 
+def was_here(layout: Layout, digest: str) -> bool:
+    """Whether there is a file of this digest, or was one that another program has removed: a note of it may be a damaged one's."""
+    return os.path.lexists(layout.blob(digest)) or os.path.lexists(layout.head(digest))
+
+
 def renew(layout: Layout, digest: str) -> None:
     """A file has taken the place of another one of this digest: what was noted of that one counts no more."""
+    before = changed(layout)
     trust(layout, digest)
     with contextlib.suppress(OSError):
         layout.head(digest).unlink()
     with contextlib.suppress(OSError):
         layout.damaged.mkdir(exist_ok=True, mode=0o755)
-        os.utime(layout.damaged)
+    _tell(layout, before)
 
 
 def changed(layout: Layout) -> int:
@@ -72,6 +79,16 @@ def changed(layout: Layout) -> int:
         return layout.damaged.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _tell(layout: Layout, before: int) -> None:
+    """Give the folder another time than it had `before`, also where less has passed since then than the disk's clock counts."""
+    with contextlib.suppress(OSError):
+        os.utime(layout.damaged)
+        for later in (1, 2_000_000_000):
+            if changed(layout) > before:
+                break
+            os.utime(layout.damaged, ns=(before + later, before + later))
 
 
 def _state(status: os.stat_result) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from ndani.errors import BadRequest, NotFound, StoreFailed, Unsupported
 from ndani.store.blobs import PIECE
 from ndani.store.disk import make_folder, on_disk, settle
-from ndani.store.doubts import renew
+from ndani.store.doubts import renew, was_here
 from ndani.store.layout import Layout
 from ndani.store.library import Store
 from ndani.types import Progress, Report
@@ -85,7 +85,7 @@ def accept(store: Store, place: str, report: Report) -> None:
         if not store.blobs.sound(digest, done):
             os.fsync(file)
             make_folder(store.layout.blobs)
-            replaces = store.blobs.has(digest)
+            replaces = was_here(store.layout, digest)
             os.rename(FILE, store.layout.blob(digest), src_dir_fd=folder)
             settle(store.layout.blobs)
             if replaces:

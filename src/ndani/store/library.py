@@ -147,13 +147,15 @@ class Store:
         )
 
     def copy(self, source: Name, target: Name, missing: str | None = None) -> None:
-        """Give a model one more name. Raises NotFound with the sentence `missing`, StoreFailed."""
+        """Give a model one more name; blobs that only its old one needed are removed. Raises NotFound with `missing`, StoreFailed."""
         with on_disk(self.layout.root), self._locks.store():
             found = self._manifests.locate(source)
             if not found:
                 raise NotFound(missing or f'model "{source}" not found')
-            self._manifests.read(*found)  # a damaged one is not worth a second name
+            kept = self._manifests.read(*found).digests  # a damaged one is not worth a second name
+            old = self._needs(target)
             self._manifests.write(target, found[1].read_bytes())
+            self._sweep(old - kept)
 
     def delete(self, name: Name, missing: str | None = None) -> None:
         """Remove a name, and the blobs that no other name and no running pull needs. Raises NotFound, StoreFailed."""
@@ -175,14 +177,18 @@ class Store:
         """
         with on_disk(self.layout.root, len(manifest)), self._locks.store():
             self._require_whole(name, manifest)
-            found = self._manifests.locate(name)
-            old: set[str] = set()
-            if found:
-                with contextlib.suppress(StoreFailed, FileNotFoundError):
-                    old = self._manifests.read(*found).digests
+            old = self._needs(name)
             make_folder(self.layout.manifests)
             self._manifests.write(name, manifest)
             self._sweep(old)
+
+    def _needs(self, name: Name) -> set[str]:
+        """The blobs of what a name stands for now, as far as that can be read. Raises OSError, StoreFailed."""
+        found = self._manifests.locate(name)
+        if found:
+            with contextlib.suppress(StoreFailed, FileNotFoundError):
+                return self._manifests.read(*found).digests
+        return set()
 
     def _require_whole(self, name: Name, manifest: bytes) -> None:
         said = decode(manifest, Manifest, f"the manifest of {name}")
