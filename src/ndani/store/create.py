@@ -21,6 +21,7 @@ from ndani.errors import BadRequest, StoreFailed, Unsupported
 from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.architectures import ARCHITECTURES
+from ndani.store.blobs import MOST_READ
 from ndani.store.chats import recognise
 from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.extents import find_extents
@@ -40,6 +41,8 @@ _CONFIG = (
     "remote_host", "remote_model", "capabilities", "context_length", "embedding_length", "base_name", "draft",
     "architecture", "os", "rootfs",
 )  # fmt: skip
+#: Files of one model: more would not fit in a manifest, and would be slow in every listing.
+_MOST_PARTS = 1000
 #: Go's JSON, so that a model made here and one made by Ollama from the same parts have the same id.
 _GO_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -151,6 +154,8 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
         parts = _over(parts, _part(kinds.MESSAGES, _json(talk)))
     if recipe.requires:
         config = config | {"requires": check_version(recipe.requires)}
+    if len(parts) > _MOST_PARTS:
+        raise BadRequest(f"the model would have {len(parts)} parts, each license one of them, and may have {_MOST_PARTS}; join the texts")
     return parts, config, (*warnings, *(recipe.base.config.warnings if recipe.base else ()))
 
 
@@ -304,6 +309,9 @@ def _text(kind: str, text: str) -> _Part:
 
 
 def _part(kind: str, content: bytes) -> _Part:
+    if len(content) > MOST_READ:
+        word = kind.rpartition(".")[2]
+        raise BadRequest(f"the {word} would take {len(content)} bytes, and no more than {MOST_READ} are ever read of it; make it shorter")
     return _Part(Layer(kind, digest_of(content), len(content)), content)
 
 

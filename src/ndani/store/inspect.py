@@ -142,12 +142,12 @@ class Header:
         """A number per block: some models give one for all, some a list."""
         found = self.keys.get(f"{self.architecture}.{key}")
         if isinstance(found, list):
-            return [item for item in found if isinstance(item, int)]
-        return [found] * self.block_count if isinstance(found, int) and self.block_count <= 1 << 16 else []
+            return [item for item in found if isinstance(item, int) and item >= 0]
+        return [found] * self.block_count if isinstance(found, int) and found >= 0 and self.block_count <= 1 << 16 else []
 
     def _number(self, key: str) -> int:
         found = self.keys.get(f"{self.architecture}.{key}")
-        return found if isinstance(found, int) else 0
+        return found if isinstance(found, int) and found >= 0 else 0
 
     def _head_size(self) -> int:
         return self.embedding_length // self.head_count if self.head_count else 0

@@ -25,6 +25,7 @@ from ndani.store.layout import Layout, hex_of
 _DEPTH = 4  # folders: host, namespace and model, and the tag's file
 _MOUNT = "mount its disk, or remove the link"
 _LARGEST = 1 << 22  # a manifest is a few hundred bytes; four megabytes is not one
+_MOST_BYTES = 1 << 47  # of one file: all that a manifest can name stay a number of 64 bits together, and Go's clients have no other
 
 
 class Manifests:
@@ -181,5 +182,5 @@ def _check(digest: str, size: int, what: str) -> None:
         hex_of(digest)
     except BadRequest:
         size = -1
-    if size < 0:
+    if not 0 <= size < _MOST_BYTES:
         raise StoreFailed(f"{what} is damaged in the store; run `ndani verify --repair`, or remove it with `ndani rm`")
