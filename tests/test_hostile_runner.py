@@ -21,7 +21,7 @@ from ndani.engines.client import Chunk, Engine
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import HIGH_WATER, MOST_EVENT, Mailroom, exchange
 from ndani.errors import EngineFailed
-from ndani.types import Message, Outlet, Sampling
+from ndani.types import Message, Sampling, Text
 from server import slowness
 from test_residence import ONE, pool
 
@@ -74,9 +74,10 @@ async def test_events_that_nobody_takes_hold_no_more_than_a_budget(tmp_path: Pat
     piece = event * max(1, 65536 // len(event))
     async with (
         runner(tmp_path, says_for_ever(OK, piece, written)) as path,
-        exchange(path, "/completion", b"{}", Mailroom(), streamed=True) as call,
+        exchange(path, "/completion", b"{}", Mailroom()) as call,
     ):
         await call.headers()
+        call.stream()
         before = -1
         while before != written[0]:  # until it is made to wait
             before = written[0]
@@ -188,10 +189,14 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
     """A reader that raises: the error is his, the chunk is counted once, and the runner that is well is kept."""
     taken: list[str] = []
 
-    def put(text: Any) -> None:
-        taken.append(text.text)
-        if len(taken) == 3:
-            raise Ours
+    class Failing:
+        def ready(self) -> bool:
+            return True
+
+        def put(self, text: Text) -> None:
+            taken.append(text.text)
+            if len(taken) == 3:
+                raise Ours
 
     asked = Question(
         (Message("user", "@delay=0.01 a b c d e f g h"),), merge(Sampling(num_predict=8), DEFAULTS), 1024, 1024, render="plain"
@@ -201,7 +206,7 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
             with pytest.raises(Ours) if error else contextlib.nullcontext():
                 async with (
                     owned.lease(ONE, 60.0) as lease,
-                    aclosing(answer(lease.engine, asked, Outlet(lambda: True, put))) as events,
+                    aclosing(answer(lease.engine, asked, Failing())) as events,
                 ):
                     async for _ in events:
                         pass

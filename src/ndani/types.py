@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +165,19 @@ class Rendered:
 Event = Text | Done | Rendered
 
 
-@dataclass(slots=True)
-class Outlet:
-    """Where texts of an answer may go at once, instead of as events. Whoever reads the answer sets both when he begins.
+class Sink(Protocol):
+    """Where texts of an answer may go at once, instead of as events. Whoever reads the answer brings it.
 
-    `ready` says whether he keeps up; `put` is called only then.
+    It is asked before each text, and between two texts may become ready, or cease to be.
     """
 
-    ready: Callable[[], bool] = bool
-    put: Callable[[Text], object] = str
+    def ready(self) -> bool:
+        """Whether its reader has begun and keeps up. When not, the text comes as an event."""
+        ...
+
+    def put(self, text: Text) -> None:
+        """Take a text. Called only when it is ready."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

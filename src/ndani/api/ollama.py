@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ndani.api import fields
-from ndani.api.wire import Clock, Fold, Render, encode, local_stamp
+from ndani.api.wire import Clock, Fold, RenderEvent, encode, local_stamp
 from ndani.errors import BadRequest
 from ndani.types import ChatRequest, Details, Done, Event, GenerateRequest, Model, Rendered, Resident, Text
 
@@ -88,7 +88,7 @@ def _asks(body: dict[str, Any]) -> frozenset[str]:
     return frozenset(word for word, true in asked.items() if true)
 
 
-def render_generate(model: str, clock: Clock) -> tuple[Render, Fold]:
+def render_generate(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
     """Lines and the one object of /api/generate, under the model name that the client used."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
@@ -114,7 +114,7 @@ def render_generate(model: str, clock: Clock) -> tuple[Render, Fold]:
     return line, fold
 
 
-def render_chat(model: str, clock: Clock) -> tuple[Render, Fold]:
+def render_chat(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
     """Lines and the one object of /api/chat."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 

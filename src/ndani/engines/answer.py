@@ -20,7 +20,7 @@ from ndani.engines.sampling import translate
 from ndani.engines.template import Conversation, Template, Turn
 from ndani.engines.template.bounds import OUTPUT
 from ndani.errors import BadRequest
-from ndani.types import Done, Event, Message, Outlet, Rendered, Sampling, Text, Usage
+from ndani.types import Done, Event, Message, Rendered, Sampling, Sink, Text, Usage
 
 #: Letters of an answer for each token that it may have, beside the longest word it may be stopped at: no token has so many.
 _PER_TOKEN, _BESIDE = 512, 1 << 20
@@ -58,8 +58,8 @@ class Question:
     wants_context: bool = False
 
 
-async def answer(engine: Engine, question: Question, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
-    """The answer as it is made: Text…, then one Done; or one Rendered. Texts that `outlet` takes are not among them.
+async def answer(engine: Engine, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
+    """The answer as it is made: Text…, then one Done; or one Rendered. Texts that `sink` takes are not among them.
 
     Raises BadRequest, EngineFailed.
     """
@@ -80,9 +80,9 @@ async def answer(engine: Engine, question: Question, outlet: Outlet | None = Non
             options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted)), 1))
         tally = Tally(question.sampling.num_predict == 0, question.wants_context, options["n_predict"])
         try:
-            async with aclosing(engine.complete(fitted.prompt, options, tally.tap(outlet) if outlet else None)) as chunks:
+            async with aclosing(engine.complete(fitted.prompt, options, tally.tap(sink) if sink else None)) as chunks:
                 async for chunk in chunks:
-                    if tally.last:  # it came by the outlet
+                    if tally.last:  # it came by the sink
                         break
                     if event := tally.take(chunk):
                         yield event
@@ -133,20 +133,21 @@ class Tally:
         self.made += chunk.tokens
         return Text(chunk.content, tuple(chunk.tokens))
 
-    def tap(self, outlet: Outlet) -> Callable[[Chunk], bool]:
-        """Takes the pieces of an answer to `outlet` on the shortest way: from the socket's news, past every waiting generator.
+    def tap(self, sink: Sink) -> Callable[[Chunk], bool]:
+        """Takes the pieces of an answer to `sink` on the shortest way: from the socket's news, past every waiting generator.
 
         Two cores are all the engine has, and waking those costs more than all else that is done for a token.
         """
+        ready, put, take = sink.ready, sink.put, self.take
 
-        def take(chunk: Chunk) -> bool:
-            if chunk.stop or chunk.error is not None or self.last or not outlet.ready():
+        def offer(chunk: Chunk) -> bool:
+            if chunk.stop or chunk.error is not None or self.last or not ready():
                 return False
-            if text := self.take(chunk):
-                outlet.put(text)
+            if text := take(chunk):
+                put(text)
             return True
 
-        return take
+        return offer
 
     def done(self, context: tuple[int, ...] | None, truncated: int, slot_ctx: int) -> Done:
         """The end, with what it cost. What went past the slot's context pushed as many tokens out of sight."""

@@ -202,11 +202,10 @@ class Engine:
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom, streamed=True) as call:
+        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom) as call:
             if await call.headers() != 200:
                 raise _refused(_told(await call.end()), call.status, "the engine refuses these options; check their values")
-            if tap:
-                call.tap = _offering(tap)
+            call.stream(_offering(tap) if tap else None)
             while batch := await call.events():
                 for event in batch:
                     if event.startswith(b"data: {"):

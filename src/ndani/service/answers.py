@@ -18,7 +18,7 @@ from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX, Lease
 from ndani.service.cards import Card, Cards, read_template, runner_key
-from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Outlet, Sampling
+from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
 #: What a request may ask for and a later version will bring, with what is said of it until then.
 LATER = {
@@ -43,10 +43,10 @@ class Answers:
         self._pool = pool
         self._counts = counts
 
-    async def generate(self, request: GenerateRequest, outlet: Outlet | None = None) -> Answering:
+    async def generate(self, request: GenerateRequest, sink: Sink | None = None) -> Answering:
         """Continue a prompt. An empty prompt loads the model; with keep_alive 0 it unloads it.
 
-        Texts that `outlet` takes are not among the events.
+        Texts that `sink` takes are not among the events.
         """
         if not request.prompt and request.keep_alive == 0:
             return self._unload(request.model), ()
@@ -81,10 +81,10 @@ class Answers:
         unobeyed = () if request.raw else card.unobeyed
         if request.template or request.suffix:  # then no renderer would be asked
             unobeyed = tuple(word for word in unobeyed if word != "renderer")
-        return self._answer(card, question, request.keep_alive, outlet), unobeyed
+        return self._answer(card, question, request.keep_alive, sink), unobeyed
 
-    async def chat(self, request: ChatRequest, outlet: Outlet | None = None) -> Answering:
-        """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `outlet`: as in `generate`."""
+    async def chat(self, request: ChatRequest, sink: Sink | None = None) -> Answering:
+        """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `sink`: as in `generate`."""
         if not request.messages and request.keep_alive == 0:
             return self._unload(request.model), ()
         entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
@@ -105,7 +105,7 @@ class Answers:
             truncate=request.truncate,
             shift=request.shift,
         )
-        return self._answer(card, question, request.keep_alive, outlet), card.unobeyed
+        return self._answer(card, question, request.keep_alive, sink), card.unobeyed
 
     # How it is done.
 
@@ -122,13 +122,13 @@ class Answers:
             pass
         yield Done("load")
 
-    async def _answer(self, card: Card, question: Question, keep_alive: float | None, outlet: Outlet | None) -> AsyncGenerator[Event]:
+    async def _answer(self, card: Card, question: Question, keep_alive: float | None, sink: Sink | None) -> AsyncGenerator[Event]:
         """Lease, ask, account: the road of every answer."""
         started = time.monotonic_ns()
         async with self._pool.lease(self._cards.want(card, question.sampling), self._cards.keep_alive(keep_alive)) as lease:
             asked = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
-                async with aclosing(answer(lease.engine, asked, outlet)) as events:
+                async with aclosing(answer(lease.engine, asked, sink)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)
