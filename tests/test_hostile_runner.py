@@ -19,7 +19,7 @@ import pytest
 from ndani.engines.answer import Question, answer
 from ndani.engines.client import Chunk, Engine
 from ndani.engines.sampling import DEFAULTS, merge
-from ndani.engines.stream import HIGH_WATER, MOST_EVENT, Mailroom, exchange
+from ndani.engines.stream import HIGH_WATER, MOST_EVENT, Coalescer, exchange
 from ndani.errors import EngineFailed
 from ndani.types import Message, Sampling, Text
 from server import slowness
@@ -74,7 +74,7 @@ async def test_events_that_nobody_takes_hold_no_more_than_a_budget(tmp_path: Pat
     piece = event * max(1, 65536 // len(event))
     async with (
         runner(tmp_path, says_for_ever(OK, piece, written)) as path,
-        exchange(path, "/completion", b"{}", Mailroom()) as call,
+        exchange(path, "/completion", b"{}", Coalescer()) as call,
     ):
         await call.headers()
         call.stream()
@@ -94,7 +94,7 @@ async def test_an_event_without_end_is_hung_up_on(tmp_path: Path) -> None:
     written = [0]
     async with runner(tmp_path, says_for_ever(OK, b"data: {" + b"a" * 65536, written)) as path:
         with pytest.raises(EngineFailed):
-            async with aclosing(Engine(path, Mailroom()).complete("a", {})) as chunks:
+            async with aclosing(Engine(path, Coalescer()).complete("a", {})) as chunks:
                 assert [chunk async for chunk in chunks] == []
     assert written[0] < 4 * MOST_EVENT
 
@@ -104,7 +104,7 @@ async def test_heads_and_what_stands_between_chunks_without_end_are_hung_up_on(t
     written = [0]
     async with runner(tmp_path, says_for_ever(start, b"a" * 65536, written)) as path:
         with pytest.raises(EngineFailed):
-            await Engine(path, Mailroom()).tokenize("a")
+            await Engine(path, Coalescer()).tokenize("a")
     assert written[0] < 4 * MOST_EVENT
 
 
@@ -113,7 +113,7 @@ async def test_a_runner_that_asks_for_another_protocol_is_hung_up_on(tmp_path: P
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
     async with runner(tmp_path, says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx")) as path:
         with pytest.raises(EngineFailed):
-            await Engine(path, Mailroom()).tokenize("a")
+            await Engine(path, Coalescer()).tokenize("a")
     assert faults == [], "its fault, not ours"
 
 
@@ -123,14 +123,14 @@ async def test_an_answer_that_is_no_stream_is_not_taken_apart_and_ends(tmp_path:
     head = b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with (
         runner(tmp_path, says(head, *(body[at : at + 700] for at in range(0, len(body), 700)))) as path,
-        exchange(path, "/tokenize", b"{}", Mailroom()) as call,
+        exchange(path, "/tokenize", b"{}", Coalescer()) as call,
     ):
         await call.headers()
         assert await call.end() == body
     written = [0]
     async with runner(tmp_path, says_for_ever(b"HTTP/1.1 " + status + b"\r\n\r\n", b"\n\n" * 30_000, written)) as path:
         with pytest.raises(EngineFailed):
-            async with exchange(path, "/tokenize", b"{}", Mailroom()) as call:
+            async with exchange(path, "/tokenize", b"{}", Coalescer()) as call:
                 await call.end()
     assert written[0] < 4 << 20
 
@@ -154,7 +154,7 @@ async def test_what_no_engine_answers_is_the_engines_fault(tmp_path: Path, verb:
     body = msgspec.json.encode(said)
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
         with pytest.raises(EngineFailed):
-            await getattr(Engine(path, Mailroom()), verb)(given)
+            await getattr(Engine(path, Coalescer()), verb)(given)
 
 
 def question(keep: bool = False, most: int = 5) -> Question:
@@ -165,7 +165,7 @@ def question(keep: bool = False, most: int = 5) -> Question:
 async def test_token_ids_that_are_none_are_the_engines_fault(tmp_path: Path, tokens: bytes) -> None:
     async with runner(tmp_path, says(OK, EVENT.replace(b"[7]", b"[" + tokens + b"]"), LAST)) as path:
         with pytest.raises(EngineFailed):
-            async with aclosing(answer(Engine(path, Mailroom()), question(keep=True))) as events:
+            async with aclosing(answer(Engine(path, Coalescer()), question(keep=True))) as events:
                 assert [event async for event in events] == []
 
 
@@ -174,7 +174,7 @@ async def test_an_answer_has_no_more_letters_than_its_tokens_could(tmp_path: Pat
     pieces = b"".join(b'data: {"content":"%d' % n + b"a" * 500_000 + b'"}\n\n' for n in range(4))
     async with (
         runner(tmp_path, says_for_ever(OK, pieces, written)) as path,
-        aclosing(answer(Engine(path, Mailroom()), question(most=3000))) as events,
+        aclosing(answer(Engine(path, Coalescer()), question(most=3000))) as events,
     ):
         texts = [event async for event in events]
     assert sum(len(getattr(event, "text", "")) for event in texts) < 5_000_000
@@ -228,7 +228,7 @@ async def test_a_chunk_whose_taking_raises_is_not_offered_again(tmp_path: Path) 
 
     async with runner(tmp_path, act) as path:
         with pytest.raises(ValueError, match=r"^$"):
-            async with aclosing(Engine(path, Mailroom()).complete("a", {}, tap)) as chunks:
+            async with aclosing(Engine(path, Coalescer()).complete("a", {}, tap)) as chunks:
                 offered += [chunk.content async for chunk in chunks]
     assert offered == [" a"]
 
@@ -246,7 +246,7 @@ async def test_many_small_events_let_others_have_their_turn(tmp_path: Path) -> N
 
     async with runner(tmp_path, says(OK, *[piece] * 40, LAST)) as path:
         watch = asyncio.create_task(look())
-        async with aclosing(answer(Engine(path, Mailroom()), question())) as events:
+        async with aclosing(answer(Engine(path, Coalescer()), question())) as events:
             assert len([event async for event in events]) == 1
         running = False
         await watch

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ndani.engines import UNREADABLE
-from ndani.engines.stream import Mailroom, exchange
+from ndani.engines.stream import Coalescer, exchange
 from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message
 
@@ -122,9 +122,9 @@ _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_evaluated", "t
 class Engine:
     """One runner, as the front sees it. Every method raises EngineFailed when the runner goes away."""
 
-    def __init__(self, socket: str, mailroom: Mailroom) -> None:
+    def __init__(self, socket: str, coalescer: Coalescer) -> None:
         self._socket = socket
-        self._mailroom = mailroom
+        self._coalescer = coalescer
 
     async def render(self, messages: tuple[Message, ...], think: bool | None = None) -> str:
         """The prompt that the model's own chat template makes of a conversation; `think` is its `enable_thinking`, where said.
@@ -173,7 +173,7 @@ class Engine:
         """
         body = msgspec.json.encode({"input": inputs, "encoding_format": "base64", "embd_normalize": 2})
         more = _WIDEST_VECTOR * len(inputs)
-        async with exchange(self._socket, "/v1/embeddings", body, self._mailroom, more=more) as call:
+        async with exchange(self._socket, "/v1/embeddings", body, self._coalescer, more=more) as call:
             status = await call.headers()
             whole = await call.end()
         if status != 200:
@@ -202,7 +202,7 @@ class Engine:
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom) as call:
+        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._coalescer) as call:
             if await call.headers() != 200:
                 raise _refused(_told(await call.end()), call.status, "the engine refuses these options; check their values")
             call.stream(_offering(tap) if tap else None)
@@ -226,7 +226,7 @@ class Engine:
             return msgspec.json.decode(whole, type=kind)
 
     async def _fetch(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> bytes:
-        async with exchange(self._socket, route, msgspec.json.encode(body), self._mailroom) as call:
+        async with exchange(self._socket, route, msgspec.json.encode(body), self._coalescer) as call:
             status = await call.headers()
             whole = await call.end()
         if status != 200:

@@ -36,7 +36,7 @@ _LEAST_ANSWER, _PER_BYTE, MOST_ANSWER = 1 << 20, 64, 1 << 30
 BROKEN = "an error was encountered while running the model: its runner stopped; the next request starts a new one"
 
 
-class Mailroom:
+class Coalescer:
     """Wakes the front as seldom as can be: one for all exchanges of an event loop.
 
     An engine that makes eight answers at once writes eight sockets within a millisecond, every fifty. Woken for each,
@@ -64,10 +64,10 @@ class Exchange(asyncio.Protocol):
     HIGH_WATER together; what is neither head nor body has no more either.
     """
 
-    def __init__(self, mailroom: Mailroom, most: int) -> None:
+    def __init__(self, coalescer: Coalescer, most: int) -> None:
         self.status = 0
         self._tap: Callable[[bytes], bool] | None = None
-        self._mailroom = mailroom
+        self._coalescer = coalescer
         self._most = most
         self._streamed = False
         self._finished = False  # the whole answer arrived
@@ -90,8 +90,8 @@ class Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
-        if self._mailroom.answers > 1:
-            self._mailroom.gather()
+        if self._coalescer.answers > 1:
+            self._coalescer.gather()
         self._bare += len(data)
         try:
             self._parser.feed_data(data)
@@ -216,7 +216,7 @@ class Exchange(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def exchange(socket: str, route: str, body: bytes, mailroom: Mailroom, *, more: int = 0) -> AsyncIterator[Exchange]:
+async def exchange(socket: str, route: str, body: bytes, coalescer: Coalescer, *, more: int = 0) -> AsyncIterator[Exchange]:
     """Send one request and give its reading end. An answer that is no stream may have `more` bytes than most.
 
     Leaving the block closes the connection, which is how an answer is cancelled: the engine looks between batches.
@@ -225,15 +225,15 @@ async def exchange(socket: str, route: str, body: bytes, mailroom: Mailroom, *, 
     loop = asyncio.get_running_loop()
     try:
         most = min(_LEAST_ANSWER + _PER_BYTE * len(body) + more, MOST_ANSWER)
-        transport, protocol = await loop.create_unix_connection(lambda: Exchange(mailroom, most), socket)
+        transport, protocol = await loop.create_unix_connection(lambda: Exchange(coalescer, most), socket)
     except OSError:
         raise EngineFailed(BROKEN) from None
-    mailroom.answers += 1
+    coalescer.answers += 1
     try:
         head = f"POST {route} HTTP/1.1\r\nHost: runner\r\nConnection: close\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         transport.write(head.encode() + body)
         yield protocol
     finally:
-        mailroom.answers -= 1
+        coalescer.answers -= 1
         transport.abort()

@@ -16,7 +16,7 @@ from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.ledger.log import Log
 from ndani.runtime.pool import Pool
-from ndani.service.cards import Cards, read_template, require_local, runner_key
+from ndani.service.resolver import ModelResolver, read_template, require_local, runner_key
 from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
@@ -42,9 +42,9 @@ class Shown:
 class Models:
     """What can be done with the models of a store."""
 
-    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, maker: Maker, log: Log) -> None:
+    def __init__(self, store: Store, resolver: ModelResolver, pool: Pool, fetcher: Fetcher, maker: Maker, log: Log) -> None:
         self.store = store
-        self._cards = cards
+        self._resolver = resolver
         self._pool = pool
         self._fetcher = fetcher
         self._maker = maker
@@ -73,7 +73,7 @@ class Models:
 
     def _shown(self, model: str) -> Shown:
         name = names.parse(model)
-        entry = self._cards.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
+        entry = self._resolver.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
         return Shown(self.store.describe(entry), entry, self.store.header(entry), entry.weights_path)
 
     async def copy(self, source: str, destination: str) -> None:
@@ -145,13 +145,13 @@ class Models:
         await asyncio.to_thread(_check, recipe)
         if base:
             try:
-                entry = self._cards.find(base, missing="")
+                entry = self._resolver.find(base, missing="")
             except NotFound:
                 async with aclosing(self._fetcher.pull(names.parse(base), insecure=False)) as steps:
                     async for step in steps:
                         if step.status != "success":  # that is the last word of the whole
                             yield step
-                entry = self._cards.find(base, missing=f"model '{base}' not found")
+                entry = self._resolver.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
         old = self._runs(name)
         try:

@@ -1,4 +1,4 @@
-"""What every request needs to know of a model, and what it asks of a runner: name → Card → Want."""
+"""What every request needs to know of a model, and what it asks of a runner: a name, a ResolvedModel, a Want."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LEAST_BATCH = 32
 FOREVER = 2**63 / 1e9
 
 #: Models that the service remembers what it needs to know of.
-MOST_CARDS = 1000
+MOST_MODELS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ResolvedModel:
     """What every request needs to know of a model; `want` has what is the same for all its requests."""
 
     entry: Entry
@@ -39,7 +39,7 @@ class Card:
     capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
 
 
-class Cards:
+class ModelResolver:
     """The models of a store, as requests ask for them.
 
     `renewed` is called with the key of a runner whose weights were damaged when it loaded them and are whole now.
@@ -49,10 +49,11 @@ class Cards:
         self.settings = settings
         self.store = store
         self._renewed = renewed
-        self._cards: dict[tuple[names.Name, str, int], Card] = {}
+        self._models: dict[tuple[names.Name, str, int], ResolvedModel] = {}
         self._files: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {}
 
     def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> Entry:
+        """The model of a name. Raises NotFound in the words of `missing`, BadName, Forbidden in those of `remote` for Ollama's cloud."""
         if not model:
             raise NotFound("model '' not found")
         name = names.parse(model)
@@ -60,39 +61,39 @@ class Cards:
             raise Forbidden(f"ollama cloud is disabled: {remote}")
         return self.store.find(name, missing=missing)
 
-    async def card(self, entry: Entry) -> Card:
+    async def resolve(self, entry: Entry) -> ResolvedModel:
         """What every request needs to know of a model, worked out once for each content that a name has had."""
         key = (entry.name, entry.digest, self.store.generation)
-        if key not in self._cards:
-            if len(self._cards) >= MOST_CARDS:
-                self._cards.clear()
+        if key not in self._models:
+            if len(self._models) >= MOST_MODELS:
+                self._models.clear()
                 self._files.clear()
-            card, files = await asyncio.to_thread(lambda: (self._describe(entry), _files(entry)))
-            since, loaded = self._files.get(card.want.key, (key[2], files))
+            model, files = await asyncio.to_thread(lambda: (self._resolve(entry), _files(entry)))
+            since, loaded = self._files.get(model.want.key, (key[2], files))
             if since != key[2] and loaded != files:
-                self._renewed(card.want.key)
-            self._files[card.want.key] = key[2], files
-            self._cards[key] = card
-        return self._cards[key]
+                self._renewed(model.want.key)
+            self._files[model.want.key] = key[2], files
+            self._models[key] = model
+        return self._models[key]
 
-    def _describe(self, entry: Entry) -> Card:
+    def _resolve(self, entry: Entry) -> ResolvedModel:
         if entry.projector:
             raise Unsupported("models with a projector are not in this version")
-        model, header = self.store.describe(entry), self.store.header(entry)
-        embeds = "embedding" in model.capabilities
+        listed, header = self.store.describe(entry), self.store.header(entry)
+        embeds = "embedding" in listed.capabilities
         sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
         want = Want(
             key=runner_key(entry),
             name=str(entry.name),
             digest=entry.digest,
-            details=model.details,
+            details=listed.details,
             weights=entry.weights_path,
             size=entry.weights.size + (entry.adapter_layer.size if entry.adapter_layer else 0),
             adapter=entry.adapter,
             # A model that looks at a text as a whole keeps nothing of it for the next token.
             kv_bytes=0 if sees_all else header.kv_bytes_per_token(self.settings.kv_cache_type),
             trained_ctx=header.context_length,
-            engine="echo" if model.details.format == "echo" else "llama",
+            engine="echo" if listed.details.format == "echo" else "llama",
             embedding=embeds,
         )
         native = header.chat_template is not None
@@ -101,13 +102,15 @@ class Cards:
         if isinstance(template, BadRequest):
             wrong = f"the model {entry.name} has a template that cannot be used ({template})"
             template = BadRequest(f"{wrong}; create it again with another one")
-        return Card(entry, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(model.capabilities))
+        return ResolvedModel(
+            entry, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
+        )
 
-    def want(self, card: Card, said: Sampling) -> Want:
+    def want(self, model: ResolvedModel, said: Sampling) -> Want:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
         default = self.settings.context_length if self.settings.context_length > 0 else DEFAULT_CTX
         return replace(
-            card.want,
+            model.want,
             num_ctx=said.num_ctx or default,
             # llama.cpp aborts with a batch smaller than its slots, and looks for a client that left only between two.
             num_batch=None if said.num_batch is None else max(min(said.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
@@ -117,14 +120,15 @@ class Cards:
             use_mmap=said.use_mmap,
         )
 
-    def want_vectors(self, card: Card, said: Sampling) -> Want:
+    def want_vectors(self, model: ResolvedModel, said: Sampling) -> Want:
         """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
-        if card.want.engine != "llama":
-            raise Unsupported(f'"{card.want.name}" does not support embeddings')
-        want = self.want(card, said)
+        if model.want.engine != "llama":
+            raise Unsupported(f'"{model.want.name}" does not support embeddings')
+        want = self.want(model, said)
         return want if want.embedding else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
 
     def keep_alive(self, said: float | None) -> float:
+        """Seconds that a model stays after a request: what it said, else the settings; negative for ever."""
         seconds = self.settings.keep_alive if said is None else said
         return -1.0 if seconds > FOREVER else seconds
 
