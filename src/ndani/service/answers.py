@@ -20,8 +20,8 @@ from ndani.runtime.residence import LEAST_CTX, Lease
 from ndani.service.resolver import ModelResolver, ResolvedModel, read_template, runner_key
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
-#: What a request may ask for and a later version will bring, with what is said of it until then.
-LATER = {
+#: What a request may ask for beyond text, with what is said where this version does not serve it with the model's engine.
+NOT_SERVED = {
     "thinking": "thinking is not in this version; leave out think, or set it to false",
     "tools": "tools are not in this version; leave them out",
     "tool_calls": "tool_calls are not in this version; leave them out",
@@ -58,7 +58,7 @@ class Answers:
         _require(model, request, "generate")
         if request.suffix and not (isinstance(template, Template) and template.mentions("suffix")):
             raise Unsupported(f"{entry.name.full} does not support insert")
-        _allow(request)
+        _reject_unsupported(model, request)
         if not request.prompt:
             return self._load(model, request.sampling, request.keep_alive), ()
         said: tuple[Message, ...] = (Message("user", request.prompt),)
@@ -90,7 +90,7 @@ class Answers:
         entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
         model = await self._resolver.resolve(entry)
         _require(model, request, "chat")
-        _allow(request)
+        _reject_unsupported(model, request)
         if not request.messages:
             return self._load(model, request.sampling, request.keep_alive), ()
         said = entry.messages + request.messages
@@ -146,7 +146,7 @@ async def _unloaded() -> AsyncGenerator[Event]:
 
 
 def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
-    """Refuse what the model cannot do, in Ollama's order (reference 1.6); its options come after that, in `_allow`."""
+    """Refuse what the model cannot do, in Ollama's order (reference 1.6); its options come after that, in `_reject_unsupported`."""
     if "thinking" in request.asks and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities:
@@ -155,10 +155,10 @@ def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb:
         raise Unsupported(f"{model.entry.name.full} does not support tools")
 
 
-def _allow(request: GenerateRequest | ChatRequest) -> None:
-    """Refuse what the model could do and this version cannot, then options that make no sense."""
-    for word, sentence in LATER.items():
-        if word in request.asks:
+def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
+    """Refuse what the model could do and this version cannot with its engine, then options that make no sense."""
+    for word, sentence in NOT_SERVED.items():
+        if word in request.asks and word not in model.engine.serves:
             raise Unsupported(sentence)
     if request.wrong:
         raise BadRequest(request.wrong)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ndani import names
+from ndani.engines import EngineSpec, running
 from ndani.engines.sampling import read
 from ndani.engines.template import Template, parse
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
@@ -31,10 +32,11 @@ class ResolvedModel:
     """What every request needs to know of a model; `want` has what is the same for all its requests."""
 
     entry: Entry
+    engine: EngineSpec
     options: Sampling
     want: Want
     template: Template | BadRequest | None  # the Go template, or why it cannot be read
-    native: bool  # its weights hold a chat template, which the engine applies
+    native: bool  # its weights hold a chat template, and the engine applies it
     unobeyed: tuple[str, ...]  # names of what its config asks for and nothing here obeys: renderer, parser
     capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
 
@@ -77,8 +79,11 @@ class ModelResolver:
         return self._models[key]
 
     def _resolve(self, entry: Entry) -> ResolvedModel:
-        if entry.projector:
+        engine = running(entry.config.model_format)
+        if entry.projector and not engine.projectors:
             raise Unsupported("models with a projector are not in this version")
+        if entry.adapter and not engine.adapters:
+            raise Unsupported(f"models with an adapter are not in this version of the engine {engine.name}")
         listed, header = self.store.describe(entry), self.store.header(entry)
         embeds = "embedding" in listed.capabilities
         sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
@@ -93,17 +98,17 @@ class ModelResolver:
             # A model that looks at a text as a whole keeps nothing of it for the next token.
             kv_bytes=0 if sees_all else header.kv_bytes_per_token(self.settings.kv_cache_type),
             trained_ctx=header.context_length,
-            engine="echo" if listed.details.format == "echo" else "llama",
+            engine=engine.name,
             embedding=embeds,
         )
-        native = header.chat_template is not None
+        native = engine.chat_template and header.chat_template is not None
         # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
         template = None if native and entry.config.renderer else read_template(entry.template)
         if isinstance(template, BadRequest):
             wrong = f"the model {entry.name} has a template that cannot be used ({template})"
             template = BadRequest(f"{wrong}; create it again with another one")
         return ResolvedModel(
-            entry, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
+            entry, engine, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
         )
 
     def want(self, model: ResolvedModel, said: Sampling) -> Want:
@@ -122,7 +127,7 @@ class ModelResolver:
 
     def want_vectors(self, model: ResolvedModel, said: Sampling) -> Want:
         """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
-        if model.want.engine != "llama":
+        if not model.engine.embeddings:
             raise Unsupported(f'"{model.want.name}" does not support embeddings')
         want = self.want(model, said)
         return want if want.embedding else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
