@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ndani.engines.answer import Question, answer
 from ndani.engines.client import Chunk, Engine
+from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import HIGH_WATER, MOST_EVENT, Coalescer, exchange
 from ndani.errors import EngineFailed
@@ -165,7 +165,7 @@ def question(keep: bool = False, most: int = 5) -> Question:
 async def test_token_ids_that_are_none_are_the_engines_fault(tmp_path: Path, tokens: bytes) -> None:
     async with runner(tmp_path, says(OK, EVENT.replace(b"[7]", b"[" + tokens + b"]"), LAST)) as path:
         with pytest.raises(EngineFailed):
-            async with aclosing(answer(Engine(path, Coalescer()), question(keep=True))) as events:
+            async with aclosing(ask(Engine(path, Coalescer()), question(keep=True))) as events:
                 assert [event async for event in events] == []
 
 
@@ -174,7 +174,7 @@ async def test_an_answer_has_no_more_letters_than_its_tokens_could(tmp_path: Pat
     pieces = b"".join(b'data: {"content":"%d' % n + b"a" * 500_000 + b'"}\n\n' for n in range(4))
     async with (
         runner(tmp_path, says_for_ever(OK, pieces, written)) as path,
-        aclosing(answer(Engine(path, Coalescer()), question(most=3000))) as events,
+        aclosing(ask(Engine(path, Coalescer()), question(most=3000))) as events,
     ):
         texts = [event async for event in events]
     assert sum(len(getattr(event, "text", "")) for event in texts) < 5_000_000
@@ -206,7 +206,7 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
             with pytest.raises(Ours) if error else contextlib.nullcontext():
                 async with (
                     owned.lease(ONE, 60.0) as lease,
-                    aclosing(answer(lease.engine, asked, Failing())) as events,
+                    aclosing(ask(lease.engine, asked, Failing())) as events,
                 ):
                     async for _ in events:
                         pass
@@ -246,7 +246,7 @@ async def test_many_small_events_let_others_have_their_turn(tmp_path: Path) -> N
 
     async with runner(tmp_path, says(OK, *[piece] * 40, LAST)) as path:
         watch = asyncio.create_task(look())
-        async with aclosing(answer(Engine(path, Coalescer()), question())) as events:
+        async with aclosing(ask(Engine(path, Coalescer()), question())) as events:
             assert len([event async for event in events]) == 1
         running = False
         await watch

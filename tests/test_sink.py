@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ndani.engines import Launch
-from ndani.engines.answer import MOST_REPEATS, Question, answer
 from ndani.engines.client import Engine
+from ndani.engines.question import MOST_REPEATS, Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import Coalescer
 from ndani.errors import EngineFailed
@@ -59,7 +59,7 @@ async def told(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
         await runner.ready(60)
-        async with aclosing(answer(Engine(runner.socket, Coalescer()), asked, sink)) as events:
+        async with aclosing(ask(Engine(runner.socket, Coalescer()), asked, sink)) as events:
             return [event async for event in events]
     finally:
         await runner.stop()
@@ -85,7 +85,7 @@ async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
         await runner.ready(60)
-        async with aclosing(answer(Engine(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
+        async with aclosing(ask(Engine(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
             async for event in events:
                 if isinstance(event, Text):
                     order.append(event.text)

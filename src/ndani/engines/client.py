@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class TooLong(Exception):
-    """The prompt has more tokens than a slot has context. Not a user's error yet: `answer` cuts and asks again."""
+    """The prompt has more tokens than a slot has context. Not a user's error yet: `question.ask` cuts and asks again."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__(tokens)

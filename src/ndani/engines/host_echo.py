@@ -99,7 +99,7 @@ class Mouth:
         self.slots = [Slot(number) for number in range(launch.slots)]
         self._free = asyncio.Semaphore(launch.slots)
 
-    async def answer(self, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[Piece, None]:
+    async def say(self, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[Piece, None]:
         """Say the words of `text` in a slot, up to `limit` tokens (below zero: once). Waits while every slot is busy.
 
         Raises Refusal when the prompt has more tokens than a slot has context.
@@ -203,7 +203,7 @@ class Speech:
         said = _last_turn(given if isinstance(given, str) else words.decode(prompt))
         last = {"index": 0, "content": "", "tokens": [], "id_slot": 0, "stop": True, "tokens_evaluated": len(prompt)}
         count = 0
-        async with aclosing(self._mouth.answer(prompt, said, limit, list(body.get("stop") or []))) as pieces:
+        async with aclosing(self._mouth.say(prompt, said, limit, list(body.get("stop") or []))) as pieces:
             async for piece in pieces:
                 count += piece.token is not None
                 head = {"index": 0, "content": piece.text, "tokens": [0] if piece.token is None else [piece.token], "stop": False}
@@ -232,7 +232,7 @@ class Speech:
 
         opening: dict[str, Any] | None = {"role": "assistant", "content": None}
         count = 0
-        async with aclosing(self._mouth.answer(prompt, _last_turn(template), limit, list(body.get("stop") or []))) as pieces:
+        async with aclosing(self._mouth.say(prompt, _last_turn(template), limit, list(body.get("stop") or []))) as pieces:
             async for piece in pieces:
                 count += piece.token is not None
                 if piece.progress is not None:
@@ -318,7 +318,7 @@ class Line(asyncio.Protocol):
         if len(rest) < length:
             return
         body, self._held = rest[:length], rest[length:]
-        self._task = asyncio.create_task(self._answer(request.split(" ")[1], body))
+        self._task = asyncio.create_task(self._handle(request.split(" ")[1], body))
         self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -328,7 +328,7 @@ class Line(asyncio.Protocol):
         else:
             self._next()
 
-    async def _answer(self, path: str, body: bytes) -> None:
+    async def _handle(self, path: str, body: bytes) -> None:
         try:
             reply = self._speech.reply(path, body)
             if not hasattr(reply, "__aiter__"):

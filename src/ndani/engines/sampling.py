@@ -115,7 +115,7 @@ def translate(sampling: Sampling, num_ctx: int) -> dict[str, Any]:
     wanted = sampling.num_predict
     assert wanted is not None and sampling.seed is not None and sampling.repeat_last_n is not None and sampling.num_keep is not None
     return {
-        # 0 would give one token anyway: `answer` swallows it. Negative is "as long as it likes", which has a cap.
+        # 0 would give one token anyway, which nobody is told. Negative is "as long as it likes", which has a cap.
         "n_predict": min(max(wanted, 1), most) if wanted >= 0 else most,
         "seed": sampling.seed if sampling.seed >= 0 else 0xFFFFFFFF,
         "n_keep": min(max(sampling.num_keep, -1), num_ctx - 1),

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Literal
 
 from ndani import names
-from ndani.engines.answer import Question, answer
+from ndani.engines.question import Question, ask
 from ndani.engines.sampling import merge
-from ndani.engines.template import Template
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
+from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX, Lease
 from ndani.service.resolver import ModelResolver, ResolvedModel, read_template, runner_key
@@ -81,7 +81,7 @@ class Answers:
         unobeyed = () if request.raw else model.unobeyed
         if request.template or request.suffix:  # then no renderer would be asked
             unobeyed = tuple(word for word in unobeyed if word != "renderer")
-        return self._answer(model, question, request.keep_alive, sink), unobeyed
+        return self._run(model, question, request.keep_alive, sink), unobeyed
 
     async def chat(self, request: ChatRequest, sink: Sink | None = None) -> Answering:
         """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `sink`: as in `generate`."""
@@ -105,7 +105,7 @@ class Answers:
             truncate=request.truncate,
             shift=request.shift,
         )
-        return self._answer(model, question, request.keep_alive, sink), model.unobeyed
+        return self._run(model, question, request.keep_alive, sink), model.unobeyed
 
     # How it is done.
 
@@ -122,13 +122,13 @@ class Answers:
             pass
         yield Done("load")
 
-    async def _answer(self, model: ResolvedModel, question: Question, keep_alive: float | None, sink: Sink | None) -> AsyncGenerator[Event]:
+    async def _run(self, model: ResolvedModel, question: Question, keep_alive: float | None, sink: Sink | None) -> AsyncGenerator[Event]:
         """Lease, ask, account: the road of every answer."""
         started = time.monotonic_ns()
         async with self._pool.lease(self._resolver.want(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
             asked = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
-                async with aclosing(answer(lease.engine, asked, sink)) as events:
+                async with aclosing(ask(lease.engine, asked, sink)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from ndani import names
 from ndani.engines import EngineSpec, running
 from ndani.engines.sampling import read
-from ndani.engines.template import Template, parse
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
+from ndani.prompts.template import Template, parse
 from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
 from ndani.settings import Settings
 from ndani.store import Entry, Store

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ndani.engines.client import Chunk, Engine, Timings, TooLong
-from ndani.engines.fit import Fitted, Render, fit
 from ndani.engines.sampling import translate
-from ndani.engines.template import Conversation, Template, Turn
-from ndani.engines.template.bounds import OUTPUT
 from ndani.errors import BadRequest
+from ndani.prompts.fit import Fitted, RenderPrompt, fit
+from ndani.prompts.template import Conversation, Template, Turn
+from ndani.prompts.template.bounds import OUTPUT
 from ndani.types import Done, Event, Message, Rendered, Sampling, Sink, Text, Usage
 
 #: Letters of an answer for each token that it may have, beside the longest word it may be stopped at: no token has so many.
@@ -58,7 +58,7 @@ class Question:
     wants_context: bool = False
 
 
-async def answer(engine: Engine, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
+async def ask(engine: Engine, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
     """The answer as it is made: Text…, then one Done; or one Rendered. Texts that `sink` takes are not among them.
 
     Raises BadRequest, EngineFailed.
@@ -173,7 +173,7 @@ async def _before(engine: Engine, context: tuple[int, ...]) -> str:
     return await engine.detokenize(context) if context else ""
 
 
-def _renderer(engine: Engine, question: Question, prefix: str) -> Render:
+def _renderer(engine: Engine, question: Question, prefix: str) -> RenderPrompt:
     """The one place that decides how messages become a prompt."""
     way, suffix, think = question.render, question.suffix, question.think
 
@@ -194,7 +194,7 @@ def _filled(template: Template, messages: tuple[Message, ...], suffix: str, thin
     return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))
 
 
-async def _fit(engine: Engine, question: Question, render: Render) -> Fitted:
+async def _fit(engine: Engine, question: Question, render: RenderPrompt) -> Fitted:
     keep = question.sampling.num_keep or 0
     fitted = await fit(question.messages, question.num_ctx, keep, render, engine.tokenize, cut=question.shift)
     if fitted is None or (fitted.truncated and not question.truncate):
