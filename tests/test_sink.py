@@ -12,10 +12,11 @@ import pytest
 
 from ndani.engines import Launch
 from ndani.engines.client import Engine
-from ndani.engines.question import MOST_REPEATS, Question, ask
+from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import Coalescer
 from ndani.errors import EngineFailed
+from ndani.outputs import MOST_REPEATS
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 from ndani.types import Done, Event, Message, Sampling, Sink, Text
