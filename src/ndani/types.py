@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -123,9 +125,11 @@ class Usage:
     total_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of an answer, as it is made; `tokens` are the ids it came from, where the engine says."""
+class Text(msgspec.Struct, frozen=True):
+    """A piece of an answer, as it is made; `tokens` are the ids it came from, where the engine says.
+
+    One is made for every token, which takes a frozen dataclass six times as long.
+    """
 
     text: str
     tokens: tuple[int, ...] = ()

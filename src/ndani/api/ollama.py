@@ -94,7 +94,7 @@ def render_generate(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
 
     def line(event: Event) -> bytes:
         if isinstance(event, Text):
-            return b'%b%b","response":%b,"done":false}\n' % (head, clock.now().encode(), encode(event.text))
+            return b'%b%b","response":%b,"done":false}\n' % (head, clock.stamp(), encode(event.text))
         if isinstance(event, Rendered):
             return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debugged(event)) + b"\n"
         return fold("", event) + b"\n"
@@ -122,7 +122,7 @@ def render_chat(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
         if isinstance(event, Text):
             return b'%b%b","message":{"role":"assistant","content":%b},"done":false}\n' % (
                 head,
-                clock.now().encode(),
+                clock.stamp(),
                 encode(event.text),
             )
         if isinstance(event, Rendered):

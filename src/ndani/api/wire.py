@@ -326,15 +326,18 @@ class Clock:
 
     def __init__(self) -> None:
         self._second = -1
-        self._text = ""
+        self._text = b""
 
     def now(self) -> str:
         """The stamp of this moment."""
-        ns = time.time_ns()
-        second, rest = divmod(ns, 1_000_000_000)
+        return self.stamp().decode()
+
+    def stamp(self) -> bytes:
+        """The same as it stands in the line of every token."""
+        second, rest = divmod(time.time_ns(), 1_000_000_000)
         if second != self._second:
-            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{rest:09d}Z"
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+        return b"%b.%09dZ" % (self._text, rest)
 
 
 def local_stamp(seconds: float) -> str:
