@@ -18,9 +18,9 @@ from ndani.engines.client import Chunk, Engine, Timings, TooLong
 from ndani.engines.sampling import translate
 from ndani.errors import BadRequest
 from ndani.outputs import Accumulator
+from ndani.prompts import fill
 from ndani.prompts.fit import Fitted, RenderPrompt, fit
-from ndani.prompts.template import Conversation, Template, Turn
-from ndani.prompts.template.bounds import OUTPUT
+from ndani.prompts.template import Template
 from ndani.types import Done, Event, Message, Rendered, Sampling, Sink, Text, Usage
 
 TOO_LONG = (
@@ -167,20 +167,13 @@ def _renderer(engine: Engine, question: Question, prefix: str) -> RenderPrompt:
     way, suffix, think = question.render, question.suffix, question.think
 
     async def render(messages: tuple[Message, ...]) -> str:
-        if isinstance(way, Template):  # a second or two at worst, so not on the loop
-            return prefix + await asyncio.to_thread(_filled, way, messages, suffix, think)
+        if isinstance(way, Template):  # not on the loop
+            return prefix + await asyncio.to_thread(fill, way, messages, suffix, think)
         if way == "engine":
             return prefix + await engine.render(messages, think)
         return prefix + "\n\n".join(m.content for m in messages)
 
     return render
-
-
-def _filled(template: Template, messages: tuple[Message, ...], suffix: str, think: bool | None) -> str:
-    if sum(len(message.content) for message in messages) > OUTPUT:
-        raise BadRequest(f"the prompt is longer than {OUTPUT:,} characters; shorten it")
-    turns = tuple(Turn(m.role, m.content, m.thinking, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
-    return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))
 
 
 async def _fit(engine: Engine, question: Question, render: RenderPrompt) -> Fitted:

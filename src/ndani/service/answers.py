@@ -14,10 +14,11 @@ from ndani.engines.question import Question, ask
 from ndani.engines.sampling import merge
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
+from ndani.prompts import ChatTemplate, read_template
 from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX, Lease
-from ndani.service.resolver import ModelResolver, ResolvedModel, read_template, runner_key
+from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
 #: What a request may ask for beyond text, with what is said where this version does not serve it with the model's engine.
@@ -56,7 +57,7 @@ class Answers:
         model = await self._resolver.resolve(entry)
         template = await asyncio.to_thread(read_template, request.template) if request.template else model.template
         _require(model, request, "generate")
-        if request.suffix and not (isinstance(template, Template) and template.mentions("suffix")):
+        if request.suffix and not template.mentions("suffix"):
             raise Unsupported(f"{entry.name.full} does not support insert")
         _reject_unsupported(model, request)
         if not request.prompt:
@@ -164,11 +165,9 @@ def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatReq
         raise BadRequest(request.wrong)
 
 
-def _rendering(model: ResolvedModel, template: Template | BadRequest | None) -> Template | Literal["engine", "plain"]:
+def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Literal["engine", "plain"]:
     """How the messages of a request become a prompt. Raises BadRequest where its template cannot be read."""
-    if isinstance(template, BadRequest):
-        raise BadRequest(str(template))
-    return template or ("engine" if model.native else "plain")
+    return template.required() or ("engine" if model.native else "plain")
 
 
 def _context(said: int | None, lease: Lease) -> int:

@@ -15,8 +15,9 @@ from ndani.convert.maker import Maker
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.ledger.log import Log
+from ndani.prompts import read_template
 from ndani.runtime.pool import Pool
-from ndani.service.resolver import ModelResolver, read_template, require_local, runner_key
+from ndani.service.resolver import ModelResolver, require_local, runner_key
 from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Entry, Store
@@ -192,5 +193,5 @@ def _check(recipe: Recipe) -> None:
     read(check_parameters(recipe.parameters)[0])
     if recipe.quantize:
         parse_kind(recipe.quantize)
-    if isinstance(error := read_template(recipe.template), BadRequest):
+    if error := read_template(recipe.template).error:
         raise BadRequest(f"template error: {error}")

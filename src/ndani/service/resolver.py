@@ -10,7 +10,7 @@ from ndani import names
 from ndani.engines import EngineSpec, running
 from ndani.engines.sampling import read
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
-from ndani.prompts.template import Template, parse
+from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
 from ndani.settings import Settings
 from ndani.store import Entry, Store
@@ -35,7 +35,7 @@ class ResolvedModel:
     engine: EngineSpec
     options: Sampling
     want: Want
-    template: Template | BadRequest | None  # the Go template, or why it cannot be read
+    template: ChatTemplate
     native: bool  # its weights hold a chat template, and the engine applies it
     unobeyed: tuple[str, ...]  # names of what its config asks for and nothing here obeys: renderer, parser
     capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
@@ -103,10 +103,10 @@ class ModelResolver:
         )
         native = engine.chat_template and header.chat_template is not None
         # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
-        template = None if native and entry.config.renderer else read_template(entry.template)
-        if isinstance(template, BadRequest):
-            wrong = f"the model {entry.name} has a template that cannot be used ({template})"
-            template = BadRequest(f"{wrong}; create it again with another one")
+        template = read_template(None if native and entry.config.renderer else entry.template)
+        if template.error:
+            wrong = f"the model {entry.name} has a template that cannot be used ({template.error})"
+            template = ChatTemplate(error=f"{wrong}; create it again with another one")
         return ResolvedModel(
             entry, engine, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
         )
@@ -150,8 +150,7 @@ def _in_cloud(name: names.Name) -> bool:
 
 def abilities(template: str) -> set[str]:
     """What a Go template makes a model capable of: any of tools, insert, thinking; nothing where it cannot be read."""
-    found = read_template(template)
-    return found.capabilities() if isinstance(found, Template) else set()
+    return read_template(template).capabilities()
 
 
 def _own_options(entry: Entry) -> Sampling:
@@ -172,11 +171,3 @@ def runner_key(entry: Entry) -> str:
     """Which models share a runner: those with the same weights and the same adapter over them, or none."""
     adapter = entry.adapter_layer
     return f"{entry.weights.digest}+{adapter.digest}" if adapter else entry.weights.digest
-
-
-def read_template(text: str | None) -> Template | BadRequest | None:
-    """A model's own template. One that cannot be read is an error only for those who need it."""
-    try:
-        return parse(text) if text else None
-    except BadRequest as error:
-        return error
