@@ -15,14 +15,21 @@ from typing import Final, Protocol
 
 from ndani.errors import Misconfigured
 
-#: What a host renders of every conversation where it cannot read the chat template that the weights carry. They are loaded
-#: all the same: who brings a template of his own, or wants vectors, needs none.
-UNREADABLE = "the chat template cannot be read"
+_FIRST, _BARE = ".sock", "2.sock"
 
 
-def second_socket(path: str) -> str:
-    """The socket of a second try to load, beside that of the first: what a jailed process has made it cannot remove."""
-    return path.removesuffix(".sock") + "2.sock"
+def bare_socket(path: str) -> str:
+    """Where a host serves weights without the chat template that they carry, for it cannot read that: told by the name alone.
+
+    They are loaded all the same: who brings a template of his own, or wants vectors, needs none. It is not the socket of the
+    first try to load, for what a jailed process has made it cannot remove.
+    """
+    return path.removesuffix(_FIRST) + _BARE
+
+
+def is_bare(path: str) -> bool:
+    """Whether a socket is a `bare_socket`: nobody can have conversations rendered there."""
+    return path.endswith(_BARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +57,11 @@ class Host(Protocol):
     """The side of an engine that lives in the runner. Both calls happen on the main thread, in this order.
 
     `gpu`, set by `prepare`, says whether the engine will compute on a GPU where there is one: the jail then leaves its
-    devices open. `second`, set by `open`, says that it serves on `second_socket` instead.
+    devices open. `bare`, set by `open`, says that it serves on `bare_socket` instead, without the weights' chat template.
     """
 
     gpu: bool
-    second: bool
+    bare: bool
 
     def prepare(self, launch: Launch) -> None:
         """Import every library the engine needs. Called before the jail shuts; must start no thread.

@@ -378,7 +378,7 @@ class Line(asyncio.Protocol):
 class EchoHost:
     """The echo engine as a runner's host."""
 
-    gpu = second = False
+    gpu = bare = False
 
     def prepare(self, launch: Launch) -> None:
         """Nothing to import: this file has imported all it needs, and the jail may shut."""
