@@ -99,11 +99,11 @@ def render_generate(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
             return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debugged(event)) + b"\n"
         return fold("", event) + b"\n"
 
-    def fold(said: str, done: Done) -> bytes:
+    def fold(text: str, done: Done) -> bytes:
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
-            "response": said,
+            "response": text,
             "done": True,
             "done_reason": done.reason,
         }
@@ -130,8 +130,8 @@ def render_chat(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
             return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debugged(event)) + b"\n"
         return fold("", event) + b"\n"
 
-    def fold(said: str, done: Done) -> bytes:
-        message = {"role": "assistant", "content": said}
+    def fold(text: str, done: Done) -> bytes:
+        message = {"role": "assistant", "content": text}
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
@@ -152,7 +152,7 @@ def _usage(done: Done) -> dict[str, int]:
     if done.reason in ("load", "unload"):
         return {}
     use = done.usage
-    said = {
+    counted = {
         "total_duration": use.total_ns,
         "load_duration": use.load_ns,
         "prompt_eval_count": use.prompt_tokens,
@@ -162,12 +162,12 @@ def _usage(done: Done) -> dict[str, int]:
         "eval_duration": use.output_ns,
         "truncated": done.truncated,
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in counted.items() if value}
 
 
 def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
     """What a model is; listings say its lengths too."""
-    said: dict[str, Any] = {
+    described: dict[str, Any] = {
         "parent_model": details.parent,
         "format": details.format,
         "family": details.family,
@@ -176,10 +176,10 @@ def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
         "quantization_level": details.quantization_level,
     }
     if listed and details.context_length:
-        said["context_length"] = details.context_length
+        described["context_length"] = details.context_length
     if listed and details.embedding_length:
-        said["embedding_length"] = details.embedding_length
-    return said
+        described["embedding_length"] = details.embedding_length
+    return described
 
 
 def render_models(models: list[Model]) -> dict[str, Any]:

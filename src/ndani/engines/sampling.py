@@ -59,7 +59,7 @@ MOST_CONTEXTS = 10
 
 def read(options: dict[str, Any]) -> tuple[Sampling, list[str]]:
     """Options by name, from a request or from a model's parameters."""
-    said: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     ignored: list[str] = []
     for name, value in options.items():
         if value is None:
@@ -67,8 +67,8 @@ def read(options: dict[str, Any]) -> tuple[Sampling, list[str]]:
         if name not in OPTIONS:
             ignored.append(name)
             continue
-        said[name] = _option(name, value)
-    return Sampling(**said), ignored
+        given[name] = _option(name, value)
+    return Sampling(**given), ignored
 
 
 def _option(name: str, value: Any) -> Any:
@@ -104,8 +104,8 @@ def merge(*layers: Sampling) -> Sampling:
     """One Sampling of many, the first that says something wins, field by field; DEFAULTS come last."""
     merged = DEFAULTS
     for layer in reversed(layers):
-        said = {name: value for name in FIELDS if (value := getattr(layer, name)) is not None}
-        merged = replace(merged, **said) if said else merged
+        given = {name: value for name in FIELDS if (value := getattr(layer, name)) is not None}
+        merged = replace(merged, **given) if given else merged
     return merged
 
 

@@ -62,13 +62,13 @@ class Answers:
         _reject_unsupported(model, request)
         if not request.prompt:
             return self._load(model, request.sampling, request.keep_alive), ()
-        said: tuple[Message, ...] = (Message("user", request.prompt),)
+        messages: tuple[Message, ...] = (Message("user", request.prompt),)
         system = request.system or entry.system
         if not request.raw:
             turns = entry.messages if request.context is None else ()
-            said = (*([Message("system", system)] if system else []), *turns, *said)
+            messages = (*([Message("system", system)] if system else []), *turns, *messages)
         question = Question(
-            said,
+            messages,
             merge(request.sampling, model.options),
             render="plain" if request.raw else _rendering(model, template),
             suffix=request.suffix,
@@ -94,11 +94,11 @@ class Answers:
         _reject_unsupported(model, request)
         if not request.messages:
             return self._load(model, request.sampling, request.keep_alive), ()
-        said = entry.messages + request.messages
+        messages = entry.messages + request.messages
         if entry.system and request.messages[0].role != "system":
-            said = (Message("system", entry.system), *said)
+            messages = (Message("system", entry.system), *messages)
         question = Question(
-            said,
+            messages,
             merge(request.sampling, model.options),
             render=_rendering(model, model.template),
             think=request.think,
@@ -170,6 +170,6 @@ def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Liter
     return template.required() or ("engine" if model.native else "plain")
 
 
-def _context(said: int | None, lease: Lease) -> int:
+def _context(num_ctx: int | None, lease: Lease) -> int:
     """The context of one request: what it asked for, at most what its slot has."""
-    return max(min(said, lease.num_ctx), LEAST_CTX) if said else lease.num_ctx
+    return max(min(num_ctx, lease.num_ctx), LEAST_CTX) if num_ctx else lease.num_ctx

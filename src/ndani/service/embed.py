@@ -32,12 +32,12 @@ class Embeddings:
             self._pool.unload(runner_key(entry))
             return Vectors(())
         model = await self._resolver.resolve(entry)
-        said = merge(request.sampling, model.options)
-        want = self._resolver.want_vectors(model, said)
+        sampling = merge(request.sampling, model.options)
+        want = self._resolver.want_vectors(model, sampling)
         if request.wrong:
             raise BadRequest(request.wrong)
         async with self._pool.lease(want, self._resolver.keep_alive(request.keep_alive)) as lease:
-            num_ctx = lease.num_ctx if said.num_ctx is None else min(said.num_ctx, lease.num_ctx)
+            num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
             if "bert" not in model.want.details.family:  # one that reads a text token by token refuses what fills its slot
                 num_ctx = min(num_ctx, lease.num_ctx - 1)
             try:

@@ -111,30 +111,32 @@ class ModelResolver:
             entry, engine, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
         )
 
-    def want(self, model: ResolvedModel, said: Sampling) -> Want:
+    def want(self, model: ResolvedModel, sampling: Sampling) -> Want:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
         default = self.settings.context_length if self.settings.context_length > 0 else DEFAULT_CTX
         return replace(
             model.want,
-            num_ctx=said.num_ctx or default,
+            num_ctx=sampling.num_ctx or default,
             # llama.cpp aborts with a batch smaller than its slots, and looks for a client that left only between two.
-            num_batch=None if said.num_batch is None else max(min(said.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
-            num_thread=said.num_thread if said.num_thread and said.num_thread > 0 else None,
-            num_gpu=None if said.num_gpu == -1 else said.num_gpu,
-            main_gpu=said.main_gpu,
-            use_mmap=said.use_mmap,
+            num_batch=None
+            if sampling.num_batch is None
+            else max(min(sampling.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
+            num_thread=sampling.num_thread if sampling.num_thread and sampling.num_thread > 0 else None,
+            num_gpu=None if sampling.num_gpu == -1 else sampling.num_gpu,
+            main_gpu=sampling.main_gpu,
+            use_mmap=sampling.use_mmap,
         )
 
-    def want_vectors(self, model: ResolvedModel, said: Sampling) -> Want:
+    def want_vectors(self, model: ResolvedModel, sampling: Sampling) -> Want:
         """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
         if not model.engine.embeddings:
             raise Unsupported(f'"{model.want.name}" does not support embeddings')
-        want = self.want(model, said)
+        want = self.want(model, sampling)
         return want if want.embedding else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
 
-    def keep_alive(self, said: float | None) -> float:
+    def keep_alive(self, asked: float | None) -> float:
         """Seconds that a model stays after a request: what it said, else the settings; negative for ever."""
-        seconds = self.settings.keep_alive if said is None else said
+        seconds = self.settings.keep_alive if asked is None else asked
         return -1.0 if seconds > FOREVER else seconds
 
 

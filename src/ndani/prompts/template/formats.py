@@ -206,9 +206,9 @@ class Printer:
             precision = None
         return Flags("#" in marks, "0" in marks, "+" in marks, minus, " " in marks, False, width, precision)
 
-    def size(self, said: str, left: list[Value], bad: str) -> int | None:
-        if said != "*":
-            value = int(said) if len(said) < 10 else WIDTH + 1
+    def size(self, spelled: str, left: list[Value], bad: str) -> int | None:
+        if spelled != "*":
+            value = int(spelled) if len(spelled) < 10 else WIDTH + 1
         else:
             given = left.pop() if left else None
             if not isinstance(given, int) or isinstance(given, bool):
