@@ -24,9 +24,9 @@ class Road:
 
     def request(self, prompt: str, tokens: int, chat: bool = False) -> bytes:
         """The same question in the words of this road."""
-        said = Sampling(temperature=0.0, seed=1, num_predict=tokens)
+        sampling = Sampling(temperature=0.0, seed=1, num_predict=tokens)
         if self.socket:
-            body = translate(merge(said, DEFAULTS), 4096) | {"stream": True, "return_progress": True}
+            body = translate(merge(sampling, DEFAULTS), 4096) | {"stream": True, "return_progress": True}
             if chat:
                 body |= {"messages": [{"role": "user", "content": prompt}]}
                 return _post("/v1/chat/completions", body)

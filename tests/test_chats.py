@@ -11,7 +11,7 @@ import pytest
 
 from conftest import ROOT, Start
 from ndani import names
-from ndani.engines.template import Conversation, Turn, parse
+from ndani.prompts.template import Conversation, Turn, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
 from ndani.store.chats import CHATS, NEAR, edits, recognise

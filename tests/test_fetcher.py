@@ -17,7 +17,7 @@ import pytest
 from ndani import names, settings
 from ndani.errors import NotFound, Offline, SourceFailed, StoreFailed
 from ndani.names import Name
-from ndani.service.cards import abilities
+from ndani.service.resolver import abilities
 from ndani.sources.catalogue import load
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store

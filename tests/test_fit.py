@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ndani.engines.fit import cut_middle, fit
+from ndani.prompts.fit import cut_middle, fit
 from ndani.types import Message
 
 

@@ -7,12 +7,10 @@ import gzip
 import random
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from ndani.sources.retry import RetryPolicy
 
 from ndani.errors import Misconfigured, NotFound, SourceFailed
 from ndani.names import Name, parse
@@ -22,6 +20,7 @@ from ndani.sources.hub import HubSource
 from ndani.sources.index import Index, read_configuration
 from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from registries import make_model

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from ndani.engines.answer import Question, answer
 from ndani.engines.client import Chunk, Engine
+from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
-from ndani.engines.stream import HIGH_WATER, MOST_EVENT, Mailroom, exchange
+from ndani.engines.stream import HIGH_WATER, MOST_EVENT, Coalescer, exchange
 from ndani.errors import EngineFailed
-from ndani.types import Message, Outlet, Sampling
+from ndani.types import Message, Sampling, Text
 from server import slowness
 from test_residence import ONE, pool
 
@@ -74,9 +74,10 @@ async def test_events_that_nobody_takes_hold_no_more_than_a_budget(tmp_path: Pat
     piece = event * max(1, 65536 // len(event))
     async with (
         runner(tmp_path, says_for_ever(OK, piece, written)) as path,
-        exchange(path, "/completion", b"{}", Mailroom(), streamed=True) as call,
+        exchange(path, "/completion", b"{}", Coalescer()) as call,
     ):
         await call.headers()
+        call.stream()
         before = -1
         while before != written[0]:  # until it is made to wait
             before = written[0]
@@ -93,7 +94,7 @@ async def test_an_event_without_end_is_hung_up_on(tmp_path: Path) -> None:
     written = [0]
     async with runner(tmp_path, says_for_ever(OK, b"data: {" + b"a" * 65536, written)) as path:
         with pytest.raises(EngineFailed):
-            async with aclosing(Engine(path, Mailroom()).complete("a", {})) as chunks:
+            async with aclosing(Engine(path, Coalescer()).complete("a", {})) as chunks:
                 assert [chunk async for chunk in chunks] == []
     assert written[0] < 4 * MOST_EVENT
 
@@ -103,7 +104,7 @@ async def test_heads_and_what_stands_between_chunks_without_end_are_hung_up_on(t
     written = [0]
     async with runner(tmp_path, says_for_ever(start, b"a" * 65536, written)) as path:
         with pytest.raises(EngineFailed):
-            await Engine(path, Mailroom()).tokenize("a")
+            await Engine(path, Coalescer()).tokenize("a")
     assert written[0] < 4 * MOST_EVENT
 
 
@@ -112,7 +113,7 @@ async def test_a_runner_that_asks_for_another_protocol_is_hung_up_on(tmp_path: P
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
     async with runner(tmp_path, says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx")) as path:
         with pytest.raises(EngineFailed):
-            await Engine(path, Mailroom()).tokenize("a")
+            await Engine(path, Coalescer()).tokenize("a")
     assert faults == [], "its fault, not ours"
 
 
@@ -122,14 +123,14 @@ async def test_an_answer_that_is_no_stream_is_not_taken_apart_and_ends(tmp_path:
     head = b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with (
         runner(tmp_path, says(head, *(body[at : at + 700] for at in range(0, len(body), 700)))) as path,
-        exchange(path, "/tokenize", b"{}", Mailroom()) as call,
+        exchange(path, "/tokenize", b"{}", Coalescer()) as call,
     ):
         await call.headers()
         assert await call.end() == body
     written = [0]
     async with runner(tmp_path, says_for_ever(b"HTTP/1.1 " + status + b"\r\n\r\n", b"\n\n" * 30_000, written)) as path:
         with pytest.raises(EngineFailed):
-            async with exchange(path, "/tokenize", b"{}", Mailroom()) as call:
+            async with exchange(path, "/tokenize", b"{}", Coalescer()) as call:
                 await call.end()
     assert written[0] < 4 << 20
 
@@ -153,7 +154,7 @@ async def test_what_no_engine_answers_is_the_engines_fault(tmp_path: Path, verb:
     body = msgspec.json.encode(said)
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
         with pytest.raises(EngineFailed):
-            await getattr(Engine(path, Mailroom()), verb)(given)
+            await getattr(Engine(path, Coalescer()), verb)(given)
 
 
 @pytest.mark.parametrize(("verb", "given"), [("tokenize", "a"), ("detokenize", [1]), ("render", (Message("user", "a"),))])
@@ -163,7 +164,7 @@ async def test_a_context_that_is_said_to_be_full_by_a_question_that_fills_none_i
     body = msgspec.json.encode({"error": {"type": "exceed_context_size_error", "n_prompt_tokens": 9}})
     async with runner(tmp_path, says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
         with pytest.raises(EngineFailed):
-            await getattr(Engine(path, Mailroom()), verb)(given)
+            await getattr(Engine(path, Coalescer()), verb)(given)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +174,13 @@ async def test_a_text_has_no_more_tokens_than_bytes_could_make(tmp_path: Path, t
     body = msgspec.json.encode({"tokens": [1] * tokens})
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
         with contextlib.nullcontext() if good else pytest.raises(EngineFailed):
-            assert len(await Engine(path, Mailroom()).tokenize(text)) == tokens
+            assert len(await Engine(path, Coalescer()).tokenize(text)) == tokens
 
 
 async def test_a_number_of_tokens_below_none_is_none(tmp_path: Path) -> None:
     body = msgspec.json.encode({"data": [{"index": 0, "embedding": "AACAPw=="}], "usage": {"prompt_tokens": -1}})
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
-        assert (await Engine(path, Mailroom()).embed(["a"]))[1] == 0
+        assert (await Engine(path, Coalescer()).embed(["a"]))[1] == 0
 
 
 def question(keep: bool = False, most: int = 5) -> Question:
@@ -190,7 +191,7 @@ def question(keep: bool = False, most: int = 5) -> Question:
 async def test_token_ids_that_are_none_are_the_engines_fault(tmp_path: Path, tokens: bytes) -> None:
     async with runner(tmp_path, says(OK, EVENT.replace(b"[7]", b"[" + tokens + b"]"), LAST)) as path:
         with pytest.raises(EngineFailed):
-            async with aclosing(answer(Engine(path, Mailroom()), question(keep=True))) as events:
+            async with aclosing(ask(Engine(path, Coalescer()), question(keep=True))) as events:
                 assert [event async for event in events] == []
 
 
@@ -199,7 +200,7 @@ async def test_an_answer_has_no_more_letters_than_its_tokens_could(tmp_path: Pat
     pieces = b"".join(b'data: {"content":"%d' % n + b"a" * 500_000 + b'"}\n\n' for n in range(4))
     async with (
         runner(tmp_path, says_for_ever(OK, pieces, written)) as path,
-        aclosing(answer(Engine(path, Mailroom()), question(most=3000))) as events,
+        aclosing(ask(Engine(path, Coalescer()), question(most=3000))) as events,
     ):
         texts = [event async for event in events]
     assert sum(len(getattr(event, "text", "")) for event in texts) < 5_000_000
@@ -214,10 +215,14 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
     """A reader that raises: the error is his, the chunk is counted once, and the runner that is well is kept."""
     taken: list[str] = []
 
-    def put(text: Any) -> None:
-        taken.append(text.text)
-        if len(taken) == 3:
-            raise Ours
+    class Failing:
+        def ready(self) -> bool:
+            return True
+
+        def put(self, text: Text) -> None:
+            taken.append(text.text)
+            if len(taken) == 3:
+                raise Ours
 
     asked = Question(
         (Message("user", "@delay=0.01 a b c d e f g h"),), merge(Sampling(num_predict=8), DEFAULTS), 1024, 1024, render="plain"
@@ -227,7 +232,7 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
             with pytest.raises(Ours) if error else contextlib.nullcontext():
                 async with (
                     owned.lease(ONE, 60.0) as lease,
-                    aclosing(answer(lease.engine, asked, Outlet(lambda: True, put))) as events,
+                    aclosing(ask(lease.engine, asked, Failing())) as events,
                 ):
                     async for _ in events:
                         pass
@@ -249,7 +254,7 @@ async def test_a_chunk_whose_taking_raises_is_not_offered_again(tmp_path: Path) 
 
     async with runner(tmp_path, act) as path:
         with pytest.raises(ValueError, match=r"^$"):
-            async with aclosing(Engine(path, Mailroom()).complete("a", {}, tap)) as chunks:
+            async with aclosing(Engine(path, Coalescer()).complete("a", {}, tap)) as chunks:
                 offered += [chunk.content async for chunk in chunks]
     assert offered == [" a"]
 
@@ -267,7 +272,7 @@ async def test_many_small_events_let_others_have_their_turn(tmp_path: Path) -> N
 
     async with runner(tmp_path, says(OK, *[piece] * 40, LAST)) as path:
         watch = asyncio.create_task(look())
-        async with aclosing(answer(Engine(path, Mailroom()), question())) as events:
+        async with aclosing(ask(Engine(path, Coalescer()), question())) as events:
             assert len([event async for event in events]) == 1
         running = False
         await watch

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "ndani"
 #: From the top down (DESIGN, the rooms); rooms of one line stand beside each other and do not import each other.
 ORDER = (
     ("cli",), ("console",), ("api",), ("skills",), ("service",), ("deploy",), ("optimize",), ("runtime",), ("knowledge",),
-    ("sources",), ("engines",), ("convert",), ("store",), ("access",), ("ledger",), ("jail",), ("settings",),
+    ("sources",), ("engines",), ("outputs",), ("prompts",), ("convert",), ("store",), ("access",), ("ledger",), ("jail",), ("settings",),
     ("names", "durations", "hosts", "foreign", "letters"), ("errors",), ("types",),
 )  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -15,9 +15,9 @@ from ndani import names
 from ndani.api.show import Asked, render_show
 from ndani.cli.create import gather
 from ndani.engines.sampling import OPTIONS
-from ndani.engines.template.formats import quote
 from ndani.errors import BadRequest
 from ndani.letters import is_seen
+from ndani.prompts.template.formats import quote
 from ndani.service.models import Shown
 from ndani.store import Store
 from ndani.store.modelfile import Modelfile, parse, print_modelfile

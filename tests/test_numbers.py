@@ -17,7 +17,7 @@ from ndani.api.embed import parse_embed, parse_embeddings
 from ndani.api.show import parse_show
 from ndani.engines.sampling import merge, read, translate
 from ndani.errors import BadRequest
-from ndani.service.cards import FOREVER
+from ndani.service.resolver import FOREVER
 from ndani.store.parameters import KINDS, check_parameters, render_parameters
 from stores import put_echo
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ndani.engines import Launch
-from ndani.engines.stream import Mailroom
+from ndani.engines.stream import Coalescer
 from ndani.errors import Busy
 from ndani.ledger.log import Log
 from ndani.runtime.folder import runtime_folder
@@ -44,7 +44,7 @@ async def pool(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Pool, lis
             await child.ready()
             return child
 
-        made = Pool(Settings(models=tmp_path, **settings), spawn, Mailroom(), Log(stream=io.StringIO()))
+        made = Pool(Settings(models=tmp_path, **settings), spawn, Coalescer(), Log(stream=io.StringIO()))
         owner = asyncio.create_task(made.run())
         try:
             async with asyncio.timeout(60 * slowness()):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ndani.engines.template import Conversation, Template, ToolCall, Turn, parse
 from ndani.errors import BadRequest
+from ndani.prompts.template import Conversation, Template, ToolCall, Turn, parse
 from server import slowness
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -112,7 +112,7 @@ async def send(response: Any, *, gone_after: int = 10**6) -> list[dict[str, Any]
 
 async def respond(events: Events, *, stream: bool) -> Any:
     line, fold = render_chat("m", wire.Clock())
-    return await wire.answer(events(), stream, line, fold, {"X-Y": "z"})
+    return await wire.respond(events(), wire.open_sink(stream, line), line, fold, {"X-Y": "z"})
 
 
 def lines(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:

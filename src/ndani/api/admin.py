@@ -40,7 +40,7 @@ class Admin:
 
 async def _probe(runner: Runner) -> dict[str, Any]:
     with Targets(runner.spare) as targets:
-        said = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
+        outcomes = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
         arrived = targets.arrived()
     held = runner.confinement
     return {
@@ -59,6 +59,6 @@ async def _probe(runner: Runner) -> dict[str, Any]:
                 "why": "not tried" if outcome is None else outcome.error if outcome.error.isidentifier() else "",
             }
             # Which routes there are, and what they do, is ours to say, not the runner's.
-            for route, outcome in ((route, said.get(route.name)) for route in routes())
+            for route, outcome in ((route, outcomes.get(route.name)) for route in routes())
         ],
     }

@@ -26,8 +26,8 @@ class Embedding:
         """POST /api/embed: a vector for each text of `input`, each of length 1."""
         asked, ignored = parse_embed(await wire.decode(request))
         made = await self._service.embeddings.embed(asked)
-        said = render_embed(asked.model, made) | {"embeddings": await _shortened(made.vectors)}
-        return await wire.reply_long(said, fields.ignored_headers(ignored))
+        rendered = render_embed(asked.model, made) | {"embeddings": await _shortened(made.vectors)}
+        return await wire.reply_long(rendered, fields.ignored_headers(ignored))
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings, the older form: one `prompt`, one vector."""
@@ -74,13 +74,13 @@ def parse_embeddings(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
 def _sampling(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
     """The options, those that nothing obeys (here also all that say how a word is chosen), and what is wrong with a value."""
     sampling, _, wrong = fields.options(body)
-    said = body.get("options") or {}
-    return sampling, [name for name, value in said.items() if value is not None and name not in _OBEYED], wrong
+    given = body.get("options") or {}
+    return sampling, [name for name, value in given.items() if value is not None and name not in _OBEYED], wrong
 
 
 def render_embed(model: str, made: Vectors) -> dict[str, Any]:
     """The body of an answer of /api/embed; `truncated` is ours: how many tokens of the texts were not read."""
-    said: dict[str, Any] = {"model": model, "embeddings": made.vectors}
+    body: dict[str, Any] = {"model": model, "embeddings": made.vectors}
     use = made.usage
     counted = {
         "total_duration": use.total_ns,
@@ -88,7 +88,7 @@ def render_embed(model: str, made: Vectors) -> dict[str, Any]:
         "prompt_eval_count": use.prompt_tokens,
         "truncated": made.truncated,
     }
-    return said | ({key: value for key, value in counted.items() if value} if made.vectors else {})
+    return body | ({key: value for key, value in counted.items() if value} if made.vectors else {})
 
 
 async def _shortened(vectors: tuple[tuple[float, ...], ...]) -> list[list[float]]:

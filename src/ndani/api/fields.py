@@ -120,11 +120,11 @@ def messages(body: dict[str, Any], roles: tuple[str, ...] = ()) -> tuple[tuple[M
     for number, turn in enumerate(array(body, "messages")):
         if not isinstance(turn, dict):
             raise BadRequest(f"messages[{number}] must be an object with role and content")
-        said = {key.lower(): part for key, part in turn.items()}
+        named = {key.lower(): part for key, part in turn.items()}
         try:
-            role = text(said, "role").lower()
-            more |= {name for name in ("images", "tool_calls") if array(said, name)}
-            rest = {name: text(said, name) for name in ("content", "thinking", "tool_name", "tool_call_id")}
+            role = text(named, "role").lower()
+            more |= {name for name in ("images", "tool_calls") if array(named, name)}
+            rest = {name: text(named, name) for name in ("content", "thinking", "tool_name", "tool_call_id")}
         except BadRequest as error:
             raise BadRequest(f"messages[{number}].{error}") from None
         if roles and role not in roles:

@@ -14,7 +14,6 @@ from ndani.api import fields, ollama, progress, wire
 from ndani.api.show import parse_show, render_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
-from ndani.types import Outlet
 
 
 class Native:
@@ -40,19 +39,19 @@ class Native:
         """POST /api/generate."""
         body = await wire.decode(request)
         asked, ignored = ollama.parse_generate(body)
-        stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_generate(asked.model, self._clock)
-        events, more = await self._service.answers.generate(asked, outlet)
-        return await wire.answer(events, stream, line, fold, fields.ignored_headers([*ignored, *more]), outlet)
+        sink = wire.open_sink(fields.flag(body, "stream", True), line)
+        events, more = await self._service.answers.generate(asked, sink)
+        return await wire.respond(events, sink, line, fold, fields.ignored_headers([*ignored, *more]))
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
         body = await wire.decode(request)
         asked, ignored = ollama.parse_chat(body)
-        stream, outlet = fields.flag(body, "stream", True), Outlet()
         line, fold = ollama.render_chat(asked.model, self._clock)
-        events, more = await self._service.answers.chat(asked, outlet)
-        return await wire.answer(events, stream, line, fold, fields.ignored_headers([*ignored, *more]), outlet)
+        sink = wire.open_sink(fields.flag(body, "stream", True), line)
+        events, more = await self._service.answers.chat(asked, sink)
+        return await wire.respond(events, sink, line, fold, fields.ignored_headers([*ignored, *more]))
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ndani.api import fields
-from ndani.api.wire import Clock, Fold, Render, encode, local_stamp
+from ndani.api.wire import Clock, Fold, RenderEvent, encode, local_stamp
 from ndani.errors import BadRequest
 from ndani.types import ChatRequest, Details, Done, Event, GenerateRequest, Model, Rendered, Resident, Text
 
@@ -88,22 +88,22 @@ def _asks(body: dict[str, Any]) -> frozenset[str]:
     return frozenset(word for word, true in asked.items() if true)
 
 
-def render_generate(model: str, clock: Clock) -> tuple[Render, Fold]:
+def render_generate(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
     """Lines and the one object of /api/generate, under the model name that the client used."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
         if isinstance(event, Text):
-            return b'%b%b","response":%b,"done":false}\n' % (head, clock.now().encode(), encode(event.text))
+            return b'%b%b","response":%b,"done":false}\n' % (head, clock.stamp(), encode(event.text))
         if isinstance(event, Rendered):
             return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debugged(event)) + b"\n"
         return fold("", event) + b"\n"
 
-    def fold(said: str, done: Done) -> bytes:
+    def fold(text: str, done: Done) -> bytes:
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
-            "response": said,
+            "response": text,
             "done": True,
             "done_reason": done.reason,
         }
@@ -114,7 +114,7 @@ def render_generate(model: str, clock: Clock) -> tuple[Render, Fold]:
     return line, fold
 
 
-def render_chat(model: str, clock: Clock) -> tuple[Render, Fold]:
+def render_chat(model: str, clock: Clock) -> tuple[RenderEvent, Fold]:
     """Lines and the one object of /api/chat."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
@@ -122,7 +122,7 @@ def render_chat(model: str, clock: Clock) -> tuple[Render, Fold]:
         if isinstance(event, Text):
             return b'%b%b","message":{"role":"assistant","content":%b},"done":false}\n' % (
                 head,
-                clock.now().encode(),
+                clock.stamp(),
                 encode(event.text),
             )
         if isinstance(event, Rendered):
@@ -130,8 +130,8 @@ def render_chat(model: str, clock: Clock) -> tuple[Render, Fold]:
             return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debugged(event)) + b"\n"
         return fold("", event) + b"\n"
 
-    def fold(said: str, done: Done) -> bytes:
-        message = {"role": "assistant", "content": said}
+    def fold(text: str, done: Done) -> bytes:
+        message = {"role": "assistant", "content": text}
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
@@ -152,7 +152,7 @@ def _usage(done: Done) -> dict[str, int]:
     if done.reason in ("load", "unload"):
         return {}
     use = done.usage
-    said = {
+    counted = {
         "total_duration": use.total_ns,
         "load_duration": use.load_ns,
         "prompt_eval_count": use.prompt_tokens,
@@ -162,12 +162,12 @@ def _usage(done: Done) -> dict[str, int]:
         "eval_duration": use.output_ns,
         "truncated": done.truncated,
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in counted.items() if value}
 
 
 def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
     """What a model is; listings say its lengths too."""
-    said: dict[str, Any] = {
+    described: dict[str, Any] = {
         "parent_model": details.parent,
         "format": details.format,
         "family": details.family,
@@ -176,10 +176,10 @@ def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
         "quantization_level": details.quantization_level,
     }
     if listed and details.context_length:
-        said["context_length"] = details.context_length
+        described["context_length"] = details.context_length
     if listed and details.embedding_length:
-        said["embedding_length"] = details.embedding_length
-    return said
+        described["embedding_length"] = details.embedding_length
+    return described
 
 
 def render_models(models: list[Model]) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from ndani.api.listening import guarded, listening, said
 from ndani.api.log_handler import heard
 from ndani.api.wire import fault
 from ndani.engines import Launch
-from ndani.engines.stream import Mailroom
+from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.pool import Pool
 from ndani.runtime.runner import Runner
 from ndani.service import Service
-from ndani.service.cards import abilities
+from ndani.service.resolver import abilities
 from ndani.settings import Settings, make_home, without_effect
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
@@ -65,7 +65,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
             log.warn("a runner is unconfined", pid=child.pid, why=" ".join(child.confinement.missing))
         return child
 
-    pool = Pool(settings, spawn, Mailroom(), log)
+    pool = Pool(settings, spawn, Coalescer(), log)
     service = Service(settings, store, pool, Fetcher(settings), log, counts)
     owner = asyncio.create_task(pool.run(), name="pool")
     config = uvicorn.Config(

@@ -52,7 +52,7 @@ def render_show(shown: Shown, asked: Asked) -> dict[str, Any]:
     """
     entry, model = shown.entry, shown.model
     built = decode(entry.blobs.read(entry.manifest.config.digest), _Built, f"the config of {entry.name}")
-    said: dict[str, Any] = {
+    described: dict[str, Any] = {
         "license": "\n".join(entry.licenses),
         "modelfile": _modelfile(shown, built, asked),
         "parameters": render_parameters(entry.params),
@@ -64,13 +64,13 @@ def render_show(shown: Shown, asked: Asked) -> dict[str, Any]:
         "requires": built.requires,
         "warnings": entry.config.warnings,
     }
-    said = {key: value for key, value in said.items() if value}
-    said["details"] = render_details(model.details, listed=False)
-    said["model_info"] = shown.header.model_info(verbose=asked.verbose)
-    said["tensors"] = [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in sorted(shown.header.tensors, key=_place)]
-    said["capabilities"] = list(model.capabilities)
-    said["modified_at"] = local_stamp(model.modified)
-    return said
+    described = {key: value for key, value in described.items() if value}
+    described["details"] = render_details(model.details, listed=False)
+    described["model_info"] = shown.header.model_info(verbose=asked.verbose)
+    described["tensors"] = [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in sorted(shown.header.tensors, key=_place)]
+    described["capabilities"] = list(model.capabilities)
+    described["modified_at"] = local_stamp(model.modified)
+    return described
 
 
 def _place(tensor: Tensor) -> tuple[int, str]:

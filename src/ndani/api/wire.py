@@ -20,15 +20,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ndani.api.connection import pipe
+from ndani.api.connection import Pipe, pipe
 from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
 from ndani.foreign import MARK, Unreadable, require_bounds
-from ndani.types import Done, Event, Outlet, Rendered, Text
+from ndani.types import Done, Event, Rendered, Text
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
-Render = Callable[[Event], bytes]
+RenderEvent = Callable[[Event], bytes]
 Fold = Callable[[str, Done], bytes]
 
 #: What a body may hold: a conversation of 30,000 turns, or 500,000 token ids. More would be read while everybody else waits.
@@ -197,13 +197,58 @@ def _place(error: msgspec.DecodeError) -> str:
     return text if "`" not in text else "a value cannot be read"
 
 
-async def answer(
-    events: AsyncGenerator[Event], stream: bool, render: Render, fold: Fold, headers: dict[str, str], outlet: Outlet | None = None
+class LineSink:
+    """Texts of an answer as lines, written straight to the socket. Ready once the response has begun there."""
+
+    def __init__(self, render: RenderEvent) -> None:
+        self._render = render
+        self._pipe: Pipe | None = None
+
+    def begin(self, pipe: Pipe) -> None:
+        """The response has begun: its head and its first line are sent."""
+        self._pipe = pipe
+
+    def ready(self) -> bool:
+        """Whether the response has begun and its client keeps up."""
+        return self._pipe is not None and self._pipe.ready()
+
+    def put(self, text: Text) -> None:
+        """Write its line."""
+        assert self._pipe is not None  # it was ready
+        self._pipe.write(self._render(text))
+
+
+class FoldedSink:
+    """Texts of an answer that will be one JSON object: kept until it ends, so always ready."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def put(self, text: Text) -> None:
+        """Keep it."""
+        self._texts.append(text.text)
+
+    def folded(self) -> str:
+        """All texts, joined."""
+        return "".join(self._texts)
+
+
+def open_sink(stream: bool, render: RenderEvent) -> LineSink | FoldedSink:
+    """The sink of a response that is a stream of lines, or one object."""
+    return LineSink(render) if stream else FoldedSink()
+
+
+async def respond(
+    events: AsyncGenerator[Event], sink: LineSink | FoldedSink, render: RenderEvent, fold: Fold, headers: dict[str, str]
 ) -> Response:
     """The response to an answer being made. The first event is awaited here: what fails before it has its own status.
 
-    After it, texts come by `outlet`. Not streaming is the stream, folded. Loads and unloads are one JSON object even when
-    streaming, as in Ollama.
+    `sink` says whether it is a stream, and is where texts come beside the events. Not streaming is the stream, folded. Loads
+    and unloads are one JSON object even when streaming, as in Ollama.
     """
     try:
         first = await anext(events)
@@ -213,18 +258,15 @@ async def answer(
         if isinstance(first, Rendered):
             await events.aclose()
             return Response(render(first)[:-1], 200, headers, JSON)
-        if stream:
-            return Lines(render(first), events, render, headers, outlet)
-        said: list[str] = []
-        if outlet:
-            outlet.ready, outlet.put = lambda: True, lambda text: said.append(text.text)
+        if isinstance(sink, LineSink):
+            return Lines(render(first), events, render, headers, sink)
         event: Event = first
         while isinstance(event, Text):
-            said.append(event.text)
+            sink.put(event)
             event = await anext(events)
         assert isinstance(event, Done)  # a prompt comes first or not at all
         await events.aclose()
-        return Response(fold("".join(said), event), 200, headers, JSON)
+        return Response(fold(sink.folded(), event), 200, headers, JSON)
     except BaseException:
         await events.aclose()
         raise
@@ -241,11 +283,11 @@ class Lines(Response):
         rest: AsyncGenerator[Any],
         render: Callable[[Any], bytes],
         headers: dict[str, str] | None = None,
-        outlet: Outlet | None = None,
+        sink: LineSink | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self._first, self._rest, self._render, self._outlet = first, rest, render, outlet
+        self._first, self._rest, self._render, self._sink = first, rest, render, sink
         self.body = b""
         self.init_headers(headers)
         del self.headers["content-length"]
@@ -254,12 +296,11 @@ class Lines(Response):
         async with aclosing(self._rest) as rest:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # Middleware looks at starts only; the body goes to the server itself, and texts straight to the socket.
-            direct, render, outlet = pipe(scope), self._render, self._outlet
+            direct = pipe(scope)
             send = direct.send if direct else send
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
-            if outlet and direct:
-                write = direct.write
-                outlet.ready, outlet.put = direct.ready, lambda text: write(render(text))
+            if self._sink and direct:
+                self._sink.begin(direct)
             try:
                 async for event in rest:
                     await send({"type": "http.response.body", "body": self._render(event), "more_body": True})
@@ -277,15 +318,18 @@ class Clock:
 
     def __init__(self) -> None:
         self._second = -1
-        self._text = ""
+        self._text = b""
 
     def now(self) -> str:
         """The stamp of this moment."""
-        ns = time.time_ns()
-        second, rest = divmod(ns, 1_000_000_000)
+        return self.stamp().decode()
+
+    def stamp(self) -> bytes:
+        """The same as it stands in the line of every token."""
+        second, rest = divmod(time.time_ns(), 1_000_000_000)
         if second != self._second:
-            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{rest:09d}Z"
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+        return b"%b.%09dZ" % (self._text, rest)
 
 
 def local_stamp(seconds: float) -> str:

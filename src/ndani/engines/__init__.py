@@ -1,26 +1,35 @@
-"""Engines: each runs one loaded model. This is the room's door: what a runner is told, and who hosts which engine.
+"""Engines: each runs one loaded model. This is the room's door: what a runner is told, which engines there are, what each can.
 
 An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves
 the runner protocol on a Unix socket: `/health`, `/completion` (SSE), `/v1/chat/completions` (SSE),
 `/apply-template`, `/tokenize`, `/detokenize`, `/slots`, the useful subset of llama.cpp's server. The *client* side
-(`client.py`) runs in the front and speaks that protocol. To add an engine, copy `host_echo.py`.
+(`client.py`) runs in the front and speaks that protocol. To add an engine, copy `host_echo.py`, and say in `ENGINES` what
+it can: nothing else asks which engine it has before it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from ndani.errors import Misconfigured
 
-#: What a host renders of every conversation where it cannot read the chat template that the weights carry. They are loaded
-#: all the same: who brings a template of his own, or wants vectors, needs none.
-UNREADABLE = "the chat template cannot be read"
+_FIRST, _BARE = ".sock", "2.sock"
 
 
-def second_socket(path: str) -> str:
-    """The socket of a second try to load, beside that of the first: what a jailed process has made it cannot remove."""
-    return path.removesuffix(".sock") + "2.sock"
+def bare_socket(path: str) -> str:
+    """Where a host serves weights without the chat template that they carry, for it cannot read that: told by the name alone.
+
+    They are loaded all the same: who brings a template of his own, or wants vectors, needs none. It is not the socket of the
+    first try to load, for what a jailed process has made it cannot remove.
+    """
+    return path.removesuffix(_FIRST) + _BARE
+
+
+def is_bare(path: str) -> bool:
+    """Whether a socket is a `bare_socket`: nobody can have conversations rendered there."""
+    return path.endswith(_BARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +57,11 @@ class Host(Protocol):
     """The side of an engine that lives in the runner. Both calls happen on the main thread, in this order.
 
     `gpu`, set by `prepare`, says whether the engine will compute on a GPU where there is one: the jail then leaves its
-    devices open. `second`, set by `open`, says that it serves on `second_socket` instead.
+    devices open. `bare`, set by `open`, says that it serves on `bare_socket` instead, without the weights' chat template.
     """
 
     gpu: bool
-    second: bool
+    bare: bool
 
     def prepare(self, launch: Launch) -> None:
         """Import every library the engine needs. Called before the jail shuts; must start no thread.
@@ -69,14 +78,54 @@ class Host(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """One engine: how its host is made, and what of it this version serves. Requests are refused by what stands here.
+
+    `formats` are the forms of weights that it runs, as models' configs write them. `serves` is what a request may ask of it
+    beyond text, in the words of `ChatRequest.asks`. `chat_template`: it applies the chat template that the weights carry.
+    `adapters` and `projectors`: it takes weights with a LoRA over them, or with eyes beside them.
+    """
+
+    name: str
+    host: Callable[[], Host]
+    formats: frozenset[str]
+    serves: frozenset[str] = frozenset()
+    embeddings: bool = False
+    chat_template: bool = False
+    adapters: bool = False
+    projectors: bool = False
+
+
+# Hosts are imported where they are made, in the runner: only who needs a library loads it.
+
+
+def _llama() -> Host:
+    from ndani.engines.host_llama import LlamaHost
+
+    return LlamaHost()
+
+
+def _echo() -> Host:
+    from ndani.engines.host_echo import EchoHost
+
+    return EchoHost()
+
+
+_LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True)
+_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True, adapters=True)
+
+#: Every engine, by name.
+ENGINES: Final[Mapping[str, EngineSpec]] = {spec.name: spec for spec in (_LLAMA, _ECHO)}
+
+
 def host(engine: str) -> Host:
-    """The host of an engine by name. Imported here and not above: only the runner that needs a library loads it."""
-    if engine == "llama":
-        from ndani.engines.host_llama import LlamaHost
+    """The host of an engine by name. Raises Misconfigured."""
+    if engine not in ENGINES:
+        raise Misconfigured(f"there is no engine {engine!r}")
+    return ENGINES[engine].host()
 
-        return LlamaHost()
-    if engine == "echo":
-        from ndani.engines.host_echo import EchoHost
 
-        return EchoHost()
-    raise Misconfigured(f"there is no engine {engine!r}")
+def running(form: str) -> EngineSpec:
+    """The engine that runs weights of a form; llama.cpp's says itself what is wrong with one that nobody knows."""
+    return next((spec for spec in ENGINES.values() if form in spec.formats), _LLAMA)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from ndani.engines import UNREADABLE
-from ndani.engines.stream import Mailroom, exchange
+from ndani.engines import is_bare
+from ndani.engines.stream import Coalescer, exchange
 from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message
 
+_UNREADABLE = "the chat template cannot be read that this model's file carries; create the model again with a TEMPLATE of its own"
 _NONE = "the engine gave an answer that is none; ask again"
 _NONSENSE = (msgspec.DecodeError, ValueError, RecursionError)
 
@@ -24,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class TooLong(Exception):
-    """The prompt has more tokens than a slot has context. Not a user's error yet: `answer` cuts and asks again."""
+    """The prompt has more tokens than a slot has context. Not a user's error yet: `question.ask` cuts and asks again."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__(tokens)
@@ -119,12 +121,41 @@ _refusal = msgspec.json.Decoder(_Refusal)
 _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_evaluated", "timings"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """A route of the runner protocol, and what is said when an engine refuses what was asked there.
+
+    `any_status`: whatever the status, it is the request's fault. llama.cpp answers 500 where a template raises or a token id
+    is none.
+    """
+
+    path: str
+    refused: str = "the engine refuses this request"
+    any_status: bool = False
+
+    def refusal(self, status: int, error: _Error) -> Exception:
+        """The error for an engine's refusal: its type is read, its words are not."""
+        if error.type == "exceed_context_size_error":
+            return TooLong(error.n_prompt_tokens)
+        if self.any_status or 400 <= status < 500:
+            return BadRequest(self.refused)
+        return EngineFailed("the engine could not answer; ask again")
+
+
+_APPLY_TEMPLATE = _Route("/apply-template", "this model's chat template refuses these messages; check their roles and order", True)
+_TOKENIZE = _Route("/tokenize")
+_DETOKENIZE = _Route("/detokenize", "context holds token ids that this model does not have", True)
+_COMPLETION = _Route("/completion", "the engine refuses these options; check their values")
+_EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that")
+
+
 class Engine:
     """One runner, as the front sees it. Every method raises EngineFailed when the runner goes away."""
 
-    def __init__(self, socket: str, mailroom: Mailroom) -> None:
+    def __init__(self, socket: str, coalescer: Coalescer) -> None:
         self._socket = socket
-        self._mailroom = mailroom
+        self._coalescer = coalescer
+        self._bare = is_bare(socket)
 
     async def render(self, messages: tuple[Message, ...], think: bool | None = None) -> str:
         """The prompt that the model's own chat template makes of a conversation; `think` is its `enable_thinking`, where said.
@@ -132,18 +163,16 @@ class Engine:
         Raises BadRequest when the template refuses it (a role it does not know, turns in an order it forbids), or is none
         that the engine can read.
         """
+        if self._bare:
+            raise BadRequest(_UNREADABLE)
         body: dict[str, Any] = {"messages": [_turn(message) for message in messages]}
         if think is not None:
             body["chat_template_kwargs"] = {"enable_thinking": think}
-        refused = "this model's chat template refuses these messages; check their roles and order"
-        prompt = (await self._ask("/apply-template", body, _Prompt, refused)).prompt
-        if prompt == UNREADABLE:
-            raise BadRequest(f"{UNREADABLE} that this model's file carries; create the model again with a TEMPLATE of its own")
-        return prompt
+        return (await self._ask(_APPLY_TEMPLATE, body, _Prompt)).prompt
 
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""
-        whole = await self._fetch("/tokenize", {"content": text, "add_special": special, "parse_special": True})
+        whole = await self._fetch(_TOKENIZE, {"content": text, "add_special": special, "parse_special": True})
         with _sense():
             # A token has at least one byte, and few stand around a text: a list of more would be memory without end.
             if whole.count(b",") > _FRAME + 4 * len(text.encode()):
@@ -155,7 +184,7 @@ class Engine:
 
         So a text of many megabytes does not keep the others waiting while it is.
         """
-        whole = await self._fetch("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        whole = await self._fetch(_TOKENIZE, {"content": text, "add_special": True, "parse_special": True})
         with _sense():
             ids = bytes(msgspec.json.decode(whole, type=_Raw).tokens)[1:-1]
             if not ids:
@@ -167,8 +196,7 @@ class Engine:
 
     async def detokenize(self, tokens: tuple[int, ...] | list[int]) -> str:
         """The text of token ids. Raises BadRequest for ids that this model does not have."""
-        refused = "context holds token ids that this model does not have"
-        return (await self._ask("/detokenize", {"tokens": list(tokens)}, _Content, refused)).content
+        return (await self._ask(_DETOKENIZE, {"tokens": list(tokens)}, _Content)).content
 
     async def embed(self, inputs: list[str | list[int]]) -> tuple[list[bytes], int]:
         """A vector for each input (a text, or token ids that count as they are), in order, and how many tokens were read.
@@ -176,13 +204,8 @@ class Engine:
         Vectors have length 1, as little-endian 32-bit floats. What is under way goes on when the client leaves: ask for
         little at once. Raises BadRequest for an input without tokens.
         """
-        body = msgspec.json.encode({"input": inputs, "encoding_format": "base64", "embd_normalize": 2})
-        more = _WIDEST_VECTOR * len(inputs)
-        async with exchange(self._socket, "/v1/embeddings", body, self._mailroom, more=more) as call:
-            status = await call.headers()
-            whole = await call.end()
-        if status != 200:
-            raise _refused(_told(whole), status, "there is a text without a single token, and this model has no vector for that")
+        body = {"input": inputs, "encoding_format": "base64", "embd_normalize": 2}
+        whole = await self._fetch(_EMBEDDINGS, body, more=_WIDEST_VECTOR * len(inputs))
         with _sense():
             found = _vectors.decode(whole)
         vectors = [one.embedding for one in sorted(found.data, key=lambda one: one.index)]
@@ -207,18 +230,17 @@ class Engine:
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async with exchange(self._socket, "/completion", msgspec.json.encode(body), self._mailroom, streamed=True) as call:
+        async with exchange(self._socket, _COMPLETION.path, msgspec.json.encode(body), self._coalescer) as call:
             if await call.headers() != 200:
-                raise _refused(_told(await call.end()), call.status, "the engine refuses these options; check their values")
-            if tap:
-                call.tap = _offering(tap)
+                raise _COMPLETION.refusal(call.status, _error_of(await call.end()))
+            call.stream(_offering(tap) if tap else None)
             while batch := await call.events():
                 for event in batch:
                     if event.startswith(b"data: {"):
                         with _sense():
                             chunk = _chunk.decode(memoryview(event)[6:])
                         if chunk.error is not None:
-                            raise _refused(chunk.error, 500, "")
+                            raise _COMPLETION.refusal(500, chunk.error)
                         yield chunk
                         if chunk.stop:
                             return
@@ -226,17 +248,17 @@ class Engine:
                         raise EngineFailed("the engine could not go on with this answer; ask again")
         raise EngineFailed("the engine ended an answer too early; ask again")
 
-    async def _ask(self, route: str, body: dict[str, Any], kind: type[_T], refused: str = "the engine refuses this request") -> _T:
-        whole = await self._fetch(route, body, refused)
+    async def _ask(self, route: _Route, body: dict[str, Any], kind: type[_T]) -> _T:
+        whole = await self._fetch(route, body)
         with _sense():
             return msgspec.json.decode(whole, type=kind)
 
-    async def _fetch(self, route: str, body: dict[str, Any], refused: str = "the engine refuses this request") -> bytes:
-        async with exchange(self._socket, route, msgspec.json.encode(body), self._mailroom) as call:
+    async def _fetch(self, route: _Route, body: dict[str, Any], *, more: int = 0) -> bytes:
+        async with exchange(self._socket, route.path, msgspec.json.encode(body), self._coalescer, more=more) as call:
             status = await call.headers()
             whole = await call.end()
         if status != 200:
-            error = _refused(_told(whole), status, refused)
+            error = route.refusal(status, _error_of(whole))
             raise EngineFailed(_NONE) if isinstance(error, TooLong) else error  # no context is filled by these questions
         return whole
 
@@ -263,7 +285,7 @@ def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
     return offer
 
 
-def _told(body: bytes) -> _Error:
+def _error_of(body: bytes) -> _Error:
     try:
         return _refusal.decode(body).error
     except _NONSENSE:
@@ -277,13 +299,3 @@ def _sense() -> Iterator[None]:
         yield
     except _NONSENSE:
         raise EngineFailed(_NONE) from None
-
-
-def _refused(error: _Error, status: int, sentence: str) -> Exception:
-    """The error for an engine's refusal: its type is read, its words are not."""
-    if error.type == "exceed_context_size_error":
-        return TooLong(error.n_prompt_tokens)
-    # llama.cpp answers 500 where a template raises or a token id is none: that is the request's fault, not the machine's.
-    if sentence and (400 <= status < 500 or sentence.startswith(("this model's chat template", "context holds"))):
-        return BadRequest(sentence)
-    return EngineFailed("the engine could not answer; ask again")

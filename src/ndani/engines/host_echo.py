@@ -99,7 +99,7 @@ class Mouth:
         self.slots = [Slot(number) for number in range(launch.slots)]
         self._free = asyncio.Semaphore(launch.slots)
 
-    async def answer(self, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[Piece, None]:
+    async def say(self, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[Piece, None]:
         """Say the words of `text` in a slot, up to `limit` tokens (below zero: once). Waits while every slot is busy.
 
         Raises Refusal when the prompt has more tokens than a slot has context.
@@ -119,7 +119,7 @@ class Mouth:
 
     async def _speak(self, slot: Slot, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[Piece, None]:
         orders = dict(word[1:].partition("=")[::2] for word in text.split() if word.startswith("@"))
-        said = [word for word in _PIECE.findall(text) if word.strip() and not word.strip().startswith("@")]
+        words = [word for word in _PIECE.findall(text) if word.strip() and not word.strip().startswith("@")]
         began = time.monotonic()
         cached = min(_common(slot.seen, prompt), max(len(prompt) - 1, 0))
         slot.seen = list(prompt)
@@ -131,13 +131,13 @@ class Mouth:
         if "hang" in orders:
             await asyncio.Event().wait()
         spoke, ended, stopping, out = time.monotonic(), "eos", "", ""
-        wanted = len(said) if limit < 0 else max(limit, 1) if said else 0  # n_predict 0 gives one token, as in llama.cpp
+        wanted = len(words) if limit < 0 else max(limit, 1) if words else 0  # n_predict 0 gives one token, as in llama.cpp
         count = 0
         for count in range(1, wanted + 1):  # past the context's end too, as an engine that shifts it does
             if "crash" in orders and count > int(orders["crash"] or 0):
                 os.kill(os.getpid(), signal.SIGKILL)
             await asyncio.sleep(float(orders.get("delay") or 0))
-            word = said[(count - 1) % len(said)]
+            word = words[(count - 1) % len(words)]
             word = word.lstrip() if count == 1 else " " + word.strip()
             (token,) = self.words.encode(word)
             slot.seen.append(token)
@@ -148,7 +148,7 @@ class Mouth:
                 break
             out += word
             yield Piece(text=word, token=token)
-        if not stopping and said and limit >= 0:
+        if not stopping and words and limit >= 0:
             ended = "limit"
         if "crash" in orders:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -200,10 +200,10 @@ class Speech:
         words, given = self._mouth.words, body["prompt"]
         prompt = words.encode(given) if isinstance(given, str) else list(given)
         limit = int(body.get("n_predict", -1))
-        said = _last_turn(given if isinstance(given, str) else words.decode(prompt))
+        turn = _last_turn(given if isinstance(given, str) else words.decode(prompt))
         last = {"index": 0, "content": "", "tokens": [], "id_slot": 0, "stop": True, "tokens_evaluated": len(prompt)}
         count = 0
-        async with aclosing(self._mouth.answer(prompt, said, limit, list(body.get("stop") or []))) as pieces:
+        async with aclosing(self._mouth.say(prompt, turn, limit, list(body.get("stop") or []))) as pieces:
             async for piece in pieces:
                 count += piece.token is not None
                 head = {"index": 0, "content": piece.text, "tokens": [0] if piece.token is None else [piece.token], "stop": False}
@@ -232,7 +232,7 @@ class Speech:
 
         opening: dict[str, Any] | None = {"role": "assistant", "content": None}
         count = 0
-        async with aclosing(self._mouth.answer(prompt, _last_turn(template), limit, list(body.get("stop") or []))) as pieces:
+        async with aclosing(self._mouth.say(prompt, _last_turn(template), limit, list(body.get("stop") or []))) as pieces:
             async for piece in pieces:
                 count += piece.token is not None
                 if piece.progress is not None:
@@ -318,7 +318,7 @@ class Line(asyncio.Protocol):
         if len(rest) < length:
             return
         body, self._held = rest[:length], rest[length:]
-        self._task = asyncio.create_task(self._answer(request.split(" ")[1], body))
+        self._task = asyncio.create_task(self._handle(request.split(" ")[1], body))
         self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -328,7 +328,7 @@ class Line(asyncio.Protocol):
         else:
             self._next()
 
-    async def _answer(self, path: str, body: bytes) -> None:
+    async def _handle(self, path: str, body: bytes) -> None:
         try:
             reply = self._speech.reply(path, body)
             if not hasattr(reply, "__aiter__"):
@@ -378,7 +378,7 @@ class Line(asyncio.Protocol):
 class EchoHost:
     """The echo engine as a runner's host."""
 
-    gpu = second = False
+    gpu = bare = False
 
     def prepare(self, launch: Launch) -> None:
         """Nothing to import: this file has imported all it needs, and the jail may shut."""

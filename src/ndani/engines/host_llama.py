@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ndani.engines import UNREADABLE, Launch, second_socket
+from ndani.engines import Launch, bare_socket
 from ndani.errors import LoadFailed, Misconfigured
 
 #: HTTP threads beyond one per slot: health, slots, tokenize and a hung-up client's last read (trap 3).
@@ -38,6 +38,9 @@ _CACHE_TYPES = {
 }
 
 
+#: In place of the chat template that the weights carry, where that cannot be read or nobody needs it.
+_NO_TEMPLATE = "none"
+
 #: How the library names each backend that it was built with, in front of what that can do: `CPU : AVX2 = 1 | …`
 _BACKEND = re.compile(r"(?:\A|\| )(\w+) : ")
 
@@ -46,7 +49,7 @@ class LlamaHost:
     """llama.cpp, as xllamacpp carries it."""
 
     def __init__(self) -> None:
-        self.gpu = self.second = False
+        self.gpu = self.bare = False
         self._library: Any = None
         self._server: Any = None  # dropping it would stop the server
 
@@ -70,18 +73,18 @@ class LlamaHost:
     def open(self, launch: Launch) -> None:
         """Load and serve. The constructor returns when the model answers, and raises one wordless error when it cannot.
 
-        A chat template that it cannot read is among the reasons, so it is tried once more with one that says just that.
+        A chat template that it cannot read is among the reasons, so it is tried once more with one that nobody will use.
         """
-        if len(second_socket(launch.socket).encode()) > 107 or Path(launch.socket).exists():  # trap 7: else only "Failed to init server"
+        if len(bare_socket(launch.socket).encode()) > 107 or Path(launch.socket).exists():  # trap 7: else only "Failed to init server"
             raise LoadFailed("the runner's socket path is too long or already there; set TMPDIR to a shorter folder")
         parameters = self._parameters(launch)
-        for template in (UNREADABLE,) if launch.embedding else ("", UNREADABLE):
+        for template in (_NO_TEMPLATE,) if launch.embedding else ("", _NO_TEMPLATE):
             parameters.chat_template = template  # empty: the weights' own
             try:
                 self._server = self._library.Server(parameters)
                 return
             except RuntimeError:  # its words are left out on purpose: they can quote what was given (trap 8)
-                self.second, parameters.hostnames = True, [second_socket(launch.socket)]
+                self.bare, parameters.hostnames = True, [bare_socket(launch.socket)]
         raise LoadFailed(_BROKEN if launch.adapter < 0 else _BROKEN_WITH_ADAPTER)
 
     def _parameters(self, launch: Launch) -> Any:

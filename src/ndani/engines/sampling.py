@@ -59,7 +59,7 @@ MOST_CONTEXTS = 10
 
 def read(options: dict[str, Any]) -> tuple[Sampling, list[str]]:
     """Options by name, from a request or from a model's parameters."""
-    said: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     ignored: list[str] = []
     for name, value in options.items():
         if value is None:
@@ -67,8 +67,8 @@ def read(options: dict[str, Any]) -> tuple[Sampling, list[str]]:
         if name not in OPTIONS:
             ignored.append(name)
             continue
-        said[name] = _option(name, value)
-    return Sampling(**said), ignored
+        given[name] = _option(name, value)
+    return Sampling(**given), ignored
 
 
 def _option(name: str, value: Any) -> Any:
@@ -104,8 +104,8 @@ def merge(*layers: Sampling) -> Sampling:
     """One Sampling of many, the first that says something wins, field by field; DEFAULTS come last."""
     merged = DEFAULTS
     for layer in reversed(layers):
-        said = {name: value for name in FIELDS if (value := getattr(layer, name)) is not None}
-        merged = replace(merged, **said) if said else merged
+        given = {name: value for name in FIELDS if (value := getattr(layer, name)) is not None}
+        merged = replace(merged, **given) if given else merged
     return merged
 
 
@@ -115,7 +115,7 @@ def translate(sampling: Sampling, num_ctx: int) -> dict[str, Any]:
     wanted = sampling.num_predict
     assert wanted is not None and sampling.seed is not None and sampling.repeat_last_n is not None and sampling.num_keep is not None
     return {
-        # 0 would give one token anyway: `answer` swallows it. Negative is "as long as it likes", which has a cap.
+        # 0 would give one token anyway, which nobody is told. Negative is "as long as it likes", which has a cap.
         "n_predict": min(max(wanted, 1), most) if wanted >= 0 else most,
         "seed": sampling.seed if sampling.seed >= 0 else 0xFFFFFFFF,
         "n_keep": min(max(sampling.num_keep, -1), num_ctx - 1),

@@ -36,7 +36,7 @@ _LEAST_ANSWER, _PER_BYTE, MOST_ANSWER = 1 << 20, 64, 1 << 30
 BROKEN = "an error was encountered while running the model: its runner stopped; the next request starts a new one"
 
 
-class Mailroom:
+class Coalescer:
     """Wakes the front as seldom as can be: one for all exchanges of an event loop.
 
     An engine that makes eight answers at once writes eight sockets within a millisecond, every fifty. Woken for each,
@@ -59,18 +59,17 @@ class Mailroom:
 class Exchange(asyncio.Protocol):
     """The reading end of one request. Server-sent events are split here, once, and handed out in batches.
 
-    A runner that has been taken over says what it likes. So an answer has `most` bytes, or with `streamed` each event has
-    MOST_EVENT and those that nobody has taken yet have HIGH_WATER together; what is neither head nor body has no more either.
+    Whether the body is a stream of events is for the caller to say (`stream`). A runner that has been taken over says what it
+    likes. So a body has `most` bytes, or in a stream each event has MOST_EVENT and those that nobody has taken yet have
+    HIGH_WATER together; what is neither head nor body has no more either.
     """
 
-    def __init__(self, mailroom: Mailroom, streamed: bool, most: int) -> None:
+    def __init__(self, coalescer: Coalescer, most: int) -> None:
         self.status = 0
-        #: Offered each event that somebody is waiting for; one that it takes wakes nobody.
-        self.tap: Callable[[bytes], bool] | None = None
-        self._mailroom = mailroom
-        self._most = MOST_EVENT if streamed else most
-        self._streamed = streamed
-        self._split = False
+        self._tap: Callable[[bytes], bool] | None = None
+        self._coalescer = coalescer
+        self._most = most
+        self._streamed = False
         self._finished = False  # the whole answer arrived
         self._lost = False
         self._fault: BaseException | None = None  # of ours, in the tap
@@ -91,8 +90,8 @@ class Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
-        if self._mailroom.answers > 1:
-            self._mailroom.gather()
+        if self._coalescer.answers > 1:
+            self._coalescer.gather()
         self._bare += len(data)
         try:
             self._parser.feed_data(data)
@@ -103,7 +102,7 @@ class Exchange(asyncio.Protocol):
             self._hang_up()
         if self._bare > MOST_EVENT:
             self._hang_up()
-        if self._waiter is not None and not self._waiter.done() and (self._events or self._finished or self._lost or not self.tap):
+        if self._waiter is not None and not self._waiter.done() and (self._events or self._finished or self._lost or not self._tap):
             self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -117,28 +116,26 @@ class Exchange(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The status line and headers are in."""
         self.status = self._parser.get_status_code()
-        self._split = self._streamed and self.status == 200
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is in."""
         self._bare = 0
         # llama.cpp writes one event per chunk, so the usual body is exactly one event and needs no copy.
-        if self._split and not self._body and body.endswith(b"\n\n") and body.count(b"\n\n") == 1:
+        if self._streamed and not self._body and body.endswith(b"\n\n") and body.count(b"\n\n") == 1:
             # With a waiter and no event before this one, all that came has been dealt with: this one is next.
-            if self.tap and self._waiter and not self._events and not self._waiter.done() and self.tap(body):
+            if self._tap and self._waiter and not self._events and not self._waiter.done() and self._tap(body):
                 return
             self._events.append(body)
             self._held += len(body) + _PER_EVENT
         else:
             looked = max(len(self._body) - 1, 0)
             self._body += body
-            if self._split and self._body.find(b"\n\n", looked) >= 0:
+            if self._streamed and self._body.find(b"\n\n", looked) >= 0:
                 self._take_apart()
             if len(self._body) > self._most:
                 self._hang_up()
-        if self._held > HIGH_WATER and not self._paused and self._transport:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._held > HIGH_WATER:
+            self._pause()
 
     def on_message_complete(self) -> None:
         """The body is whole."""
@@ -151,6 +148,12 @@ class Exchange(asyncio.Protocol):
         events = [event for event in found if event]
         self._events += events
         self._held += sum(map(len, events)) + _PER_EVENT * len(events)
+
+    def _pause(self) -> None:
+        """Have the engine wait until what it has said is taken."""
+        if not self._paused and self._transport:
+            self._paused = True
+            self._transport.pause_reading()
 
     def _hang_up(self) -> None:
         """Listen no more to an engine that says what none does, or more than any."""
@@ -172,6 +175,16 @@ class Exchange(asyncio.Protocol):
         while not self._finished:
             await self._more()
         return bytes(self._body)
+
+    def stream(self, tap: Callable[[bytes], bool] | None = None) -> None:
+        """Say that the body is a stream of events, and no single answer.
+
+        `tap` is offered each event that somebody is waiting for; one that it takes wakes nobody.
+        """
+        self._streamed, self._most, self._tap = True, MOST_EVENT, tap
+        self._take_apart()
+        if self._held > HIGH_WATER:
+            self._pause()
 
     async def events(self) -> list[bytes]:
         """Events that have come since the last call, at least one; empty when the stream has ended well."""
@@ -203,10 +216,8 @@ class Exchange(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def exchange(
-    socket: str, route: str, body: bytes, mailroom: Mailroom, *, streamed: bool = False, more: int = 0
-) -> AsyncIterator[Exchange]:
-    """Send one request and give its reading end: a stream of events, or one answer, which may have `more` bytes than most.
+async def exchange(socket: str, route: str, body: bytes, coalescer: Coalescer, *, more: int = 0) -> AsyncIterator[Exchange]:
+    """Send one request and give its reading end. An answer that is no stream may have `more` bytes than most.
 
     Leaving the block closes the connection, which is how an answer is cancelled: the engine looks between batches.
     Raises EngineFailed when nobody listens on the socket any more.
@@ -214,15 +225,15 @@ async def exchange(
     loop = asyncio.get_running_loop()
     try:
         most = min(_LEAST_ANSWER + _PER_BYTE * len(body) + more, MOST_ANSWER)
-        transport, protocol = await loop.create_unix_connection(lambda: Exchange(mailroom, streamed, most), socket)
+        transport, protocol = await loop.create_unix_connection(lambda: Exchange(coalescer, most), socket)
     except OSError:
         raise EngineFailed(BROKEN) from None
-    mailroom.answers += 1
+    coalescer.answers += 1
     try:
         head = f"POST {route} HTTP/1.1\r\nHost: runner\r\nConnection: close\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         transport.write(head.encode() + body)
         yield protocol
     finally:
-        mailroom.answers -= 1
+        coalescer.answers -= 1
         transport.abort()

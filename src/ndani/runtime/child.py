@@ -42,10 +42,10 @@ class Probe(msgspec.Struct, frozen=True, tag="probe"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """From the runner: the model answers on its socket, or on the second one, after so many nanoseconds of loading."""
+    """From the runner: the model answers on its socket, or on its bare one, after so many nanoseconds of loading."""
 
     load_ns: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-    second: bool = False
+    bare: bool = False
 
 
 class Probed(msgspec.Struct, frozen=True, tag="probed"):
@@ -115,7 +115,7 @@ def _start(order: Order, pipes: Pipes) -> engines.Host:
     host.open(order.launch)
     jail.bind_no_more()
     jail.seal()
-    pipes.say(Ready(time.monotonic_ns() - began, host.second))
+    pipes.say(Ready(time.monotonic_ns() - began, host.bare))
     return host
 
 

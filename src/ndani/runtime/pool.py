@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from ndani.engines import Launch
 from ndani.engines.client import Engine
-from ndani.engines.stream import Mailroom
+from ndani.engines.stream import Coalescer
 from ndani.errors import Busy, EngineFailed, Failed, LoadFailed, NdaniError, OutOfMemory
 from ndani.ledger.log import Log
 from ndani.runtime import eviction, machine
@@ -47,7 +47,7 @@ class Pool:
     """The models in memory. `run` it as a task; `lease` a slot; `close` it."""
 
     def __init__(
-        self, settings: Settings, spawn: Spawn, mailroom: Mailroom, log: Log, look: Callable[[], machine.Machine] = machine.look
+        self, settings: Settings, spawn: Spawn, mailroom: Coalescer, log: Log, look: Callable[[], machine.Machine] = machine.look
     ) -> None:
         self._settings = settings
         self._spawn = spawn

@@ -22,7 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from ndani import errors, jail
-from ndani.engines import Launch, second_socket
+from ndani.engines import Launch, bare_socket
 from ndani.jail import Confinement, watch
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.runtime import child, machine
@@ -168,8 +168,8 @@ class Runner:
         self._send(Open())
         ready = await self._hear(child.Ready)
         self.load_ns = ready.load_ns
-        if ready.second:
-            self.socket = second_socket(self.socket)
+        if ready.bare:
+            self.socket = bare_socket(self.socket)
 
     async def _hear(self, kind: type[_E]) -> _E:
         said = await self._said.get()

@@ -2,8 +2,8 @@
 
 Dialects call this and nothing below it; nothing here knows a dialect. What arrives are `types`, what leaves are
 `types`, and what goes wrong is one error of the tree. `answers` has the verbs that make answers, `embeddings` the one
-that makes vectors, `models` those about models, `upkeep` those for the store itself, and `cards` what all need to know
-of a model.
+that makes vectors, `models` those about models, `upkeep` those for the store itself, and `resolver` what all need to
+know of a model.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Want
 from ndani.runtime.runner import Runner
 from ndani.service.answers import Answers
-from ndani.service.cards import Cards
 from ndani.service.embed import Embeddings
 from ndani.service.models import Models
+from ndani.service.resolver import ModelResolver
 from ndani.service.upkeep import Upkeep
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
@@ -42,11 +42,11 @@ class Service:
         self.fetcher = fetcher
         self.log = log
         self.counts = counts
-        self.cards = Cards(settings, store, pool.unload)
-        self.answers = Answers(self.cards, pool, counts)
-        self.embeddings = Embeddings(self.cards, pool, counts)
+        self.resolver = ModelResolver(settings, store, pool.unload)
+        self.answers = Answers(self.resolver, pool, counts)
+        self.embeddings = Embeddings(self.resolver, pool, counts)
         self.supervisor = Supervisor(settings.require_jail)
-        self.models = Models(store, self.cards, pool, fetcher, self.supervisor, log)
+        self.models = Models(store, self.resolver, pool, fetcher, self.supervisor, log)
         self.upkeep = Upkeep(store, fetcher)
 
     def health(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Service:
         want, name = self.pool.resident(), None
         models = [] if want else sorted(self.store.list(), key=lambda m: m.size)
         if models:
-            want = self.cards.want(await self.cards.card(self.store.find(names.parse(models[0].name))), Sampling())
+            want = self.resolver.want(await self.resolver.resolve(self.store.find(names.parse(models[0].name))), Sampling())
         if want is None:
             want = Want("echo", "echo", "", Details(), None, 0, 0, 0, engine="echo")
         else:

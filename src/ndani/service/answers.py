@@ -10,18 +10,19 @@ from dataclasses import replace
 from typing import Literal
 
 from ndani import names
-from ndani.engines.answer import Question, answer
+from ndani.engines.question import Question, ask
 from ndani.engines.sampling import merge
-from ndani.engines.template import Template
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
+from ndani.prompts import ChatTemplate, read_template
+from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import LEAST_CTX, Lease
-from ndani.service.cards import Card, Cards, read_template, runner_key
-from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Outlet, Sampling
+from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
+from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
-#: What a request may ask for and a later version will bring, with what is said of it until then.
-LATER = {
+#: What a request may ask for beyond text, with what is said where this version does not serve it with the model's engine.
+NOT_SERVED = {
     "thinking": "thinking is not in this version; leave out think, or set it to false",
     "tools": "tools are not in this version; leave them out",
     "tool_calls": "tool_calls are not in this version; leave them out",
@@ -38,38 +39,38 @@ Answering = tuple[AsyncGenerator[Event], tuple[str, ...]]
 class Answers:
     """What can be asked of a model."""
 
-    def __init__(self, cards: Cards, pool: Pool, counts: Counts) -> None:
-        self._cards = cards
+    def __init__(self, resolver: ModelResolver, pool: Pool, counts: Counts) -> None:
+        self._resolver = resolver
         self._pool = pool
         self._counts = counts
 
-    async def generate(self, request: GenerateRequest, outlet: Outlet | None = None) -> Answering:
+    async def generate(self, request: GenerateRequest, sink: Sink | None = None) -> Answering:
         """Continue a prompt. An empty prompt loads the model; with keep_alive 0 it unloads it.
 
-        Texts that `outlet` takes are not among the events.
+        Texts that `sink` takes are not among the events.
         """
         if not request.prompt and request.keep_alive == 0:
             return self._unload(request.model), ()
-        entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
+        entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
         if request.raw and (request.template or request.system or request.context):
             raise BadRequest("raw mode does not support template, system, or context")
-        card = await self._cards.card(entry)
-        template = await asyncio.to_thread(read_template, request.template) if request.template else card.template
-        _require(card, request, "generate")
-        if request.suffix and not (isinstance(template, Template) and template.mentions("suffix")):
+        model = await self._resolver.resolve(entry)
+        template = await asyncio.to_thread(read_template, request.template) if request.template else model.template
+        _require(model, request, "generate")
+        if request.suffix and not template.mentions("suffix"):
             raise Unsupported(f"{entry.name.full} does not support insert")
-        _allow(request)
+        _reject_unsupported(model, request)
         if not request.prompt:
-            return self._load(card, request.sampling, request.keep_alive), ()
-        said: tuple[Message, ...] = (Message("user", request.prompt),)
+            return self._load(model, request.sampling, request.keep_alive), ()
+        messages: tuple[Message, ...] = (Message("user", request.prompt),)
         system = request.system or entry.system
         if not request.raw:
             turns = entry.messages if request.context is None else ()
-            said = (*([Message("system", system)] if system else []), *turns, *said)
+            messages = (*([Message("system", system)] if system else []), *turns, *messages)
         question = Question(
-            said,
-            merge(request.sampling, card.options),
-            render="plain" if request.raw else _rendering(card, template),
+            messages,
+            merge(request.sampling, model.options),
+            render="plain" if request.raw else _rendering(model, template),
             suffix=request.suffix,
             think=request.think,
             render_only=request.render_only,
@@ -78,57 +79,57 @@ class Answers:
             shift=request.shift,
             wants_context=not request.raw,
         )
-        unobeyed = () if request.raw else card.unobeyed
+        unobeyed = () if request.raw else model.unobeyed
         if request.template or request.suffix:  # then no renderer would be asked
             unobeyed = tuple(word for word in unobeyed if word != "renderer")
-        return self._answer(card, question, request.keep_alive, outlet), unobeyed
+        return self._run(model, question, request.keep_alive, sink), unobeyed
 
-    async def chat(self, request: ChatRequest, outlet: Outlet | None = None) -> Answering:
-        """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `outlet`: as in `generate`."""
+    async def chat(self, request: ChatRequest, sink: Sink | None = None) -> Answering:
+        """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `sink`: as in `generate`."""
         if not request.messages and request.keep_alive == 0:
             return self._unload(request.model), ()
-        entry = self._cards.find(request.model, missing=f"model '{request.model}' not found")
-        card = await self._cards.card(entry)
-        _require(card, request, "chat")
-        _allow(request)
+        entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
+        model = await self._resolver.resolve(entry)
+        _require(model, request, "chat")
+        _reject_unsupported(model, request)
         if not request.messages:
-            return self._load(card, request.sampling, request.keep_alive), ()
-        said = entry.messages + request.messages
+            return self._load(model, request.sampling, request.keep_alive), ()
+        messages = entry.messages + request.messages
         if entry.system and request.messages[0].role != "system":
-            said = (Message("system", entry.system), *said)
+            messages = (Message("system", entry.system), *messages)
         question = Question(
-            said,
-            merge(request.sampling, card.options),
-            render=_rendering(card, card.template),
+            messages,
+            merge(request.sampling, model.options),
+            render=_rendering(model, model.template),
             think=request.think,
             render_only=request.render_only,
             truncate=request.truncate,
             shift=request.shift,
         )
-        return self._answer(card, question, request.keep_alive, outlet), card.unobeyed
+        return self._run(model, question, request.keep_alive, sink), model.unobeyed
 
     # How it is done.
 
-    def _unload(self, model: str) -> AsyncGenerator[Event]:
+    def _unload(self, name: str) -> AsyncGenerator[Event]:
         """Let a model go, also one whose manifest has been damaged since: it is in memory by its name."""
         try:
-            self._pool.unload(runner_key(self._cards.find(model, missing=f"model '{model}' not found")))
+            self._pool.unload(runner_key(self._resolver.find(name, missing=f"model '{name}' not found")))
         except StoreFailed:
-            self._pool.unload_named(str(names.parse(model)))
+            self._pool.unload_named(str(names.parse(name)))
         return _unloaded()
 
-    async def _load(self, card: Card, sampling: Sampling, keep_alive: float | None) -> AsyncGenerator[Event]:
-        async with self._pool.lease(self._cards.want(card, merge(sampling, card.options)), self._cards.keep_alive(keep_alive)):
+    async def _load(self, model: ResolvedModel, sampling: Sampling, keep_alive: float | None) -> AsyncGenerator[Event]:
+        async with self._pool.lease(self._resolver.want(model, merge(sampling, model.options)), self._resolver.keep_alive(keep_alive)):
             pass
         yield Done("load")
 
-    async def _answer(self, card: Card, question: Question, keep_alive: float | None, outlet: Outlet | None) -> AsyncGenerator[Event]:
+    async def _run(self, model: ResolvedModel, question: Question, keep_alive: float | None, sink: Sink | None) -> AsyncGenerator[Event]:
         """Lease, ask, account: the road of every answer."""
         started = time.monotonic_ns()
-        async with self._pool.lease(self._cards.want(card, question.sampling), self._cards.keep_alive(keep_alive)) as lease:
+        async with self._pool.lease(self._resolver.want(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
             asked = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
-                async with aclosing(answer(lease.engine, asked, outlet)) as events:
+                async with aclosing(ask(lease.engine, asked, sink)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)
@@ -145,32 +146,30 @@ async def _unloaded() -> AsyncGenerator[Event]:
     yield Done("unload")
 
 
-def _require(card: Card, request: GenerateRequest | ChatRequest, verb: str) -> None:
-    """Refuse what the model cannot do, in Ollama's order (reference 1.6); its options come after that, in `_allow`."""
-    if "thinking" in request.asks and "thinking" not in card.capabilities:
+def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
+    """Refuse what the model cannot do, in Ollama's order (reference 1.6); its options come after that, in `_reject_unsupported`."""
+    if "thinking" in request.asks and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
-    if "completion" not in card.capabilities:
+    if "completion" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support {verb}')
-    if "tools" in request.asks and "tools" not in card.capabilities:
-        raise Unsupported(f"{card.entry.name.full} does not support tools")
+    if "tools" in request.asks and "tools" not in model.capabilities:
+        raise Unsupported(f"{model.entry.name.full} does not support tools")
 
 
-def _allow(request: GenerateRequest | ChatRequest) -> None:
-    """Refuse what the model could do and this version cannot, then options that make no sense."""
-    for word, sentence in LATER.items():
-        if word in request.asks:
+def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
+    """Refuse what the model could do and this version cannot with its engine, then options that make no sense."""
+    for word, sentence in NOT_SERVED.items():
+        if word in request.asks and word not in model.engine.serves:
             raise Unsupported(sentence)
     if request.wrong:
         raise BadRequest(request.wrong)
 
 
-def _rendering(card: Card, template: Template | BadRequest | None) -> Template | Literal["engine", "plain"]:
+def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Literal["engine", "plain"]:
     """How the messages of a request become a prompt. Raises BadRequest where its template cannot be read."""
-    if isinstance(template, BadRequest):
-        raise BadRequest(str(template))
-    return template or ("engine" if card.native else "plain")
+    return template.required() or ("engine" if model.native else "plain")
 
 
-def _context(said: int | None, lease: Lease) -> int:
+def _context(num_ctx: int | None, lease: Lease) -> int:
     """The context of one request: what it asked for, at most what its slot has."""
-    return max(min(said, lease.num_ctx), LEAST_CTX) if said else lease.num_ctx
+    return max(min(num_ctx, lease.num_ctx), LEAST_CTX) if num_ctx else lease.num_ctx

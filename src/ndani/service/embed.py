@@ -9,15 +9,15 @@ from ndani.engines.vectors import embed, shorten
 from ndani.errors import BadRequest, EngineFailed, Failed
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
-from ndani.service.cards import Cards, runner_key
+from ndani.service.resolver import ModelResolver, runner_key
 from ndani.types import Done, EmbedRequest, Usage, Vectors
 
 
 class Embeddings:
     """Texts in, vectors out."""
 
-    def __init__(self, cards: Cards, pool: Pool, counts: Counts) -> None:
-        self._cards = cards
+    def __init__(self, resolver: ModelResolver, pool: Pool, counts: Counts) -> None:
+        self._resolver = resolver
         self._pool = pool
         self._counts = counts
 
@@ -27,18 +27,18 @@ class Embeddings:
         Raises NotFound, BadRequest for a text that is too long and may not be cut, Busy, LoadFailed, EngineFailed.
         """
         started = time.monotonic_ns()
-        entry = self._cards.find(request.model, missing=f'model "{request.model}" not found, try pulling it first')
+        entry = self._resolver.find(request.model, missing=f'model "{request.model}" not found, try pulling it first')
         if not request.texts and request.keep_alive == 0:
             self._pool.unload(runner_key(entry))
             return Vectors(())
-        card = await self._cards.card(entry)
-        said = merge(request.sampling, card.options)
-        want = self._cards.want_vectors(card, said)
+        model = await self._resolver.resolve(entry)
+        sampling = merge(request.sampling, model.options)
+        want = self._resolver.want_vectors(model, sampling)
         if request.wrong:
             raise BadRequest(request.wrong)
-        async with self._pool.lease(want, self._cards.keep_alive(request.keep_alive)) as lease:
-            num_ctx = lease.num_ctx if said.num_ctx is None else min(said.num_ctx, lease.num_ctx)
-            if "bert" not in card.want.details.family:  # one that reads a text token by token refuses what fills its slot
+        async with self._pool.lease(want, self._resolver.keep_alive(request.keep_alive)) as lease:
+            num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
+            if "bert" not in model.want.details.family:  # one that reads a text token by token refuses what fills its slot
                 num_ctx = min(num_ctx, lease.num_ctx - 1)
             try:
                 made = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)

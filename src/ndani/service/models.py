@@ -14,8 +14,9 @@ from ndani.convert.supervisor import Supervisor
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.ledger.log import Log
+from ndani.prompts import read_template
 from ndani.runtime.pool import Pool
-from ndani.service.cards import Cards, read_template, require_local, runner_key
+from ndani.service.resolver import ModelResolver, require_local, runner_key
 from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Entry, Store
@@ -41,9 +42,9 @@ class Shown:
 class Models:
     """What can be done with the models of a store."""
 
-    def __init__(self, store: Store, cards: Cards, pool: Pool, fetcher: Fetcher, supervisor: Supervisor, log: Log) -> None:
+    def __init__(self, store: Store, resolver: ModelResolver, pool: Pool, fetcher: Fetcher, supervisor: Supervisor, log: Log) -> None:
         self.store = store
-        self._cards = cards
+        self._resolver = resolver
         self._pool = pool
         self._fetcher = fetcher
         self._supervisor = supervisor
@@ -72,7 +73,7 @@ class Models:
 
     def _shown(self, model: str) -> Shown:
         name = names.parse(model)
-        entry = self._cards.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
+        entry = self._resolver.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
         return Shown(self.store.describe(entry), entry, self.store.header(entry), entry.weights_path)
 
     async def copy(self, source: str, destination: str) -> None:
@@ -140,10 +141,10 @@ class Models:
         await asyncio.to_thread(_check, recipe)
         if base:
             try:
-                entry = self._cards.find(base, missing="")
+                entry = self._resolver.find(base, missing="")
             except NotFound:
                 await self._fetcher.pull(names.parse(base), False, without_success(report))
-                entry = self._cards.find(base, missing=f"model '{base}' not found")
+                entry = self._resolver.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
         old = self._runs(name)
         async with made(self.store, self._supervisor, recipe, report) as ready:
@@ -173,5 +174,5 @@ def _check(recipe: Recipe) -> None:
     read(check_parameters(recipe.parameters)[0])
     if recipe.quantize:
         parse_kind(recipe.quantize)
-    if isinstance(error := read_template(recipe.template), BadRequest):
+    if error := read_template(recipe.template).error:
         raise BadRequest(f"template error: {error}")

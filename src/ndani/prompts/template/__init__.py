@@ -1,6 +1,6 @@
 """TEMPLATE: Go's text/template as Ollama uses it, from a model's template and a conversation to a prompt.
 
-The room's door. Parts, each knowing nothing of those after it: `bounds` (how far a template may go), `nodes`, `lex`,
+The package's door. Parts, each knowing nothing of those after it: `bounds` (how far a template may go), `nodes`, `lex`,
 `literals`, `parse` (text to tree), `values`, `formats`, `functions`, `evaluate` (tree to text), `survey` (what a tree
 tells by itself), `conversation` (Ollama's data). Pure: no file, no model, no event loop; the clock only for today's
 date, where none is given. A template near its bounds takes some seconds, so callers run `render` off the loop.
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 
-from ndani.engines.template import survey
-from ndani.engines.template.bounds import STEPS, STEPS_PER_TURN, Meter, refuse, shorten
-from ndani.engines.template.conversation import Conversation, ToolCall, Turn, clean, merge, messages, scrub, thinking_values, tool_values
-from ndani.engines.template.evaluate import run
-from ndani.engines.template.functions import FUNCTIONS
-from ndani.engines.template.nodes import Action, Body, Command, Field, Pipe
-from ndani.engines.template.parse import parse_tree
-from ndani.engines.template.values import Table, Value
+from ndani.prompts.template import survey
+from ndani.prompts.template.bounds import STEPS, STEPS_PER_TURN, Meter, refuse, shorten
+from ndani.prompts.template.conversation import Conversation, ToolCall, Turn, clean, merge, messages, scrub, thinking_values, tool_values
+from ndani.prompts.template.evaluate import run
+from ndani.prompts.template.functions import FUNCTIONS
+from ndani.prompts.template.nodes import Action, Body, Command, Field, Pipe
+from ndani.prompts.template.parse import parse_tree
+from ndani.prompts.template.values import Table, Value
 
 __all__ = ["Conversation", "Template", "ToolCall", "Turn", "parse"]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from enum import Enum
 
-from ndani.engines.template.bounds import DEPTH, Meter, Wrong, refuse, shorten
-from ndani.engines.template.formats import PLAIN, Printer
-from ndani.engines.template.functions import FUNCTIONS, Setting
-from ndani.engines.template.nodes import (
+from ndani.prompts.template.bounds import DEPTH, Meter, Wrong, refuse, shorten
+from ndani.prompts.template.formats import PLAIN, Printer
+from ndani.prompts.template.functions import FUNCTIONS, Setting
+from ndani.prompts.template.nodes import (
     Action,
     Body,
     Branch,
@@ -32,7 +32,7 @@ from ndani.engines.template.nodes import (
     Variable,
     Word,
 )
-from ndani.engines.template.values import NOTHING, Items, Nothing, Record, Table, Value, is_true, kind_of, own_text
+from ndani.prompts.template.values import NOTHING, Items, Nothing, Record, Table, Value, is_true, kind_of, own_text
 
 
 class _Leave(Enum):

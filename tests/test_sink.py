@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from ndani.engines import Launch
-from ndani.engines.answer import MOST_REPEATS, Question, answer
 from ndani.engines.client import Engine
+from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
-from ndani.engines.stream import Mailroom
+from ndani.engines.stream import Coalescer
 from ndani.errors import EngineFailed
+from ndani.outputs import MOST_REPEATS
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
-from ndani.types import Done, Event, Message, Outlet, Sampling, Text
+from ndani.types import Done, Event, Message, Sampling, Sink, Text
 from server import HOST, Server
 
 pytestmark = pytest.mark.slow
@@ -37,25 +38,39 @@ def question(words: str, keep: bool = False) -> Question:
     return Question((Message("user", words),), said, 4096, 4096, render="plain", wants_context=keep)
 
 
-async def told(folder: Path, asked: Question, outlet: Outlet | None) -> tuple[list[Event], list[Text]]:
-    """The events of one answer of a real echo runner; and the texts that the outlet took."""
-    taken: list[Text] = []
-    if outlet:
-        put, outlet.put = outlet.put, lambda text: (put(text), taken.append(text))
+class Reader:
+    """A sink that keeps what it was given, in `order` too; ready each `every`th time that it is asked."""
+
+    def __init__(self, every: int = 1, order: list[str] | None = None) -> None:
+        self.taken: list[Text] = []
+        self._every, self._order, self._looks = every, order, 0
+
+    def ready(self) -> bool:
+        self._looks += 1
+        return self._looks % self._every == 0
+
+    def put(self, text: Text) -> None:
+        self.taken.append(text)
+        if self._order is not None:
+            self._order.append(text.text)
+
+
+async def told(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
+    """The events of one answer of a real echo runner, without the texts that the sink took."""
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
         await runner.ready(60)
-        async with aclosing(answer(Engine(runner.socket, Mailroom()), asked, outlet)) as events:
-            return [event async for event in events], taken
+        async with aclosing(ask(Engine(runner.socket, Coalescer()), asked, sink)) as events:
+            return [event async for event in events]
     finally:
         await runner.stop()
 
 
 async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None:
     asked = question("@delay=0.001 " + WORDS, keep=True)
-    bare, _ = await told(folder, asked, None)
-    order: list[str] = []
-    events, taken = await told(folder, asked, Outlet(lambda: True, lambda text: order.append(text.text)))
+    bare = await told(folder, asked, None)
+    reader = Reader()
+    events, taken = await told(folder, asked, reader), reader.taken
     whole = [event for event in bare if isinstance(event, Text)]
     by_event = [event for event in events if isinstance(event, Text)]
     assert len(taken) > 20, "the short way was taken"
@@ -67,38 +82,31 @@ async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None
 
 async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(folder: Path) -> None:
     order: list[str] = []
-    looks = 0
-
-    def ready() -> bool:
-        nonlocal looks
-        looks += 1
-        return looks % 3 == 0
-
-    taken: list[Text] = []
-    outlet = Outlet(ready, lambda text: (order.append(text.text), taken.append(text)))
+    reader = Reader(3, order)
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
         await runner.ready(60)
-        async with aclosing(answer(Engine(runner.socket, Mailroom()), question("@delay=0.001 " + WORDS), outlet)) as events:
+        async with aclosing(ask(Engine(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
             async for event in events:
                 if isinstance(event, Text):
                     order.append(event.text)
     finally:
         await runner.stop()
     assert "".join(order).split() == WORDS.split()
-    assert 0 < len(taken) < len(order)
+    assert 0 < len(reader.taken) < len(order)
 
 
 async def test_a_model_that_repeats_itself_is_stopped_on_the_short_way_too(folder: Path) -> None:
-    events, taken = await told(folder, question("@delay=0.001 " + "same " * 200), Outlet(lambda: True))
-    said = len(taken) + sum(isinstance(event, Text) for event in events)
+    reader = Reader()
+    events = await told(folder, question("@delay=0.001 " + "same " * 200), reader)
+    said = len(reader.taken) + sum(isinstance(event, Text) for event in events)
     last = events[-1]
     assert isinstance(last, Done) and last.reason == "length" and MOST_REPEATS < said <= MOST_REPEATS + 3
 
 
 async def test_an_engine_that_dies_is_an_error_not_a_wait(folder: Path) -> None:
     with pytest.raises(EngineFailed):
-        await told(folder, question("@crash=20 @delay=0.001 " + WORDS), Outlet(lambda: True))
+        await told(folder, question("@crash=20 @delay=0.001 " + WORDS), Reader())
 
 
 def test_a_client_that_reads_slowly_gets_every_word_in_order(echo: Server) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ndani.engines.template.bounds import Wrong
+from ndani.prompts.template.bounds import Wrong
 
 _ESCAPE = re.compile(r"\\(?:([abfnrtv\\'\"])|([0-7]{3})|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))", re.ASCII)
 _PLAIN = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}

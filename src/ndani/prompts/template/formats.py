@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
-from ndani.engines.template.bounds import OUTPUT, VERB, WIDTH, Meter, Wrong
-from ndani.engines.template.values import NOTHING, Items, Nothing, Record, Table, Value, kind_of, own_text
 from ndani.letters import is_seen
+from ndani.prompts.template.bounds import OUTPUT, VERB, WIDTH, Meter, Wrong
+from ndani.prompts.template.values import NOTHING, Items, Nothing, Record, Table, Value, kind_of, own_text
 
 _VERB = re.compile(r"%([#0+\- ]*)(\*|\d+)?(?:\.(\*|\d+)?)?(.)?", re.DOTALL)
 _QUOTE = {7: "\\a", 8: "\\b", 12: "\\f", 10: "\\n", 13: "\\r", 9: "\\t", 11: "\\v", 92: "\\\\"}
@@ -206,9 +206,9 @@ class Printer:
             precision = None
         return Flags("#" in marks, "0" in marks, "+" in marks, minus, " " in marks, False, width, precision)
 
-    def size(self, said: str, left: list[Value], bad: str) -> int | None:
-        if said != "*":
-            value = int(said) if len(said) < 10 else WIDTH + 1
+    def size(self, spelled: str, left: list[Value], bad: str) -> int | None:
+        if spelled != "*":
+            value = int(spelled) if len(spelled) < 10 else WIDTH + 1
         else:
             given = left.pop() if left else None
             if not isinstance(given, int) or isinstance(given, bool):

@@ -1,4 +1,4 @@
-"""What every request needs to know of a model, and what it asks of a runner: name → Card → Want."""
+"""What every request needs to know of a model, and what it asks of a runner: a name, a ResolvedModel, a Want."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ndani import names
+from ndani.engines import EngineSpec, running
 from ndani.engines.sampling import read
-from ndani.engines.template import Template, parse
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
+from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.machine import processors
 from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
 from ndani.settings import Settings
@@ -24,23 +25,24 @@ LEAST_BATCH = 32
 FOREVER = 2**63 / 1e9
 
 #: Models that the service remembers what it needs to know of.
-MOST_CARDS = 1000
+MOST_MODELS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ResolvedModel:
     """What every request needs to know of a model; `want` has what is the same for all its requests."""
 
     entry: Entry
+    engine: EngineSpec
     options: Sampling
     want: Want
-    template: Template | BadRequest | None  # the Go template, or why it cannot be read
-    native: bool  # its weights hold a chat template, which the engine applies
+    template: ChatTemplate
+    native: bool  # its weights hold a chat template, and the engine applies it
     unobeyed: tuple[str, ...]  # names of what its config asks for and nothing here obeys: renderer, parser
     capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
 
 
-class Cards:
+class ModelResolver:
     """The models of a store, as requests ask for them.
 
     `renewed` is called with the key of a runner whose weights were damaged when it loaded them and are whole now.
@@ -50,10 +52,11 @@ class Cards:
         self.settings = settings
         self.store = store
         self._renewed = renewed
-        self._cards: dict[tuple[names.Name, str, int], Card] = {}
+        self._models: dict[tuple[names.Name, str, int], ResolvedModel] = {}
         self._files: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {}
 
     def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> Entry:
+        """The model of a name. Raises NotFound in the words of `missing`, BadName, Forbidden in those of `remote` for Ollama's cloud."""
         if not model:
             raise NotFound("model '' not found")
         name = names.parse(model)
@@ -61,73 +64,81 @@ class Cards:
             raise Forbidden(f"ollama cloud is disabled: {remote}")
         return self.store.find(name, missing=missing)
 
-    async def card(self, entry: Entry) -> Card:
+    async def resolve(self, entry: Entry) -> ResolvedModel:
         """What every request needs to know of a model, worked out once for each content that a name has had."""
         key = (entry.name, entry.digest, self.store.generation)
-        if key not in self._cards:
-            if len(self._cards) >= MOST_CARDS:
-                self._cards.clear()
+        if key not in self._models:
+            if len(self._models) >= MOST_MODELS:
+                self._models.clear()
                 self._files.clear()
-            card, files = await asyncio.to_thread(lambda: (self._describe(entry), _files(entry)))
-            since, loaded = self._files.get(card.want.key, (key[2], files))
+            model, files = await asyncio.to_thread(lambda: (self._resolve(entry), _files(entry)))
+            since, loaded = self._files.get(model.want.key, (key[2], files))
             if since != key[2] and loaded != files:
-                self._renewed(card.want.key)
-            self._files[card.want.key] = key[2], files
-            self._cards[key] = card
-        return self._cards[key]
+                self._renewed(model.want.key)
+            self._files[model.want.key] = key[2], files
+            self._models[key] = model
+        return self._models[key]
 
-    def _describe(self, entry: Entry) -> Card:
-        if entry.projector:
+    def _resolve(self, entry: Entry) -> ResolvedModel:
+        engine = running(entry.config.model_format)
+        if entry.projector and not engine.projectors:
             raise Unsupported("models with a projector are not in this version")
-        model, header = self.store.describe(entry), self.store.header(entry)
-        embeds = "embedding" in model.capabilities
+        if entry.adapter and not engine.adapters:
+            raise Unsupported(f"models with an adapter are not in this version of the engine {engine.name}")
+        listed, header = self.store.describe(entry), self.store.header(entry)
+        embeds = "embedding" in listed.capabilities
         sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
         want = Want(
             key=runner_key(entry),
             name=str(entry.name),
             digest=entry.digest,
-            details=model.details,
+            details=listed.details,
             weights=entry.weights_path,
             size=entry.weights.size + (entry.adapter_layer.size if entry.adapter_layer else 0),
             adapter=entry.adapter,
             # A model that looks at a text as a whole keeps nothing of it for the next token.
             kv_bytes=0 if sees_all else header.kv_bytes_per_token(self.settings.kv_cache_type),
             trained_ctx=header.context_length,
-            engine="echo" if model.details.format == "echo" else "llama",
+            engine=engine.name,
             embedding=embeds,
         )
-        native = header.chat_template is not None
+        native = engine.chat_template and header.chat_template is not None
         # With a renderer of Ollama's own its template is a stopgap that says nothing; the weights know better.
-        template = None if native and entry.config.renderer else read_template(entry.template)
-        if isinstance(template, BadRequest):
-            wrong = f"the model {entry.name} has a template that cannot be used ({template})"
-            template = BadRequest(f"{wrong}; create it again with another one")
-        return Card(entry, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(model.capabilities))
+        template = read_template(None if native and entry.config.renderer else entry.template)
+        if template.error:
+            wrong = f"the model {entry.name} has a template that cannot be used ({template.error})"
+            template = ChatTemplate(error=f"{wrong}; create it again with another one")
+        return ResolvedModel(
+            entry, engine, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
+        )
 
-    def want(self, card: Card, said: Sampling) -> Want:
+    def want(self, model: ResolvedModel, sampling: Sampling) -> Want:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
         default = self.settings.context_length if self.settings.context_length > 0 else DEFAULT_CTX
         return replace(
-            card.want,
-            num_ctx=said.num_ctx or default,
+            model.want,
+            num_ctx=sampling.num_ctx or default,
             # llama.cpp aborts with a batch smaller than its slots, and looks for a client that left only between two.
-            num_batch=None if said.num_batch is None else max(min(said.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
+            num_batch=None
+            if sampling.num_batch is None
+            else max(min(sampling.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
             # Each waits for all others after every step: 512 on two processors took seconds for a token, from everybody else too.
-            num_thread=min(said.num_thread, processors()) if said.num_thread and said.num_thread > 0 else None,
-            num_gpu=None if said.num_gpu == -1 else said.num_gpu,
-            main_gpu=said.main_gpu,
-            use_mmap=said.use_mmap,
+            num_thread=min(sampling.num_thread, processors()) if sampling.num_thread and sampling.num_thread > 0 else None,
+            num_gpu=None if sampling.num_gpu == -1 else sampling.num_gpu,
+            main_gpu=sampling.main_gpu,
+            use_mmap=sampling.use_mmap,
         )
 
-    def want_vectors(self, card: Card, said: Sampling) -> Want:
+    def want_vectors(self, model: ResolvedModel, sampling: Sampling) -> Want:
         """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
-        if card.want.engine != "llama":
-            raise Unsupported(f'"{card.want.name}" does not support embeddings')
-        want = self.want(card, said)
+        if not model.engine.embeddings:
+            raise Unsupported(f'"{model.want.name}" does not support embeddings')
+        want = self.want(model, sampling)
         return want if want.embedding else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
 
-    def keep_alive(self, said: float | None) -> float:
-        seconds = self.settings.keep_alive if said is None else said
+    def keep_alive(self, asked: float | None) -> float:
+        """Seconds that a model stays after a request: what it said, else the settings; negative for ever."""
+        seconds = self.settings.keep_alive if asked is None else asked
         return -1.0 if seconds > FOREVER else seconds
 
 
@@ -143,8 +154,7 @@ def _in_cloud(name: names.Name) -> bool:
 
 def abilities(template: str) -> set[str]:
     """What a Go template makes a model capable of: any of tools, insert, thinking; nothing where it cannot be read."""
-    found = read_template(template)
-    return found.capabilities() if isinstance(found, Template) else set()
+    return read_template(template).capabilities()
 
 
 def _own_options(entry: Entry) -> Sampling:
@@ -165,11 +175,3 @@ def runner_key(entry: Entry) -> str:
     """Which models share a runner: those with the same weights and the same adapter over them, or none."""
     adapter = entry.adapter_layer
     return f"{entry.weights.digest}+{adapter.digest}" if adapter else entry.weights.digest
-
-
-def read_template(text: str | None) -> Template | BadRequest | None:
-    """A model's own template. One that cannot be read is an error only for those who need it."""
-    try:
-        return parse(text) if text else None
-    except BadRequest as error:
-        return error

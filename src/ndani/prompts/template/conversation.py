@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from ndani.engines.template.bounds import NESTING
-from ndani.engines.template.functions import typescript
-from ndani.engines.template.values import Items, Record, Table, Value
 from ndani.errors import BadRequest
+from ndani.prompts.template.bounds import NESTING
+from ndani.prompts.template.functions import typescript
+from ndani.prompts.template.values import Items, Record, Table, Value
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PROPERTY = (

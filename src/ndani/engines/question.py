@@ -15,18 +15,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ndani.engines.client import Chunk, Engine, Timings, TooLong
-from ndani.engines.fit import Fitted, Render, fit
 from ndani.engines.sampling import translate
-from ndani.engines.template import Conversation, Template, Turn
-from ndani.engines.template.bounds import OUTPUT
 from ndani.errors import BadRequest
-from ndani.types import Done, Event, Message, Outlet, Rendered, Sampling, Text, Usage
-
-#: Letters of an answer for each token that it may have, beside the longest word it may be stopped at: no token has so many.
-_PER_TOKEN, _BESIDE = 512, 1 << 20
-
-#: A model that says the same token this often in a row will not stop by itself (reference 5).
-MOST_REPEATS = 30
+from ndani.outputs import Accumulator
+from ndani.prompts import fill
+from ndani.prompts.fit import Fitted, RenderPrompt, fit
+from ndani.prompts.template import Template
+from ndani.types import Done, Event, Message, Rendered, Sampling, Sink, Text, Usage
 
 TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "
@@ -57,9 +52,14 @@ class Question:
     shift: bool = True
     wants_context: bool = False
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is to be said, only the prompt read: an engine gives one token anyway."""
+        return self.sampling.num_predict == 0
 
-async def answer(engine: Engine, question: Question, outlet: Outlet | None = None) -> AsyncGenerator[Event]:
-    """The answer as it is made: Text…, then one Done; or one Rendered. Texts that `outlet` takes are not among them.
+
+async def ask(engine: Engine, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
+    """The answer as it is made: Text…, then one Done; or one Rendered. Texts that `sink` takes are not among them.
 
     Raises BadRequest, EngineFailed.
     """
@@ -78,90 +78,80 @@ async def answer(engine: Engine, question: Question, outlet: Outlet | None = Non
         options = translate(question.sampling, question.num_ctx)
         if not question.shift:  # without shifting the answer ends where the context does
             options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted)), 1))
-        tally = Tally(question.sampling.num_predict == 0, question.wants_context, options["n_predict"])
+        made = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
+        completion = _Completion(made)
         try:
-            async with aclosing(engine.complete(fitted.prompt, options, tally.tap(outlet) if outlet else None)) as chunks:
+            async with aclosing(engine.complete(fitted.prompt, options, completion.tap(sink) if sink else None)) as chunks:
                 async for chunk in chunks:
-                    if tally.last:  # it came by the outlet
-                        break
-                    if event := tally.take(chunk):
+                    # By what the sink took it may be over before this one.
+                    if not completion.over and (event := completion.take(chunk)):
                         yield event
-                    if tally.last:
+                    if completion.over:
                         break
             break
         except TooLong:
             if counted:
                 raise BadRequest(TOO_LONG) from None
             fitted, counted = await _fit(engine, question, render), True
-    context = (*await _ids(engine, fitted), *tally.made) if question.wants_context else None
-    yield tally.done(context, fitted.truncated, question.slot_ctx)
+    context = (*await _ids(engine, fitted), *made.tokens) if question.wants_context else None
+    yield completion.done(question, context, fitted.truncated)
 
 
-class Tally:
-    """What has come of one answer so far. `silent`: nothing is to be said (num_predict 0). `most`: pieces that may come of it."""
+class _Completion:
+    """One completion as it comes: chunks of an engine in, texts out, and at its end what it cost."""
 
-    def __init__(self, silent: bool, keep: bool, most: int) -> None:
-        self.made: list[int] = []
-        self.last: Chunk | None = None
-        self._silent, self._keep, self._most = silent, keep, most
-        self._started = time.monotonic_ns()
-        self._piece, self._repeats, self._count = "", 0, 0
-        self._room = most * _PER_TOKEN + _BESIDE
+    def __init__(self, accumulator: Accumulator) -> None:
+        self._accumulator = accumulator
+        self._last = Chunk()  # that has come
+        self._began = time.monotonic_ns()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be read: the engine has ended it, or it has been enough."""
+        return self._last.stop or self._accumulator.over
 
     def take(self, chunk: Chunk) -> Text | None:
-        """The text of a chunk, where it has one; `last` is set when the answer ends with it."""
+        """The text of a chunk, where it has one to tell."""
         if chunk.stop:
-            self.last = chunk
-        elif chunk.prompt_progress is not None:
+            self._last = chunk
+            return self._accumulator.finish(chunk.content, chunk.tokens)
+        if chunk.prompt_progress is not None:
             return None
-        else:
-            self._count += 1
-            piece = chunk.content.strip()
-            self._repeats = self._repeats + 1 if self._count > 1 and piece == self._piece else 0
-            self._piece = piece
-            self._room -= len(chunk.content)
-            if (
-                self._repeats >= MOST_REPEATS or self._count > self._most or self._room < 0
-            ):  # an engine that does not stop where it was told to
-                self.last = Chunk(stop=True, stop_type="limit", tokens_evaluated=chunk.tokens_evaluated)
-        if self._silent or not chunk.content:
-            if self._keep and not self._silent:
-                self.made += chunk.tokens
-            return None
-        if not self._keep:
-            return Text(chunk.content)
-        self.made += chunk.tokens
-        return Text(chunk.content, tuple(chunk.tokens))
+        self._last = chunk
+        return self._accumulator.take(chunk.content, chunk.tokens)
 
-    def tap(self, outlet: Outlet) -> Callable[[Chunk], bool]:
-        """Takes the pieces of an answer to `outlet` on the shortest way: from the socket's news, past every waiting generator.
+    def tap(self, sink: Sink) -> Callable[[Chunk], bool]:
+        """Takes the pieces of an answer to `sink` on the shortest way: from the socket's news, past every waiting generator.
 
         Two cores are all the engine has, and waking those costs more than all else that is done for a token.
         """
+        accumulator, accumulate, ready, put = self._accumulator, self._accumulator.take, sink.ready, sink.put
 
-        def take(chunk: Chunk) -> bool:
-            if chunk.stop or chunk.error is not None or self.last or not outlet.ready():
+        def offer(chunk: Chunk) -> bool:
+            if chunk.stop or chunk.error is not None or accumulator.over or not ready():
                 return False
-            if text := self.take(chunk):
-                outlet.put(text)
+            if chunk.prompt_progress is None:
+                self._last = chunk
+                if text := accumulate(chunk.content, chunk.tokens):
+                    put(text)
             return True
 
-        return take
+        return offer
 
-    def done(self, context: tuple[int, ...] | None, truncated: int, slot_ctx: int) -> Done:
+    def done(self, question: Question, context: tuple[int, ...] | None, truncated: int) -> Done:
         """The end, with what it cost. What went past the slot's context pushed as many tokens out of sight."""
-        last = self.last
-        assert last is not None  # `complete` raises rather than end without one
-        timings = last.timings or Timings(predicted_n=self._count, predicted_ms=(time.monotonic_ns() - self._started) / 1e6)
+        last, made, cut = self._last, self._accumulator, not self._last.stop
+        measured = Timings(predicted_n=made.count, predicted_ms=(time.monotonic_ns() - self._began) / 1e6)
+        timings = last.timings if last.timings and not cut else measured
         usage = Usage(
             prompt_tokens=max(last.tokens_evaluated, 0),
             cached_tokens=max(timings.cache_n, 0),
-            output_tokens=0 if self._silent else max(timings.predicted_n, 0),
+            output_tokens=0 if question.silent else max(timings.predicted_n, 0),
             prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
             output_ns=max(int(timings.predicted_ms * 1e6), 1),
         )
-        pushed_out = max(0, usage.prompt_tokens + usage.output_tokens - slot_ctx) if slot_ctx else 0
-        return Done("length" if last.stop_type == "limit" else "stop", usage, context, truncated + pushed_out)
+        pushed_out = max(0, usage.prompt_tokens + usage.output_tokens - question.slot_ctx) if question.slot_ctx else 0
+        return Done("length" if cut or last.stop_type == "limit" else "stop", usage, context, truncated + pushed_out)
 
 
 async def _before(engine: Engine, context: tuple[int, ...]) -> str:
@@ -172,13 +162,13 @@ async def _before(engine: Engine, context: tuple[int, ...]) -> str:
     return await engine.detokenize(context) if context else ""
 
 
-def _renderer(engine: Engine, question: Question, prefix: str) -> Render:
+def _renderer(engine: Engine, question: Question, prefix: str) -> RenderPrompt:
     """The one place that decides how messages become a prompt."""
     way, suffix, think = question.render, question.suffix, question.think
 
     async def render(messages: tuple[Message, ...]) -> str:
-        if isinstance(way, Template):  # a second or two at worst, so not on the loop
-            return prefix + await asyncio.to_thread(_filled, way, messages, suffix, think)
+        if isinstance(way, Template):  # not on the loop
+            return prefix + await asyncio.to_thread(fill, way, messages, suffix, think)
         if way == "engine":
             return prefix + await engine.render(messages, think)
         return prefix + "\n\n".join(m.content for m in messages)
@@ -186,14 +176,7 @@ def _renderer(engine: Engine, question: Question, prefix: str) -> Render:
     return render
 
 
-def _filled(template: Template, messages: tuple[Message, ...], suffix: str, think: bool | None) -> str:
-    if sum(len(message.content) for message in messages) > OUTPUT:
-        raise BadRequest(f"the prompt is longer than {OUTPUT:,} characters; shorten it")
-    turns = tuple(Turn(m.role, m.content, m.thinking, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
-    return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))
-
-
-async def _fit(engine: Engine, question: Question, render: Render) -> Fitted:
+async def _fit(engine: Engine, question: Question, render: RenderPrompt) -> Fitted:
     keep = question.sampling.num_keep or 0
     fitted = await fit(question.messages, question.num_ctx, keep, render, engine.tokenize, cut=question.shift)
     if fitted is None or (fitted.truncated and not question.truncate):

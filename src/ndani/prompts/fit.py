@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ndani.types import Message
 
-Render = Callable[[tuple[Message, ...]], Awaitable[str]]
+RenderPrompt = Callable[[tuple[Message, ...]], Awaitable[str]]
 Tokenize = Callable[[str], Awaitable[list[int]]]
 
 
@@ -24,7 +24,7 @@ class Fitted:
 
 
 async def fit(
-    messages: tuple[Message, ...], num_ctx: int, num_keep: int, render: Render, tokenize: Tokenize, *, cut: bool
+    messages: tuple[Message, ...], num_ctx: int, num_keep: int, render: RenderPrompt, tokenize: Tokenize, *, cut: bool
 ) -> Fitted | None:
     """The longest ending of a conversation whose prompt has fewer than `num_ctx` tokens; None when none has and `cut` is off.
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
 
-from ndani.engines.template.bounds import SOURCE, TOKENS, refuse
 from ndani.errors import BadRequest
+from ndani.prompts.template.bounds import SOURCE, TOKENS, refuse
 
 _SPACE = " \t\r\n"
 _NUMBER = re.compile(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ndani.engines.template.nodes import (
+from ndani.prompts.template.nodes import (
     Action,
     Body,
     Branch,

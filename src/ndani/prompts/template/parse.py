@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from ndani.engines.template.bounds import NESTING, VARIABLES, Wrong, refuse, shorten
-from ndani.engines.template.lex import Sort, Token, lex
-from ndani.engines.template.literals import read_character, read_number, read_text
-from ndani.engines.template.nodes import (
+from ndani.errors import BadRequest
+from ndani.prompts.template.bounds import NESTING, VARIABLES, Wrong, refuse, shorten
+from ndani.prompts.template.lex import Sort, Token, lex
+from ndani.prompts.template.literals import read_character, read_number, read_text
+from ndani.prompts.template.nodes import (
     Action,
     Body,
     Branch,
@@ -32,7 +33,6 @@ from ndani.engines.template.nodes import (
     Variable,
     Word,
 )
-from ndani.errors import BadRequest
 
 _VALUES = frozenset(
     (Sort.BOOL, Sort.CHARACTER, Sort.DOT, Sort.FIELD, Sort.WORD, Sort.NUMBER, Sort.STRING, Sort.VARIABLE, Sort.OPEN, Sort.KEYWORD)

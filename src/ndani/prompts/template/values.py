@@ -16,7 +16,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import overload
 
-from ndani.engines.template.bounds import Meter, Wrong
+from ndani.prompts.template.bounds import Meter, Wrong
 
 
 class Nothing(Enum):

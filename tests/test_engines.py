@@ -1,0 +1,78 @@
+"""What an engine says of itself decides what is refused; nobody asks for its name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ndani import engines, names
+from ndani.api.ollama import parse_chat, parse_generate
+from ndani.engines import ENGINES, EngineSpec, running
+from ndani.errors import Misconfigured, Unsupported
+from ndani.service.answers import NOT_SERVED, _reject_unsupported
+from ndani.service.resolver import ModelResolver, ResolvedModel
+from ndani.settings import Settings
+from ndani.store import Store
+from ndani.types import ChatRequest
+from stores import put_echo
+
+TURN = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}], "images": ["aGk="]}
+ALL = {
+    "model": "m",
+    "messages": [TURN],
+    "think": True,
+    "tools": [{}],
+    "images": ["aGk="],
+    "format": "json",
+    "logprobs": True,
+    "prompt": "x",
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_is_found_by_its_name_and_by_its_weights(name: str) -> None:
+    spec = ENGINES[name]
+    assert spec.name == name and spec.formats and all(running(form) is spec for form in spec.formats)
+    assert callable(engines.host(name).prepare)
+    assert spec.serves <= set(NOT_SERVED)
+
+
+def test_what_nobody_knows_is_said_or_left_to_llama() -> None:
+    with pytest.raises(Misconfigured, match="there is no engine 'steam'"):
+        engines.host("steam")
+    assert running("") is running("of another kind") is ENGINES["llama"]
+
+
+async def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: EngineSpec, **layers: object) -> ResolvedModel:
+    """A model of the echo engine, had that been able to do what `spec` says."""
+    monkeypatch.setattr(engines, "ENGINES", {"echo": spec})
+    put_echo(tmp_path, "m", **layers)
+    store = Store(tmp_path)
+    return await ModelResolver(Settings(models=tmp_path), store).resolve(store.find(names.parse("m")))
+
+
+async def test_all_that_can_be_asked_for_is_refused_unless_the_engine_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (chat, _), (generate, _) = parse_chat(ALL), parse_generate(ALL)
+    asks = chat.asks | generate.asks
+    assert asks == set(NOT_SERVED), "each has a sentence, and no sentence is for nothing"
+    for served in sorted(asks):
+        model = await resolved(tmp_path, monkeypatch, replace(ENGINES["echo"], serves=frozenset({served})))
+        _reject_unsupported(model, ChatRequest("m", (), asks=frozenset({served})))
+        for other in asks - {served}:
+            with pytest.raises(Unsupported, match=NOT_SERVED[other]):
+                _reject_unsupported(model, ChatRequest("m", (), asks=frozenset({other})))
+
+
+async def test_vectors_and_adapters_are_for_engines_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {"adapter": json.dumps({"not": "looked at"})}
+    bare = replace(ENGINES["echo"], adapters=False, embeddings=True)
+    with pytest.raises(Unsupported, match="models with an adapter are not in this version of the engine echo"):
+        await resolved(tmp_path, monkeypatch, bare, **layers)
+    model = await resolved(tmp_path, monkeypatch, bare)
+    resolver = ModelResolver(Settings(models=tmp_path), Store(tmp_path))
+    assert resolver.want_vectors(model, model.options).embedding
+    with pytest.raises(Unsupported, match='"m:latest" does not support embeddings'):
+        resolver.want_vectors(replace(model, engine=ENGINES["echo"]), model.options)
