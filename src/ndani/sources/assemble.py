@@ -26,7 +26,7 @@ from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.types import Progress, Report
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 
 
 async def assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
@@ -46,14 +46,14 @@ async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: 
         await _name(store, name, gguf[0], assembly, report)
         return
     # One name for one model, so that a half-made file is replaced and not left lying beside the next.
-    mark = digest_of("\n".join(sorted(assembly.files.values())).encode())
-    while not (lock := store.lock(mark)):
+    key = digest_of("\n".join(sorted(assembly.files.values())).encode())
+    while not (lock := store.lock(key)):
         report(Progress("waiting for another pull that makes the same model"))
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
     file = None
     try:
-        file = TemporaryBlob(store.layout, mark[7:])
-        await _fill(store, supervisor, file, assembly.files, mark, report)
+        file = TemporaryBlob(store.layout, key[7:])
+        await _fill(store, supervisor, file, assembly.files, key, report)
         with store.claim({file.digest}):
             await in_thread(file.name)
             await _name(store, name, file.digest, assembly, report)
@@ -134,7 +134,7 @@ def _drop_bad(store: Store, digests: list[str]) -> None:
                 store.blobs.remove(digest)
 
 
-async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], mark: str, report: Report) -> None:
+async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], key: str, report: Report) -> None:
     """One GGUF file of these blobs (digests by name), hashed and not yet named: shards joined, or a checkpoint converted."""
     checkpoint = not any(map(_is_gguf, files))
     with ExitStack() as opened:
@@ -144,7 +144,7 @@ async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files
                 given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
         status = "converting model" if checkpoint else f"joining {len(given)} parts"
-        await supervisor.fill(task, file, status, mark, report)
+        await supervisor.fill(task, file, status, key, report)
 
 
 def _is_gguf(file: str) -> bool:

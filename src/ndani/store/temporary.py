@@ -30,18 +30,18 @@ class TemporaryBlob:
     `digest` is computed; `fresh` says, once it is named, whether the store lacked that blob before.
     """
 
-    def __init__(self, layout: Layout, mark: str = "") -> None:
-        """Make it. With a `mark`, it takes the place of what a killed process left of the same mark, whose lock must be held.
+    def __init__(self, layout: Layout, key: str = "") -> None:
+        """Make it. With a `key`, it takes the place of what a killed process left under the same key, whose lock must be held.
 
         Raises StoreFailed.
         """
         self.size, self.digest, self.fresh = 0, "", False
         self._layout = layout
-        # A dot, and without a mark a name of its own, like an upload's: what a server that died left is tidied away after a week.
-        self._path = layout.blobs / f".{mark or uuid.uuid4().hex}"
+        # A dot, and without a key a name of its own, like an upload's: what a server that died left is tidied away after a week.
+        self._path = layout.blobs / f".{key or uuid.uuid4().hex}"
         with on_disk(layout.root):
             make_folder(layout.blobs)
-            if mark:
+            if key:
                 self._path.unlink(missing_ok=True)  # another file, not the same one emptied: a child that is dying may still write to that
             self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL, 0o644)
 
