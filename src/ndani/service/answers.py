@@ -16,7 +16,8 @@ from ndani.engines.template import Template
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
-from ndani.runtime.residence import LEAST_CTX, Lease
+from ndani.runtime.residence import Lease
+from ndani.runtime.spec import LEAST_CTX
 from ndani.service.cards import Card, Cards, read_template, runner_key
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Outlet, Sampling
 
@@ -118,14 +119,14 @@ class Answers:
         return _unloaded()
 
     async def _load(self, card: Card, sampling: Sampling, keep_alive: float | None) -> AsyncGenerator[Event]:
-        async with self._pool.lease(self._cards.want(card, merge(sampling, card.options)), self._cards.keep_alive(keep_alive)):
+        async with self._pool.lease(self._cards.spec(card, merge(sampling, card.options)), self._cards.keep_alive(keep_alive)):
             pass
         yield Done("load")
 
     async def _answer(self, card: Card, question: Question, keep_alive: float | None, outlet: Outlet | None) -> AsyncGenerator[Event]:
         """Lease, ask, account: the road of every answer."""
         started = time.monotonic_ns()
-        async with self._pool.lease(self._cards.want(card, question.sampling), self._cards.keep_alive(keep_alive)) as lease:
+        async with self._pool.lease(self._cards.spec(card, question.sampling), self._cards.keep_alive(keep_alive)) as lease:
             asked = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
                 async with aclosing(answer(lease.engine, asked, outlet)) as events:

@@ -1,4 +1,4 @@
-"""What every request needs to know of a model, and what it asks of a runner: name → Card → Want."""
+"""What every request needs to know of a model, and what it asks of a runner: name → Card → RunnerSpec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ndani import names
 from ndani.engines.sampling import read
 from ndani.engines.template import Template, parse
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
-from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
+from ndani.runtime.spec import DEFAULT_CTX, VECTORS, RunnerSpec
 from ndani.settings import Settings
 from ndani.store import Entry, Store
 from ndani.types import Sampling
@@ -28,11 +28,11 @@ MOST_CARDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What every request needs to know of a model; `want` has what is the same for all its requests."""
+    """What every request needs to know of a model; `spec` has what is the same for all its requests."""
 
     entry: Entry
     options: Sampling
-    want: Want
+    spec: RunnerSpec
     template: Template | BadRequest | None  # the Go template, or why it cannot be read
     native: bool  # its weights hold a chat template, which the engine applies
     unobeyed: tuple[str, ...]  # names of what its config asks for and nothing here obeys: renderer, parser
@@ -68,10 +68,10 @@ class Cards:
                 self._cards.clear()
                 self._files.clear()
             card, files = await asyncio.to_thread(lambda: (self._describe(entry), _files(entry)))
-            since, loaded = self._files.get(card.want.key, (key[2], files))
+            since, loaded = self._files.get(card.spec.key, (key[2], files))
             if since != key[2] and loaded != files:
-                self._renewed(card.want.key)
-            self._files[card.want.key] = key[2], files
+                self._renewed(card.spec.key)
+            self._files[card.spec.key] = key[2], files
             self._cards[key] = card
         return self._cards[key]
 
@@ -81,7 +81,7 @@ class Cards:
         model, header = self.store.describe(entry), self.store.header(entry)
         embeds = "embedding" in model.capabilities
         sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
-        want = Want(
+        spec = RunnerSpec(
             key=runner_key(entry),
             name=str(entry.name),
             digest=entry.digest,
@@ -101,13 +101,13 @@ class Cards:
         if isinstance(template, BadRequest):
             wrong = f"the model {entry.name} has a template that cannot be used ({template})"
             template = BadRequest(f"{wrong}; create it again with another one")
-        return Card(entry, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(model.capabilities))
+        return Card(entry, _own_options(entry), spec, template, native, tuple(entry.config.unobeyed), frozenset(model.capabilities))
 
-    def want(self, card: Card, said: Sampling) -> Want:
+    def spec(self, card: Card, said: Sampling) -> RunnerSpec:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
         default = self.settings.context_length if self.settings.context_length > 0 else DEFAULT_CTX
         return replace(
-            card.want,
+            card.spec,
             num_ctx=said.num_ctx or default,
             # llama.cpp aborts with a batch smaller than its slots, and looks for a client that left only between two.
             num_batch=None if said.num_batch is None else max(min(said.num_batch, MOST_BATCH), self.settings.num_parallel, LEAST_BATCH),
@@ -117,12 +117,12 @@ class Cards:
             use_mmap=said.use_mmap,
         )
 
-    def want_vectors(self, card: Card, said: Sampling) -> Want:
+    def spec_for_vectors(self, card: Card, said: Sampling) -> RunnerSpec:
         """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
-        if card.want.engine != "llama":
-            raise Unsupported(f'"{card.want.name}" does not support embeddings')
-        want = self.want(card, said)
-        return want if want.embedding else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
+        if card.spec.engine != "llama":
+            raise Unsupported(f'"{card.spec.name}" does not support embeddings')
+        spec = self.spec(card, said)
+        return spec if spec.embedding else replace(spec, key=spec.key + VECTORS, embedding=True, pooling="last")
 
     def keep_alive(self, said: float | None) -> float:
         seconds = self.settings.keep_alive if said is None else said

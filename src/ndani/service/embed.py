@@ -33,12 +33,12 @@ class Embeddings:
             return Vectors(())
         card = await self._cards.card(entry)
         said = merge(request.sampling, card.options)
-        want = self._cards.want_vectors(card, said)
+        spec = self._cards.spec_for_vectors(card, said)
         if request.wrong:
             raise BadRequest(request.wrong)
-        async with self._pool.lease(want, self._cards.keep_alive(request.keep_alive)) as lease:
+        async with self._pool.lease(spec, self._cards.keep_alive(request.keep_alive)) as lease:
             num_ctx = lease.num_ctx if said.num_ctx is None else min(said.num_ctx, lease.num_ctx)
-            if "bert" not in card.want.details.family:  # one that reads a text token by token refuses what fills its slot
+            if "bert" not in card.spec.details.family:  # one that reads a text token by token refuses what fills its slot
                 num_ctx = min(num_ctx, lease.num_ctx - 1)
             try:
                 made = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
