@@ -1,9 +1,10 @@
 """Which models are in memory, and whose turn it is.
 
-Everything here runs on the event loop's thread, so state changes where something happens: a request queues (`lease`), a
-lease comes back (`_return`), a load ends (`_loaded`, `_load_failed`), a process ends (`_exited`), a keep-alive runs out
-(`_expired`), somebody wants a model gone (`unload`). What follows is decided in one place, `_settle`, in the loop's next
-turn, so that all that happened in one turn is weighed together. Its rules, by the numbers in the code:
+Everything here runs on the event loop's thread, and who is in memory changes in one place, `_settle`. What happens is
+reported to it as a call of one of these: `_returned` (a lease), `_loaded`, `_load_failed`, `_exited` (a process), `_expired`
+(a keep-alive), `_dismissed` (somebody wants a model gone). In the loop's next turn it makes these calls in their order,
+then walks the queue from its front. So all that happens in one turn is weighed together. The rules, by the numbers in
+the code:
 
 1. Where the model is in memory, fits and has a slot free, a request gets the slot. It does not queue behind loads.
 2. Where all its slots are taken, or it is on its way in or out, a request waits.
@@ -22,10 +23,11 @@ turn, so that all that happened in one turn is weighed together. Its rules, by t
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ndani.engines import Launch
@@ -72,6 +74,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, LoadedModel] = {}
         self._queue: list[PendingRequest] = []
+        self._reports: deque[Callable[[], None]] = deque()
         self._settling = False  # in the next turn
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading: asyncio.Task[None] | None = None
@@ -110,7 +113,7 @@ class Pool:
         finally:
             request.outcome.cancel()  # without effect where there is one: a client can leave in the very moment of its grant
             if not request.outcome.cancelled() and isinstance(given := request.outcome.result(), Lease):
-                self._return(given.model, keep_alive, broken)
+                self._report(partial(self._returned, given.model, keep_alive, broken))
             self._settle_soon()
 
     def residents(self) -> list[Resident]:
@@ -129,15 +132,14 @@ class Pool:
 
     def unload(self, key: str) -> None:
         """Let a model go as soon as nobody uses it; nothing happens when it is not there."""
-        for model in (self._models.get(key), self._models.get(key + VECTORS)):
-            if model:
-                self._unload(model)
+        self._report(partial(self._dismissed, key))
+        self._report(partial(self._dismissed, key + VECTORS))
 
     def unload_named(self, name: str) -> None:
         """The same for whatever was loaded by this name, for whoever cannot find out what it stands for any more."""
-        for model in self._models.values():
+        for key, model in self._models.items():
             if model.spec.name.lower() == name.lower():
-                self._unload(model)
+                self._report(partial(self._dismissed, key))
 
     @property
     def waiting(self) -> int:
@@ -160,29 +162,30 @@ class Pool:
         await asyncio.gather(*(runner.stop() for runner in runners), return_exceptions=True)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # What happens.
+    # What happens, and is reported.
 
-    def _return(self, model: LoadedModel, keep_alive: float | None, broken: bool) -> None:
+    def _returned(self, model: LoadedModel, keep_alive: float | None, broken: bool) -> None:
         model.leases -= 1
-        model.last_used = self._clock.now()
         # The answer breaks before the process is seen to be gone: nobody else shall be sent there meanwhile.
         model.draining = model.draining or broken
+        model.last_used = self._clock.now()
         if keep_alive is not None:
             model.keep_alive = keep_alive
+        if model.leases == 0:
+            self._keep_or_stop(model)
 
     def _loaded(self, model: LoadedModel, runner: RunnerProcess) -> None:
         model.runner, model.engine = runner, Engine(runner.socket, self._mailroom)
         self._do(self._watch(model, runner))
         if self._closing:
             self._stop(model)
-        self._settle_soon()
+        self._keep_or_stop(model)
 
     def _load_failed(self, model: LoadedModel, error: NdaniError) -> None:
         del self._models[model.spec.key]
         for request in self._queue:
             if request.spec.key == model.spec.key and not model.spec.asks_for_more_than(request.spec):  # 8.
                 self._refuse(request, type(error)(str(error)))
-        self._settle_soon()
 
     def _exited(self, model: LoadedModel, runner: RunnerProcess) -> None:
         model.stay()
@@ -190,21 +193,25 @@ class Pool:
         if not model.stopping and not self._closing:
             self._log.warn("a runner died", model=model.spec.name, pid=runner.pid)
         model.stopping = True  # its last leases still come back
-        self._settle_soon()
 
     def _expired(self, model: LoadedModel) -> None:
         model.timer = None
-        if model.leases == 0 and not self._is_wanted(model):
+        if model.leases == 0 and not self._is_wanted(model):  # 7.
             self._log.debug("a keep-alive ran out", model=model.spec.name, seconds=model.keep_alive)
             self._stop(model)
 
-    def _unload(self, model: LoadedModel) -> None:
-        model.keep_alive = 0.0
-        model.draining = model.leases > 0
-        if model.idle:
-            self._stop(model)
+    def _dismissed(self, key: str) -> None:
+        if model := self._models.get(key):
+            model.keep_alive = 0.0
+            model.draining = model.leases > 0
+            if model.idle:
+                self._stop(model)
 
     # What follows.
+
+    def _report(self, happened: Callable[[], None]) -> None:
+        self._reports.append(happened)
+        self._settle_soon()
 
     def _settle_soon(self) -> None:
         if not self._settling:
@@ -214,22 +221,23 @@ class Pool:
     def _settle(self) -> None:
         self._settling = False
         try:
-            for model in self._models.values():
-                if model.idle and model.timer is None:
-                    self._keep_or_stop(model)
+            while self._reports:
+                self._reports.popleft()()
             self._serve_queue()
+            for model in self._models.values():
+                if model.idle and model.timer is None and model.keep_alive >= 0 and not self._is_wanted(model):
+                    self._keep_or_stop(model)  # it stayed for somebody who then left
         except Exception as error:
             self._failed(error)
 
     def _keep_or_stop(self, model: LoadedModel) -> None:
         """Nobody uses it: its keep-alive begins, or it leaves."""
-        wanted = self._is_wanted(model)
-        if model.draining or (model.keep_alive == 0 and not wanted):
+        model.stay()
+        if model.draining or (model.keep_alive == 0 and not self._is_wanted(model)):  # 7.
             self._stop(model)
-        elif model.keep_alive > 0 and (model.expires is None or not wanted):  # 7. again, where it stayed for one who then left
+        elif model.keep_alive > 0 and not model.stopping:
             model.expires = self._clock.now() + model.keep_alive
-            # A request that comes in the turn of its end still finds it, so its end is looked at a turn later.
-            model.timer = self._clock.call_later(model.keep_alive, lambda: self._loop.call_soon(self._expired, model))
+            model.timer = self._clock.call_later(model.keep_alive, lambda: self._report(partial(self._expired, model)))
 
     def _serve_queue(self) -> None:
         blocked = any(model.runner is None or model.stopping for model in self._models.values())  # 5.
@@ -326,15 +334,15 @@ class Pool:
         try:
             runner = await start(model, self._spawn, self._clock, self._settings.load_timeout)
         except NdaniError as error:
-            self._load_failed(model, error)
+            self._report(partial(self._load_failed, model, error))
         else:
             seconds = f"{self._clock.now() - began:.2f}"
             self._log.debug("a model is loaded", model=model.spec.name, pid=runner.pid, seconds=seconds)
-            self._loaded(model, runner)
+            self._report(partial(self._loaded, model, runner))
 
     async def _watch(self, model: LoadedModel, runner: RunnerProcess) -> None:
         await runner.exited.wait()
-        self._exited(model, runner)
+        self._report(partial(self._exited, model, runner))
 
     def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
