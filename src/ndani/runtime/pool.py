@@ -17,13 +17,14 @@ the code:
 7. A model that nobody uses stays for its keep-alive, and as long as somebody waits for it.
 8. A load that fails is the answer to those who wanted as much or more. Who wants less context may still get it.
 
-`eviction.py` decides, `spec.py` says what fits, `starting.py` starts, `residence.py` holds the values.
+`eviction.py` decides, `spec.py` says what fits, `starting.py` starts, `queue.py` and `residence.py` hold the
+state.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -38,7 +39,8 @@ from ndani.ledger.log import Log
 from ndani.runtime import eviction
 from ndani.runtime.clock import Clock
 from ndani.runtime.machine import Machine
-from ndani.runtime.residence import Lease, LoadedModel, PendingRequest, RunnerProcess
+from ndani.runtime.queue import PendingRequest, Queue
+from ndani.runtime.residence import Lease, LoadedModel, RunnerProcess
 from ndani.runtime.spec import VECTORS, RunnerSpec, default_launch
 from ndani.runtime.starting import Spawn, start
 from ndani.settings import Settings
@@ -73,7 +75,7 @@ class Pool:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, LoadedModel] = {}
-        self._queue: list[PendingRequest] = []
+        self._queue = Queue(settings.max_queue)
         self._reports: deque[Callable[[], None]] = deque()
         self._settling = False  # in the next turn
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,11 +95,10 @@ class Pool:
         """
         if self._closing:
             raise Failed("the server is stopping")
-        if self._is_full(spec):
+        if self._queue.is_full(spec.key, self._slots_coming):  # 6.
             self._log.debug("the queue is full", model=spec.name, waiting=self.waiting)
             raise Busy(FULL)
-        request = PendingRequest(spec, self._clock.now(), self._loop.create_future())
-        self._queue.append(request)
+        request = self._queue.join(spec, self._clock.now())
         self._settle_soon()
         broken = False
         try:
@@ -132,8 +133,8 @@ class Pool:
 
     def unload(self, key: str) -> None:
         """Let a model go as soon as nobody uses it; nothing happens when it is not there."""
-        self._report(partial(self._dismissed, key))
-        self._report(partial(self._dismissed, key + VECTORS))
+        for each in (key, key + VECTORS):
+            self._report(partial(self._dismissed, each))
 
     def unload_named(self, name: str) -> None:
         """The same for whatever was loaded by this name, for whoever cannot find out what it stands for any more."""
@@ -144,7 +145,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn."""
-        return sum(request.waits for request in self._queue)
+        return len(self._queue)
 
     @property
     def closing(self) -> bool:
@@ -155,7 +156,7 @@ class Pool:
         """End every runner and every wait; returns when no child is left."""
         self._closing = True
         for request in self._queue:
-            self._refuse(request, Failed("the server is stopping"))
+            request.outcome.set_result(Failed("the server is stopping"))
         runners = [model.runner for model in self._models.values() if model.runner]
         if self._loading:
             self._loading.cancel()
@@ -185,7 +186,7 @@ class Pool:
         del self._models[model.spec.key]
         for request in self._queue:
             if request.spec.key == model.spec.key and not model.spec.asks_for_more_than(request.spec):  # 8.
-                self._refuse(request, type(error)(str(error)))
+                request.outcome.set_result(type(error)(str(error)))
 
     def _exited(self, model: LoadedModel, runner: RunnerProcess) -> None:
         model.stay()
@@ -196,7 +197,7 @@ class Pool:
 
     def _expired(self, model: LoadedModel) -> None:
         model.timer = None
-        if model.leases == 0 and not self._is_wanted(model):  # 7.
+        if model.leases == 0 and not self._queue.wants(model.spec.key):  # 7.
             self._log.debug("a keep-alive ran out", model=model.spec.name, seconds=model.keep_alive)
             self._stop(model)
 
@@ -225,7 +226,7 @@ class Pool:
                 self._reports.popleft()()
             self._serve_queue()
             for model in self._models.values():
-                if model.idle and model.timer is None and model.keep_alive >= 0 and not self._is_wanted(model):
+                if model.idle and model.timer is None and model.keep_alive >= 0 and not self._queue.wants(model.spec.key):
                     self._keep_or_stop(model)  # it stayed for somebody who then left
         except Exception as error:
             self._failed(error)
@@ -233,7 +234,7 @@ class Pool:
     def _keep_or_stop(self, model: LoadedModel) -> None:
         """Nobody uses it: its keep-alive begins, or it leaves."""
         model.stay()
-        if model.draining or (model.keep_alive == 0 and not self._is_wanted(model)):  # 7.
+        if model.draining or (model.keep_alive == 0 and not self._queue.wants(model.spec.key)):  # 7.
             self._stop(model)
         elif model.keep_alive > 0 and not model.stopping:
             model.expires = self._clock.now() + model.keep_alive
@@ -243,8 +244,6 @@ class Pool:
         blocked = any(model.runner is None or model.stopping for model in self._models.values())  # 5.
         for request in self._queue:
             model = self._models.get(request.spec.key)
-            if not request.waits:
-                continue
             if model is None:
                 blocked = blocked or self._admit(request)  # 4.
             elif model.ready and request.spec.fits(model.launch):
@@ -252,7 +251,6 @@ class Pool:
                     self._grant(request, model)  # 1.
             elif model.ready:
                 blocked = blocked or self._replace(request, model)  # 3.
-        self._queue = [request for request in self._queue if request.waits]
 
     def _grant(self, request: PendingRequest, model: LoadedModel) -> None:
         assert model.engine is not None
@@ -265,7 +263,7 @@ class Pool:
         spec = request.spec
         launch, need, decision = self._decide(spec, request.replaced)
         if decision.action == "refuse":
-            return self._refuse_for_memory(request, decision)
+            return self._refuse(request, decision)
         for key in decision.evict:
             leaving = self._models[key]
             if not leaving.draining and not leaving.stopping:
@@ -289,7 +287,7 @@ class Pool:
         """Let a runner go that must be started otherwise, unless that could not be; True when it goes."""
         _, _, decision = self._decide(request.spec, model.launch)
         if decision.action == "refuse":
-            return self._refuse_for_memory(request, decision)
+            return self._refuse(request, decision)
         slots, num_ctx = model.launch.slots, model.launch.num_ctx
         self._log.debug("a runner must start otherwise", model=request.spec.name, slots=slots, num_ctx=num_ctx)
         for other in self._queue:
@@ -306,14 +304,10 @@ class Pool:
         held = [model.held() for model in self._models.values()]
         return launch, need, eviction.decide(need, held, machine.available, self._max_models)
 
-    def _refuse_for_memory(self, request: PendingRequest, decision: eviction.Decision) -> bool:
+    def _refuse(self, request: PendingRequest, decision: eviction.Decision) -> bool:
         self._log.debug("no room for a model", model=request.spec.name, why=decision.reason)
-        self._refuse(request, OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
+        request.outcome.set_result(OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
         return False
-
-    def _refuse(self, request: PendingRequest, error: NdaniError) -> None:
-        if request.waits:
-            request.outcome.set_result(error)
 
     def _drain(self, model: LoadedModel) -> None:
         model.draining = True
@@ -352,24 +346,12 @@ class Pool:
 
     # What it looks up.
 
-    def _is_full(self, spec: RunnerSpec) -> bool:
-        """Whether this request would really wait, and as many as may do already."""  # 6.
-        if len(self._queue) < self._settings.max_queue:
-            return False
-        waiting = Counter(request.spec.key for request in self._queue if request.waits)
-        if waiting[spec.key] < self._slots_coming(spec.key):
-            return False
-        return sum(max(count - self._slots_coming(key), 0) for key, count in waiting.items()) >= self._settings.max_queue
-
     def _slots_coming(self, key: str) -> int:
         """The slots that a model's runner has free, or that its next load brings."""
         model = self._models.get(key)
         if model is None or model.draining or model.stopping:
             return self._slots
         return model.launch.slots - model.leases
-
-    def _is_wanted(self, model: LoadedModel) -> bool:
-        return any(request.waits and request.spec.key == model.spec.key for request in self._queue)
 
     def _by_stay(self) -> list[LoadedModel]:
         now = self._clock.now()

@@ -1,4 +1,4 @@
-"""What the pool keeps account of: the models in memory, the leases of their slots, and the requests that wait for one. Values only."""
+"""What the pool keeps account of: the models in memory, and the leases of their slots. Values only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Protocol
 
 from ndani.engines import Launch
 from ndani.engines.client import Engine
-from ndani.errors import NdaniError
 from ndani.jail import Confinement
 from ndani.runtime.clock import Timer
 from ndani.runtime.eviction import Held
@@ -92,18 +91,3 @@ class Lease:
     num_ctx: int  # of the slot
     model: LoadedModel = field(repr=False)
     waited_ns: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class PendingRequest:
-    """A request that waits for a slot, until it has its outcome: a lease, or the error that it is refused with."""
-
-    spec: RunnerSpec
-    since: float
-    outcome: asyncio.Future[Lease | NdaniError]
-    replaced: Launch | None = None  # how the runner was launched that had to go so that one can start for this
-
-    @property
-    def waits(self) -> bool:
-        """It has no outcome yet, and whoever asked is still there."""
-        return not self.outcome.done()
