@@ -220,7 +220,8 @@ class Bench:
         await turns()
         for runner in self.runners:
             runner.exit()
-        await closing
+        async with asyncio.timeout(10):
+            await closing
         for client in self.clients:
             client.task.cancel()
         await turns()

@@ -40,6 +40,11 @@ async def test_rule_7_the_value_of_the_last_counts(bench: Begin, values: list[fl
     for client in clients:
         await client.done()
     assert b.stays() == stays
+    clients = [await b.ask(keep_alive=value) for value in values]
+    for client in clients:
+        client._over.set_result(None)
+    await turns()
+    assert b.stays() == stays, "also in one turn"
     await b.advance(10**6)
     assert b.names() == (["one"] if stays is None else [])
 
@@ -86,6 +91,7 @@ async def test_rule_7_a_new_lease_ends_the_running_keep_alive(bench: Begin) -> N
     await b.use(keep_alive=30.0)
     client = await b.ask(keep_alive=30.0)
     await b.advance(1000)
+    assert b.stays() == 30, "in use: as if its last answer ended now"
     await client.done()
     assert b.stays() == 30 and b.names() == ["one"]
 
@@ -102,6 +108,17 @@ async def test_rule_7_it_stays_for_who_waits_for_it_and_begins_anew_when_they_le
     assert b.stays() == 30
     await b.advance(30)
     assert b.names() == []
+
+
+async def test_rule_7_it_begins_also_while_somebody_waits_for_another_runner(bench: Begin) -> None:
+    b = bench()
+    busy = await b.ask(keep_alive=30.0)
+    b.ready = False
+    await b.ask(OTHER)
+    await b.ask(MORE)
+    await busy.done()
+    await b.advance(10)
+    assert b.stays() == 20
 
 
 async def test_rule_7_what_was_loaded_for_somebody_who_left_stays_for_the_settings_value(bench: Begin) -> None:
@@ -129,4 +146,8 @@ async def test_the_one_that_stays_longest_comes_first(bench: Begin) -> None:
     assert b.names() == ["other", "one"], "in use: as if its last answer ended now"
     await busy.done()
     assert b.names() == ["one", "other"] and b.pool.longest_staying() == ONE
+    busy = await b.ask(ONE)
+    b.pool.unload("one")
+    await turns()
+    assert b.names() == ["other"] and b.pool.longest_staying() == OTHER, "one that leaves is not it"
     assert b.pool.runner("one") is b.runners[0] and b.pool.runner("none") is None

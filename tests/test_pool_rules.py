@@ -126,6 +126,30 @@ async def test_rule_3_whoever_waits_goes_on_from_the_runner_that_left(bench: Beg
     assert [(load.launch.num_ctx, load.launch.num_thread) for load in b.loads] == [(1024, 3), (2048, 3)]
 
 
+async def test_rule_3_also_who_stays_when_the_one_it_was_for_has_left(bench: Begin) -> None:
+    b = bench(num_thread=1)
+    busy = await b.ask(replace(ONE, num_thread=3))
+    more, stays, other = b.ask_at_once(MORE), b.ask_at_once(replace(ONE, num_ctx=None)), b.ask_at_once(OTHER)
+    await turns()
+    await more.leave()
+    await busy.done()
+    assert stays.lease and other.lease and stays.lease.num_ctx == 1024
+    assert {load.launch.num_thread for load in b.loads[1:] if load.launch.num_ctx == 1024} == {3, 1}, "one of them goes on, one begins"
+    assert other.lease.model.launch.num_thread == 1 and stays.lease.model.launch.num_thread == 3
+
+
+async def test_rule_3_what_it_would_take_is_reckoned_from_the_runner_that_goes(bench: Begin) -> None:
+    b = bench(available=room(SIZE), context_length=8192, quick=False)
+    await b.use()
+    b.available = 0
+    client = await b.ask(replace(ONE, num_ctx=None, num_thread=1))  # 8192 would be too much, and nobody asks for them
+    assert client.waits and b.runners[0].told == 1
+    b.available = room(SIZE)
+    b.runners[0].exit()
+    await turns()
+    assert client.lease and client.lease.num_ctx == 1024
+
+
 async def test_rule_3_who_comes_when_those_have_left_does_not(bench: Begin) -> None:
     b = bench(num_thread=1, quick=False)
     await b.use(replace(ONE, num_thread=3))
@@ -155,6 +179,14 @@ async def test_rule_4_of_the_idle_the_one_that_expires_first_leaves(bench: Begin
     assert sorted(b.names()) == ["one", "third"] and [runner.told for runner in b.runners] == [0, 1, 0]
     line = f'a model leaves for another model=other size={SIZE} idle=True to=third why="1 idle model(s) leave"'
     assert line in b.log.getvalue()
+
+
+async def test_rule_4_one_that_expires_leaves_before_one_that_is_kept_for_ever(bench: Begin) -> None:
+    b = bench(max_loaded_models=2)
+    await b.use(ONE, -1.0)
+    await b.use(OTHER, 600.0)
+    await b.use(THIRD)
+    assert sorted(b.names()) == ["one", "third"]
 
 
 async def test_rule_4_of_those_kept_for_ever_the_one_used_longest_ago_leaves(bench: Begin) -> None:
@@ -219,6 +251,33 @@ async def test_rule_5_nothing_is_loaded_while_a_process_is_on_its_way_out(bench:
     b.runners[0].exit()
     await turns()
     assert other.lease
+
+
+async def test_rule_5_nothing_is_loaded_before_those_that_make_room_have_left(bench: Begin) -> None:
+    b = bench(quick=False, max_loaded_models=1)
+    await b.use()
+    other = await b.ask(OTHER)
+    assert other.waits and len(b.loads) == 1 and b.runners[0].told == 1
+    b.runners[0].exit()
+    await turns()
+    assert other.lease
+
+
+async def test_rule_5_what_nobody_wants_any_more_leaves_before_others_load(bench: Begin) -> None:
+    b = bench(quick=False, ready=False, keep_alive=0.0)
+    gone, other = await b.ask(), await b.ask(OTHER)
+    await gone.leave()
+    b.loads[0].succeed()
+    await turns()
+    assert b.runners[0].told == 1 and other.waits and len(b.loads) == 1
+
+
+async def test_rule_5_nobody_loads_before_an_earlier_request_that_has_a_runner_replaced(bench: Begin) -> None:
+    b = bench()
+    await b.ask()
+    more, other = b.ask_at_once(MORE), b.ask_at_once(OTHER)
+    await turns()
+    assert more.waits and other.waits and len(b.loads) == 1
 
 
 async def test_rule_5_a_runner_is_not_replaced_while_another_model_loads(bench: Begin) -> None:
@@ -290,6 +349,14 @@ async def test_rule_6_who_waits_for_another_model_does_not_stand_in_the_way(benc
     assert (await b.ask(ONE)).lease, "a free slot, although the queue is full"
 
 
+async def test_rule_6_slots_that_another_model_has_to_spare_are_no_room(bench: Begin) -> None:
+    b = bench(max_queue=1, num_parallel=2)
+    _, _, waits = [await b.ask() for _ in range(3)]
+    b.ready = False
+    loading = await b.ask(OTHER)
+    assert waits.waits and loading.waits and isinstance((await b.ask()).error, Busy)
+
+
 async def test_rule_6_a_model_that_is_being_replaced_has_slots_coming(bench: Begin) -> None:
     b = bench(max_queue=0, num_parallel=2)
     busy = await b.ask()
@@ -306,7 +373,7 @@ async def test_rule_6_a_model_that_is_being_replaced_has_slots_coming(bench: Beg
 async def test_rule_8_everybody_who_wanted_as_much_or_more_is_told(bench: Begin, error: NdaniError) -> None:
     b = bench(ready=False)
     clients = [await b.ask(MORE), await b.ask(MORE), await b.ask(replace(ONE, num_ctx=4000))]
-    less, none, other = await b.ask(ONE), await b.ask(replace(ONE, num_ctx=None)), await b.ask(OTHER)
+    less, none, other = await b.ask(ONE), await b.ask(replace(ONE, num_ctx=None)), await b.ask(replace(OTHER, num_ctx=4000))
     b.loads[0].fail(error)
     await turns()
     assert all(type(client.error) is type(error) and str(client.error) == str(error) for client in clients)

@@ -15,8 +15,8 @@ from ndani.types import Details
 
 DEFAULTS = Launch("", "", -1, slots=3, num_ctx=4096, num_batch=64, num_thread=2)
 LAUNCHES = [
-    replace(DEFAULTS, engine="llama", num_ctx=num_ctx, num_batch=num_batch, num_thread=num_thread, num_gpu=num_gpu, use_mmap=use_mmap)
-    for num_ctx, num_batch, num_thread, num_gpu, use_mmap in product([4, 1024, 8192], [1, 64, 8192], [1, 2], [-1, 0], [None, False])
+    replace(DEFAULTS, engine="llama", num_ctx=num_ctx, num_batch=num_batch, num_thread=num_thread, num_gpu=num_gpu)
+    for num_ctx, num_batch, num_thread, num_gpu in product([4, 1024, 8192], [1, 64, 8192], [1, 2], [-1, 0])
 ]
 SPECS = [
     RunnerSpec("k", "m", "d", Details(), None, 1, 1, trained, num_ctx=num_ctx, num_batch=num_batch, num_thread=num_thread, num_gpu=num_gpu,
@@ -38,6 +38,7 @@ def test_a_runner_fits_where_starting_it_again_would_change_nothing() -> None:
             continue  # nobody starts one like that
         assert spec.fits(old) is (replace(again, num_batch=old.num_batch) == old if spec.embedding else again == old), (spec, old)
         assert spec.fits(again) and spec.launch(again, DEFAULTS) == again and again.num_ctx >= old.num_ctx
+        assert not spec.trained_ctx or again.num_ctx <= max(spec.trained_ctx, old.num_ctx)
         fitting += spec.fits(old)
     assert 1000 < fitting < len(SPECS) * len(LAUNCHES) / 2
     for spec in SPECS:
@@ -46,9 +47,16 @@ def test_a_runner_fits_where_starting_it_again_would_change_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("said", "num_batch"),
-    [({}, 64), ({"num_batch": 100}, 100), ({"num_batch": 0}, 1), ({"embedding": True}, 2000),
-     ({"embedding": True, "num_batch": 4000}, 4000), ({"embedding": True, "pooling": "last"}, 64), ({"embedding": True, "pooling": "last", "num_batch": 100}, 100)],
-)  # fmt: skip
+    [
+        ({}, 64),
+        ({"num_batch": 100}, 100),
+        ({"num_batch": 0}, 1),
+        ({"embedding": True}, 2000),
+        ({"embedding": True, "num_batch": 4000}, 4000),
+        ({"embedding": True, "pooling": "last"}, 64),
+        ({"embedding": True, "pooling": "last", "num_batch": 100}, 100),
+    ],
+)
 def test_a_text_for_vectors_is_read_in_one_go(said: dict[str, Any], num_batch: int) -> None:
     launch = replace(SPECS[0], num_ctx=2000, **said).launch(None, DEFAULTS)
     assert (launch.num_batch, launch.num_ctx, launch.slots, launch.engine) == (num_batch, 2000, 3, "llama")

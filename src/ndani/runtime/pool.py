@@ -197,7 +197,7 @@ class Pool:
 
     def _expired(self, model: LoadedModel) -> None:
         model.timer = None
-        if model.leases == 0 and not self._queue.wants(model.spec.key):  # 7.
+        if not self._queue.wants(model.spec.key):  # 7.
             self._log.debug("a keep-alive ran out", model=model.spec.name, seconds=model.keep_alive)
             self._stop(model)
 
