@@ -12,6 +12,7 @@ import pytest
 
 from checkpoints import byte_level, fetch_minilm, sentence_pieces, tiny_bert, tiny_llama
 from ndani.sources.catalogue import load
+from pools import Begin, benches
 from server import Server, serving
 from stores import EMBEDDER, REAL, link, put_echo
 from uploads import Uploads
@@ -148,3 +149,10 @@ async def uploads() -> AsyncIterator[Uploads]:
     runner = await registry.start()
     yield registry
     await runner.cleanup()
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Begin]:
+    """Pools whose runners, memory and time are the test's to say."""
+    async with benches() as begin:
+        yield begin

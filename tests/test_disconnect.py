@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ndani.runtime import machine
-from ndani.runtime.residence import batch
+from ndani.runtime.spec import batch
 from server import Server, until
 
 pytestmark = pytest.mark.weights

@@ -1,9 +1,8 @@
-"""Who is in memory, seen from inside: the real pool over real runners (the echo engine), note by note."""
+"""Who is in memory, seen from inside: the real pool over real runners (the echo engine)."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import time
 from collections.abc import AsyncIterator
@@ -18,17 +17,19 @@ from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
 from ndani.errors import Busy
 from ndani.ledger.log import Log
+from ndani.runtime import machine
+from ndani.runtime.clock import SystemClock
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.pool import Pool
-from ndani.runtime.residence import Want
 from ndani.runtime.runner import Runner
+from ndani.runtime.spec import RunnerSpec
 from ndani.settings import Settings
 from ndani.types import Details
 from server import slowness
 
 pytestmark = pytest.mark.slow
 
-ONE = Want("one", "one", "d1", Details(), None, 100, 10, 8192, engine="echo", num_ctx=1024)
+ONE = RunnerSpec("one", "one", "d1", Details(), None, 100, 10, 8192, engine="echo", num_ctx=1024)
 OTHER = replace(ONE, key="other", name="other", digest="d2")
 
 
@@ -44,27 +45,26 @@ async def pool(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Pool, lis
             await child.ready()
             return child
 
-        made = Pool(Settings(models=tmp_path, **settings), spawn, Coalescer(), Log(stream=io.StringIO()))
-        owner = asyncio.create_task(made.run())
+        broken: list[Exception] = []
+        log = Log(stream=io.StringIO())
+        made = Pool(Settings(models=tmp_path, **settings), spawn, Coalescer(), log, machine.look, SystemClock(), broken.append)
         try:
             async with asyncio.timeout(60 * slowness()):
                 yield made, launched
         finally:
             await made.close()
-            owner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await owner
+        assert broken == []
 
 
-async def hold(pool: Pool, want: Want, done: asyncio.Event, keep_alive: float | None = 60.0) -> Want:
-    async with pool.lease(want, keep_alive) as lease:
+async def hold(pool: Pool, spec: RunnerSpec, done: asyncio.Event, keep_alive: float | None = 60.0) -> RunnerSpec:
+    async with pool.lease(spec, keep_alive) as lease:
         await done.wait()
-        found = lease.place.want
-    await asyncio.sleep(0.005)  # the owner hears that it has come back
+        found = lease.model.spec
+    await asyncio.sleep(0.005)  # the pool settles
     return found
 
 
-async def granted(pool: Pool, task: asyncio.Task[Want]) -> None:
+async def granted(pool: Pool, task: asyncio.Task[RunnerSpec]) -> None:
     """Wait until nobody waits any more: this one, too, has its slot."""
     while pool.waiting and not task.done():
         await asyncio.sleep(0.005)
@@ -163,13 +163,13 @@ async def test_the_model_that_stays_longest_is_the_one_to_probe_and_stays_as_lon
     async with pool(tmp_path) as (owned, _):
         over = asyncio.Event()
         over.set()
-        assert owned.resident() is None
+        assert owned.longest_staying() is None
         await hold(owned, ONE, over, 60.0)
         await hold(owned, OTHER, over, -1.0)
-        assert owned.resident() == OTHER
+        assert owned.longest_staying() == OTHER
         await hold(owned, OTHER, over, None)
         await asyncio.sleep(0)
         assert [(r.name, r.expires is None) for r in owned.residents()] == [("other", True), ("one", False)]
         await hold(owned, ONE, over, 30.0)
         await hold(owned, OTHER, over, 10.0)
-        assert owned.resident() == ONE
+        assert owned.longest_staying() == ONE

@@ -24,6 +24,8 @@ from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
+from ndani.runtime import machine
+from ndani.runtime.clock import SystemClock
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.pool import Pool
 from ndani.runtime.runner import Runner
@@ -65,15 +67,18 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
             log.warn("a runner is unconfined", pid=child.pid, why=" ".join(child.confinement.missing))
         return child
 
-    pool = Pool(settings, spawn, Coalescer(), log)
+    def pool_failed(error: Exception) -> None:
+        # Better no server than one that lets everybody wait.
+        log.warn(str(fault(error)))
+        server.end()
+
+    pool = Pool(settings, spawn, Coalescer(), log, machine.look, SystemClock(), pool_failed)
     service = Service(settings, store, pool, Fetcher(settings), log, counts)
-    owner = asyncio.create_task(pool.run(), name="pool")
     config = uvicorn.Config(
         build(service, guarded(listeners)), lifespan="off", log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=GRACE, http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
     )  # fmt: skip
     server = Server(config, service)
-    owner.add_done_callback(lambda task: _owner_ended(task, server, log))
     tidying = asyncio.create_task(asyncio.to_thread(_tidy, store, settings, log))
     idle = asyncio.create_task(_leave_when_idle(settings.idle_exit, counts, server.end))
     log.info(f"listening on {said(listeners)}", version=__version__, models=str(settings.models))
@@ -83,9 +88,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     finally:
         store.close()
         await asyncio.gather(pool.close(), service.fetcher.close(), service.supervisor.close())
-        for task in (idle, owner):
-            task.cancel()
-        await asyncio.gather(idle, owner, tidying, return_exceptions=True)
+        idle.cancel()
+        await asyncio.gather(idle, tidying, return_exceptions=True)
         log.info("stopped")
 
 
@@ -115,13 +119,6 @@ class Server(uvicorn.Server):
             await asyncio.gather(self._service.pool.close(), self._service.fetcher.close(), self._service.supervisor.close())
         finally:
             self.should_exit = True
-
-
-def _owner_ended(owner: asyncio.Task[None], server: Server, log: Log) -> None:
-    """Without its owner the pool grants nothing: better no server than one that lets everybody wait."""
-    if not owner.cancelled() and (error := owner.exception()):
-        log.warn(str(fault(error)))
-    server.end()
 
 
 async def _leave_when_idle(limit: float, counts: Counts, end: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ The pool acts on it; nothing here waits, reads a clock or touches a process.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 #: Of the memory that is available, what a new model may take: the rest is for the machine.
 SHARE = 0.9
@@ -42,14 +43,14 @@ class Held:
 class Decision:
     """`load` with so many slots once `evict` have left; `wait` until `evict` are idle and gone; or `refuse`."""
 
-    action: str
+    action: Literal["load", "wait", "refuse"]
     reason: str
     slots: int = 0
     evict: tuple[str, ...] = ()
 
 
-def decide(need: Need, held: list[Held], available: int, most: int) -> Decision:
-    """What to do so that `need` gets in, with `available` bytes free now and at most `most` models in memory.
+def decide(need: Need, held: list[Held], available: int, max_models: int) -> Decision:
+    """What to do so that `need` gets in, with `available` bytes free now and at most `max_models` in memory.
 
     1. Idle models leave first, the one that would have expired soonest before the others.
     2. Only then is the new model given fewer slots.
@@ -60,13 +61,13 @@ def decide(need: Need, held: list[Held], available: int, most: int) -> Decision:
     leaving = sorted(held, key=lambda h: (not h.idle, h.expires, h.used))
     idle = [h for h in leaving if h.idle]
     busy = [h for h in leaving if not h.idle]
-    surplus = max(0, len(held) - most + 1)
+    surplus = max(0, len(held) - max_models + 1)
 
     # 1. As few idle models as are needed.
     for count in range(surplus, len(idle) + 1):
         if need.size(need.slots) <= room + sum(h.size for h in idle[:count]):
             evict = tuple(h.key for h in idle[:count])
-            return Decision("load", _because(evict, "idle"), need.slots, evict)
+            return Decision("load", _because(evict), need.slots, evict)
 
     # 2. All idle ones gone: as many slots as fit.
     freed = room + sum(h.size for h in idle)
@@ -74,7 +75,7 @@ def decide(need: Need, held: list[Held], available: int, most: int) -> Decision:
         for slots in range(need.slots - 1, 0, -1):
             if need.size(slots) <= freed:
                 evict = tuple(h.key for h in idle)
-                return Decision("load", f"memory has room for {slots} of {need.slots} slots; {_because(evict, 'idle')}", slots, evict)
+                return Decision("load", f"memory has room for {slots} of {need.slots} slots; {_because(evict)}", slots, evict)
 
     # 3. Busy ones drain, as few as are needed.
     for count in range(1, len(busy) + 1):
@@ -90,8 +91,8 @@ def decide(need: Need, held: list[Held], available: int, most: int) -> Decision:
     )
 
 
-def _because(evict: tuple[str, ...], why: str) -> str:
-    return f"{len(evict)} {why} model(s) leave" if evict else "there is room"
+def _because(evict: tuple[str, ...]) -> str:
+    return f"{len(evict)} idle model(s) leave" if evict else "there is room"
 
 
 def _gb(count: int) -> str:

@@ -17,8 +17,8 @@ from ndani.errors import EngineFailed, Failed
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
 from ndani.runtime.pool import Pool
-from ndani.runtime.residence import Want
 from ndani.runtime.runner import Runner
+from ndani.runtime.spec import RunnerSpec
 from ndani.service.answers import Answers
 from ndani.service.embed import Embeddings
 from ndani.service.models import Models
@@ -33,7 +33,7 @@ __all__ = ["Service"]
 
 
 class Service:
-    """The verbs. Made once by the server, with its rooms; the server starts the pool's owner and closes the rooms."""
+    """The verbs. Made once by the server, with its rooms; the server closes the rooms."""
 
     def __init__(self, settings: Settings, store: Store, pool: Pool, fetcher: Fetcher, log: Log, counts: Counts) -> None:
         self.settings = settings
@@ -67,16 +67,16 @@ class Service:
 
         How long a model stays does not change by it. Returns the engine, the model or None, and what `probe` found.
         """
-        want, name = self.pool.resident(), None
-        models = [] if want else sorted(self.store.list(), key=lambda m: m.size)
+        spec, name = self.pool.longest_staying(), None
+        models = [] if spec else sorted(self.store.list(), key=lambda m: m.size)
         if models:
-            want = self.resolver.want(await self.resolver.resolve(self.store.find(names.parse(models[0].name))), Sampling())
-        if want is None:
-            want = Want("echo", "echo", "", Details(), None, 0, 0, 0, engine="echo")
+            spec = self.resolver.spec(await self.resolver.resolve(self.store.find(names.parse(models[0].name))), Sampling())
+        if spec is None:
+            spec = RunnerSpec("echo", "echo", "", Details(), None, 0, 0, 0, engine="echo")
         else:
-            name = want.name
-        async with self.pool.lease(want, None if name else 0.0):
-            child = self.pool.child(want.key)
-            if not isinstance(child, Runner):
+            name = spec.name
+        async with self.pool.lease(spec, None if name else 0.0):
+            runner = self.pool.runner(spec.key)
+            if not isinstance(runner, Runner):
                 raise EngineFailed("the runner went away; try again")
-            return want.engine, name, await probe(child)
+            return spec.engine, name, await probe(runner)

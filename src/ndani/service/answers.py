@@ -17,7 +17,8 @@ from ndani.ledger.counts import Counts
 from ndani.prompts import ChatTemplate, read_template
 from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
-from ndani.runtime.residence import LEAST_CTX, Lease
+from ndani.runtime.residence import Lease
+from ndani.runtime.spec import LEAST_CTX
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
@@ -119,14 +120,14 @@ class Answers:
         return _unloaded()
 
     async def _load(self, model: ResolvedModel, sampling: Sampling, keep_alive: float | None) -> AsyncGenerator[Event]:
-        async with self._pool.lease(self._resolver.want(model, merge(sampling, model.options)), self._resolver.keep_alive(keep_alive)):
+        async with self._pool.lease(self._resolver.spec(model, merge(sampling, model.options)), self._resolver.keep_alive(keep_alive)):
             pass
         yield Done("load")
 
     async def _run(self, model: ResolvedModel, question: Question, keep_alive: float | None, sink: Sink | None) -> AsyncGenerator[Event]:
         """Lease, ask, account: the road of every answer."""
         started = time.monotonic_ns()
-        async with self._pool.lease(self._resolver.want(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
+        async with self._pool.lease(self._resolver.spec(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
             asked = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
                 async with aclosing(ask(lease.engine, asked, sink)) as events:

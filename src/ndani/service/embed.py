@@ -33,12 +33,12 @@ class Embeddings:
             return Vectors(())
         model = await self._resolver.resolve(entry)
         sampling = merge(request.sampling, model.options)
-        want = self._resolver.want_vectors(model, sampling)
+        spec = self._resolver.spec_for_vectors(model, sampling)
         if request.wrong:
             raise BadRequest(request.wrong)
-        async with self._pool.lease(want, self._resolver.keep_alive(request.keep_alive)) as lease:
+        async with self._pool.lease(spec, self._resolver.keep_alive(request.keep_alive)) as lease:
             num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
-            if "bert" not in model.want.details.family:  # one that reads a text token by token refuses what fills its slot
+            if "bert" not in model.spec.details.family:  # one that reads a text token by token refuses what fills its slot
                 num_ctx = min(num_ctx, lease.num_ctx - 1)
             try:
                 made = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)

@@ -1,4 +1,4 @@
-"""What every request needs to know of a model, and what it asks of a runner: a name, a ResolvedModel, a Want."""
+"""What every request needs to know of a model, and what it asks of a runner: a name, a ResolvedModel, a RunnerSpec."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ndani.engines.sampling import read
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.machine import processors
-from ndani.runtime.residence import DEFAULT_CTX, VECTORS, Want
+from ndani.runtime.spec import DEFAULT_CTX, VECTORS, RunnerSpec
 from ndani.settings import Settings
 from ndani.store import Entry, Store
 from ndani.types import Sampling
@@ -30,12 +30,12 @@ MOST_MODELS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """What every request needs to know of a model; `want` has what is the same for all its requests."""
+    """What every request needs to know of a model; `spec` has what is the same for all its requests."""
 
     entry: Entry
     engine: EngineSpec
     options: Sampling
-    want: Want
+    spec: RunnerSpec
     template: ChatTemplate
     native: bool  # its weights hold a chat template, and the engine applies it
     unobeyed: tuple[str, ...]  # names of what its config asks for and nothing here obeys: renderer, parser
@@ -72,10 +72,10 @@ class ModelResolver:
                 self._models.clear()
                 self._files.clear()
             model, files = await asyncio.to_thread(lambda: (self._resolve(entry), _files(entry)))
-            since, loaded = self._files.get(model.want.key, (key[2], files))
+            since, loaded = self._files.get(model.spec.key, (key[2], files))
             if since != key[2] and loaded != files:
-                self._renewed(model.want.key)
-            self._files[model.want.key] = key[2], files
+                self._renewed(model.spec.key)
+            self._files[model.spec.key] = key[2], files
             self._models[key] = model
         return self._models[key]
 
@@ -88,7 +88,7 @@ class ModelResolver:
         listed, header = self.store.describe(entry), self.store.header(entry)
         embeds = "embedding" in listed.capabilities
         sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
-        want = Want(
+        spec = RunnerSpec(
             key=runner_key(entry),
             name=str(entry.name),
             digest=entry.digest,
@@ -109,14 +109,14 @@ class ModelResolver:
             wrong = f"the model {entry.name} has a template that cannot be used ({template.error})"
             template = ChatTemplate(error=f"{wrong}; create it again with another one")
         return ResolvedModel(
-            entry, engine, _own_options(entry), want, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
+            entry, engine, _own_options(entry), spec, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
         )
 
-    def want(self, model: ResolvedModel, sampling: Sampling) -> Want:
+    def spec(self, model: ResolvedModel, sampling: Sampling) -> RunnerSpec:
         """What a request needs of a runner: said by it, else by the model, else by the settings."""
         default = self.settings.context_length if self.settings.context_length > 0 else DEFAULT_CTX
         return replace(
-            model.want,
+            model.spec,
             num_ctx=sampling.num_ctx or default,
             # llama.cpp aborts with a batch smaller than its slots, and looks for a client that left only between two.
             num_batch=None
@@ -129,12 +129,12 @@ class ModelResolver:
             use_mmap=sampling.use_mmap,
         )
 
-    def want_vectors(self, model: ResolvedModel, sampling: Sampling) -> Want:
+    def spec_for_vectors(self, model: ResolvedModel, sampling: Sampling) -> RunnerSpec:
         """The same for vectors of texts. A model that speaks has a runner of its own for them. Raises Unsupported."""
         if not model.engine.embeddings:
-            raise Unsupported(f'"{model.want.name}" does not support embeddings')
-        want = self.want(model, sampling)
-        return want if want.embedding else replace(want, key=want.key + VECTORS, embedding=True, pooling="last")
+            raise Unsupported(f'"{model.spec.name}" does not support embeddings')
+        spec = self.spec(model, sampling)
+        return spec if spec.embedding else replace(spec, key=spec.key + VECTORS, embedding=True, pooling="last")
 
     def keep_alive(self, asked: float | None) -> float:
         """Seconds that a model stays after a request: what it said, else the settings; negative for ever."""
