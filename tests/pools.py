@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ndani.engines import Launch
-from ndani.engines.stream import Mailroom
+from ndani.engines.stream import Coalescer
 from ndani.errors import NdaniError
 from ndani.jail import Confinement
 from ndani.ledger.log import Log
@@ -172,7 +172,7 @@ class Bench:
         self.failures: list[Exception] = []
         self.log = io.StringIO()
         made = Settings(models=Path("/nowhere"), **settings)
-        self.pool = Pool(made, self._spawn, Mailroom(), Log(1, self.log), self.look, self.clock, self.failures.append)
+        self.pool = Pool(made, self._spawn, Coalescer(), Log(1, self.log), self.look, self.clock, self.failures.append)
 
     def look(self) -> Machine:
         return Machine(2, PLENTY, self.available)

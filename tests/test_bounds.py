@@ -14,6 +14,7 @@ from ndani.store import Store
 from ndani.store.create import Recipe, create
 from ndani.store.inspect import Header
 from ndani.types import Message
+from steps import listed
 from stores import put_echo
 
 
@@ -60,11 +61,11 @@ LONG = "x" * (17 << 20)
 def test_what_could_not_be_read_again_is_not_stored(store: Store, recipe: Recipe, sentence: str) -> None:
     before = set(store.layout.root.rglob("*"))
     with pytest.raises(BadRequest) as caught:
-        list(create(store, names.parse("new"), replace(recipe, base=store.find(names.parse("a")))))
+        listed(create, store, names.parse("new"), replace(recipe, base=store.find(names.parse("a"))))
     assert str(caught.value).startswith(sentence)
     assert set(store.layout.root.rglob("*")) == before
 
 
 def test_what_can_be_read_is(store: Store) -> None:
-    list(create(store, names.parse("new"), Recipe(base=store.find(names.parse("a")), system="x" * (16 << 20))))
+    listed(create, store, names.parse("new"), Recipe(base=store.find(names.parse("a")), system="x" * (16 << 20)))
     assert len(store.find(names.parse("new")).system or "") == 16 << 20

@@ -73,6 +73,6 @@ async def test_vectors_and_adapters_are_for_engines_that_have_them(tmp_path: Pat
         await resolved(tmp_path, monkeypatch, bare, **layers)
     model = await resolved(tmp_path, monkeypatch, bare)
     resolver = ModelResolver(Settings(models=tmp_path), Store(tmp_path))
-    assert resolver.want_vectors(model, model.options).embedding
+    assert resolver.spec_for_vectors(model, model.options).embedding
     with pytest.raises(Unsupported, match='"m:latest" does not support embeddings'):
-        resolver.want_vectors(replace(model, engine=ENGINES["echo"]), model.options)
+        resolver.spec_for_vectors(replace(model, engine=ENGINES["echo"]), model.options)

@@ -16,6 +16,7 @@ from ndani.store import Store
 from ndani.store.handover import FILE, accept, prepare
 from ndani.store.upkeep import Unused, prune
 from server import until
+from steps import listed
 from stores import gguf, put_echo
 from test_locks import run_among_own_mounts
 
@@ -39,7 +40,7 @@ def test_a_file_systems_own_folder_among_the_blobs_is_passed_over(store: Store) 
     for path in (left, left.with_name(".snapshot")):
         age(path)
     store.prune()
-    assert list(prune(store))[-1]
+    assert listed(prune, store)[-1]
     assert [path.name for path in store.layout.blobs.glob(".*")] == [".snapshot"]
 
 
@@ -52,7 +53,7 @@ def test_what_was_never_named_goes_wherever_it_was_left(store: Store) -> None:
         path.touch()
         if path.name[1] != "b":
             age(path)
-    said = [step.file for step in prune(store, rehearse=True) if isinstance(step, Unused)]
+    said = [step.file for step in listed(prune, store, rehearse=True) if isinstance(step, Unused)]
     assert said == [f".{'a' * 32}"]
     store.prune()
     assert [path for path in (*paths, *others) if path.exists()] == [*(path for path in paths if path.name[1] == "b"), *others]
@@ -94,7 +95,7 @@ def test_what_was_noted_of_a_damaged_file_is_forgotten_though_another_program_re
     else:
         place = prepare(store.layout)
         (store.layout.handover / place / FILE).write_bytes(whole)
-        assert [step.status for step in accept(store, place)][-1] == "success"
+        assert [step.status for step in listed(accept, store, place)][-1] == "success"
     assert context(Store(store.layout.root)) == context(store) == 8192
 
 

@@ -146,8 +146,9 @@ async def test_the_one_that_stays_longest_comes_first(bench: Begin) -> None:
     assert b.names() == ["other", "one"], "in use: as if its last answer ended now"
     await busy.done()
     assert b.names() == ["one", "other"] and b.pool.longest_staying() == ONE
+    await b.use(ONE, -1.0)
     busy = await b.ask(ONE)
-    b.pool.unload("one")
-    await turns()
+    assert b.pool.longest_staying() == ONE
+    await b.ask(MORE)
     assert b.names() == ["other"] and b.pool.longest_staying() == OTHER, "one that leaves is not it"
     assert b.pool.runner("one") is b.runners[0] and b.pool.runner("none") is None

@@ -22,7 +22,7 @@ SPECS = [
     RunnerSpec("k", "m", "d", Details(), None, 1, 1, trained, num_ctx=num_ctx, num_batch=num_batch, num_thread=num_thread, num_gpu=num_gpu,
                use_mmap=use_mmap, embedding=embedding, pooling=pooling)
     for trained, num_ctx, num_batch, num_thread, num_gpu, use_mmap, (embedding, pooling) in product(
-        [0, 512, 8192], [None, 0, 5, 1024, 10**6], [None, 0, 64], [None, 2], [None, 0], [None, False],
+        [0, 700, 8192], [None, 0, 5, 1024, 10**6], [None, 0, 64], [None, 2], [None, 0], [None, False],
         [(False, ""), (True, ""), (True, "last")],
     )
 ]  # fmt: skip
