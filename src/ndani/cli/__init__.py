@@ -49,7 +49,7 @@ def commands() -> dict[str, Entry]:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code; every failure becomes one sentence.
 
-    Ctrl-C, SIGTERM and SIGHUP end the process by that very signal, once everything is as it was.
+    Ctrl-C, Ctrl-\\, SIGTERM and SIGHUP end the process by that very signal, once everything is as it was.
     """
     from ndani.cli.ending import Ended, end_by, unwind_on_signals
     from ndani.errors import NdaniError

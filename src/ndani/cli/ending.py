@@ -21,8 +21,15 @@ class Ended(BaseException):
 
 
 def unwind_on_signals() -> None:
-    """Have SIGTERM and SIGHUP raise `Ended` where they would end the process at once. One that is ignored (`nohup`) stays so."""
-    for name in ("SIGTERM", "SIGHUP"):
+    """Have what would end the process at once raise `Ended`: SIGTERM, SIGHUP, and SIGQUIT (a key, as Ctrl-C is).
+
+    One that is ignored (`nohup`) stays so. None leaves a core dump: a prompt would lie in it.
+    """
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has neither such limits nor such files
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _unwind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ndani.cli.figures import size
+from ndani.cli.pausing import drawing
 from ndani.errors import Failed
 from ndani.letters import clean
 
@@ -93,7 +95,9 @@ class Bars:
         self._bars = _rich_progress()
         self._tasks: dict[str, Any] = {}
         self._status = ""
-        self._bars.start()
+        self._drawn = contextlib.ExitStack()
+        self._drawn.enter_context(self._bars)
+        self._drawn.enter_context(drawing(lambda: len(self._tasks)))
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Move a bar, or write a line."""
@@ -111,7 +115,7 @@ class Bars:
 
     def close(self) -> None:
         """Draw the bars a last time and give the cursor back."""
-        self._bars.stop()
+        self._drawn.close()
 
 
 def _rich_progress() -> Progress:

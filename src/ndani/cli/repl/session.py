@@ -15,6 +15,7 @@ from ndani import names
 from ndani.cli.background import reach
 from ndani.cli.client import Client
 from ndani.cli.closing import closing_words
+from ndani.cli.pausing import drawing, pausing
 from ndani.cli.screen import say
 from ndani.cli.wrap import Writer
 from ndani.errors import Failed, NdaniError, NotFound
@@ -148,17 +149,26 @@ def _unechoed() -> Iterator[None]:
         yield
         return
     terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
+    try:
+        before = termios.tcgetattr(terminal)
+    except termios.error:  # the terminal is gone
+        yield
+        return
     silent = list(before)
     # Not by lines either: the terminal would keep no more than 4,095 bytes of one, and take keys for its own editing.
     silent[0] &= ~termios.ICRNL
     silent[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
-    try:
-        yield
-    finally:
+
+    def become(modes: list[Any]) -> None:
         with contextlib.suppress(termios.error):  # the terminal is gone
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+            termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
+
+    with pausing(lambda: become(before), lambda: become(silent)):
+        become(silent)
+        try:
+            yield
+        finally:
+            become(before)
 
 
 @contextlib.contextmanager
@@ -167,5 +177,6 @@ def _waiting(words: str) -> Any:
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(Text(clean(words))):
+    console = Console(stderr=True)
+    with console.status(Text(clean(words))), drawing(lambda: 1) if console.is_terminal else contextlib.nullcontext():
         yield

@@ -1,0 +1,106 @@
+"""Ctrl-Z and `fg` under a real shell, and Ctrl-\\: the terminal is the shell's while it is at the prompt, and ours again after."""
+
+from __future__ import annotations
+
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_server import NDANI, free_port, serving
+from server import until
+from stores import put_echo
+from terminal import PATIENCE, Pty, terminal
+
+pytestmark = pytest.mark.slow
+
+LINES = termios.ECHO | termios.ICANON
+BARS = """
+import time
+from ndani.cli import progress
+def steps():
+    for done in range(2000):
+        for digest in "ab":
+            yield {"status": f"pulling {digest}", "digest": digest, "total": 2000, "completed": done}
+        time.sleep(0.05)
+progress.follow(steps(), "it ended")
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("pausing")
+    put_echo(folder / "models", "parrot", params={"num_predict": 100000})
+    with serving(folder, free_port()) as environment:
+        yield environment
+
+
+@pytest.fixture
+def shell(home: dict[str, str]) -> Iterator[Pty]:
+    """A shell that edits no lines and mends no terminal by itself, with jobs."""
+    with terminal(["env", "TERM=dumb", "sh", "-i"], {**home, "PS1": "shell> ", "ENV": ""}, "pty") as screen:
+        assert isinstance(screen, Pty)
+        shows(screen, "shell>")
+        yield screen
+
+
+def shows(screen: Pty, text: str) -> None:
+    until(lambda: any(text in line for line in screen.lines()), PATIENCE, f"{text} is shown", 0.03)
+
+
+def ask(screen: Pty, model: str = "parrot") -> None:
+    """Start a conversation and a long answer."""
+    screen.type(f"TERM=xterm {' '.join(NDANI)} run {model}\r")
+    shows(screen, "Send a message")
+    screen.type("mango @delay=0.05\r")
+    shows(screen, "mango mango")
+
+
+def test_an_answer_stops_and_goes_on(shell: Pty) -> None:
+    ask(shell)
+    assert not shell.modes() & LINES
+    shell.press("C-z")
+    until(lambda: shell.modes() & LINES == LINES, PATIENCE, "the shell has its terminal back", 0.03)
+    shell.type("echo the $((20 + 1))st\r")
+    shows(shell, "the 21st")
+    said = len(shell.raw)
+    shell.type("fg\r")
+    until(lambda: shell.raw.count(b"mango", said) > 3, PATIENCE, "the answer goes on", 0.03)
+    assert not shell.modes() & LINES
+    shell.type("kiwi")
+    shows(shell, "mango")
+    shell.press("C-c")
+    until(lambda: shell.lines()[-1].startswith(">>>"), PATIENCE, "the prompt comes", 0.03)
+    assert not any("kiwi" in line for line in shell.lines()), "nothing that was typed shows among the answer"
+
+
+def test_ctrl_backslash_leaves_the_terminal_as_it_was_and_no_dump(shell: Pty, tmp_path: Path) -> None:
+    shell.type(f"cd {tmp_path}; ulimit -S -c unlimited\r")
+    ask(shell)
+    shell.press("\x1c")
+    until(lambda: shell.modes() & LINES == LINES, PATIENCE, "the shell has its terminal back", 0.03)
+    shell.type("echo code $?\r")
+    shows(shell, "code 131")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shell_has_its_cursor_while_a_pull_stands(shell: Pty, tmp_path: Path) -> None:
+    (tmp_path / "bars.py").write_text(BARS)
+    shell.type(f"TERM=xterm {sys.executable} {tmp_path / 'bars.py'}\r")
+    shows(shell, "pulling b")
+    assert hidden(shell)
+    shell.press("C-z")
+    until(lambda: not hidden(shell), PATIENCE, "the cursor is shown", 0.03)
+    shell.type("echo the $((20 + 1))st\r")
+    shows(shell, "the 21st")
+    said = len(shell.raw)
+    shell.type("fg\r")
+    until(lambda: hidden(shell) and shell.raw.count(b"pulling b", said) > 2, PATIENCE, "the bars go on", 0.03)
+    shows(shell, "the 21st")
+    assert any(line.endswith("> fg") for line in shell.lines()), "no row of the shell's is drawn over"
+
+
+def hidden(screen: Pty) -> bool:
+    return screen.raw.rfind(b"\x1b[?25l") > screen.raw.rfind(b"\x1b[?25h")
