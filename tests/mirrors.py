@@ -44,8 +44,8 @@ class Mirror:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def close(self) -> int:
-        """Ctrl-C; the exit code."""
+    def close(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; the exit code."""
         self.http.close()
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         return self.process.wait(PATIENCE)

@@ -118,6 +118,20 @@ def test_sigterm_ends_streams_cleanly_and_leaves_no_child(real_store: Path, star
     assert "Traceback" not in server.log and "fault of its own" not in server.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_server_ends_with_its_terminal(echo_store: Path, start: Start, number: signal.Signals) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("whoever runs these tests ignores this signal, and so do the children")
+    server = start(echo_store)
+    server.ask("/api/generate", {"model": "echo"})
+    children = [p.pid for p in psutil.Process(server.pid).children(recursive=True)]
+    assert children
+    server.process.send_signal(number)
+    assert server.process.wait(PATIENCE) == 0
+    assert alive(children) == []
+    assert server.log.rstrip().endswith("stopped") and "fault of its own" not in server.log
+
+
 def test_sigterm_while_a_model_loads(real_store: Path, start: Start) -> None:
     server = start(real_store)
     answers: list[httpx.Response] = []

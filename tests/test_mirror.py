@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -190,3 +191,10 @@ def test_at_the_terminal(tmp_path: Path, mirror: Mirror) -> None:
     assert run(("mirror", "now"), environment).stderr == "Error: accepts 0 arg(s), received 1\n"
     assert run(("mirror", "--host", "127.0.0.1:99999"), environment).stderr.startswith("Error: '127.0.0.1:99999' is not an address")
     assert mirror.http.get("/v2/").json() == {}, "the first one goes on"
+
+
+def test_a_mirror_ends_with_its_terminal(mirror: Mirror) -> None:
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        pytest.skip("whoever runs these tests ignores this signal, and so do the children")
+    assert mirror.close(signal.SIGHUP) == 0
+    assert mirror.log.rstrip().endswith("stopped")

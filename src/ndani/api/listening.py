@@ -1,11 +1,13 @@
-"""The sockets that a server listens on: where a name leads, bound and listening, and how they are spelled."""
+"""The sockets that a server listens on: where a name leads, bound and listening, and how they are spelled. And its last signals."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import signal
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 from ndani.errors import Misconfigured
@@ -53,6 +55,21 @@ def guarded(sockets: Iterable[socket.socket]) -> frozenset[str]:
 def said(sockets: Iterable[socket.socket]) -> str:
     """Where they listen, for people."""
     return " and ".join(spelled(*one.getsockname()[:2]) for one in sockets)
+
+
+@contextlib.contextmanager
+def hung_up(end: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have a server end by `end` when its terminal goes (SIGHUP), or by SIGQUIT, too. One that is ignored (`nohup`) stays so.
+
+    What the command line does with them, raising, is lost in an event loop: the server would go on without a terminal.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _bound(places: list[Place], port: int) -> list[socket.socket]:

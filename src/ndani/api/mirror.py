@@ -7,10 +7,11 @@ nothing else. A blob's answer carries a `Location` of its own: Ollama fetches fr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from ndani import jail
 from ndani.api.connection import Connection
 from ndani.api.edge import Hosts, Journal, Leaving
-from ndani.api.listening import guarded, listening, said
+from ndani.api.listening import guarded, hung_up, listening, said
 from ndani.api.log_handler import heard
 from ndani.api.paths import redirect
 from ndani.api.server import GRACE
@@ -160,6 +161,12 @@ class _Server(uvicorn.Server):
             transport = getattr(connection, "transport", None)
             if transport:
                 transport.abort()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """uvicorn's signals, and those of a terminal that goes."""
+        with super().capture_signals(), hung_up(self.handle_exit):
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit

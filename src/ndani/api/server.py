@@ -8,7 +8,7 @@ import gc
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 
@@ -17,7 +17,7 @@ import uvicorn
 from ndani import __version__, jail
 from ndani.api.app import build
 from ndani.api.connection import Connection
-from ndani.api.listening import guarded, listening, said
+from ndani.api.listening import guarded, hung_up, listening, said
 from ndani.api.log_handler import heard
 from ndani.api.wire import fault
 from ndani.engines import Launch
@@ -41,7 +41,7 @@ GRACE = 3
 
 
 def serve(settings: Settings) -> int:
-    """Run the server until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured when it cannot listen."""
+    """Run the server until SIGTERM, SIGINT, SIGHUP or SIGQUIT; returns the exit code. Raises Misconfigured when it cannot listen."""
     jail.seal()
     make_home()
     log = open_log(settings.log_file, settings.debug)
@@ -101,6 +101,12 @@ class Server(uvicorn.Server):
         self._service = service
         self._ending: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """uvicorn's signals, and those of a terminal that goes."""
+        with super().capture_signals(), hung_up(self.handle_exit):
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: the first one ends well, the second one at once."""
