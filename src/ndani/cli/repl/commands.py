@@ -104,7 +104,10 @@ class Commands:
             say(f"Unknown command '/set {rest[0]}'. Type /? for help")
 
     def _history(self, text: str, rest: list[str]) -> None:
-        self._line.history.keeping = rest[0] == "history"
+        history = self._line.history
+        history.keep(rest[0] == "history")
+        if history.keeping and history.lost:
+            say(f"Warning: {history.lost}", err=True)
 
     def _mode(self, text: str, rest: list[str]) -> None:
         mode, session = rest[0], self._session

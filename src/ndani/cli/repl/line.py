@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -46,10 +47,15 @@ class History(FileHistory):
 
     def __init__(self, path: Path, *, keeping: bool) -> None:
         super().__init__(str(path))
-        self._path, self.keeping, self.lost = path, keeping, ""
-        if path.exists() or keeping:
+        self._path = path
+        self.keep(keeping)
+
+    def keep(self, keeping: bool) -> None:
+        """Whether what is typed from now on is written; the file is there before, for its owner alone."""
+        self.keeping, self.lost = keeping, ""
+        if keeping or self._path.exists():
             with self._losing():
-                _prepare(path)
+                _prepare(self._path)
 
     def load_history_strings(self) -> Iterable[str]:
         """What was typed before, the newest first."""
@@ -158,15 +164,25 @@ def edit(text: str, editor: str = "") -> str:
     command = _command(editor or os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
     if not shutil.which(command[0]):
         raise NotFound(f'editor "{command[0]}" not found, set NDANI_EDITOR to the path of your preferred editor')
-    handle, path = tempfile.mkstemp(prefix="ndani-prompt-", suffix=".txt")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-        code = subprocess.run([*command, path], check=False).returncode
-        if code:
-            raise Failed(f'editor "{command[0]}" ended with exit code {code}; the line is as it was before')
-        return Path(path).read_text(encoding="utf-8", errors="replace").rstrip("\n")
+        # A folder of its own: what an editor leaves beside the file (`~`, `.swp`) holds the prompt too, and goes with it.
+        with tempfile.TemporaryDirectory(prefix="ndani-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / "prompt.txt"
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
+            with _left_to_the_editor(signal.SIGINT):
+                code = subprocess.run([*command, str(path)], check=False).returncode
+            if code:
+                raise Failed(f'editor "{command[0]}" ended with exit code {code}; the line is as it was before')
+            return path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
     except OSError as error:  # no program after all, or a disk that is full
         raise Failed(f'editor "{command[0]}" could not be used ({error.strerror}); set NDANI_EDITOR to another') from None
+
+
+@contextlib.contextmanager
+def _left_to_the_editor(number: signal.Signals) -> Iterator[None]:
+    """Ctrl-C is for the editor: one that obeys it ends and says so, and one that does not is not killed with the text in it."""
+    before = signal.signal(number, lambda number, frame: None)  # not ignored: that, an editor would inherit
+    try:
+        yield
     finally:
-        Path(path).unlink(missing_ok=True)
+        signal.signal(number, before)
