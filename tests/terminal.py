@@ -108,7 +108,11 @@ class Pty:
                 self._raw += piece
 
     def type(self, text: str) -> None:
-        os.write(self._here, text.encode())
+        self.send(text.encode())
+
+    def send(self, typed: bytes) -> None:
+        """Type bytes, which may be no text."""
+        os.write(self._here, typed)
 
     def press(self, *keys: str) -> None:
         for key in keys:

@@ -61,6 +61,7 @@ def test_the_version_without_a_server(alone: dict[str, str]) -> None:
         (("create", "x", "-f"), "flag needs an argument: -f"),
         (("create", "x", "-f", "~nobody-here/x"), "the path ~nobody-here/x begins with the home of somebody who is not here"),
         (("lst",), 'unknown command "lst" for "ndani"\n\nDid you mean this?\n\tlist'),
+        (("rum", "m"), 'unknown command "rum" for "ndani"\n\nDid you mean this?\n\trm\n\trun'),
         (("list", "--nope"), "unknown flag: --nope"),
         (("--nope",), "unknown flag: --nope"),
         (("list", "-xy"), "unknown shorthand flag: 'x' in -xy"),

@@ -186,6 +186,16 @@ def test_wide_letters_wrap_by_their_width() -> None:
     assert [figures.width(line) for line in out.getvalue().split("\n")] == [8, 8, 4]
 
 
+@pytest.mark.parametrize("unit", ["\u0301", "\u200d", "\U0001f469\u200d"], ids=["marks", "joiners", "one picture"])
+def test_marks_without_a_width_are_not_collected_for_ever(unit: str) -> None:
+    out = io.StringIO()
+    writer = Writer(out, columns=80, terminal=True)
+    writer.write("a" + unit * 10_000)
+    assert len(out.getvalue()) > 9_000, "a terminal gets them while they come"
+    writer.close()
+    assert out.getvalue().replace("\n", "") == "a" + unit * 10_000
+
+
 def test_a_model_cannot_steer_a_terminal() -> None:
     screen, pipe = io.StringIO(), io.StringIO()
     Writer(screen, terminal=True).write("a\x1b[2Jb\x9bc\n")

@@ -131,6 +131,11 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         _ = Settings(host=host).address
 
 
+def test_a_home_that_is_no_folder_has_no_settings_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")  # the home of many a service
+    assert load({}).host == Settings().host
+
+
 def test_a_settings_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     def said(place: str) -> str:
         with pytest.raises(Misconfigured) as met:

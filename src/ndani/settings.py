@@ -286,7 +286,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         import tomllib  # most users have no such file, and every command line would wait for it
 
         written = tomllib.loads(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a service's user has /dev/null for a home
         return {}
     except (OSError, ValueError) as error:
         reason = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error

@@ -56,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
 
     unwind_on_signals()
     _open_closed()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter, or typed no letter, has a question mark
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

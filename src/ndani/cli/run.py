@@ -66,14 +66,14 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         client = reach(settings)
         if embeds(client, model, insecure):
             say(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
+        _refuse(of_vectors)
         return converse(settings, ask, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     ask["prompt"] = prompt(words)
     client = reach(load())
     if embeds(client, model, insecure):
         say(vector(client, ask, of_vectors))
         return
-    if of_vectors:
-        raise BadRequest("--dimensions and --truncate are for models of embeddings; leave them out")
+    _refuse(of_vectors)
     wrap = sys.stdout.isatty() and not nowordwrap
     writer = Writer(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
     try:
@@ -86,6 +86,11 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     if ask["prompt"]:
         say("\n")
     return closing_words(done, verbose=verbose)
+
+
+def _refuse(of_vectors: Mapping[str, Any]) -> None:
+    if of_vectors:
+        raise BadRequest("--dimensions and --truncate are for models of embeddings; leave them out")
 
 
 def _later(*, format_: str, think: str, hidethinking: bool) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def unknown(word: str, table: Mapping[str, Entry], path: str) -> str:
     """The sentence for a command that is not there, and those whose spelling is near."""
     import difflib
 
-    near = difflib.get_close_matches(word, table, n=2, cutoff=0.7)
+    near = difflib.get_close_matches(word, table, n=3, cutoff=0.66)  # one wrong letter of three is near
     hint = "\n\nDid you mean this?\n" + "\n".join(f"\t{name}" for name in near) if near else ""
     return f'unknown command "{word}" for "{path}"{hint}'
 

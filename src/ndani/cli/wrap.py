@@ -11,6 +11,8 @@ from ndani.cli.figures import width
 from ndani.letters import clean
 
 _JOINER = "\u200d"  # makes one picture of two
+#: Letters that a word may have for each column of a line: marks without a width would else be collected, and measured, without end.
+_MOST_MARKS = 8
 
 
 class Writer:
@@ -66,7 +68,7 @@ class Writer:
             if self._breaks_before(letter):
                 self._end_word()
             self._word += letter
-            if width(self._word) >= self._columns:
+            if len(self._word) >= _MOST_MARKS * self._columns or width(self._word) >= self._columns:
                 self._end_word()
 
     def _breaks_before(self, letter: str) -> bool:

@@ -1,4 +1,4 @@
-"""Ctrl-Z and `fg` under a real shell, and Ctrl-\\: the terminal is the shell's while it is at the prompt, and ours again after."""
+"""Keys at a terminal that other programs have a say in: Ctrl-Z and `fg` under a real shell, Ctrl-\\, and what is typed as an answer."""
 
 from __future__ import annotations
 
@@ -104,3 +104,21 @@ def test_a_shell_has_its_cursor_while_a_pull_stands(shell: Pty, tmp_path: Path) 
 
 def hidden(screen: Pty) -> bool:
     return screen.raw.rfind(b"\x1b[?25l") > screen.raw.rfind(b"\x1b[?25h")
+
+
+def test_flags_of_vectors_are_no_flags_of_a_conversation(home: dict[str, str]) -> None:
+    with terminal([*NDANI, "run", "parrot", "--dimensions", "5"], home) as screen:
+        assert screen.exit() == 1
+        assert screen.lines()[-1] == "Error: --dimensions and --truncate are for models of embeddings; leave them out"
+
+
+def test_an_answer_that_is_no_text_is_no_yes(tmp_path: Path) -> None:
+    put_echo(tmp_path / "models", "parrot")
+    for blob in (tmp_path / "models" / "blobs").iterdir():
+        blob.write_bytes(bytes(blob.stat().st_size))
+    with serving(tmp_path, free_port()) as environment, terminal([*NDANI, "verify"], environment, "pty") as screen:
+        assert isinstance(screen, Pty)
+        shows(screen, "[y/N]")
+        screen.send(b"\xff\r")
+        assert screen.exit() == 1
+        assert "damaged; `ndani verify --repair` pulls them again" in screen.lines()[-1]
