@@ -13,7 +13,7 @@ from bench.load import Road, burst
 from ndani import names, settings
 from ndani.engines import Launch
 from ndani.jail.process import environment
-from ndani.runtime import machine
+from ndani.runtime import hardware
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 from ndani.store import Store
@@ -33,7 +33,7 @@ sys.stdin.read()
 
 async def compare(pairs: int, tokens: int) -> float:
     """Tokens per second with the jail over without: the median ratio of so many pairs."""
-    threads = machine.look().cores
+    threads = hardware.look().cores
     entry = Store(settings.load().models).find(names.parse("smollm2:135m"))
     weights = os.open(entry.weights_path, os.O_RDONLY)
     with runtime_folder() as folder, tempfile.TemporaryDirectory() as place:

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ndani.convert.checkpoint import prepare
-from ndani.convert.container import Out
+from ndani.convert.gguf_writer import Out
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and the dog barks at 12,345 foxes.",

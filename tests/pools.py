@@ -18,7 +18,7 @@ from ndani.errors import NdaniError
 from ndani.jail import Confinement
 from ndani.ledger.log import Log
 from ndani.runtime.clock import Timer
-from ndani.runtime.machine import Machine
+from ndani.runtime.hardware import Machine
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
 from ndani.runtime.spec import RunnerSpec

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from ndani.api.progress import steps_of
+from ndani.api.edge.long_work import steps_of
 
 
 class Left(BaseException):

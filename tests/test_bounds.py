@@ -12,7 +12,7 @@ from ndani import names
 from ndani.errors import BadRequest
 from ndani.store import Store
 from ndani.store.create import Recipe, create
-from ndani.store.inspect import Header
+from ndani.store.weights_info import Header
 from ndani.types import Message
 from steps import listed
 from stores import put_echo

@@ -14,7 +14,7 @@ from ndani import names
 from ndani.prompts.template import Conversation, Turn, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
-from ndani.store.chats import CHATS, NEAR, edits, recognise
+from ndani.store.known_templates import CHATS, NEAR, edits, recognise
 from server import Server
 from stores import REAL, gguf
 

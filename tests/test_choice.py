@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from checkpoints import byte_level, made_of, tiny_llama
-from ndani.convert.choice import choose
+from ndani.convert.file_selection import choose
 from ndani.errors import BadRequest
-from ndani.store.forms import GGML, GGUF, POINTER, PYTORCH, SAFETENSORS, form_of, refusal
+from ndani.store.file_formats import GGML, GGUF, POINTER, PYTORCH, SAFETENSORS, form_of, refusal
 
 FORMS = {
     b"GGUF": GGUF,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from golden_cli import plan
-from ndani.cli import closing, doctor, figures, show, tables
-from ndani.cli.background import reach
+from ndani.cli import answer_summary, doctor, formatting, show, tables
+from ndani.cli.autostart import reach
 from ndani.cli.client import Client
 from ndani.cli.config import written
 from ndani.cli.progress import Lines
-from ndani.cli.wrap import Writer
+from ndani.cli.word_wrap import Writer
 from ndani.errors import NoServer
 from ndani.settings import load
 
@@ -38,7 +38,7 @@ GOLDEN = {row.argv: row.want for row in plan()}
     ],
 )
 def test_sizes_are_cut_not_rounded(count: int, words: str) -> None:
-    assert figures.size(count) == words
+    assert formatting.size(count) == words
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_sizes_are_cut_not_rounded(count: int, words: str) -> None:
     ],
 )
 def test_durations_as_go_prints_them(nanoseconds: int, words: str) -> None:
-    assert figures.duration(nanoseconds) == words
+    assert formatting.duration(nanoseconds) == words
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_durations_as_go_prints_them(nanoseconds: int, words: str) -> None:
     ],
 )
 def test_numbers_as_go_prints_them(value: float, words: str) -> None:
-    assert figures.number(value) == words
+    assert formatting.number(value) == words
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_numbers_as_go_prints_them(value: float, words: str) -> None:
     ],
 )
 def test_times_seen_from_now(ahead: float, words: str) -> None:
-    assert figures.when(1e9 + ahead, 1e9) == words
+    assert formatting.when(1e9 + ahead, 1e9) == words
 
 
 def test_moments_of_go_and_of_python() -> None:
-    assert figures.moment("2026-11-22T15:40:06.227393105Z") == figures.moment("2026-11-22T16:40:06.227393+01:00")
-    assert figures.moment("0001-01-01T00:00:00Z") is None and figures.moment("soon") is None
+    assert formatting.moment("2026-11-22T15:40:06.227393105Z") == formatting.moment("2026-11-22T16:40:06.227393+01:00")
+    assert formatting.moment("0001-01-01T00:00:00Z") is None and formatting.moment("soon") is None
 
 
 def test_a_listing_is_drawn_letter_for_letter() -> None:
@@ -155,7 +155,7 @@ def test_timings_are_those_recorded() -> None:
     done = {"total_duration": 37923883, "load_duration": 1079249, "prompt_eval_count": 34, "prompt_eval_duration": 14627000}
     done |= {"eval_count": 3, "eval_duration": 16398000}
     # The recorded rates were made of durations that had not been rounded to microseconds.
-    assert closing.timings(done).splitlines()[:6] == GOLDEN[("run", "terse", "Hello", "--verbose")].stderr.splitlines()[:6]
+    assert answer_summary.timings(done).splitlines()[:6] == GOLDEN[("run", "terse", "Hello", "--verbose")].stderr.splitlines()[:6]
 
 
 def test_settings_are_written_as_users_write_them() -> None:
@@ -183,7 +183,7 @@ def test_wide_letters_wrap_by_their_width() -> None:
     writer = Writer(out, columns=8)
     writer.write("空は何故青いのですか")
     writer.close()
-    assert [figures.width(line) for line in out.getvalue().split("\n")] == [8, 8, 4]
+    assert [formatting.width(line) for line in out.getvalue().split("\n")] == [8, 8, 4]
 
 
 @pytest.mark.parametrize("unit", ["\u0301", "\u200d", "\U0001f469\u200d"], ids=["marks", "joiners", "one picture"])

@@ -13,7 +13,7 @@ import pytest
 
 from checkpoints import LLAMA3, byte_level, convert, made_of, read_safetensors, sentence_pieces, split, tiny_bert, tiny_llama
 from ndani.convert import safetensors
-from ndani.store.inspect import inspect
+from ndani.store.weights_info import inspect
 from spoils import Spoil, both, edit, letters, reweigh, rewrite, stretched, text, wordpiece
 
 

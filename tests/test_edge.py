@@ -21,7 +21,7 @@ import pytest
 from conftest import Start
 from ndani import settings
 from ndani.api.edge import Hosts
-from ndani.api.listening import choose, guarded, listening
+from ndani.api.edge.listening import choose, guarded, listening
 from server import HOST, PATIENCE, Server, slowness, until
 
 

@@ -21,7 +21,7 @@ from ndani.service.resolver import abilities
 from ndani.sources.catalogue import load
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
-from ndani.store.inspect import inspect
+from ndani.store.weights_info import inspect
 from ndani.types import Progress
 from server import slowness, until
 from steps import following

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ndani.foreign import Unreadable, decode, loads, require_bounds
+from ndani.untrusted_json import Unreadable, decode, loads, require_bounds
 from server import slowness
 
 

@@ -22,7 +22,7 @@ from ndani.cli import handover as linking
 from ndani.errors import BadRequest, NdaniError, NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store.handover import accept, prepare
-from ndani.store.upkeep import Pruned, prune
+from ndani.store.maintenance import Pruned, prune
 from server import Server, serving, until
 from steps import at_first, listed
 from stores import gguf, put_echo

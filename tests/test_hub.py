@@ -18,10 +18,10 @@ from ndani import settings
 from ndani.errors import NotFound, SourceFailed
 from ndani.names import Name, parse
 from ndani.sources import choose, open_registry
+from ndani.sources.families import shelves, spelt
 from ndani.sources.fetcher import Fetcher
-from ndani.sources.gguf import group, pick
+from ndani.sources.gguf_files import group, pick
 from ndani.sources.hub import HubSource
-from ndani.sources.library import shelves, spelt
 from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import RetryPolicy

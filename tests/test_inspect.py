@@ -14,7 +14,7 @@ import pytest
 
 from ndani.errors import StoreFailed
 from ndani.store.gguf import KEPT, in_sentences
-from ndani.store.inspect import Header, counted, inspect
+from ndani.store.weights_info import Header, counted, inspect
 
 KINDS = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
 

@@ -17,7 +17,7 @@ import pytest
 from ndani import jail
 from ndani.errors import Unconfined
 from ndani.jail import Confinement, Policy, seccomp
-from ndani.jail.calls import MACHINES, NEWEST, number
+from ndani.jail.syscalls import MACHINES, NEWEST, number
 from ordinary import NOBODY, run_as_ordinary_user
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
@@ -334,7 +334,7 @@ def test_verify_fails_closed() -> None:
     ("before", "sentence"),
     [
         ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", "one of 2 threads"),
-        ("from ndani.jail import calls; calls.MACHINES.clear()", "would not shut the jail"),
+        ("from ndani.jail import syscalls; syscalls.MACHINES.clear()", "would not shut the jail"),
         (
             "import resource; from ndani.jail import seccomp; seccomp.program = lambda *_: [(0xFFFF, 0, 0, 0)]",
             "the filter was not accepted: EINVAL",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ndani.jail import seccomp
-from ndani.jail.calls import MACHINES, number
+from ndani.jail.syscalls import MACHINES, number
 from test_jail import follow, linux
 
 NEW_THREAD = 0x3D0F00

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ndani.cli.repl import line
+from ndani.cli.repl import line_reader
 from ndani.errors import Failed
 from server import PATIENCE, until
 
@@ -30,7 +30,7 @@ def test_a_history_that_begins_later_is_its_owners_too(tmp_path: Path, folder: b
         path.parent.mkdir()
     before = os.umask(0o022)
     try:
-        history = line.History(path, keeping=False)
+        history = line_reader.History(path, keeping=False)
         history.store_string("not this")
         history.keep(False)
         assert not path.exists()
@@ -49,10 +49,10 @@ def test_an_editor_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     editor.chmod(0o755)
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
-    assert line.edit("secret", str(editor)) == "edited"
+    assert line_reader.edit("secret", str(editor)) == "edited"
     assert list(place.iterdir()) == []
     with pytest.raises(Failed, match="exit code 1"):
-        line.edit("secret", "false")
+        line_reader.edit("secret", "false")
     assert list(place.iterdir()) == []
 
 
@@ -63,7 +63,7 @@ def test_ctrl_c_is_the_editors(tmp_path: Path) -> None:
         f'#!/bin/sh\ntrap : INT\ntouch {tmp_path}/open\nwhile ! test -e {tmp_path}/hit; do sleep 0.05; done\nsleep 1\necho edited > "$1"\n'
     )
     editor.chmod(0o755)
-    program = f"from ndani.cli.repl.line import edit; print(edit('before', {str(editor)!r}))"
+    program = f"from ndani.cli.repl.line_reader import edit; print(edit('before', {str(editor)!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ndani.convert.kinds import KINDS, Facts, choose, facts, file_type, in_order, parse_kind
+from ndani.convert.quant_types import KINDS, Facts, choose, facts, file_type, in_order, parse_kind
 from ndani.errors import BadRequest
 from ndani.store.extents import BLOCKS
 from ndani.store.gguf import Tensor
-from ndani.store.inspect import FILE_TYPES
+from ndani.store.weights_info import FILE_TYPES
 from weights import SMOLLM2, recorded_types, traits
 
 GOLDEN = Path(__file__).parent / "golden"

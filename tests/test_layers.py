@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1] / "src" / "ndani"
 
 #: From the top down (DESIGN, the rooms); rooms of one line stand beside each other and do not import each other.
 ORDER = (
-    ("cli",), ("console",), ("api",), ("skills",), ("service",), ("deploy",), ("optimize",), ("runtime",), ("knowledge",),
+    ("cli",), ("console",), ("mirror",), ("api",), ("skills",), ("service",), ("deploy",), ("optimize",), ("runtime",), ("knowledge",),
     ("sources",), ("engines",), ("outputs",), ("prompts",), ("convert",), ("store",), ("access",), ("ledger",), ("jail",), ("settings",),
-    ("names", "durations", "hosts", "foreign", "letters"), ("errors",), ("types",),
+    ("names", "durations", "hosts", "untrusted_json", "control_characters"), ("errors",), ("types",),
 )  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 

@@ -14,7 +14,7 @@ from conftest import Start
 from ndani import names
 from ndani.store import Store
 from ndani.store.handover import FILE, accept, prepare
-from ndani.store.upkeep import Unused, prune
+from ndani.store.maintenance import Unused, prune
 from server import until
 from steps import listed
 from stores import gguf, put_echo
@@ -101,7 +101,7 @@ def test_what_was_noted_of_a_damaged_file_is_forgotten_though_another_program_re
 
 SEEN = """
 mount -t ramfs ramfs "$1" && exec "$2" -c 'import sys; from pathlib import Path; from ndani.store import Store
-from ndani.store.doubts import changed, doubt, renew
+from ndani.store.damage_notes import changed, doubt, renew
 layout = Store(Path(sys.argv[1]) / "models").layout
 layout.root.mkdir()
 seen, digest = [], "sha256:" + "0" * 64

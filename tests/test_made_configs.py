@@ -17,7 +17,7 @@ from ndani.engines.client import Engine, TooLong
 from ndani.engines.stream import Coalescer
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
-from ndani.store.inspect import inspect
+from ndani.store.weights_info import inspect
 from server import slowness
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ import pytest
 
 from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
-from ndani.convert.outline import number_key, outline
+from ndani.convert.gguf_layout import number_key, outline
 from ndani.convert.supervisor import Supervisor
 from ndani.convert.worker import Working
 from ndani.errors import BadRequest, Failed, StoreFailed
@@ -124,7 +124,7 @@ FRONT = """
 import asyncio, os, sys
 from ndani.convert import Given, Task
 from ndani.convert.supervisor import Supervisor
-from ndani.convert.outline import number_key, outline
+from ndani.convert.gguf_layout import number_key, outline
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
     await Supervisor(True).make(Task((Given("x", given),), output, sys.argv[3], 2), lambda step: print(step, flush=True))

@@ -12,11 +12,11 @@ import pytest
 
 from conftest import ROOT
 from ndani import names
-from ndani.api.show import Asked, render_show
+from ndani.api.ollama.show import Asked, render_show
 from ndani.cli.create import gather
+from ndani.control_characters import is_seen
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
-from ndani.letters import is_seen
 from ndani.prompts.template.formats import quote
 from ndani.service.models import Shown
 from ndani.store import Store

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from conftest import Start
-from ndani.api import ollama
-from ndani.api.create import parse_create
-from ndani.api.embed import parse_embed, parse_embeddings
-from ndani.api.show import parse_show
+from ndani.api.ollama import dialect
+from ndani.api.ollama.create import parse_create
+from ndani.api.ollama.embed import parse_embed, parse_embeddings
+from ndani.api.ollama.show import parse_show
 from ndani.engines.sampling import merge, read, translate
 from ndani.errors import BadRequest
 from ndani.service.resolver import FOREVER
@@ -29,8 +29,8 @@ NUMBERS = (
 )  # fmt: skip
 
 READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "generate": lambda body: ollama.parse_generate(body),
-    "chat": lambda body: ollama.parse_chat({"model": "m"} | body),
+    "generate": lambda body: dialect.parse_generate(body),
+    "chat": lambda body: dialect.parse_chat({"model": "m"} | body),
     "embed": lambda body: parse_embed({"model": "m"} | body),
     "embeddings": lambda body: parse_embeddings({"model": "m"} | body),
     "create": lambda body: parse_create({"model": "m"} | body),

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import Start
 from ndani.engines import Launch
-from ndani.runtime.machine import processors
+from ndani.runtime.hardware import processors
 from ndani.runtime.spec import LEAST_CTX, RunnerSpec
 from ndani.types import Details
 from server import PATIENCE, Server, until

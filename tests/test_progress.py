@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ndani.api.progress import steps_of
+from ndani.api.edge.long_work import steps_of
 from ndani.errors import BadRequest
 from ndani.store.threads import Backlog, in_thread_reporting
 from ndani.types import Progress, Report

@@ -27,7 +27,7 @@ from ndani.store import Store
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept, prepare
 from ndani.store.layout import digest_of
-from ndani.store.upkeep import restorers
+from ndani.store.maintenance import restorers
 from server import Server, until
 from steps import following, listed
 from stores import put_echo

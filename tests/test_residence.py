@@ -17,7 +17,7 @@ from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
 from ndani.errors import Busy
 from ndani.ledger.log import Log
-from ndani.runtime import machine
+from ndani.runtime import hardware
 from ndani.runtime.clock import SystemClock
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.pool import Pool
@@ -47,7 +47,7 @@ async def pool(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Pool, lis
 
         broken: list[Exception] = []
         log = Log(stream=io.StringIO())
-        made = Pool(Settings(models=tmp_path, **settings), spawn, Coalescer(), log, machine.look, SystemClock(), broken.append)
+        made = Pool(Settings(models=tmp_path, **settings), spawn, Coalescer(), log, hardware.look, SystemClock(), broken.append)
         try:
             async with asyncio.timeout(60 * slowness()):
                 yield made, launched

@@ -16,11 +16,11 @@ import pytest
 from cli_server import NDANI, free_port, serving, surroundings
 from conftest import ROOT
 from golden_cli import run
-from ndani.cli import figures
+from ndani.cli import formatting
 from ndani.cli.progress import Bars, Lines, follow
-from ndani.cli.wrap import Writer
+from ndani.cli.word_wrap import Writer
+from ndani.control_characters import clean
 from ndani.ledger.log import Log
-from ndani.letters import clean
 from stores import gguf, put_echo
 from terminal import Prompt, Pty, terminal
 
@@ -226,7 +226,7 @@ def test_an_answer_with_the_line_ends_of_windows(cut: int) -> None:
 
 def test_joined_letters_are_measured_and_broken_as_they_are_seen() -> None:
     for text, wide in {"می\u200cشود": 5, "👩\u200d🚀": 2, "\U0001fa77": 2, "e\u0301": 1, "\u3000": 2, "a": 1}.items():
-        assert figures.width(text) == wide, text
+        assert formatting.width(text) == wide, text
     out = io.StringIO()
     writer = Writer(out, columns=7)
     for letter in "👩\u200d🚀" * 5 + " 1\u00a0234\u202f5 a":

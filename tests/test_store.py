@@ -21,9 +21,9 @@ from ndani.store import Store
 from ndani.store import layout as kinds
 from ndani.store.blobs import Mismatch
 from ndani.store.gguf import PURSE
-from ndani.store.heads import _Kept
-from ndani.store.inspect import Header
-from ndani.store.upkeep import Verified, verify
+from ndani.store.header_cache import _Kept
+from ndani.store.maintenance import Verified, verify
+from ndani.store.weights_info import Header
 from ndani.types import Message
 from server import slowness
 from steps import listed

@@ -16,10 +16,10 @@ from aiohttp import web
 from ndani.errors import BadName, Misconfigured, SourceFailed
 from ndani.names import parse
 from ndani.sources import open_registry
-from ndani.sources.address import askable, origin
 from ndani.sources.registry import Registry, reason
 from ndani.sources.retry import RetryPolicy
 from ndani.sources.token import Credentials
+from ndani.sources.urls import askable, origin
 from registries import make_model
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -114,7 +114,7 @@ from pathlib import Path
 from ndani import names
 from ndani.errors import NdaniError
 from ndani.store import Store
-from ndani.store.upkeep import Damage, Pruned, Verified, prune, verify
+from ndani.store.maintenance import Damage, Pruned, Verified, prune, verify
 store = Store(Path(sys.argv[1]))
 said = {"list": [model.name for model in store.list()], "damaged": store.damaged}
 last = verify(store, *store.survey(), lambda step: None)

@@ -16,13 +16,13 @@ from big_store import build
 from cli_server import NDANI, free_port, serving
 from golden_cli import run
 from ndani import names
-from ndani.service.upkeep import Upkeep
+from ndani.service.maintenance import Upkeep
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.blobs import STALE_PARTIAL
 from ndani.store.library import YOUNG
-from ndani.store.upkeep import Damage, Pruned, Unused, Verified, prune, verify
+from ndani.store.maintenance import Damage, Pruned, Unused, Verified, prune, verify
 from ndani.types import Progress
 from registries import StandIn, put_model
 from server import until

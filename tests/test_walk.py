@@ -19,7 +19,7 @@ _BEGINNINGS = {
     "runtime/child.py: main": "ndani.runtime.child",
     "convert/worker.py: main": "ndani.convert.worker",
     "sources/child.py: main": "ndani.sources.child",
-    "api/native.py: Native.pull": "/api/pull",
+    "api/ollama/routes.py: Native.pull": "/api/pull",
 }
 _MARK = "*in another process*"
 WALKS = ["One chat request", "One pull", "One create"]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from ndani.api import progress, wire
-from ndani.api.ollama import render_chat, render_generate
+from ndani.api import wire
+from ndani.api.edge import long_work
+from ndani.api.ollama.dialect import render_chat, render_generate
 from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
 from ndani.types import Done, Event, Progress, Report, Text, Usage
 
@@ -200,13 +201,13 @@ async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
         report(Progress("pulling x", "sha256:x", 10, 0))
         report(Progress("success"))
 
-    said = lines(await send(await progress.respond(work, True, progress.step_line)))
+    said = lines(await send(await long_work.respond(work, True, long_work.step_line)))
     assert said == [
         {"status": "pulling manifest"},
         {"status": "pulling x", "digest": "sha256:x", "total": 10, "completed": 0},
         {"status": "success"},
     ]
-    assert lines(await send(await progress.respond(work, False, progress.step_line))) == [{"status": "success"}]
+    assert lines(await send(await long_work.respond(work, False, long_work.step_line))) == [{"status": "success"}]
 
 
 @pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ndani.convert import kernels, kinds, outline
+from ndani.convert import gguf_layout, kernels, quant_types
 from ndani.convert.quantise import PIECE, Source, open_source
 from ndani.store import extents
 from ndani.store.gguf import Tensor, read_head
@@ -79,9 +79,9 @@ def unpack(source: Path, target: Path) -> None:
     """A quantised model's F16 form, as a hand-me-down of the recordings' `gguf-f16`: the same tensors, byte for byte."""
     with source.open("rb") as file, target.open("wb+") as out:
         opened = open_source(source.name, file.fileno())
-        tensors = kinds.in_order(opened.head.tensors)
+        tensors = quant_types.in_order(opened.head.tensors)
         types = {tensor.name: "F32" if len(tensor.shape) == 1 else "F16" for tensor in tensors}
-        made = outline.outline(_keys(opened, 1), tensors, types)
+        made = gguf_layout.outline(_keys(opened, 1), tensors, types)
         out.write(made.head)
         begin = extents.aligned(opened.head.end, extents.ALIGNMENT)
         for tensor, place in zip(tensors, made.places, strict=True):
@@ -94,7 +94,7 @@ def unpack(source: Path, target: Path) -> None:
 
 def _keys(opened: Source, file_type: int) -> list[bytes]:
     keys = {key: opened.raw[begin:end] for key, (begin, end) in opened.head.spans.items()}
-    return [*(value for key, value in keys.items() if key != "general.file_type"), outline.number_key("general.file_type", file_type)]
+    return [*(value for key, value in keys.items() if key != "general.file_type"), gguf_layout.number_key("general.file_type", file_type)]
 
 
 def _halves(kind: str, held: bytes, count: int) -> bytes:
@@ -134,7 +134,7 @@ def small(rows: int = 64, seed: int = 1, **more: Any) -> Made:
 
 def file(keys: Iterable[tuple[str, Any]], tensors: Sequence[tuple[Tensor, bytes]]) -> bytes:
     """A whole GGUF file."""
-    laid = outline.outline([_pair(*pair) for pair in keys], [t for t, _ in tensors], {t.name: t.type for t, _ in tensors})
+    laid = gguf_layout.outline([_pair(*pair) for pair in keys], [t for t, _ in tensors], {t.name: t.type for t, _ in tensors})
     made = bytearray(laid.size)
     made[: len(laid.head)] = laid.head
     for (_, content), place in zip(tensors, laid.places, strict=True):
@@ -154,7 +154,7 @@ def split(keys: Sequence[tuple[str, Any]], tensors: Sequence[tuple[Tensor, bytes
 
 def _pair(key: str, value: Any) -> bytes:
     if isinstance(value, int):
-        return outline.number_key(key, value)
+        return gguf_layout.number_key(key, value)
     raw = value.encode()
     return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<IQ", 8, len(raw)) + raw
 

@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from ndani.api import cloud
-from ndani.api.admin import Admin
-from ndani.api.create import Making
 from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
-from ndani.api.embed import Embedding
-from ndani.api.native import Native
-from ndani.api.paths import redirect
-from ndani.api.upkeep import Upkeep
+from ndani.api.edge.redirects import redirect
+from ndani.api.ollama import cloud
+from ndani.api.ollama.create import Making
+from ndani.api.ollama.embed import Embedding
+from ndani.api.ollama.routes import Native
+from ndani.api.ours.admin import Admin
+from ndani.api.ours.maintenance import Upkeep
 from ndani.api.wire import failure, reply
 from ndani.errors import NdaniError
 from ndani.service import Service

@@ -16,15 +16,15 @@ import uvicorn
 
 from ndani import __version__, jail
 from ndani.api.app import build
-from ndani.api.connection import Connection
-from ndani.api.listening import guarded, hung_up, listening, said
-from ndani.api.log_handler import heard
+from ndani.api.edge.connection import Connection
+from ndani.api.edge.library_log import heard
+from ndani.api.edge.listening import guarded, hung_up, listening, said
 from ndani.api.wire import fault
 from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
-from ndani.runtime import machine
+from ndani.runtime import hardware
 from ndani.runtime.clock import SystemClock
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.pool import Pool
@@ -72,7 +72,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
         log.warn(str(fault(error)))
         server.end()
 
-    pool = Pool(settings, spawn, Coalescer(), log, machine.look, SystemClock(), pool_failed)
+    pool = Pool(settings, spawn, Coalescer(), log, hardware.look, SystemClock(), pool_failed)
     service = Service(settings, store, pool, Fetcher(settings), log, counts)
     config = uvicorn.Config(
         build(service, guarded(listeners)), lifespan="off", log_config=None, access_log=False, server_header=False,

@@ -20,10 +20,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ndani.api.connection import Pipe, pipe
+from ndani.api.edge.connection import Pipe, pipe
 from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
-from ndani.foreign import MARK, Unreadable, require_bounds
 from ndani.types import Done, Event, Rendered, Text
+from ndani.untrusted_json import MARK, Unreadable, require_bounds
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ndani.cli.verb import Entry
+    from ndani.cli.command import Entry
 
 #: What a shell reports for a program whose reader has left.
 READER_LEFT = 141
@@ -22,7 +22,7 @@ READER_LEFT = 141
 
 def commands() -> dict[str, Entry]:
     """Every command by name, in the order the help shows them."""
-    from ndani.cli.verb import Entry
+    from ndani.cli.command import Entry
 
     return {
         "serve": Entry("ndani.cli.server", "serve", "Start ndani", ("start",)),
@@ -36,8 +36,8 @@ def commands() -> dict[str, Entry]:
         "ps": Entry("ndani.cli.server", "ps", "List running models"),
         "cp": Entry("ndani.cli.models", "cp", "Copy a model"),
         "rm": Entry("ndani.cli.models", "rm", "Remove a model"),
-        "verify": Entry("ndani.cli.upkeep", "verify", "Check that the files of models are whole"),
-        "prune": Entry("ndani.cli.upkeep", "prune", "Remove files that no model needs"),
+        "verify": Entry("ndani.cli.maintenance", "verify", "Check that the files of models are whole"),
+        "prune": Entry("ndani.cli.maintenance", "prune", "Remove files that no model needs"),
         "mirror": Entry("ndani.cli.mirror", "mirror", "Let others pull the models of this store"),
         "doctor": Entry("ndani.cli.doctor", "doctor", "Check this machine, and that a running model cannot get out"),
         "config": Entry("ndani.cli.config", "config", "Show the settings"),
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Ctrl-C, Ctrl-\\, SIGTERM and SIGHUP end the process by that very signal, once everything is as it was.
     """
-    from ndani.cli.ending import Ended, end_by, unwind_on_signals
+    from ndani.cli.signals import Ended, end_by, unwind_on_signals
     from ndani.errors import NdaniError
 
     unwind_on_signals()
@@ -114,7 +114,7 @@ def _debugging() -> bool:
 
 
 def _fail(sentence: str) -> int:
-    from ndani.cli.screen import say
+    from ndani.cli.output import say
 
     with contextlib.suppress(OSError):
         sys.stdout.flush()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import click
 
 from ndani import __version__
-from ndani.cli.screen import say
-from ndani.cli.verb import Door, Entry, Verb
+from ndani.cli.command import Door, Entry, Verb
+from ndani.cli.output import say
 from ndani.errors import BadRequest, Failed
 
 

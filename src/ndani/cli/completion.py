@@ -13,8 +13,8 @@ import sys
 import click
 from click.shell_completion import BashComplete, add_completion_class, get_completion_class, split_arg_string
 
-from ndani.cli.screen import say
-from ndani.cli.verb import Verb, exactly
+from ndani.cli.command import Verb, exactly
+from ndani.cli.output import say
 from ndani.errors import BadRequest
 
 VARIABLE = "_NDANI_COMPLETE"

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from ndani.cli import figures, tables
-from ndani.cli.screen import say
-from ndani.cli.verb import Door, Entry, Verb, exactly
+from ndani.cli import formatting, tables
+from ndani.cli.command import Door, Entry, Verb, exactly
+from ndani.cli.output import say
 from ndani.settings import fields, load, without_effect
 
 CONFIG = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml)")
@@ -32,7 +32,7 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):  # every setting with a fraction is a duration in seconds
-        return figures.duration(int(value * 1e9))
+        return formatting.duration(int(value * 1e9))
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, str | int | Path) else repr(value)

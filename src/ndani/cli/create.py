@@ -16,17 +16,17 @@ import click
 
 from ndani import names
 from ndani.cli import progress
-from ndani.cli.background import reach
+from ndani.cli.autostart import reach
 from ndani.cli.client import Client
+from ndani.cli.command import Verb, complete_file, exactly
 from ndani.cli.handover import hand_over
-from ndani.cli.screen import say
-from ndani.cli.verb import Verb, complete_file, exactly
-from ndani.convert.choice import SUFFIX, holds_tensors, preferred
-from ndani.convert.kinds import parse_kind
+from ndani.cli.output import say
+from ndani.control_characters import seen
+from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred
+from ndani.convert.quant_types import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
-from ndani.letters import seen
 from ndani.settings import expand, load
-from ndani.store.forms import GGUF, POINTER, form_of, refusal
+from ndani.store.file_formats import GGUF, POINTER, form_of, refusal
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
 from ndani.store.parameters import short
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import click
 
-from ndani.cli import figures, tables
-from ndani.cli.screen import say
-from ndani.cli.verb import HOST, Verb, exactly
+from ndani.cli import formatting, tables
+from ndani.cli.command import HOST, Verb, exactly
+from ndani.cli.output import say
 from ndani.settings import Settings, load
 
 
@@ -44,7 +44,7 @@ class Check:
 )
 def doctor(args: tuple[str, ...]) -> int:
     """Print what was found; exit 0 only when every route out of a runner is blocked."""
-    from ndani.cli.background import reach
+    from ndani.cli.autostart import reach
 
     settings = load()
     checks = [*_software(), _store(settings), *_kernel()]
@@ -110,7 +110,7 @@ def _store(settings: Settings) -> Check:
     folder = settings.models
     near = next((place for place in (folder, *folder.parents) if place.exists()), Path("/"))
     with contextlib.suppress(OSError):
-        free = f"{figures.size(shutil.disk_usage(near).free)} free"
+        free = f"{formatting.size(shutil.disk_usage(near).free)} free"
         writable = near.is_dir() and os.access(near, os.W_OK | os.X_OK)
         return Check("store", writable, f"{folder}, {'writable' if writable else 'NOT writable'}, {free}")
     return Check("store", False, f"{folder} cannot be looked at")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ndani.cli.client import Client
-from ndani.cli.screen import say
+from ndani.cli.output import say
 from ndani.errors import BadRequest, NotFound
 
 _ON = {"": True, "true": True, "t": True, "1": True, "false": False, "f": False, "0": False}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ndani.cli.screen import say
-from ndani.cli.verb import Verb, exactly
+from ndani.cli.command import Verb, exactly
+from ndani.cli.output import say
 from ndani.hosts import leads_here
 from ndani.settings import load
 
@@ -18,7 +18,7 @@ _ENVIRONMENT = (("NDANI_MODELS", "folder of the model store"), ("NDANI_LOG_FILE"
 @click.option("--host", metavar="HOST[:PORT]", default="127.0.0.1", help="address to listen on (default 127.0.0.1:11435)")
 def mirror(args: tuple[str, ...], host: str) -> int:
     """Serve the store, read-only, until it is told to stop."""
-    from ndani.api.mirror import PORT, serve
+    from ndani.mirror.server import PORT, serve
 
     settings = load(flags={"host": host})
     listening, _ = settings.address

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from ndani import names
-from ndani.cli import figures, tables
+from ndani.cli import formatting, tables
 from ndani.cli.client import Client
-from ndani.cli.screen import say
-from ndani.cli.verb import Verb, at_least, at_most, exactly
+from ndani.cli.command import Verb, at_least, at_most, exactly
+from ndani.cli.output import say
 from ndani.errors import NotFound
 from ndani.settings import load
 
@@ -38,7 +38,9 @@ def list_(args: tuple[str, ...], as_json: bool) -> None:
 def listing(models: list[dict[str, Any]], prefix: str = "") -> str:
     """A table of models as the API lists them: those whose name begins with `prefix`."""
     models, now = _beginning(models, prefix), time.time()
-    rows = [(m["name"], m["digest"][:12], figures.size(m["size"]), figures.when(figures.moment(m["modified_at"]), now)) for m in models]
+    rows = [
+        (m["name"], m["digest"][:12], formatting.size(m["size"]), formatting.when(formatting.moment(m["modified_at"]), now)) for m in models
+    ]
     return tables.columns(("NAME", "ID", "SIZE", "MODIFIED"), rows)
 
 
@@ -50,7 +52,7 @@ def _beginning(models: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
 def pull(args: tuple[str, ...], insecure: bool) -> None:
     """Bring a model into the store, with its progress on stderr."""
-    from ndani.cli.background import reach
+    from ndani.cli.autostart import reach
 
     fetch(reach(load()), args[0], insecure=insecure)
 
@@ -78,7 +80,7 @@ def fetch(client: Client, model: str, *, insecure: bool = False) -> None:
 def push(args: tuple[str, ...], insecure: bool) -> None:
     """Send a model to the registry that its name says, with its progress on stderr."""
     from ndani.cli import progress
-    from ndani.cli.background import reach
+    from ndani.cli.autostart import reach
 
     model = args[0]
     names.parse(model)

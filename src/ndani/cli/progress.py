@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from ndani.cli.figures import size
+from ndani.cli.formatting import size
 from ndani.cli.pausing import drawing
+from ndani.control_characters import clean
 from ndani.errors import Failed
-from ndani.letters import clean
 
 if TYPE_CHECKING:
     from rich.progress import Progress

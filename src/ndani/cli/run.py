@@ -15,11 +15,11 @@ from typing import Any
 
 import click
 
+from ndani.cli.answer_summary import closing_words
 from ndani.cli.client import Client
-from ndani.cli.closing import closing_words
-from ndani.cli.screen import say
-from ndani.cli.verb import HOST, Verb, at_least
-from ndani.cli.wrap import Writer
+from ndani.cli.command import HOST, Verb, at_least
+from ndani.cli.output import say
+from ndani.cli.word_wrap import Writer
 from ndani.durations import parse_duration
 from ndani.errors import BadRequest, Failed, NotFound
 from ndani.settings import load
@@ -50,7 +50,7 @@ class RunVerb(Verb):
 @click.option("--truncate", default="true", help="Cut a text that is too long (embedding models only)")
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
     """Answer one prompt: words of the command line, after what is piped in; without any, converse. An embedder gives its vector."""
-    from ndani.cli.background import reach
+    from ndani.cli.autostart import reach
     from ndani.cli.embed import embeds, flags, vector
 
     model, *words = args

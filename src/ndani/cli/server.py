@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from ndani.cli import figures, tables
+from ndani.cli import formatting, tables
 from ndani.cli.client import Client
+from ndani.cli.command import Verb, at_most, complete_file, complete_folder, exactly
 from ndani.cli.config import written
 from ndani.cli.models import print_json
-from ndani.cli.screen import say
-from ndani.cli.verb import Verb, at_most, complete_file, complete_folder, exactly
+from ndani.cli.output import say
 from ndani.errors import NotFound
 from ndani.settings import Settings, from_flag, load, names_of, served
 
@@ -75,7 +75,7 @@ def ps(args: tuple[str, ...], as_json: bool) -> None:
         return print_json(answer | {"models": models})
     now = time.time()
     rows = [
-        (m["name"], m["digest"][:12], figures.size(m["size"]), _processor(m), str(m.get("context_length", 0)), _until(m, now))
+        (m["name"], m["digest"][:12], formatting.size(m["size"]), _processor(m), str(m.get("context_length", 0)), _until(m, now))
         for m in models
     ]
     return say(tables.columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows), nl=False)
@@ -95,8 +95,8 @@ def _processor(model: dict[str, Any]) -> str:
 
 
 def _until(model: dict[str, Any], now: float) -> str:
-    expires = figures.moment(model.get("expires_at") or "")
-    return figures.when(expires, now) if expires is not None and expires > now else "Stopping..."
+    expires = formatting.moment(model.get("expires_at") or "")
+    return formatting.when(expires, now) if expires is not None and expires > now else "Stopping..."
 
 
 @click.command("stop", cls=Verb, usage="stop MODEL", takes=exactly(1), help="Stop a running model")

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from ndani.cli import figures, tables
+from ndani.cli import formatting, tables
 from ndani.cli.client import Client
+from ndani.cli.command import Verb, exactly
 from ndani.cli.models import print_json
-from ndani.cli.screen import say
-from ndani.cli.verb import Verb, exactly
+from ndani.cli.output import say
+from ndani.control_characters import clean
 from ndani.errors import BadRequest
-from ndani.letters import clean
 from ndani.settings import load
 
 _PARTS = ("license", "modelfile", "parameters", "system", "template")
@@ -71,7 +71,7 @@ def _model(answer: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str
     count = info.get("general.parameter_count")
     rows = [
         ("architecture", family),
-        ("parameters", details.get("parameter_size") or (figures.parameters(int(count)) if count else "")),
+        ("parameters", details.get("parameter_size") or (formatting.parameters(int(count)) if count else "")),
         ("context length", value(info.get(f"{family}.context_length", ""))),
         ("embedding length", value(info.get(f"{family}.embedding_length", ""))),
         ("quantization", details.get("quantization_level") or ""),
@@ -85,12 +85,12 @@ def value(thing: Any) -> str:
     if isinstance(thing, bool):
         return str(thing).lower()
     if isinstance(thing, int | float):
-        return figures.number(float(thing))
+        return formatting.number(float(thing))
     if not isinstance(thing, list):
         return "" if thing is None else " ".join(str(thing).split())
     wide, shown = 1, 0
     for item in map(value, thing):
-        wide += figures.width(item) + (2 if shown else 0)
+        wide += formatting.width(item) + (2 if shown else 0)
         if shown and wide > _ARRAY_WIDTH:
             break
         shown += 1

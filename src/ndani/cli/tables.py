@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ndani.cli.figures import width
+from ndani.cli.formatting import width
 
 _GAP = "    "
 

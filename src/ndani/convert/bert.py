@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ndani.convert.container import Target, Value
-from ndani.convert.numbers import flag, fraction, require_word, whole
-from ndani.convert.places import Layout, Place, put, rows_of
+from ndani.convert.config_values import flag, fraction, require_word, whole
+from ndani.convert.gguf_writer import Target, Value
 from ndani.convert.safetensors import Stored, read_json, read_object
+from ndani.convert.tensor_map import Layout, Place, put, rows_of
 from ndani.convert.vocabulary import read_wordpiece
 from ndani.errors import BadRequest, Unsupported
 

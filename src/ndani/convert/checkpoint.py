@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ndani.convert import bert, llama
-from ndani.convert.choice import choose
-from ndani.convert.container import Out, Target, Value, head, padded, write
+from ndani.convert.file_selection import choose
+from ndani.convert.gguf_writer import Out, Target, Value, head, padded, write
 from ndani.convert.safetensors import read_object, read_tensors
 from ndani.errors import BadRequest, Unsupported
-from ndani.store.forms import form_of
+from ndani.store.file_formats import form_of
 from ndani.store.parameters import short
 
 #: general.file_type of a file whose numbers are F16, and the version of the form of quantised numbers that all share.

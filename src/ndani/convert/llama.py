@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ndani.convert.container import Target, Value
-from ndani.convert.numbers import MOST, flag, fraction, require_word, whole
-from ndani.convert.places import Layout, Place, put, rows_of
+from ndani.convert.config_values import MOST, flag, fraction, require_word, whole
+from ndani.convert.gguf_writer import Target, Value
 from ndani.convert.rope import read_rope
 from ndani.convert.safetensors import Stored
+from ndani.convert.tensor_map import Layout, Place, put, rows_of
 from ndani.convert.vocabulary import read_bpe
 from ndani.errors import BadRequest, Unsupported
 

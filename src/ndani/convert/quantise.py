@@ -15,14 +15,14 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ndani.convert import kinds, shards
+from ndani.convert import quant_types, shards
+from ndani.convert.gguf_layout import Outline, number_key, outline
 from ndani.convert.kernels import Kernels
-from ndani.convert.outline import Outline, number_key, outline
 from ndani.errors import BadRequest
 from ndani.store.extents import BLOCKS, alignment, find_extents
 from ndani.store.gguf import Head, Tensor, read_open, refuse
-from ndani.store.inspect import file_type_of
 from ndani.store.parameters import short
+from ndani.store.weights_info import file_type_of
 
 #: Numbers that one thread works on at a time: 4 MB as floats.
 PIECE = 1 << 20
@@ -94,10 +94,10 @@ def plan(sources: Sequence[Source], kind: str = "") -> Plan:
     same = len(sources) == 1
     if kind:
         _require_plain(first, tensors)
-        types = kinds.choose(kind, kinds.facts(first.head.keys), tensors)
-        same = same and first.head.keys.get(_TYPE_KEY) == kinds.file_type(kind) and all(t.type == types[t.name] for t in tensors)
-        tensors = kinds.in_order(tensors)
-        for key, value in ((_VERSION_KEY, _VERSION), (_TYPE_KEY, kinds.file_type(kind))):
+        types = quant_types.choose(kind, quant_types.facts(first.head.keys), tensors)
+        same = same and first.head.keys.get(_TYPE_KEY) == quant_types.file_type(kind) and all(t.type == types[t.name] for t in tensors)
+        tensors = quant_types.in_order(tensors)
+        for key, value in ((_VERSION_KEY, _VERSION), (_TYPE_KEY, quant_types.file_type(kind))):
             keys.pop(key, None)  # they go to the end, where llama.cpp writes them
             keys[key] = number_key(key, value)
     places = [lying[tensor.name] for tensor in tensors]
@@ -156,7 +156,7 @@ class _Bench:
     def _made(self, piece: Piece, rows: int, read: memoryview) -> memoryview:
         """The bytes that some rows become. Raises ValueError for what are no numbers."""
         source, count = _address(read), rows * piece.columns
-        if self._kernels and piece.kind in kinds.PLAIN:
+        if self._kernels and piece.kind in quant_types.PLAIN:
             self._kernels.require_finite(piece.kind, source, len(read))
         if piece.kind == piece.becomes:
             return read
@@ -192,7 +192,7 @@ def _require_plain(first: Source, tensors: Sequence[Tensor]) -> None:
         called = file_type_of(first.head.keys)
         raise BadRequest(
             f"quantization is only supported for F16, BF16 and F32 models, and {first.name} is "
-            f"{quantised if called in ('', *kinds.PLAIN) else called}; give the file that it was made from"
+            f"{quantised if called in ('', *quant_types.PLAIN) else called}; give the file that it was made from"
         )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndani.convert.container import Value
-from ndani.convert.numbers import fraction, whole
+from ndani.convert.config_values import fraction, whole
+from ndani.convert.gguf_writer import Value
 from ndani.errors import BadRequest, Unsupported
 
 #: What is read of rope_scaling, by its kind. More than that would change the answers, so it is refused.

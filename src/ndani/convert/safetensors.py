@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndani.convert.choice import holds_tensors
+from ndani.convert.file_selection import holds_tensors
 from ndani.errors import BadRequest, Unsupported
-from ndani.foreign import Unreadable, loads
-from ndani.store.forms import POINTER, form_of, refusal
+from ndani.store.file_formats import POINTER, form_of, refusal
 from ndani.store.parameters import short
+from ndani.untrusted_json import Unreadable, loads
 
 #: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
 MOST_HEADERS = 16 << 20

@@ -19,7 +19,7 @@ import msgspec
 
 from ndani import errors, jail
 from ndani.convert import Task, worker
-from ndani.jail import watch
+from ndani.jail import threads
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.store.disk import on_disk
 from ndani.store.temporary import TemporaryBlob
@@ -78,7 +78,7 @@ class Supervisor:
             raise errors.Failed(_STOPPING)
         child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
         self._workers.add(child)
-        counter = asyncio.create_task(watch.hold(child.process, worker.most_threads(task)), name="threads of a conversion worker")
+        counter = asyncio.create_task(threads.hold(child.process, worker.most_threads(task)), name="threads of a conversion worker")
         steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
             while not isinstance(event := await child.receive(), worker.Made):

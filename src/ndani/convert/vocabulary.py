@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ndani.convert.container import Value, as_bytes
-from ndani.convert.numbers import flag
+from ndani.convert.config_values import flag
+from ndani.convert.gguf_writer import Value, as_bytes
 from ndani.convert.safetensors import read_object, read_text
-from ndani.convert.steps import as_object, has_pieces, has_space_before, name_split, read_letters, require_plain_merging, steps
+from ndani.convert.tokenizer_steps import as_object, has_pieces, has_space_before, name_split, read_letters, require_plain_merging, steps
 from ndani.errors import BadRequest, Unsupported
 
 _CONFIG = "tokenizer_config.json"

@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from ndani.jail.calls import MACHINES, number
+from ndani.jail.syscalls import MACHINES, number
 
 WRITE_FILE, READ_FILE, READ_DIR, MAKE_SOCK = 1 << 1, 1 << 2, 1 << 3, 1 << 9
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ndani.errors import Unconfined
 from ndani.jail import Confinement, Policy, landlock, limits, seccomp
-from ndani.jail.calls import MACHINES, number
+from ndani.jail.syscalls import MACHINES, number
 
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 1, 4, 24, 38, 47, 4
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000

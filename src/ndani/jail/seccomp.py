@@ -21,7 +21,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from ndani.jail.calls import MACHINES, NEWEST, Machine, number
+from ndani.jail.syscalls import MACHINES, NEWEST, Machine, number
 
 _LOAD, _AND, _EQUAL, _ABOVE, _ANY, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from ndani.control_characters import clean
 from ndani.errors import Misconfigured
-from ndani.letters import clean
 
 
 @dataclass(slots=True)

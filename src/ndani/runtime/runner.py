@@ -23,9 +23,9 @@ import msgspec
 
 from ndani import errors, jail
 from ndani.engines import Launch, bare_socket
-from ndani.jail import Confinement, watch
+from ndani.jail import Confinement, threads
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
-from ndani.runtime import child, machine
+from ndani.runtime import child, hardware
 from ndani.runtime.folder import is_ours, remake
 from ndani.runtime.probe import lay_spare
 from ndani.runtime.routes import Addresses, Outcome
@@ -79,7 +79,7 @@ class Runner:
         try:
             place.mkdir(mode=0o700)
             spare = lay_spare(place / "spare")
-            order = child.Order(launch, os.getpid(), require_jail, machine.look().available, spare)
+            order = child.Order(launch, os.getpid(), require_jail, hardware.look().available, spare)
             held = tuple(descriptor for descriptor in (launch.weights, launch.adapter, spare) if descriptor >= 0)
             process, commands, events = start("ndani.runtime.child", order, held)
         except OSError as error:
@@ -190,7 +190,7 @@ class Runner:
             self._commands = None
 
     async def _count(self) -> None:
-        self._overstepped = await watch.hold(self._process, child.most_threads(self.launch), Path(self.launch.socket).parent)
+        self._overstepped = await threads.hold(self._process, child.most_threads(self.launch), Path(self.launch.socket).parent)
 
     async def _watch(self, events: int) -> None:
         """Read what the child says; when its pipe ends the child is dead, or is made so; then reap and clear away."""

@@ -21,9 +21,9 @@ from ndani.runtime.runner import Runner
 from ndani.runtime.spec import RunnerSpec
 from ndani.service.answers import Answers
 from ndani.service.embed import Embeddings
+from ndani.service.maintenance import Upkeep
 from ndani.service.models import Models
 from ndani.service.resolver import ModelResolver
-from ndani.service.upkeep import Upkeep
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store

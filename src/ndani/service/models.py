@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndani import names
-from ndani.convert.kinds import parse_kind
+from ndani.convert.quant_types import parse_kind
 from ndani.convert.supervisor import Supervisor
 from ndani.engines.sampling import read
 from ndani.errors import BadRequest, NotFound, StoreFailed
@@ -22,10 +22,10 @@ from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Entry, Store
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept, prepare
-from ndani.store.inspect import Header
 from ndani.store.parameters import check_parameters
 from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.store.upload import receive
+from ndani.store.weights_info import Header
 from ndani.types import Model, Progress, Report, Resident
 
 

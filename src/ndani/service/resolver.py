@@ -11,7 +11,7 @@ from ndani.engines import EngineSpec, running
 from ndani.engines.sampling import read
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
-from ndani.runtime.machine import processors
+from ndani.runtime.hardware import processors
 from ndani.runtime.spec import DEFAULT_CTX, VECTORS, RunnerSpec
 from ndani.settings import Settings
 from ndani.store import Entry, Store

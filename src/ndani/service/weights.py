@@ -15,19 +15,19 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from ndani.convert import Given, Task, shards
-from ndani.convert.choice import ANOTHER, choose
-from ndani.convert.kinds import parse_kind
+from ndani.convert.file_selection import ANOTHER, choose
+from ndani.convert.quant_types import parse_kind
 from ndani.convert.quantise import Plan, Source, open_source, plan
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest
-from ndani.runtime.machine import look
+from ndani.runtime.hardware import look
 from ndani.store import Store
 from ndani.store.create import Recipe, check, open_blob, projects, read_weights, refuse
 from ndani.store.disk import on_disk
-from ndani.store.forms import GGUF, form_of, refusal
-from ndani.store.inspect import file_type_of
+from ndani.store.file_formats import GGUF, form_of, refusal
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread
+from ndani.store.weights_info import file_type_of
 from ndani.types import Progress, Report
 
 #: Bytes of the names in the one line that a worker reads, as they stand there. Some 800 files: the largest models that

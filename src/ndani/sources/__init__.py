@@ -154,9 +154,9 @@ def choose(
     pieces of a file are fetched from a registry at once. Raises Misconfigured.
     """
     from ndani.sources.catalogue import load
+    from ndani.sources.families import spelt
     from ndani.sources.folder import FolderSource
     from ndani.sources.hub import HubSource
-    from ndani.sources.library import spelt
     from ndani.sources.pypi import PypiSource
     from ndani.sources.registry import RegistrySource
 
@@ -181,8 +181,8 @@ def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: s
     The token of HF_TOKEN is for Hugging Face, or whoever HF_ENDPOINT names in its place, and for nobody else.
     `key` is the file of this user's own key. Raises BadName when the host has no port that can be, Misconfigured.
     """
-    from ndani.sources.address import askable, shown
     from ndani.sources.registry import Registry
+    from ndani.sources.urls import askable, shown
 
     if not askable(f"https://{name.host}"):
         raise BadName(f"{name.host} is no host and port to pull from or push to; write it as registry.example:5000/namespace/model")

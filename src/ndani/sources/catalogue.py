@@ -20,7 +20,7 @@ from ndani.errors import Misconfigured
 from ndani.names import Name, parse
 from ndani.sources import File, Part, Plan, PlannedLayer
 from ndani.store import layout as kinds
-from ndani.store.entry import Layer, Manifest
+from ndani.store.stored_model import Layer, Manifest
 
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
 

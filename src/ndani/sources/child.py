@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 
 from ndani import jail, names
+from ndani.control_characters import clean
 from ndani.errors import Failed, NdaniError
-from ndani.letters import clean
 from ndani.sources import choose, open_registry
 from ndani.sources.job import PUSH_GRACE, Ended, Job
 from ndani.sources.pull import pull

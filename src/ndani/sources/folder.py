@@ -20,7 +20,7 @@ from typing import BinaryIO
 from ndani.errors import NdaniError, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG, Name
 from ndani.sources import Assembly, File, Part, Plan, PlannedLayer
-from ndani.sources.gguf import group, pick, stem_of
+from ndani.sources.gguf_files import group, pick, stem_of
 from ndani.sources.manifest import read_manifest
 from ndani.store import layout as kinds
 from ndani.store.layout import Layout

@@ -28,8 +28,8 @@ from yarl import URL
 
 from ndani import __version__
 from ndani.errors import NotFound, Offline, SourceFailed
-from ndani.sources.address import askable, count_of, shown
 from ndani.sources.proxy import is_direct, proxy_of
+from ndani.sources.urls import askable, count_of, shown
 
 _CONNECT = 20.0  # seconds until a connection stands
 _STALL = 30.0  # seconds without a byte

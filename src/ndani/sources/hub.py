@@ -17,15 +17,15 @@ from urllib.parse import quote
 import msgspec
 
 from ndani.errors import BadRequest, NotFound, SourceFailed
-from ndani.foreign import Unreadable, decode
 from ndani.names import DEFAULT_TAG
 from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
-from ndani.sources.address import count_of
-from ndani.sources.ahead import AT_ONCE, PIECE
-from ndani.sources.gguf import group, pick
+from ndani.sources.gguf_files import group, pick
+from ndani.sources.read_ahead import AT_ONCE, PIECE
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import retry
+from ndani.sources.urls import count_of
 from ndani.store import layout as kinds
+from ndani.untrusted_json import Unreadable, decode
 
 #: Answers that say: not by this door. Everything else (busy, broken off) is the answer.
 _NOT_HERE = {400, 401, 403, 404, 405, 406, 410, 415, 501}

@@ -24,10 +24,10 @@ from urllib.request import url2pathname
 import msgspec
 
 from ndani.errors import Misconfigured, NotFound, SourceFailed
-from ndani.foreign import Unreadable, decode
 from ndani.sources import File
-from ndani.sources.address import shown
 from ndani.sources.http import Access, Client
+from ndani.sources.urls import shown
+from ndani.untrusted_json import Unreadable, decode
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _LINE = re.compile(r"^(?P<section>[^.\s]+)\.(?P<key>[a-z-]+)=(?P<value>.*)$", re.MULTILINE)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ndani.errors import BadRequest, SourceFailed
-from ndani.foreign import Unreadable, decode
 from ndani.names import Name
 from ndani.sources import File, Part, Plan, PlannedLayer
 from ndani.store import layout as kinds
-from ndani.store.entry import Manifest
+from ndani.store.stored_model import Manifest
+from ndani.untrusted_json import Unreadable, decode
 
 _EMPTY = kinds.digest_of(b"")
 

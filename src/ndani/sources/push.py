@@ -15,8 +15,8 @@ from ndani.errors import Cancelled, Failed, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources.registry import Registry, reason
 from ndani.sources.retry import retry
-from ndani.sources.standing import PART, Manner, remove_stale
 from ndani.sources.upload import COMMIT, TAKEN, Upload, mark
+from ndani.sources.upload_state import PART, Manner, remove_stale
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.store.locks import Lock

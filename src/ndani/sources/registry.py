@@ -17,16 +17,16 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ndani.errors import Failed, NotFound, SourceFailed
-from ndani.foreign import Unreadable, decode
 from ndani.names import Name
 from ndani.sources import Part, Plan
-from ndani.sources.address import askable, count_of, origin, shown
-from ndani.sources.ahead import AT_ONCE, PIECE, Piece, cut, in_order
 from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range
 from ndani.sources.manifest import read_manifest
+from ndani.sources.read_ahead import AT_ONCE, PIECE, Piece, cut, in_order
 from ndani.sources.retry import RetryPolicy, retry
 from ndani.sources.token import Credentials
+from ndani.sources.urls import askable, count_of, origin, shown
 from ndani.store import layout as kinds
+from ndani.untrusted_json import Unreadable, decode
 
 _ACCEPT = f"{kinds.MANIFEST}, {kinds.OCI_MANIFEST};q=0.5"
 _MANIFEST_LIMIT = 4 << 20

@@ -23,9 +23,9 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from ndani.errors import Misconfigured, SourceFailed
-from ndani.foreign import Unreadable, decode
-from ndani.sources.address import askable, origin, shown
 from ndani.sources.identity import open_identity
+from ndani.sources.urls import askable, origin, shown
+from ndani.untrusted_json import Unreadable, decode
 
 #: In a `WWW-Authenticate`: a field of a challenge, quoted or bare, or else the scheme that a challenge begins with.
 _PIECE = re.compile(r'([A-Za-z][\w-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^,\s]*))|([A-Za-z][\w-]*)')

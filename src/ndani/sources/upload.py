@@ -21,14 +21,14 @@ from threading import Event
 from urllib.parse import urlencode
 
 from ndani.errors import Cancelled, SourceFailed, StoreFailed
-from ndani.sources.address import count_of, origin
 from ndani.sources.http import Answer, Interrupted
 from ndani.sources.registry import Registry, reason
 from ndani.sources.retry import LONGEST
-from ndani.sources.standing import Manner, Standing, forget, md5_of, read, write
+from ndani.sources.upload_state import Manner, Standing, forget, md5_of, read, write
+from ndani.sources.urls import count_of, origin
 from ndani.store import Store
-from ndani.store.entry import Layer
 from ndani.store.layout import digest_of
+from ndani.store.stored_model import Layer
 from ndani.types import Progress, Report
 
 #: What is handed over at once. A slow line must take this much before it counts as standing still.

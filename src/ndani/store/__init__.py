@@ -7,7 +7,7 @@ weights file says of itself. Nothing here opens a connection.
 
 from __future__ import annotations
 
-from ndani.store.entry import Entry, Layer, Manifest
 from ndani.store.library import Store
+from ndani.store.stored_model import Entry, Layer, Manifest
 
 __all__ = ["Entry", "Layer", "Manifest", "Store"]

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ndani.errors import StoreFailed
+from ndani.store.damage_notes import is_doubted, put_in_place
 from ndani.store.disk import make_folder, on_disk
-from ndani.store.doubts import is_doubted, put_in_place
 from ndani.store.layout import Layout, digest_in, digest_of
 
 PIECE = 1 << 20  # bytes read or written at once

@@ -22,17 +22,17 @@ from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.architectures import ARCHITECTURES
 from ndani.store.blobs import MOST_READ
-from ndani.store.chats import recognise
-from ndani.store.entry import Entry, Layer, Manifest, decode
 from ndani.store.extents import find_extents
-from ndani.store.forms import GGUF, form_of, refusal
+from ndani.store.file_formats import GGUF, form_of, refusal
 from ndani.store.gguf import refuse as refuse_gguf
-from ndani.store.inspect import Header
+from ndani.store.known_templates import recognise
 from ndani.store.layout import digest_of, hex_of, plain
 from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters, short
+from ndani.store.stored_model import Entry, Layer, Manifest, decode
+from ndani.store.weights_info import Header
 from ndani.types import Message, Progress, Report
 
 #: The keys of a config in Ollama's order; others, of versions to come, keep theirs behind these.

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from ndani.errors import BadRequest, NotFound, StoreFailed, Unsupported
 from ndani.store.blobs import PIECE
+from ndani.store.damage_notes import renew, was_here
 from ndani.store.disk import make_folder, on_disk, settle
-from ndani.store.doubts import renew, was_here
 from ndani.store.layout import Layout
 from ndani.store.library import Store
 from ndani.types import Progress, Report

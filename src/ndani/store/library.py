@@ -19,14 +19,14 @@ from pathlib import Path
 from ndani.errors import NotFound, StoreFailed
 from ndani.names import Name
 from ndani.store.blobs import Blobs, Partial
+from ndani.store.damage_notes import changed, trust
 from ndani.store.disk import make_folder, on_disk
-from ndani.store.doubts import changed, trust
-from ndani.store.entry import Config, Entry, Manifest, decode
-from ndani.store.heads import Heads
-from ndani.store.inspect import Header
+from ndani.store.header_cache import Heads
 from ndani.store.layout import Layout
 from ndani.store.locks import Lock, Locks
 from ndani.store.manifests import Manifests
+from ndani.store.stored_model import Config, Entry, Manifest, decode
+from ndani.store.weights_info import Header
 from ndani.types import Details, Model
 
 #: A blob that nobody refers to is left alone while it is younger than this: an upload may be about to name it.

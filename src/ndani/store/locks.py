@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ndani.errors import StoreFailed
 from ndani.store.disk import FULL, make_folder
-from ndani.store.exclusion import ABSENT, Mark, clear_away, is_marked, seize, write_all
+from ndani.store.file_locking import ABSENT, Mark, clear_away, is_marked, seize, write_all
 from ndani.store.layout import Layout, hex_of
 
 #: Seconds to wait for the store's lock, which is held for milliseconds: whoever holds it longer hangs.

@@ -6,8 +6,8 @@ The rules are llama.cpp's own, which would refuse the pair only when it is loade
 from __future__ import annotations
 
 from ndani.errors import BadRequest
-from ndani.store.inspect import Header
 from ndani.store.parameters import short
+from ndani.store.weights_info import Header
 
 _DOWN, _UP = ".lora_a", ".lora_b"
 _EMBEDDING = "token_embd.weight"

@@ -19,8 +19,8 @@ from ndani.errors import BadName, BadRequest, StoreFailed
 from ndani.names import Name
 from ndani.store.blobs import Blobs, write_new
 from ndani.store.disk import make_folder, settle
-from ndani.store.entry import Entry, Manifest, decode
 from ndani.store.layout import Layout, hex_of
+from ndani.store.stored_model import Entry, Manifest, decode
 
 _DEPTH = 4  # folders: host, namespace and model, and the tag's file
 _MOUNT = "mount its disk, or remove the link"

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ndani.control_characters import seen
 from ndani.errors import BadRequest
-from ndani.letters import seen
 from ndani.store.parameters import ALIASES, DEPRECATED, KINDS, UNOBEYED, Value, deprecated, items, parse_parameter, plain, short
 from ndani.types import Message
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ndani.control_characters import is_seen
 from ndani.errors import BadRequest
-from ndani.letters import is_seen
 
 #: What one option of a Modelfile can be. A list keeps its order and is a tuple, so that a Modelfile can be compared.
 Value = int | float | bool | tuple[str, ...]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ndani.errors import StoreFailed
 from ndani.store.blobs import PIECE
+from ndani.store.damage_notes import put_in_place
 from ndani.store.disk import make_folder, on_disk, require_room
-from ndani.store.doubts import put_in_place
 from ndani.store.layout import Layout
 
 _STRIDE = 64 * PIECE  # bytes hashed between two reports

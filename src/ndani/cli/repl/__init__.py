@@ -1,6 +1,6 @@
 """The interactive prompt of `ndani run`: lines become messages or commands, until the user leaves.
 
-`line` reads, `commands` obeys what begins with a slash, `session` talks to the server, `words` is the help.
+`line` reads, `commands` obeys what begins with a slash, `session` talks to the server, `help_texts` is the help.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ndani.cli.repl import words
+from ndani.cli.output import say
+from ndani.cli.repl import help_texts
 from ndani.cli.repl.commands import QUOTES, Commands, Leave, gather
-from ndani.cli.repl.line import Line
+from ndani.cli.repl.line_reader import Line
 from ndani.cli.repl.session import Session
-from ndani.cli.screen import say
 from ndani.errors import NdaniError
 from ndani.settings import Settings
 
@@ -48,7 +48,7 @@ def _turn(session: Session, commands: Commands, line: Line) -> None:
     try:
         text = line.read()
     except KeyboardInterrupt:
-        say(words.LEAVE)
+        say(help_texts.LEAVE)
         return
     if text.startswith(QUOTES):
         text = gather(line, text)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ndani.cli import show as cards
-from ndani.cli.repl import words
-from ndani.cli.repl.line import Line
+from ndani.cli.output import say
+from ndani.cli.repl import help_texts
+from ndani.cli.repl.line_reader import Line
 from ndani.cli.repl.session import Session
-from ndani.cli.screen import say
 from ndani.errors import BadName, BadRequest, NotFound
 
 QUOTES = '"""'
@@ -60,8 +60,8 @@ class Commands:
         raise Leave
 
     def _help(self, text: str, rest: list[str]) -> None:
-        topics = {"set": words.SET, "show": words.SHOW, "shortcut": words.SHORTCUTS, "shortcuts": words.SHORTCUTS}
-        say(topics.get(rest[0].lstrip("/"), words.USAGE) if rest else words.USAGE)
+        topics = {"set": help_texts.SET, "show": help_texts.SHOW, "shortcut": help_texts.SHORTCUTS, "shortcuts": help_texts.SHORTCUTS}
+        say(topics.get(rest[0].lstrip("/"), help_texts.USAGE) if rest else help_texts.USAGE)
 
     def _load(self, text: str, rest: list[str]) -> None:
         if len(rest) != 1:
@@ -97,7 +97,7 @@ class Commands:
 
     def _set(self, text: str, rest: list[str]) -> None:
         if not rest:
-            say(words.SET)
+            say(help_texts.SET)
         elif rest[0] in self._settings:
             self._settings[rest[0]](text, rest)
         else:
@@ -140,7 +140,7 @@ class Commands:
 
     def _parameter(self, text: str, rest: list[str]) -> None:
         if len(rest) < 3:
-            say(words.PARAMETERS)
+            say(help_texts.PARAMETERS)
             return
         from ndani.store.parameters import ALIASES, literal
 
@@ -155,7 +155,7 @@ class Commands:
 
     def _system(self, text: str, rest: list[str]) -> None:
         if len(rest) < 2:
-            say(words.SET)
+            say(help_texts.SET)
             return
         # Behind `/set system`, to the letter: the blanks inside are the user's, and a paragraph may begin with a wide one.
         said = re.split(r"\s+", text.lstrip(), maxsplit=1)[1].partition(rest[0])[2][1:].strip(" \t")
@@ -166,7 +166,7 @@ class Commands:
 
     def _show(self, text: str, rest: list[str]) -> None:
         if not rest:
-            say(words.SHOW)
+            say(help_texts.SHOW)
             return
         parts: dict[str, Callable[[dict[str, Any]], str]] = {
             "info": lambda shown: cards.card(shown).rstrip("\n") + "\n",

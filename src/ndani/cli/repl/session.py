@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ndani import names
-from ndani.cli.background import reach
+from ndani.cli.answer_summary import closing_words
+from ndani.cli.autostart import reach
 from ndani.cli.client import Client
-from ndani.cli.closing import closing_words
+from ndani.cli.output import say
 from ndani.cli.pausing import drawing, pausing
-from ndani.cli.screen import say
-from ndani.cli.wrap import Writer
+from ndani.cli.word_wrap import Writer
+from ndani.control_characters import clean
 from ndani.errors import Failed, NdaniError, NotFound
-from ndani.letters import clean
 from ndani.settings import Settings
 
 Turn = dict[str, str]

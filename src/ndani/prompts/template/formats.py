@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
-from ndani.letters import is_seen
+from ndani.control_characters import is_seen
 from ndani.prompts.template.bounds import OUTPUT, VERB, WIDTH, Meter, Wrong
 from ndani.prompts.template.values import NOTHING, Items, Nothing, Record, Table, Value, kind_of, own_text
 

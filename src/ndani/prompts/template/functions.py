@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from typing import Final
 from urllib.parse import quote_plus
 
-from ndani.letters import is_seen
+from ndani.control_characters import is_seen
 from ndani.prompts.template.bounds import Meter, Wrong
 from ndani.prompts.template.formats import Printer, is_byte
 from ndani.prompts.template.values import NOTHING, Byte, Items, Record, Table, Value, Window, is_true, kind_of, to_json

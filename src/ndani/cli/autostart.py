@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ndani.cli.client import Client
-from ndani.cli.figures import duration
-from ndani.cli.screen import say
+from ndani.cli.formatting import duration
+from ndani.cli.output import say
 from ndani.errors import Failed, NoServer
 from ndani.settings import Settings, home, make_home
 

@@ -11,11 +11,11 @@ import click
 
 from ndani import names
 from ndani.cli import progress
-from ndani.cli.background import reach
+from ndani.cli.autostart import reach
 from ndani.cli.client import Client
-from ndani.cli.figures import size
-from ndani.cli.screen import say
-from ndani.cli.verb import Verb, at_most, exactly
+from ndani.cli.command import Verb, at_most, exactly
+from ndani.cli.formatting import size
+from ndani.cli.output import say
 from ndani.errors import Failed
 from ndani.settings import load
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ndani.api import fields
+from ndani.api.ollama import fields
 from ndani.api.wire import Clock, Fold, RenderEvent, encode, local_stamp
 from ndani.errors import BadRequest
 from ndani.types import ChatRequest, Details, Done, Event, GenerateRequest, Model, Rendered, Resident, Text

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ndani import foreign
+from ndani import untrusted_json
 from ndani.errors import BadRequest, StoreFailed
 from ndani.names import Name
 from ndani.store import layout as kinds
@@ -199,6 +199,6 @@ class Entry:
 def decode(content: bytes, kind: type[T], what: str, advice: str = "create the model again") -> T:
     """JSON as `kind`, within bounds. Raises StoreFailed naming `what` when it is something else; `advice` is beside a repair."""
     try:
-        return foreign.decode(content, kind)
-    except foreign.Unreadable as error:
+        return untrusted_json.decode(content, kind)
+    except untrusted_json.Unreadable as error:
         raise StoreFailed(f"{what} is damaged in the store ({error}); run `ndani verify --repair`, or {advice}") from None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ndani.errors import BadRequest
-from ndani.store.forms import GGML, GGUF, PYTORCH, SAFETENSORS
+from ndani.store.file_formats import GGML, GGUF, PYTORCH, SAFETENSORS
 from ndani.store.parameters import short
 
 SUFFIX = ".safetensors"

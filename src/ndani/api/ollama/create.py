@@ -8,7 +8,9 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ndani.api import fields, progress, wire
+from ndani.api import wire
+from ndani.api.edge import long_work
+from ndani.api.ollama import fields
 from ndani.errors import BadName, BadRequest, Cancelled, Unsupported
 from ndani.service import Service
 from ndani.store.create import Recipe
@@ -45,14 +47,14 @@ class Making:
         if not place:
             return wire.reply({"place": await self._service.models.prepare_handover()})
         stream = fields.flag(body, "stream", True)
-        return await progress.respond(partial(self._service.models.accept_handover, place), stream, progress.step_line)
+        return await long_work.respond(partial(self._service.models.accept_handover, place), stream, long_work.step_line)
 
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         body = await wire.decode(request)
         name, base, recipe = parse_create(body)
         stream = fields.flag(body, "stream", True)
-        return await progress.respond(partial(self._service.models.create, name, base, recipe), stream, progress.step_line)
+        return await long_work.respond(partial(self._service.models.create, name, base, recipe), stream, long_work.step_line)
 
 
 def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:

@@ -8,12 +8,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api import fields, progress, wire
+from ndani.api import wire
+from ndani.api.edge import long_work
+from ndani.api.ollama import fields
 from ndani.errors import BadRequest
 from ndani.service import Service
-from ndani.service.upkeep import Step
+from ndani.service.maintenance import Step
 from ndani.store.layout import plain
-from ndani.store.upkeep import Damage, Pruned, Unused, Verified
+from ndani.store.maintenance import Damage, Pruned, Unused, Verified
 
 
 class Upkeep:
@@ -28,13 +30,13 @@ class Upkeep:
         digests = frozenset(plain(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         work = partial(self._service.upkeep.verify, fields.model(body), digests, repair, insecure)
-        return await progress.respond(work, fields.flag(body, "stream", True), _line)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _line)
 
     async def prune(self, request: Request) -> Response:
         """POST /api/prune: `dry_run` removes nothing."""
         body = await wire.decode(request)
         work = partial(self._service.upkeep.prune, fields.flag(body, "dry_run", False))
-        return await progress.respond(work, fields.flag(body, "stream", True), _line)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _line)
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:
@@ -57,7 +59,7 @@ def _line(step: Step) -> bytes:
     elif isinstance(step, Pruned):
         shown = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
-        return progress.step_line(step)
+        return long_work.step_line(step)
     return wire.encode(shown) + b"\n"
 
 

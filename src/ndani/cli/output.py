@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from ndani.letters import clean
+from ndani.control_characters import clean
 
 
 def say(text: str = "", *, nl: bool = True, err: bool = False) -> None:

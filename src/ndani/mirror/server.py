@@ -26,11 +26,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ndani import jail
-from ndani.api.connection import Connection
 from ndani.api.edge import Hosts, Journal, Leaving
-from ndani.api.listening import guarded, hung_up, listening, said
-from ndani.api.log_handler import heard
-from ndani.api.paths import redirect
+from ndani.api.edge.connection import Connection
+from ndani.api.edge.library_log import heard
+from ndani.api.edge.listening import guarded, hung_up, listening, said
+from ndani.api.edge.redirects import redirect
 from ndani.api.server import GRACE
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts

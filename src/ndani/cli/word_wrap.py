@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from ndani.cli.figures import width
-from ndani.letters import clean
+from ndani.cli.formatting import width
+from ndani.control_characters import clean
 
 _JOINER = "\u200d"  # makes one picture of two
 #: Letters that a word may have for each column of a line: marks without a width would else be collected, and measured, without end.

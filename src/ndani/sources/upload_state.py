@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from ndani.foreign import Unreadable, decode
 from ndani.store import Store
+from ndani.untrusted_json import Unreadable, decode
 
 #: A part: small enough to be finished by whoever has to leave, and at most 5,000 of them make a blob, unless the registry
 #: wants smaller ones. Where even this share of it is too large, a blob is sent in one request.

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from ndani.errors import StoreFailed
 from ndani.store.blobs import PIECE
+from ndani.store.damage_notes import doubt, state, trust
 from ndani.store.disk import sized
-from ndani.store.doubts import doubt, state, trust
-from ndani.store.entry import Entry
 from ndani.store.library import Store
+from ndani.store.stored_model import Entry
 from ndani.types import Progress
 
 _EVERY = 0.1  # seconds between two words of progress

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from ndani.api import fields
-from ndani.api.ollama import render_details
+from ndani.api.ollama import fields
+from ndani.api.ollama.dialect import render_details
 from ndani.api.wire import local_stamp
 from ndani.service.models import Shown
-from ndani.store.entry import decode
 from ndani.store.gguf import Tensor
 from ndani.store.modelfile import Modelfile, print_modelfile
 from ndani.store.parameters import render_parameters
+from ndani.store.stored_model import decode
 
 #: The template of a model that has none: its prompts go to it as they are.
 PLAIN = "{{ .Prompt }}"

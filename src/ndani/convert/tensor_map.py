@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ndani.convert.container import Target
+from ndani.convert.gguf_writer import Target
 from ndani.convert.safetensors import WEIGHTS, Stored
 from ndani.errors import BadRequest, Unsupported
 from ndani.store.parameters import short

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ndani.cli import figures
-from ndani.cli.screen import say
+from ndani.cli import formatting
+from ndani.cli.output import say
 
 
 def closing_words(done: Mapping[str, Any], *, verbose: bool) -> None:
@@ -22,13 +22,13 @@ def timings(done: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str]] = []
     for name, key in (("total duration", "total_duration"), ("load duration", "load_duration")):
         if done.get(key):
-            rows.append((name, figures.duration(done[key])))
+            rows.append((name, formatting.duration(done[key])))
     for name in ("prompt eval", "eval"):
         key = name.replace(" ", "_")
         count, took = done.get(f"{key}_count") or 0, done.get(f"{key}_duration") or 0
         if count:
             rows.append((f"{name} count", f"{count} token(s)"))
         if took:
-            rows.append((f"{name} duration", figures.duration(took)))
+            rows.append((f"{name} duration", formatting.duration(took)))
             rows.append((f"{name} rate", f"{count / took * 1e9:.2f} tokens/s"))
     return "".join(f"{name + ':':<21} {words}\n" for name, words in rows)

@@ -15,7 +15,7 @@ from typing import Any
 from ndani.errors import BadRequest
 from ndani.store.extents import BLOCKS
 from ndani.store.gguf import Tensor
-from ndani.store.inspect import FILE_TYPES
+from ndani.store.weights_info import FILE_TYPES
 
 #: What weights can be made of, and what every kind is made from.
 PLAIN = ("F32", "F16", "BF16")

@@ -22,8 +22,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from ndani.cli.repl import words
-from ndani.cli.screen import say
+from ndani.cli.output import say
+from ndani.cli.repl import help_texts
 from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings, home
 
@@ -105,7 +105,7 @@ class Line:
             output.enable_cpr = False
         self._prompt: PromptSession[str] = PromptSession(
             history=self.history,
-            completer=NestedCompleter.from_nested_dict(words.FOLLOWING),
+            completer=NestedCompleter.from_nested_dict(help_texts.FOLLOWING),
             complete_while_typing=False,
             key_bindings=_keys(),
             prompt_continuation="... ",
@@ -133,7 +133,7 @@ def _placeholder(more: bool) -> StyleAndTextTuples:
     # It must not stay on the screen behind a line that is over.
     if get_app().is_done:
         return []
-    return [("fg:ansibrightblack", words.MORE_PLACEHOLDER if more else words.PLACEHOLDER)]
+    return [("fg:ansibrightblack", help_texts.MORE_PLACEHOLDER if more else help_texts.PLACEHOLDER)]
 
 
 def _keys() -> KeyBindings:

@@ -7,7 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api import fields, wire
+from ndani.api import wire
+from ndani.api.ollama import fields
 from ndani.errors import BadRequest, NotFound
 from ndani.service import Service
 from ndani.types import EmbedRequest, Sampling, Vectors

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from ndani.foreign import Unreadable, decode
 from ndani.store.gguf import PURSE, in_sentences
-from ndani.store.inspect import Header, inspect
 from ndani.store.layout import Layout
+from ndani.store.weights_info import Header, inspect
+from ndani.untrusted_json import Unreadable, decode
 
 _LARGEST = 1 << 24
 #: Bytes of memory that all heads that are kept may take: one that is as large as can be, and hundreds as models have them.

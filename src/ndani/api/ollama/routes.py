@@ -10,8 +10,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from ndani import OLLAMA_API, __version__
-from ndani.api import fields, ollama, progress, wire
-from ndani.api.show import parse_show, render_show
+from ndani.api import wire
+from ndani.api.edge import long_work
+from ndani.api.ollama import dialect, fields
+from ndani.api.ollama.show import parse_show, render_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
 
@@ -38,8 +40,8 @@ class Native:
     async def generate(self, request: Request) -> Response:
         """POST /api/generate."""
         body = await wire.decode(request)
-        asked, ignored = ollama.parse_generate(body)
-        line, fold = ollama.render_generate(asked.model, self._clock)
+        asked, ignored = dialect.parse_generate(body)
+        line, fold = dialect.render_generate(asked.model, self._clock)
         sink = wire.open_sink(fields.flag(body, "stream", True), line)
         events, more = await self._service.answers.generate(asked, sink)
         return await wire.respond(events, sink, line, fold, fields.ignored_headers([*ignored, *more]))
@@ -47,19 +49,19 @@ class Native:
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
         body = await wire.decode(request)
-        asked, ignored = ollama.parse_chat(body)
-        line, fold = ollama.render_chat(asked.model, self._clock)
+        asked, ignored = dialect.parse_chat(body)
+        line, fold = dialect.render_chat(asked.model, self._clock)
         sink = wire.open_sink(fields.flag(body, "stream", True), line)
         events, more = await self._service.answers.chat(asked, sink)
         return await wire.respond(events, sink, line, fold, fields.ignored_headers([*ignored, *more]))
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
-        return await wire.reply_long(ollama.render_models(await self._service.models.installed()))
+        return await wire.reply_long(dialect.render_models(await self._service.models.installed()))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""
-        return wire.reply(ollama.render_residents(self._service.models.residents(), time.time()))
+        return wire.reply(dialect.render_residents(self._service.models.residents(), time.time()))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
@@ -93,14 +95,14 @@ class Native:
         if not name:
             raise BadName("invalid model name")
         insecure, stream = fields.flag(body, "insecure", False), fields.flag(body, "stream", True)
-        return await progress.respond(partial(self._service.models.pull, name, insecure), stream, progress.step_line)
+        return await long_work.respond(partial(self._service.models.pull, name, insecure), stream, long_work.step_line)
 
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
         body = await wire.decode(request)
         name, insecure = _required(fields.model(body, exact=True)), fields.flag(body, "insecure", False)
         stream = fields.flag(body, "stream", True)
-        return await progress.respond(partial(self._service.models.push, name, insecure), stream, progress.step_line)
+        return await long_work.respond(partial(self._service.models.push, name, insecure), stream, long_work.step_line)
 
 
 def _required(name: str) -> str:

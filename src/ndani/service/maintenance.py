@@ -8,8 +8,8 @@ from ndani import names
 from ndani.errors import NdaniError, NotFound, Offline
 from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Entry, Store
+from ndani.store.maintenance import Damage, Pruned, Unused, Verified, prune, restorers, verify
 from ndani.store.threads import in_thread, in_thread_reporting
-from ndani.store.upkeep import Damage, Pruned, Unused, Verified, prune, restorers, verify
 from ndani.types import Progress, Report
 
 Step = Progress | Damage | Verified | Unused | Pruned
