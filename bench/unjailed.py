@@ -33,7 +33,7 @@ sys.stdin.read()
 
 async def compare(pairs: int, tokens: int) -> float:
     """Tokens per second with the jail over without: the median ratio of so many pairs."""
-    threads = hardware.look().cores
+    threads = hardware.detect().cores
     entry = Store(settings.load().models).find(names.parse("smollm2:135m"))
     weights = os.open(entry.weights_path, os.O_RDONLY)
     with runtime_folder() as folder, tempfile.TemporaryDirectory() as place:

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ndani.convert.checkpoint import prepare
-from ndani.convert.gguf_writer import Out
+from ndani.convert.gguf_writer import ByteSink
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and the dog barks at 12,345 foxes.",
@@ -69,7 +69,7 @@ def sources(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
-def convert(folder: Path, out: Out) -> Iterator[int]:
+def convert(folder: Path, out: ByteSink) -> Iterator[int]:
     """Convert a folder; yields how many bytes are written so far. The converter gets its files open."""
     with contextlib.ExitStack() as held:
         files = {name: held.enter_context(path.open("rb")).fileno() for name, path in sources(folder).items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from golden_cli import run
-from ndani.cli.client import Client
+from ndani.cli.client import ServerClient
 from ndani.settings import load
 from server import PATIENCE, until
 
@@ -43,7 +43,7 @@ def serving(home: Path, port: int, *, store: Path | None = None, **more: str) ->
         shutil.copytree(store, home / "models", copy_function=_link, dirs_exist_ok=True)
     with (home / "serve.log").open("wb") as log, subprocess.Popen([*NDANI, "serve"], env=environment, stdout=log, stderr=log) as server:
         try:
-            client = Client(load(environment))
+            client = ServerClient(load(environment))
 
             def answers() -> bool:
                 assert server.poll() is None, (home / "serve.log").read_text()

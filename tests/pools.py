@@ -18,7 +18,7 @@ from ndani.errors import NdaniError
 from ndani.jail import Confinement
 from ndani.ledger.log import Log
 from ndani.runtime.clock import Timer
-from ndani.runtime.hardware import Machine
+from ndani.runtime.hardware import Hardware
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
 from ndani.runtime.spec import RunnerSpec
@@ -174,8 +174,8 @@ class Bench:
         made = Settings(models=Path("/nowhere"), **settings)
         self.pool = Pool(made, self._spawn, Coalescer(), Log(1, self.log), self.look, self.clock, self.failures.append)
 
-    def look(self) -> Machine:
-        return Machine(2, PLENTY, self.available)
+    def look(self) -> Hardware:
+        return Hardware(2, PLENTY, self.available)
 
     async def _spawn(self, launch: Launch, weights: int) -> FakeRunner:
         load = Load(launch, weights)

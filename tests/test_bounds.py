@@ -12,7 +12,7 @@ from ndani import names
 from ndani.errors import BadRequest
 from ndani.store import Store
 from ndani.store.create import Recipe, create
-from ndani.store.weights_info import Header
+from ndani.store.weights_info import WeightsInfo
 from ndani.types import Message
 from steps import listed
 from stores import put_echo
@@ -39,7 +39,7 @@ def test_a_size_that_no_client_could_read_is_no_size(store: Store) -> None:
 def test_lengths_below_nothing_count_as_not_said() -> None:
     keys = {"general.architecture": "llama", "llama.block_count": 2, "llama.attention.head_count": 4}
     odd = {"llama.context_length": -1, "llama.attention.key_length": -8, "llama.attention.head_count_kv": [-4, 2]}
-    header = Header(Path("-"), {**keys, **odd, "llama.embedding_length": 64}, ())
+    header = WeightsInfo(Path("-"), {**keys, **odd, "llama.embedding_length": 64}, ())
     assert (header.context_length, header.key_length, header.head_count_kv) == (0, 16, 2)
     assert header.kv_bytes_per_token() == 2 * (16 + 16) * 2
 

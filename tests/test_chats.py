@@ -14,12 +14,12 @@ from ndani import names
 from ndani.prompts.template import Conversation, Turn, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
-from ndani.store.known_templates import CHATS, NEAR, edits, recognise
+from ndani.store.known_templates import KNOWN_TEMPLATES, NEAR, edits, recognise
 from server import Server
 from stores import REAL, gguf
 
 RECORDED = ROOT.parent / "shared" / "golden" / "templates.json"
-[CHATML] = (chat for chat in CHATS if chat.name == "chatml")
+[CHATML] = (chat for chat in KNOWN_TEMPLATES if chat.name == "chatml")
 PLAIN = CHATML.spelled[0]
 STOPS = {"stop": ["<|im_start|>", "<|im_end|>"]}
 

@@ -12,7 +12,7 @@ import pytest
 from checkpoints import byte_level, made_of, tiny_llama
 from ndani.convert.file_selection import choose
 from ndani.errors import BadRequest
-from ndani.store.file_formats import GGML, GGUF, POINTER, PYTORCH, SAFETENSORS, form_of, refusal
+from ndani.store.file_formats import GGML, GGUF, POINTER, PYTORCH, SAFETENSORS, detect_format, refusal
 
 FORMS = {
     b"GGUF": GGUF,
@@ -35,7 +35,7 @@ FORMS = {
 def test_the_first_bytes_say_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with (tmp_path / "model.safetensors").open("rb") as file:
-        assert form_of(file.fileno()) == FORMS[content]
+        assert detect_format(file.fileno()) == FORMS[content]
     assert "\n" not in str(refusal("x", FORMS[content])) and "\n" not in str(refusal("x", FORMS[content], adapter=True))
 
 

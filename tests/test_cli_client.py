@@ -17,7 +17,7 @@ import pytest
 
 from ndani.cli import client as clients
 from ndani.cli import main
-from ndani.cli.client import Client
+from ndani.cli.client import ServerClient
 from ndani.errors import Failed, NdaniError, NoServer
 from ndani.settings import load
 
@@ -86,8 +86,8 @@ def talking(answer: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
             thread.join()
 
 
-def to(address: str) -> Client:
-    return Client(load({"NDANI_HOST": address}))
+def to(address: str) -> ServerClient:
+    return ServerClient(load({"NDANI_HOST": address}))
 
 
 GREETED = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -221,7 +221,7 @@ def test_the_version_of_what_is_no_server_of_ours(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_an_address_is_this_machines_own_however_it_is_written(written: str, here: bool) -> None:
-    assert Client(load({"NDANI_HOST": f"{written}:9"})).local == here
+    assert ServerClient(load({"NDANI_HOST": f"{written}:9"})).local == here
 
 
 @pytest.mark.parametrize(

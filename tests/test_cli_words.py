@@ -9,11 +9,11 @@ import pytest
 
 from golden_cli import plan
 from ndani.cli import answer_summary, doctor, formatting, show, tables
-from ndani.cli.autostart import reach
-from ndani.cli.client import Client
+from ndani.cli.autostart import connect_or_start
+from ndani.cli.client import ServerClient
 from ndani.cli.config import written
-from ndani.cli.progress import Lines
-from ndani.cli.word_wrap import Writer
+from ndani.cli.progress import PlainLines
+from ndani.cli.word_wrap import WordWrapper
 from ndani.errors import NoServer
 from ndani.settings import load
 
@@ -169,7 +169,7 @@ def test_settings_are_written_as_users_write_them() -> None:
 def test_words_are_wrapped_whole_however_they_arrive(cut: int) -> None:
     text = "The quick brown fox jumps over the lazy dog.\n\n    indented code\nthat is all of it"
     out = io.StringIO()
-    writer = Writer(out, columns=20)
+    writer = WordWrapper(out, columns=20)
     for at in range(0, len(text), cut):
         writer.write(text[at : at + cut])
     assert writer.close()
@@ -180,7 +180,7 @@ def test_words_are_wrapped_whole_however_they_arrive(cut: int) -> None:
 
 def test_wide_letters_wrap_by_their_width() -> None:
     out = io.StringIO()
-    writer = Writer(out, columns=8)
+    writer = WordWrapper(out, columns=8)
     writer.write("空は何故青いのですか")
     writer.close()
     assert [formatting.width(line) for line in out.getvalue().split("\n")] == [8, 8, 4]
@@ -189,7 +189,7 @@ def test_wide_letters_wrap_by_their_width() -> None:
 @pytest.mark.parametrize("unit", ["\u0301", "\u200d", "\U0001f469\u200d"], ids=["marks", "joiners", "one picture"])
 def test_marks_without_a_width_are_not_collected_for_ever(unit: str) -> None:
     out = io.StringIO()
-    writer = Writer(out, columns=80, terminal=True)
+    writer = WordWrapper(out, columns=80, terminal=True)
     writer.write("a" + unit * 10_000)
     assert len(out.getvalue()) > 9_000, "a terminal gets them while they come"
     writer.close()
@@ -198,15 +198,15 @@ def test_marks_without_a_width_are_not_collected_for_ever(unit: str) -> None:
 
 def test_a_model_cannot_steer_a_terminal() -> None:
     screen, pipe = io.StringIO(), io.StringIO()
-    Writer(screen, terminal=True).write("a\x1b[2Jb\x9bc\n")
-    Writer(pipe).write("a\x1b[2Jb")
+    WordWrapper(screen, terminal=True).write("a\x1b[2Jb\x9bc\n")
+    WordWrapper(pipe).write("a\x1b[2Jb")
     assert screen.getvalue() == "a\ufffd[2Jb\ufffdc\n"
     assert pipe.getvalue() == "a\x1b[2Jb"
 
 
 def test_progress_in_a_pipe_is_few_plain_lines() -> None:
     out = io.StringIO()
-    lines = Lines(out)
+    lines = PlainLines(out)
     lines.take({"status": "pulling manifest"})
     for done in range(0, 98_000_001, 98_000):
         lines.take({"status": "pulling 941f309b54ca", "digest": "sha256:941f", "total": 98_000_000, "completed": done})
@@ -241,11 +241,11 @@ def test_doctor_is_content_only_when_every_route_is_blocked() -> None:
     ],
 )
 def test_addresses(host: str, url: str, local: bool) -> None:
-    client = Client(load({"OLLAMA_HOST": host}))
+    client = ServerClient(load({"OLLAMA_HOST": host}))
     assert (client.url, client.local) == (url, local)
 
 
 def test_no_server_is_started_for_another_machine() -> None:
     # Port 1 of a loopback address behind a path counts as someone else's: it is refused at once, and nothing is started.
     with pytest.raises(NoServer, match="is it running there"):
-        reach(load({"NDANI_HOST": "http://127.0.0.1:1/gateway"}))
+        connect_or_start(load({"NDANI_HOST": "http://127.0.0.1:1/gateway"}))

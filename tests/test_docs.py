@@ -99,7 +99,7 @@ def test_settings_page_is_the_settings() -> None:
 
 def test_errors_page_lists_the_tree() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d+) \| (.+?) \| (.+?) \|$", read("docs/errors.md"), re.MULTILINE)
-    tree = {(kind.__name__, code, kind.status) for code, kind in errors.tree().items() if kind is not errors.NdaniError}
+    tree = {(kind.__name__, code, kind.status) for code, kind in errors.errors_by_code().items() if kind is not errors.NdaniError}
     assert {(name, code, int(status)) for name, code, status, _, _ in rows} == tree
     assert len(rows) == len(tree)
 

@@ -21,7 +21,7 @@ import pytest
 from conftest import Start
 from ndani import settings
 from ndani.api.edge import Hosts
-from ndani.api.edge.listening import choose, guarded, listening
+from ndani.api.edge.listening import choose_addresses, listening, loopback_addresses
 from server import HOST, PATIENCE, Server, slowness, until
 
 
@@ -94,7 +94,7 @@ def test_a_rebound_name_is_refused_on_loopback(echo: Server, host: str, status: 
     assert answer.status_code == status and (status == 200 or answer.content == b"")
 
 
-async def reached(guarded: frozenset[str], server: Any) -> int:
+async def reached(loopback_addresses: frozenset[str], server: Any) -> int:
     """The status of a request that comes in at an address by a name that is not ours."""
 
     async def inside(scope: Any, receive: Any, send: Any) -> None:
@@ -106,7 +106,7 @@ async def reached(guarded: frozenset[str], server: Any) -> int:
         got.append(message)
 
     scope = {"type": "http", "headers": [(b"host", b"models.corp.example")], "server": server}
-    await Hosts(inside, guarded)(scope, None, send)  # type: ignore[arg-type]
+    await Hosts(inside, loopback_addresses)(scope, None, send)  # type: ignore[arg-type]
     return int(got[0]["status"])
 
 
@@ -130,10 +130,10 @@ async def test_the_host_guard_works_where_a_socket_is_bound_to_loopback_however_
     with listening(settings.load({"NDANI_HOST": f"{written}:0"})) as sockets:
         for one in sockets:
             address = one.getsockname()
-            assert await reached(guarded(sockets), address[:2]) == status
+            assert await reached(loopback_addresses(sockets), address[:2]) == status
             with socket.create_connection(("127.0.0.1" if status == 200 else address[0], address[1])) as line:
                 at = one.accept()[0]
-                assert await reached(guarded(sockets), at.getsockname()[:2]) == status
+                assert await reached(loopback_addresses(sockets), at.getsockname()[:2]) == status
                 at.close()
                 line.close()
 
@@ -144,10 +144,12 @@ async def test_a_machines_other_addresses_have_other_names() -> None:
 
 def test_a_name_is_listened_on_in_both_families_where_it_is_loopback_and_first_in_the_fourth() -> None:
     four, six = (socket.AF_INET, ("127.0.0.1", 80)), (socket.AF_INET6, ("::1", 80, 0, 0))
-    assert choose([six, four, six]) == [four, six] and choose([six]) == [six]
+    assert choose_addresses([six, four, six]) == [four, six] and choose_addresses([six]) == [six]
     lan, lan6, machine = (socket.AF_INET, ("10.0.0.5", 80)), (socket.AF_INET6, ("fd00::5", 80, 0, 0)), (socket.AF_INET, ("127.0.1.1", 80))
-    assert choose([lan6, lan]) == [lan], "as Go does"
-    assert choose([machine, lan, lan6, six]) == [machine, six], "never at an address that others reach, where the first is this machine's"
+    assert choose_addresses([lan6, lan]) == [lan], "as Go does"
+    assert choose_addresses([machine, lan, lan6, six]) == [machine, six], (
+        "never at an address that others reach, where the first is this machine's"
+    )
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ndani import errors
-from ndani.errors import NdaniError, tree
+from ndani.errors import NdaniError, errors_by_code
 
 LINE = re.compile(r"^( {4}[│├└─ ]*)(\w+)(?: +(\d{3})  (.*))?$")
 
@@ -41,5 +41,5 @@ def test_codes_are_unique_words() -> None:
 
 
 def test_a_code_gives_its_class_back() -> None:
-    assert tree() == {c.code: c for c in classes()}
-    assert str(tree()["busy"]("one sentence")) == "one sentence"
+    assert errors_by_code() == {c.code: c for c in classes()}
+    assert str(errors_by_code()["busy"]("one sentence")) == "one sentence"

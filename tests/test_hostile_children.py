@@ -14,7 +14,7 @@ import pytest
 
 from ndani.convert.supervisor import Supervisor
 from ndani.engines import Launch
-from ndani.errors import EngineFailed, Failed, LoadFailed, NdaniError, SourceFailed, told
+from ndani.errors import EngineFailed, Failed, LoadFailed, NdaniError, SourceFailed, error_from_child
 from ndani.jail.process import ending
 from ndani.names import parse
 from ndani.runtime.folder import runtime_folder
@@ -203,7 +203,7 @@ def test_how_children_end_and_what_they_are_told_to_say() -> None:
     assert [ending(code) for code in (0, 3, -11, -37)] == [
         "ended by itself (exit code 0)", "ended by itself (exit code 3)", "crashed (SIGSEGV)", "crashed (signal 37)",
     ]  # fmt: skip
-    assert type(told("error", "x")) is NdaniError and type(told("", "x", LoadFailed)) is LoadFailed
+    assert type(error_from_child("error", "x")) is NdaniError and type(error_from_child("", "x", LoadFailed)) is LoadFailed
 
 
 @pytest.mark.parametrize(

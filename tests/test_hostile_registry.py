@@ -15,7 +15,7 @@ from aiohttp import web
 from ndani.errors import Misconfigured, NotFound, SourceFailed
 from ndani.names import Name, parse
 from ndani.sources import File, open_registry
-from ndani.sources.http import Access, Client
+from ndani.sources.http import Access, HttpClient
 from ndani.sources.hub import HubSource
 from ndani.sources.index import Index, read_configuration
 from ndani.sources.pull import pull
@@ -228,7 +228,7 @@ async def test_a_page_of_an_index_that_names_what_cannot_be_asked(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     place.says = lambda request: web.Response(text=f'<a href="{link}">p-1.whl</a>', content_type="text/html")
     index = Index((), (), (f"http://{place.host}/simple",), Access())
-    client = Client(index.access, offline=False)
+    client = HttpClient(index.access, offline=False)
     try:
         with pytest.raises(SourceFailed, match=sentence):
             url = await index.locate(File("p", "p-1.whl", "0" * 64, 10), client)
@@ -248,7 +248,7 @@ async def test_a_login_of_an_index_with_tls_is_not_shown_without_it(place: Place
 
     place.says = note
     index = read_configuration(f"global.index-url='{scheme}://me:secret@{place.host}/simple'\n", "")
-    client = Client(index.access, offline=False)
+    client = HttpClient(index.access, offline=False)
     async with client.stretch(f"http://{place.host}/p-1.whl", 0, 5):  # as a page of that index may name it
         pass
     await client.close()

@@ -14,7 +14,7 @@ import pytest
 
 from ndani.errors import StoreFailed
 from ndani.store.gguf import KEPT, in_sentences
-from ndani.store.weights_info import Header, counted, inspect
+from ndani.store.weights_info import WeightsInfo, counted, inspect
 
 KINDS = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
 
@@ -41,7 +41,7 @@ def gguf(keys: dict[str, Any], tensors: list[tuple[str, tuple[int, ...], int]] =
     return head + body
 
 
-def look(path: Path) -> Header:
+def look(path: Path) -> WeightsInfo:
     """A file of the store, whatever is wrong with it said in a sentence."""
     with in_sentences(path):
         return inspect(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ndani.convert.quant_types import KINDS, Facts, choose, facts, file_type, in_order, parse_kind
+from ndani.convert.quant_types import KINDS, ModelFacts, choose, facts, file_type, in_order, parse_kind
 from ndani.errors import BadRequest
 from ndani.store.extents import BLOCKS
 from ndani.store.gguf import Tensor
@@ -18,7 +18,7 @@ from weights import SMOLLM2, recorded_types, traits
 GOLDEN = Path(__file__).parent / "golden"
 RECORDED = json.loads((GOLDEN / "quantised.json").read_text())["kinds"]
 FAMILIES = json.loads((GOLDEN / "quantised-families.json").read_text())["models"]
-MODEL = Facts("llama", 30, 0, 9, 3)
+MODEL = ModelFacts("llama", 30, 0, 9, 3)
 
 
 @pytest.mark.parametrize("kind", RECORDED)
@@ -65,14 +65,14 @@ def model(blocks: int, columns: int = 256, untied: bool = True, experts: int = 0
     return [*found, Tensor("token_embd.weight", "F16", (columns, 99)), *([Tensor("output.weight", "F16", (columns, 99))] * untied)]
 
 
-def of(kind: str, part: str, said: Facts, tensors: list[Tensor]) -> list[str]:
+def of(kind: str, part: str, said: ModelFacts, tensors: list[Tensor]) -> list[str]:
     """The types of one part, block by block."""
     types = choose(kind, said, tensors)
     return [types[tensor.name] for tensor in in_order(tensors) if part in tensor.name]
 
 
 def test_what_fits_needs_no_other_type() -> None:
-    said, tensors = Facts("llama", 16, 0, 8, 1), model(16)
+    said, tensors = ModelFacts("llama", 16, 0, 8, 1), model(16)
     assert set(of("Q4_K_S", "attn_q", said, tensors)) == {"Q4_K"}
     assert of("Q4_K_S", "attn_v", said, tensors) == ["Q5_K"] * 4 + ["Q4_K"] * 12
     assert of("Q4_K_S", "ffn_down", said, tensors) == ["Q5_K"] * 2 + ["Q4_K"] * 14
@@ -94,15 +94,15 @@ def test_an_output_of_its_own_frees_the_embeddings() -> None:
 def test_heads_that_share_get_more_bits() -> None:
     tensors = model(8)
     for kind, alone, shared in (("Q2_K", "Q3_K", "Q4_K"), ("IQ4_XS", "IQ4_XS", "Q5_K"), ("IQ4_NL", "IQ4_NL", "Q5_K")):
-        assert set(of(kind, "attn_v", Facts("llama", 8, 0, 8, 3), tensors)) == {alone}
-        assert set(of(kind, "attn_v", Facts("llama", 8, 0, 8, 4), tensors)) == {shared}
-    assert set(of("Q4_K_S", "attn_v", Facts("llama", 80, 0, 64, 8), model(80))) == {"Q5_K"}
-    assert set(of("Q4_K_S", "attn_v", Facts("olmo", 80, 0, 64, 8), model(80))) == {"Q5_K"}
-    assert of("Q4_K_M", "attn_v", Facts("llama", 80, 0, 64, 1), model(80)).count("Q4_K") == 40
+        assert set(of(kind, "attn_v", ModelFacts("llama", 8, 0, 8, 3), tensors)) == {alone}
+        assert set(of(kind, "attn_v", ModelFacts("llama", 8, 0, 8, 4), tensors)) == {shared}
+    assert set(of("Q4_K_S", "attn_v", ModelFacts("llama", 80, 0, 64, 8), model(80))) == {"Q5_K"}
+    assert set(of("Q4_K_S", "attn_v", ModelFacts("olmo", 80, 0, 64, 8), model(80))) == {"Q5_K"}
+    assert of("Q4_K_M", "attn_v", ModelFacts("llama", 80, 0, 64, 1), model(80)).count("Q4_K") == 40
 
 
 def test_eight_experts_keep_their_attention() -> None:
-    said, tensors = Facts("llama", 8, 8, 8, 4), model(8)
+    said, tensors = ModelFacts("llama", 8, 8, 8, 4), model(8)
     assert set(of("Q4_K_M", "attn_v", said, tensors)) == set(of("Q4_K_M", "attn_k", said, tensors)) == {"Q8_0"}
     assert set(of("Q4_K_M", "attn_output", said, tensors)) == {"Q5_K"} and set(of("Q5_K_M", "attn_output", said, tensors)) == {"Q5_K"}
     assert set(of("Q6_K", "attn_output", said, tensors)) == {"Q6_K"}
@@ -112,7 +112,7 @@ def test_eight_experts_keep_their_attention() -> None:
 
 
 def test_falcon_has_rules_of_its_own() -> None:
-    said, tensors = Facts("falcon", 32, 0, 8, 1), model(32)
+    said, tensors = ModelFacts("falcon", 32, 0, 8, 1), model(32)
     assert choose("Q4_0", said, tensors)["output.weight"] == "Q8_0"
     assert of("Q4_K_M", "ffn_down", said, tensors)[:5] == ["Q6_K", "Q6_K", "Q5_K", "Q5_K", "Q4_K"]
     assert of("Q3_K_M", "ffn_down", said, tensors)[4:7] == ["Q3_K", "Q3_K", "Q4_K"]
@@ -151,11 +151,11 @@ def test_facts_are_read_as_llama_reads_them() -> None:
         "x.attention.head_count_kv": 2,
         "x.expert_count": 8,
     }
-    assert facts(keys) == Facts("x", 4, 8, 8, 4)
+    assert facts(keys) == ModelFacts("x", 4, 8, 8, 4)
     assert facts(keys | {"x.attention.head_count_kv": [4, 2]}).sharing == 2
     assert facts({"general.architecture": "x", "x.attention.head_count": 8}).sharing == 1
     assert facts(keys | {"x.attention.head_count_kv": 0}).sharing == 0
-    assert facts({}) == Facts("", 0, 0, 0, 0) and facts(keys | {"x.attention.head_count": None}).heads == 0
+    assert facts({}) == ModelFacts("", 0, 0, 0, 0) and facts(keys | {"x.attention.head_count": None}).heads == 0
 
 
 @pytest.mark.parametrize("word", ["q4_K_m", " Q4_K_M ", "Q4_K", "q4_k"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ndani.runtime.hardware import _groups, look
+from ndani.runtime.hardware import _groups, detect
 
 MB = 1 << 20
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -83,7 +83,7 @@ def test_limits_count_wherever_they_are_set(
     root: Path, own: str, mounts: str, files: dict[str, str], cores: int, total: int | None
 ) -> None:
     put(root, own, mounts, files)
-    found = look(root)
+    found = detect(root)
     assert (found.cores, found.total) == (cores, total or psutil.virtual_memory().total)
     assert found.available <= found.total
 
@@ -91,11 +91,11 @@ def test_limits_count_wherever_they_are_set(
 def test_what_is_cached_counts_as_available(root: Path) -> None:
     stat = f"anon 5\nactive_file {10 * MB}\ninactive_file {20 * MB}"
     put(root, "0::/\n", V2, {"memory.max": str(100 * MB), "memory.current": str(60 * MB), "memory.stat": stat})
-    assert look(root).available == 70 * MB
+    assert detect(root).available == 70 * MB
     below = f"active_file 1\ninactive_file 1\ntotal_active_file {10 * MB}\ntotal_inactive_file {20 * MB}"
     old = {"memory/memory.limit_in_bytes": str(100 * MB), "memory/memory.usage_in_bytes": str(60 * MB)}
     put(root, "4:memory:/\n", V1, {**old, "memory/memory.stat": below})
-    assert look(root).available == 70 * MB
+    assert detect(root).available == 70 * MB
 
 
 def test_two_threads_of_a_core_are_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_two_threads_of_a_core_are_one(root: Path, monkeypatch: pytest.MonkeyPat
         (root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list").write_text(
             f"{number // 2 * 2}-{number // 2 * 2 + 1}\n"
         )
-    assert look(root).cores == 3
+    assert detect(root).cores == 3
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 
 from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import Given, Task
-from ndani.convert.gguf_layout import number_key, outline
+from ndani.convert.gguf_layout import lay_out_file, number_key
 from ndani.convert.supervisor import Supervisor
 from ndani.convert.worker import Working
 from ndani.errors import BadRequest, Failed, StoreFailed
@@ -192,7 +192,7 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps the limit")
 async def test_weights_that_ask_for_all_memory_are_refused(tmp_path: Path) -> None:
     """A row of six gigabytes, in a file that takes no room: it would have to be in memory at once."""
-    head = outline([number_key("x", 1)], [Tensor("t.bias", "F32", (6 << 28,))], {"t.bias": "F32"})
+    head = lay_out_file([number_key("x", 1)], [Tensor("t.bias", "F32", (6 << 28,))], {"t.bias": "F32"})
     (tmp_path / "wide").write_bytes(head.head)
     os.truncate(tmp_path / "wide", head.size)
     with task(tmp_path / "wide", tmp_path / "made", "") as work, pytest.raises(Failed, match=r"^these files ask for more memory than"):

@@ -12,9 +12,9 @@ import pytest
 
 from conftest import ROOT
 from ndani import names
-from ndani.api.ollama.show import Asked, render_show
+from ndani.api.ollama.show import ShowRequest, render_show
 from ndani.cli.create import gather
-from ndani.control_characters import is_seen
+from ndani.control_characters import is_visible
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
 from ndani.prompts.template.formats import quote
@@ -316,9 +316,9 @@ def test_each_code_point_comes_back() -> None:
 
 def test_what_can_be_seen_is_not_the_interpreters_to_say() -> None:
     known = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) != "Cn"]
-    assert [hex(ord(char)) for char in known if is_seen(char) != char.isprintable()] == []
+    assert [hex(ord(char)) for char in known if is_visible(char) != char.isprintable()] == []
     for char in ("\U0001fa77", "\U0001fae9", "\u0378"):  # of Unicode 15, of 16, of none
-        assert is_seen(char) and quote(char) == f'"{char}"' == literal(char) and short(char) == char
+        assert is_visible(char) and quote(char) == f'"{char}"' == literal(char) and short(char) == char
 
 
 def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path)
     )  # fmt: skip
     store = Store(tmp_path)
     entry = store.find(names.parse("odd"))
-    said = render_show(Shown(store.describe(entry), entry, store.header(entry), entry.weights_path), Asked(options={"top_k": 3}))
+    said = render_show(Shown(store.describe(entry), entry, store.header(entry), entry.weights_path), ShowRequest(options={"top_k": 3}))
     assert said["modelfile"].split("\n\n", 1)[1].splitlines() == [
         f"FROM {entry.weights_path}",
         'TEMPLATE """{{ "a" }}',

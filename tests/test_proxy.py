@@ -14,7 +14,7 @@ from aiohttp import web
 from ndani.errors import NdaniError
 from ndani.names import parse
 from ndani.sources.catalogue import load
-from ndani.sources.http import Access, Client, Interrupted
+from ndani.sources.http import Access, HttpClient, Interrupted
 from ndani.sources.index import Index
 from ndani.sources.proxy import is_direct, proxy_of
 from ndani.sources.registry import Registry
@@ -184,7 +184,7 @@ async def test_the_package_index_is_asked_by_the_same_rules(
     if by == "the environment":
         monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@{proxy.host}")
     access = Access() if by == "the environment" else Access(proxy=f"me:secret@{proxy.host}")
-    client = Client(access, offline=False)
+    client = HttpClient(access, offline=False)
     stack.push_async_callback(client.close)
     index = Index((), (), ("http://pkgs.corp.invalid/simple",), access)
     assert await index.locate(part.file, client) == f"http://pkgs.corp.invalid/files/{wheel.name}"
@@ -221,7 +221,7 @@ async def test_a_redirect_of_the_index_is_followed_by_its_own_rules(
     proxy = Proxy(here)
     stack.push_async_callback((await proxy.start()).cleanup)
     monkeypatch.setenv("http_proxy", proxy.host)
-    client = Client(Access(logins={f"http://{here}": ("me", "secret")}), offline=False)
+    client = HttpClient(Access(logins={f"http://{here}": ("me", "secret")}), offline=False)
     stack.push_async_callback(client.close)
     assert (await client.page(f"http://{here}/first", "*/*"))[0] == "here"
     assert proxy.asked == [("mirror.corp.invalid", "", "")]

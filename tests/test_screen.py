@@ -17,9 +17,9 @@ from cli_server import NDANI, free_port, serving, surroundings
 from conftest import ROOT
 from golden_cli import run
 from ndani.cli import formatting
-from ndani.cli.progress import Bars, Lines, follow
-from ndani.cli.word_wrap import Writer
-from ndani.control_characters import clean
+from ndani.cli.progress import PlainLines, ProgressBars, follow
+from ndani.cli.word_wrap import WordWrapper
+from ndani.control_characters import without_controls
 from ndani.ledger.log import Log
 from stores import gguf, put_echo
 from terminal import Prompt, Pty, terminal
@@ -33,9 +33,11 @@ OBEYED = (b"\x1b]", b"\x1b[2J", b"\x1b[1;1H", b"\x07", b"\b", b"\xc2\x9b", b"\x7
 
 
 def test_a_terminal_gets_letters_lines_and_tabs() -> None:
-    assert clean("a\tb\nc\r\nd") == "a\tb\nc\nd"
-    assert clean("می\u200cشود 👩\u200d🚀 \u00a0\u3000 \U0001fa77") == "می\u200cشود 👩\u200d🚀 \u00a0\u3000 \U0001fa77"
-    assert not any(letter in clean("".join(map(chr, range(0x100)))) for letter in map(chr, (*range(9), *range(11, 32), *range(127, 160))))
+    assert without_controls("a\tb\nc\r\nd") == "a\tb\nc\nd"
+    assert without_controls("می\u200cشود 👩\u200d🚀 \u00a0\u3000 \U0001fa77") == "می\u200cشود 👩\u200d🚀 \u00a0\u3000 \U0001fa77"
+    assert not any(
+        letter in without_controls("".join(map(chr, range(0x100)))) for letter in map(chr, (*range(9), *range(11, 32), *range(127, 160)))
+    )
 
 
 def test_commands_print_in_one_place() -> None:
@@ -192,10 +194,10 @@ def test_a_model_cannot_steer_the_prompt(tmp_path: Path) -> None:
 
 
 def test_how_a_pull_gets_on_is_text_in_every_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (Lines, Bars):
+    for kind in (PlainLines, ProgressBars):
         out = io.StringIO()
         monkeypatch.setattr("sys.stderr", out)
-        monkeypatch.setattr("ndani.cli.progress._display", lambda kind=kind, out=out: kind(out) if kind is Lines else kind())
+        monkeypatch.setattr("ndani.cli.progress._display", lambda kind=kind, out=out: kind(out) if kind is PlainLines else kind())
         steps = [{"status": f"pulling {EVIL}\nforged", "total": 10, "completed": 5}, {"status": f"{EVIL} :heart:"}, {"status": "success"}]
         follow(iter(steps), "")
         said = out.getvalue()
@@ -217,7 +219,7 @@ def test_a_line_of_the_log_is_one_line_of_text() -> None:
 def test_an_answer_with_the_line_ends_of_windows(cut: int) -> None:
     for columns in (0, 30):
         out = io.StringIO()
-        writer, text = Writer(out, columns=columns, terminal=True), "one\r\ntwo\r\n\rthree\r"
+        writer, text = WordWrapper(out, columns=columns, terminal=True), "one\r\ntwo\r\n\rthree\r"
         for at in range(0, len(text), cut):
             writer.write(text[at : at + cut])
         writer.close()
@@ -228,7 +230,7 @@ def test_joined_letters_are_measured_and_broken_as_they_are_seen() -> None:
     for text, wide in {"می\u200cشود": 5, "👩\u200d🚀": 2, "\U0001fa77": 2, "e\u0301": 1, "\u3000": 2, "a": 1}.items():
         assert formatting.width(text) == wide, text
     out = io.StringIO()
-    writer = Writer(out, columns=7)
+    writer = WordWrapper(out, columns=7)
     for letter in "👩\u200d🚀" * 5 + " 1\u00a0234\u202f5 a":
         writer.write(letter)
     writer.close()

@@ -21,9 +21,9 @@ from ndani.store import Store
 from ndani.store import layout as kinds
 from ndani.store.blobs import Mismatch
 from ndani.store.gguf import PURSE
-from ndani.store.header_cache import _Kept
+from ndani.store.header_cache import _MemoryCache
 from ndani.store.maintenance import Verified, verify
-from ndani.store.weights_info import Header
+from ndani.store.weights_info import WeightsInfo
 from ndani.types import Message
 from server import slowness
 from steps import listed
@@ -133,9 +133,9 @@ def test_what_was_read_of_weights_goes_with_them(store: Store) -> None:
 
 
 def test_only_so_much_is_kept_of_heads(store: Store, tmp_path: Path) -> None:
-    kept = _Kept()
+    kept = _MemoryCache()
     for number in range(1000):
-        kept.put(str(number), Header(tmp_path, {}, (), held=PURSE))
+        kept.put(str(number), WeightsInfo(tmp_path, {}, (), held=PURSE))
         kept.get("1")  # what is asked for stays
     assert [number for number in range(1000) if kept.get(str(number))] == [1, 998, 999]
 

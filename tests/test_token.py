@@ -19,7 +19,7 @@ from ndani.sources import open_registry
 from ndani.sources.registry import Registry, reason
 from ndani.sources.retry import RetryPolicy
 from ndani.sources.token import Credentials
-from ndani.sources.urls import askable, origin
+from ndani.sources.urls import is_fetchable, origin
 from registries import make_model
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -279,9 +279,9 @@ def test_settings_of_the_hub_that_cannot_be_used_are_named(monkeypatch: pytest.M
 
 
 def test_addresses() -> None:
-    assert askable("https://h/a b\u00e9?q=%20") == "https://h/a%20b%C3%A9?q=%20", "what is encoded stays as it is"
+    assert is_fetchable("https://h/a b\u00e9?q=%20") == "https://h/a%20b%C3%A9?q=%20", "what is encoded stays as it is"
     for odd in ("ftp://h/", "h/x", "", "http://h:0/", "http://[::1", "http://:80/"):
-        assert not askable(odd), odd
+        assert not is_fetchable(odd), odd
     assert origin("HTTPS://HF.co/x") == origin("https://huggingface.co:443/") != origin("https://huggingface.co:444/")
 
 

@@ -16,7 +16,7 @@ from big_store import build
 from cli_server import NDANI, free_port, serving
 from golden_cli import run
 from ndani import names
-from ndani.service.maintenance import Upkeep
+from ndani.service.maintenance import Maintenance
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
@@ -96,7 +96,7 @@ def test_a_model_that_is_removed_meanwhile_is_no_damage(tmp_path: Path) -> None:
     assert [step for step in steps if isinstance(step, Damage)] == []
 
 
-async def collect(upkeep: Upkeep, **more: object) -> Verified:
+async def collect(upkeep: Maintenance, **more: object) -> Verified:
     asked = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
     async with following(upkeep.verify, **asked) as coming:
         steps = [step async for step in coming]
@@ -122,7 +122,7 @@ async def test_what_is_damaged_is_brought_again_and_no_name_changes(registry: St
     entry = store.find(name)
     for digest in entry.digests:
         spoil(store, digest)
-    upkeep = Upkeep(store, Fetcher(Settings(models=store.layout.root)))
+    upkeep = Maintenance(store, Fetcher(Settings(models=store.layout.root)))
     assert len((await collect(upkeep)).damaged) == 3
     refused = await collect(upkeep, repair=True)
     assert len(refused.damaged) == 3 and all("could not be pulled again" in damage.problem for damage in refused.damaged)
@@ -138,7 +138,7 @@ async def test_a_source_that_has_other_files_by_now_is_no_repair(registry: Stand
     put_model(store, registry.name, b"another version" * 9)
     digest = store.find(registry.name).weights.digest
     path = spoil(store, digest)
-    upkeep = Upkeep(store, Fetcher(Settings(models=store.layout.root)))
+    upkeep = Maintenance(store, Fetcher(Settings(models=store.layout.root)))
     (damage,) = (await collect(upkeep, repair=True, insecure=True)).damaged
     assert "has other files by now" in damage.problem and path.exists()
 

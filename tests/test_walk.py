@@ -19,7 +19,7 @@ _BEGINNINGS = {
     "runtime/child.py: main": "ndani.runtime.child",
     "convert/worker.py: main": "ndani.convert.worker",
     "sources/child.py: main": "ndani.sources.child",
-    "api/ollama/routes.py: Native.pull": "/api/pull",
+    "api/ollama/routes.py: OllamaRoutes.pull": "/api/pull",
 }
 _MARK = "*in another process*"
 WALKS = ["One chat request", "One pull", "One create"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ndani.convert import gguf_layout, kernels, quant_types
-from ndani.convert.quantise import PIECE, Source, open_source
+from ndani.convert.quantise import PIECE, OpenGguf, open_source
 from ndani.store import extents
 from ndani.store.gguf import Tensor, read_head
 
@@ -81,7 +81,7 @@ def unpack(source: Path, target: Path) -> None:
         opened = open_source(source.name, file.fileno())
         tensors = quant_types.in_order(opened.head.tensors)
         types = {tensor.name: "F32" if len(tensor.shape) == 1 else "F16" for tensor in tensors}
-        made = gguf_layout.outline(_keys(opened, 1), tensors, types)
+        made = gguf_layout.lay_out_file(_keys(opened, 1), tensors, types)
         out.write(made.head)
         begin = extents.aligned(opened.head.end, extents.ALIGNMENT)
         for tensor, place in zip(tensors, made.places, strict=True):
@@ -92,7 +92,7 @@ def unpack(source: Path, target: Path) -> None:
         out.truncate(made.size)
 
 
-def _keys(opened: Source, file_type: int) -> list[bytes]:
+def _keys(opened: OpenGguf, file_type: int) -> list[bytes]:
     keys = {key: opened.raw[begin:end] for key, (begin, end) in opened.head.spans.items()}
     return [*(value for key, value in keys.items() if key != "general.file_type"), gguf_layout.number_key("general.file_type", file_type)]
 
@@ -134,7 +134,7 @@ def small(rows: int = 64, seed: int = 1, **more: Any) -> Made:
 
 def file(keys: Iterable[tuple[str, Any]], tensors: Sequence[tuple[Tensor, bytes]]) -> bytes:
     """A whole GGUF file."""
-    laid = gguf_layout.outline([_pair(*pair) for pair in keys], [t for t, _ in tensors], {t.name: t.type for t, _ in tensors})
+    laid = gguf_layout.lay_out_file([_pair(*pair) for pair in keys], [t for t, _ in tensors], {t.name: t.type for t, _ in tensors})
     made = bytearray(laid.size)
     made[: len(laid.head)] = laid.head
     for (_, content), place in zip(tensors, laid.places, strict=True):

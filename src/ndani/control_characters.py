@@ -19,16 +19,16 @@ _UNSEEN = re.compile(
 _OBEYED = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def is_seen(text: str) -> bool:
+def is_visible(text: str) -> bool:
     """Whether every letter of a text is one that leaves a mark, or a plain space."""
     return _UNSEEN.search(text) is None
 
 
-def seen(text: str) -> str:
+def visible(text: str) -> str:
     """A text without the letters that leave no mark, but for lines and tabs: for names and numbers, where one is a mistake."""
     return _UNSEEN.sub(lambda found: found[0] if found[0] in "\t\r\n" else "", text)
 
 
-def clean(text: str) -> str:
+def without_controls(text: str) -> str:
     """A text as a terminal may have it: what it would obey is shown as a mark; lines and tabs stay, a line's end of Windows is one."""
     return text.replace("\r\n", "\n").translate(_OBEYED)

@@ -116,18 +116,20 @@ class OutOfMemory(Busy):
     code = "out_of_memory"
 
 
-def tree(root: type[NdaniError] = NdaniError) -> dict[str, type[NdaniError]]:
+def errors_by_code(root: type[NdaniError] = NdaniError) -> dict[str, type[NdaniError]]:
     """Every class of the tree by its code, so that an error can cross a process border and be raised again."""
     found = {root.code: root}
     for leaf in root.__subclasses__():
-        found |= tree(leaf)
+        found |= errors_by_code(leaf)
     return found
 
 
-def told(code: str, sentence: str, otherwise: type[NdaniError] = Failed) -> NdaniError:
+def error_from_child(code: str, sentence: str, otherwise: type[NdaniError] = Failed) -> NdaniError:
     """The error that a child of ours says it met, or one of `otherwise` where its code is none of the tree.
 
     What it has read may have put the words into its mouth: they have an end, and nothing that a terminal would obey.
     """
     plain = "".join(letter for letter in " ".join(sentence[:_MOST_TOLD].split()) if letter.isprintable())
-    return tree().get(code, otherwise)(plain or "a process of this server failed without a word; try again, and report it if it stays")
+    return errors_by_code().get(code, otherwise)(
+        plain or "a process of this server failed without a word; try again, and report it if it stays"
+    )

@@ -16,7 +16,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def leads_here(host: str) -> bool:
+def resolves_to_loopback(host: str) -> bool:
     """Whether every address that the system finds for a host is loopback, however it is written; it may ask a resolver."""
     if is_loopback(host):
         return True
@@ -27,6 +27,6 @@ def leads_here(host: str) -> bool:
     return all(is_loopback(str(address[0])) for *_, address in found)
 
 
-def spelled(host: str, port: int) -> str:
+def host_and_port(host: str, port: int) -> str:
     """An address as it stands in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -31,12 +31,12 @@ _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[{]+|[\]}]+")
 
 
-class Unreadable(ValueError):
+class InvalidJson(ValueError):
     """What is no JSON, or too much of it; its text is a clause without a word of the content."""
 
 
 def decode(content: bytes, kind: type[_T], *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> _T:
-    """The text as `kind`, by msgspec. A member that is null and may not be is one that is not there, as in Go. Raises Unreadable."""
+    """The text as `kind`, by msgspec. A member that is null and may not be is one that is not there, as in Go. Raises InvalidJson."""
     bounded = _bounded(content, depth, values)
     try:
         try:
@@ -47,13 +47,13 @@ def decode(content: bytes, kind: type[_T], *, depth: int = MOST_DEPTH, values: i
             return msgspec.convert(_without_nulls(msgspec.json.decode(bounded)), kind)
     except msgspec.DecodeError as error:
         said = str(error)
-        raise Unreadable(said if "`" not in said or said.startswith(("Expected", "Object")) else "a value cannot be read") from None
+        raise InvalidJson(said if "`" not in said or said.startswith(("Expected", "Object")) else "a value cannot be read") from None
     except (UnicodeDecodeError, RecursionError):
-        raise Unreadable("it is not UTF-8 text, or nested too deeply") from None
+        raise InvalidJson("it is not UTF-8 text, or nested too deeply") from None
 
 
 def loads(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> Any:
-    """The text as Python reads it, with the NaN and Infinity that some programs write. Raises Unreadable.
+    """The text as Python reads it, with the NaN and Infinity that some programs write. Raises InvalidJson.
 
     Needs no codec beyond those that are always loaded: it also runs where no file can be opened any more.
     """
@@ -61,14 +61,14 @@ def loads(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES)
     try:
         return json.loads(bounded.decode("utf-8"))
     except UnicodeDecodeError:
-        raise Unreadable("it is not UTF-8 text") from None
+        raise InvalidJson("it is not UTF-8 text") from None
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise Unreadable(f"it is not JSON{where}") from None
+        raise InvalidJson(f"it is not JSON{where}") from None
 
 
 def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES, containers: int = MOST_VALUES) -> None:
-    """Raises Unreadable for a text that is nested deeper, or may hold more values, or lists and objects, than is said.
+    """Raises InvalidJson for a text that is nested deeper, or may hold more values, or lists and objects, than is said.
 
     It looks at a piece at a time, so that in a thread it keeps nobody from working.
     """
@@ -79,14 +79,14 @@ def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOS
         begun += bare.count(b"[") + bare.count(b"{")
         seen += bare.count(b",")
         if begun > containers and begun + seen <= values:
-            raise Unreadable(f"it holds more than {containers} lists and objects")
+            raise InvalidJson(f"it holds more than {containers} lists and objects")
         if begun + seen > values:
-            raise Unreadable(f"it holds more than {values} values")
+            raise InvalidJson(f"it holds more than {values} values")
     for bare in _outside_texts(content) if begun > depth else ():  # level by level takes far longer than counting
         for run in _BRACKETS.findall(bare):
             level += len(run) if run[0] in b"[{" else -len(run)
             if level > depth:
-                raise Unreadable(f"it is nested more than {depth} levels deep")
+                raise InvalidJson(f"it is nested more than {depth} levels deep")
 
 
 def _without_nulls(value: Any) -> Any:

@@ -12,11 +12,11 @@ from starlette.routing import Match, Route
 from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
 from ndani.api.edge.redirects import redirect
 from ndani.api.ollama import cloud
-from ndani.api.ollama.create import Making
-from ndani.api.ollama.embed import Embedding
-from ndani.api.ollama.routes import Native
-from ndani.api.ours.admin import Admin
-from ndani.api.ours.maintenance import Upkeep
+from ndani.api.ollama.create import CreateRoutes
+from ndani.api.ollama.embed import EmbedRoutes
+from ndani.api.ollama.routes import OllamaRoutes
+from ndani.api.ours.admin import AdminRoutes
+from ndani.api.ours.maintenance import MaintenanceRoutes
 from ndani.api.wire import failure, reply
 from ndani.errors import NdaniError
 from ndani.service import Service
@@ -30,8 +30,8 @@ LARGE = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings"
 
 def build(service: Service, guarded: frozenset[str]) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down; see `Hosts` for `guarded`."""
-    native, making, embedding = Native(service), Making(service), Embedding(service)
-    upkeep, admin = Upkeep(service), Admin(service)
+    native, making, embedding = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
+    upkeep, admin = MaintenanceRoutes(service), AdminRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[

@@ -17,8 +17,8 @@ import uvicorn
 from ndani import __version__, jail
 from ndani.api.app import build
 from ndani.api.edge.connection import Connection
-from ndani.api.edge.library_log import heard
-from ndani.api.edge.listening import guarded, hung_up, listening, said
+from ndani.api.edge.library_log import capture_library_logs
+from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
 from ndani.api.wire import fault
 from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
@@ -45,7 +45,7 @@ def serve(settings: Settings) -> int:
     jail.seal()
     make_home()
     log = open_log(settings.log_file, settings.debug)
-    with listening(settings) as listeners, runtime_folder() as folder, heard(log):
+    with listening(settings) as listeners, runtime_folder() as folder, capture_library_logs(log):
         _allow_many_connections()
         for sentence in without_effect():
             log.warn(sentence)
@@ -72,16 +72,16 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
         log.warn(str(fault(error)))
         server.end()
 
-    pool = Pool(settings, spawn, Coalescer(), log, hardware.look, SystemClock(), pool_failed)
+    pool = Pool(settings, spawn, Coalescer(), log, hardware.detect, SystemClock(), pool_failed)
     service = Service(settings, store, pool, Fetcher(settings), log, counts)
     config = uvicorn.Config(
-        build(service, guarded(listeners)), lifespan="off", log_config=None, access_log=False, server_header=False,
+        build(service, loopback_addresses(listeners)), lifespan="off", log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=GRACE, http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
     )  # fmt: skip
     server = Server(config, service)
     tidying = asyncio.create_task(asyncio.to_thread(_tidy, store, settings, log))
     idle = asyncio.create_task(_leave_when_idle(settings.idle_exit, counts, server.end))
-    log.info(f"listening on {said(listeners)}", version=__version__, models=str(settings.models))
+    log.info(f"listening on {addresses_of(listeners)}", version=__version__, models=str(settings.models))
     gc.freeze()  # what was imported is never garbage; collections stay short
     try:
         await server.serve(sockets=listeners)

@@ -20,10 +20,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ndani.api.edge.connection import Pipe, pipe
+from ndani.api.edge.connection import ChunkedBody, chunked_body
 from ndani.errors import BadRequest, Cancelled, Failed, NdaniError
 from ndani.types import Done, Event, Rendered, Text
-from ndani.untrusted_json import MARK, Unreadable, require_bounds
+from ndani.untrusted_json import MARK, InvalidJson, require_bounds
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
@@ -142,7 +142,7 @@ async def decode(request: Request) -> dict[str, Any]:
         else:
             bounded()
         value = await _decoded(body)
-    except Unreadable as error:
+    except InvalidJson as error:
         raise BadRequest(f"invalid JSON: {error}") from None
     except msgspec.DecodeError as error:
         raise BadRequest("unexpected EOF" if "truncated" in str(error) else f"invalid JSON: {_place(error)}") from None
@@ -202,11 +202,11 @@ class LineSink:
 
     def __init__(self, render: RenderEvent) -> None:
         self._render = render
-        self._pipe: Pipe | None = None
+        self._pipe: ChunkedBody | None = None
 
-    def begin(self, pipe: Pipe) -> None:
+    def begin(self, chunked_body: ChunkedBody) -> None:
         """The response has begun: its head and its first line are sent."""
-        self._pipe = pipe
+        self._pipe = chunked_body
 
     def ready(self) -> bool:
         """Whether the response has begun and its client keeps up."""
@@ -296,7 +296,7 @@ class Lines(Response):
         async with aclosing(self._rest) as rest:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # Middleware looks at starts only; the body goes to the server itself, and texts straight to the socket.
-            direct = pipe(scope)
+            direct = chunked_body(scope)
             send = direct.send if direct else send
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
             if self._sink and direct:

@@ -14,35 +14,35 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ndani.cli.command import Entry
+    from ndani.cli.command import CommandEntry
 
 #: What a shell reports for a program whose reader has left.
 READER_LEFT = 141
 
 
-def commands() -> dict[str, Entry]:
+def commands() -> dict[str, CommandEntry]:
     """Every command by name, in the order the help shows them."""
-    from ndani.cli.command import Entry
+    from ndani.cli.command import CommandEntry
 
     return {
-        "serve": Entry("ndani.cli.server", "serve", "Start ndani", ("start",)),
-        "create": Entry("ndani.cli.create", "create", "Create a model"),
-        "show": Entry("ndani.cli.show", "show", "Show information for a model"),
-        "run": Entry("ndani.cli.run", "run", "Run a model"),
-        "stop": Entry("ndani.cli.server", "stop", "Stop a running model"),
-        "pull": Entry("ndani.cli.models", "pull", "Pull a model from its source"),
-        "push": Entry("ndani.cli.models", "push", "Push a model to a registry"),
-        "list": Entry("ndani.cli.models", "list_", "List models", ("ls",)),
-        "ps": Entry("ndani.cli.server", "ps", "List running models"),
-        "cp": Entry("ndani.cli.models", "cp", "Copy a model"),
-        "rm": Entry("ndani.cli.models", "rm", "Remove a model"),
-        "verify": Entry("ndani.cli.maintenance", "verify", "Check that the files of models are whole"),
-        "prune": Entry("ndani.cli.maintenance", "prune", "Remove files that no model needs"),
-        "mirror": Entry("ndani.cli.mirror", "mirror", "Let others pull the models of this store"),
-        "doctor": Entry("ndani.cli.doctor", "doctor", "Check this machine, and that a running model cannot get out"),
-        "config": Entry("ndani.cli.config", "config", "Show the settings"),
-        "completion": Entry("ndani.cli.completion", "completion", "Print what makes a shell complete ndani's words"),
-        "help": Entry("ndani.cli.about", "help_", "Help about any command"),
+        "serve": CommandEntry("ndani.cli.server", "serve", "Start ndani", ("start",)),
+        "create": CommandEntry("ndani.cli.create", "create", "Create a model"),
+        "show": CommandEntry("ndani.cli.show", "show", "Show information for a model"),
+        "run": CommandEntry("ndani.cli.run", "run", "Run a model"),
+        "stop": CommandEntry("ndani.cli.server", "stop", "Stop a running model"),
+        "pull": CommandEntry("ndani.cli.models", "pull", "Pull a model from its source"),
+        "push": CommandEntry("ndani.cli.models", "push", "Push a model to a registry"),
+        "list": CommandEntry("ndani.cli.models", "list_", "List models", ("ls",)),
+        "ps": CommandEntry("ndani.cli.server", "ps", "List running models"),
+        "cp": CommandEntry("ndani.cli.models", "cp", "Copy a model"),
+        "rm": CommandEntry("ndani.cli.models", "rm", "Remove a model"),
+        "verify": CommandEntry("ndani.cli.maintenance", "verify", "Check that the files of models are whole"),
+        "prune": CommandEntry("ndani.cli.maintenance", "prune", "Remove files that no model needs"),
+        "mirror": CommandEntry("ndani.cli.mirror", "mirror", "Let others pull the models of this store"),
+        "doctor": CommandEntry("ndani.cli.doctor", "doctor", "Check this machine, and that a running model cannot get out"),
+        "config": CommandEntry("ndani.cli.config", "config", "Show the settings"),
+        "completion": CommandEntry("ndani.cli.completion", "completion", "Print what makes a shell complete ndani's words"),
+        "help": CommandEntry("ndani.cli.about", "help_", "Help about any command"),
     }
 
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Ctrl-C, Ctrl-\\, SIGTERM and SIGHUP end the process by that very signal, once everything is as it was.
     """
-    from ndani.cli.signals import Ended, end_by, unwind_on_signals
+    from ndani.cli.signals import Terminated, end_by, unwind_on_signals
     from ndani.errors import NdaniError
 
     unwind_on_signals()
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return end_by(signal.SIGINT)
-    except Ended as ended:
+    except Terminated as ended:
         return end_by(ended.number)
     except BrokenPipeError:
         return _leave_quietly()
@@ -114,11 +114,11 @@ def _debugging() -> bool:
 
 
 def _fail(sentence: str) -> int:
-    from ndani.cli.output import say
+    from ndani.cli.output import emit
 
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        say(f"Error: {sentence}", err=True)
+        emit(f"Error: {sentence}", err=True)
     return 1
 
 

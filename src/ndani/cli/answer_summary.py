@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ndani.cli import formatting
-from ndani.cli.output import say
+from ndani.cli.output import emit
 
 
-def closing_words(done: Mapping[str, Any], *, verbose: bool) -> None:
+def answer_summary(done: Mapping[str, Any], *, verbose: bool) -> None:
     """What is said on stderr when an answer is over: what the model did not read, and with `verbose` the timings."""
     if cut := done.get("truncated"):
-        say(f"Warning: this is longer than the model's context; {cut} tokens of it were out of the model's sight", err=True)
+        emit(f"Warning: this is longer than the model's context; {cut} tokens of it were out of the model's sight", err=True)
     if verbose:
-        say(timings(done), nl=False, err=True)
+        emit(timings(done), nl=False, err=True)
 
 
 def timings(done: Mapping[str, Any]) -> str:

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ndani.cli.client import Client
+from ndani.cli.client import ServerClient
 from ndani.cli.formatting import duration
-from ndani.cli.output import say
+from ndani.cli.output import emit
 from ndani.errors import Failed, NoServer
 from ndani.settings import Settings, home, make_home
 
@@ -29,13 +29,13 @@ _LOG_LIMIT = 4_000_000
 _LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what the system says where a disk has no locks
 
 
-def reach(settings: Settings, *, quiet: bool = False) -> Client:
+def connect_or_start(settings: Settings, *, quiet: bool = False) -> ServerClient:
     """A client whose server answers; starts one in the background where the address is loopback and nobody is there.
 
     What was started is said on stderr unless it is to be `quiet`.
     Raises NoServer for another machine's silence, Failed with the server's own last sentence when it would not start.
     """
-    client = Client(settings)
+    client = ServerClient(settings)
     if client.alive():
         return client
     if not client.local:
@@ -49,7 +49,7 @@ def reach(settings: Settings, *, quiet: bool = False) -> Client:
             if not client.alive():
                 begun = _start(client, settings, folder / "server.log")
                 if begun and not quiet:
-                    say(begun, err=True)
+                    emit(begun, err=True)
     except OSError as error:
         raise Failed(f"no server runs, and one could not be started: {error.strerror} ({error.filename})") from None
     return client
@@ -72,7 +72,7 @@ def _turn(path: Path) -> Iterator[None]:
         yield  # closing the file gives the lock back, also when this process is killed
 
 
-def _start(client: Client, settings: Settings, log: Path) -> str:
+def _start(client: ServerClient, settings: Settings, log: Path) -> str:
     """Start a server and wait for it; what to say of it, or nothing where somebody else's was faster."""
     # A wildcard address would let in everybody who reaches this machine, and nobody has asked for that by `ndani run`.
     environment = {**os.environ, "NDANI_HOST": client.url}
@@ -100,7 +100,7 @@ def _start(client: Client, settings: Settings, log: Path) -> str:
     return f"started ndani in the background at {client.url}{alone}{leaves}"
 
 
-def _await(client: Client, child: subprocess.Popen[bytes], log: Path, begin: int) -> bool:
+def _await(client: ServerClient, child: subprocess.Popen[bytes], log: Path, begin: int) -> bool:
     """Wait until a server answers; True when it is our child. Raises Failed when it died and nobody else answers."""
     deadline = time.monotonic() + _PATIENCE_S
     died = False

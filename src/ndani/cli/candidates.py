@@ -35,11 +35,11 @@ def _candidates(ctx: click.Context, place: str) -> Iterable[str]:
 
 def _models(*, running: bool) -> Sequence[str]:
     """Names of models: of the server that runs, else of the store."""
-    from ndani.cli.client import Client
+    from ndani.cli.client import ServerClient
     from ndani.settings import load
 
     settings = load()
-    client = Client(settings)
+    client = ServerClient(settings)
     with contextlib.suppress(NdaniError):
         if client.alive(_PATIENCE):
             found = client.models("/api/ps" if running else "/api/tags")["models"]

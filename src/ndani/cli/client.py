@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from ndani import __version__
 from ndani.errors import BadRequest, Busy, Cancelled, Failed, Forbidden, NdaniError, NoServer, NotFound, TooLarge
-from ndani.hosts import leads_here
+from ndani.hosts import resolves_to_loopback
 from ndani.settings import Settings
 
 _CONNECT_S = 10.0
@@ -33,7 +33,7 @@ _BY_STATUS: dict[int, type[NdaniError]] = {
 }
 
 
-class Client:
+class ServerClient:
     """Calls one server. Every method raises NoServer when nobody answers, and the server's own sentence as an error."""
 
     def __init__(self, settings: Settings) -> None:
@@ -48,7 +48,7 @@ class Client:
     @property
     def local(self) -> bool:
         """Whether the address is this machine's own loopback, over plain HTTP and without a path."""
-        return not (self._secure or self._path) and leads_here(self._host)
+        return not (self._secure or self._path) and resolves_to_loopback(self._host)
 
     def alive(self, patience: float | None = None) -> bool:
         """Whether a server answers there; False when the connection is refused.

@@ -1,6 +1,6 @@
 """What a command is here: click underneath, and over it the words, the help and the errors that Ollama's users know.
 
-`Verb` is one command, `Door` a group that imports a command only when it is called for. No command lives here.
+`Command` is one command, `LazyGroup` a group that imports a command only when it is called for. No command lives here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CommandEntry:
     """Where a command lives and how a list of commands shows it."""
 
     module: str
@@ -43,7 +43,7 @@ def at_least(count: int) -> tuple[int, int | None]:
     return count, None
 
 
-class Verb(click.Command):
+class Command(click.Command):
     """One command. Its callback gets `args`, the words that are no flags, counted against `takes`."""
 
     def __init__(
@@ -90,10 +90,10 @@ class Verb(click.Command):
         return "\n\n".join(parts)
 
 
-class Door(click.Group):
+class LazyGroup(click.Group):
     """A group of commands, each imported when it is called for: listing models must not wait for code that runs them."""
 
-    def __init__(self, *, table: Mapping[str, Entry], aliases: Sequence[str] = (), **rest: Any) -> None:
+    def __init__(self, *, table: Mapping[str, CommandEntry], aliases: Sequence[str] = (), **rest: Any) -> None:
         super().__init__(invoke_without_command=True, **rest)
         self.table, self.aliases = table, aliases
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
@@ -165,7 +165,7 @@ def _complete_args(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return complete_args(ctx, param, incomplete)
 
 
-def unknown(word: str, table: Mapping[str, Entry], path: str) -> str:
+def unknown(word: str, table: Mapping[str, CommandEntry], path: str) -> str:
     """The sentence for a command that is not there, and those whose spelling is near."""
     import difflib
 

@@ -13,8 +13,8 @@ import sys
 import click
 from click.shell_completion import BashComplete, add_completion_class, get_completion_class, split_arg_string
 
-from ndani.cli.command import Verb, exactly
-from ndani.cli.output import say
+from ndani.cli.command import Command, exactly
+from ndani.cli.output import emit
 from ndani.errors import BadRequest
 
 VARIABLE = "_NDANI_COMPLETE"
@@ -58,7 +58,7 @@ class _Bash(BashComplete):
 
 @click.command(
     "completion",
-    cls=Verb,
+    cls=Command,
     usage="completion bash|zsh|fish",
     takes=exactly(1),
     environment=(),
@@ -71,7 +71,7 @@ def completion(args: tuple[str, ...]) -> None:
     from ndani.cli import commands
     from ndani.cli.about import root
 
-    say(_complete(root(commands()), args[0]).source())
+    emit(_complete(root(commands()), args[0]).source())
 
 
 def answer(door: click.Command, asked: str) -> int:
@@ -80,7 +80,7 @@ def answer(door: click.Command, asked: str) -> int:
     # Whatever goes wrong while a user types is not worth a word on their screen.
     with contextlib.suppress(Exception):
         if verb == "complete" and shell in SHELLS:
-            say(_complete(door, shell).complete())
+            emit(_complete(door, shell).complete())
             sys.stdout.flush()
     return 0
 

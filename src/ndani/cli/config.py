@@ -8,21 +8,21 @@ from typing import Any
 import click
 
 from ndani.cli import formatting, tables
-from ndani.cli.command import Door, Entry, Verb, exactly
-from ndani.cli.output import say
+from ndani.cli.command import Command, CommandEntry, LazyGroup, exactly
+from ndani.cli.output import emit
 from ndani.settings import fields, load, without_effect
 
 CONFIG = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml)")
 
 
-@click.command("show", cls=Verb, usage="show", takes=exactly(0), environment=(CONFIG,), help="Show each setting and where it came from")
+@click.command("show", cls=Command, usage="show", takes=exactly(0), environment=(CONFIG,), help="Show each setting and where it came from")
 def show(args: tuple[str, ...]) -> None:
     """Print each setting, its value and its origin: default, a variable's name, or the settings file."""
     settings = load()
     rows = [(s.name, written(getattr(settings, s.name)), settings.origins_of[s.name]) for s in fields()]
-    say(tables.columns(("SETTING", "VALUE", "FROM"), rows), nl=False)
+    emit(tables.columns(("SETTING", "VALUE", "FROM"), rows), nl=False)
     for sentence in without_effect():
-        say(f"Warning: {sentence}", err=True)
+        emit(f"Warning: {sentence}", err=True)
 
 
 def written(value: Any) -> str:
@@ -41,12 +41,12 @@ def written(value: Any) -> str:
 @click.pass_context
 def _help(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
-        say(ctx.get_help())
+        emit(ctx.get_help())
 
 
-config = Door(
+config = LazyGroup(
     name="config",
-    table={"show": Entry("ndani.cli.config", "show", "Show each setting and where it came from")},
+    table={"show": CommandEntry("ndani.cli.config", "show", "Show each setting and where it came from")},
     help="Show the settings",
     callback=_help,
 )

@@ -16,17 +16,17 @@ import click
 
 from ndani import names
 from ndani.cli import progress
-from ndani.cli.autostart import reach
-from ndani.cli.client import Client
-from ndani.cli.command import Verb, complete_file, exactly
+from ndani.cli.autostart import connect_or_start
+from ndani.cli.client import ServerClient
+from ndani.cli.command import Command, complete_file, exactly
 from ndani.cli.handover import hand_over
-from ndani.cli.output import say
-from ndani.control_characters import seen
+from ndani.cli.output import emit
+from ndani.control_characters import visible
 from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred
 from ndani.convert.quant_types import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import expand, load
-from ndani.store.file_formats import GGUF, POINTER, form_of, refusal
+from ndani.store.file_formats import GGUF, POINTER, detect_format, refusal
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
 from ndani.store.parameters import short
 
@@ -38,7 +38,7 @@ _WEIGHTS = (".bin", ".pth", ".pt", ".onnx")
 _BESIDE, _NOTES = (".json", ".txt", ".jinja"), ("trainer_state.json",)
 
 
-@click.command("create", cls=Verb, usage="create MODEL", takes=exactly(1), help="Create a model")
+@click.command("create", cls=Command, usage="create MODEL", takes=exactly(1), help="Create a model")
 @click.option("-f", "--file", "place", default="", shell_complete=complete_file, help='Name of the Modelfile (default "Modelfile")')
 @click.option("-q", "--quantize", default="", help="Quantize model to this level (e.g. q4_K_M)")
 def create(args: tuple[str, ...], place: str, quantize: str) -> None:
@@ -52,7 +52,7 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
         text = path.read_bytes()
     except FileNotFoundError:
         if place:
-            say(_GATHERING["status"], err=True)
+            emit(_GATHERING["status"], err=True)
             raise NotFound(_NOTHING) from None
         text = b"FROM .\n"  # as in Ollama: the weights that lie here
     check_grammar(text)
@@ -61,17 +61,17 @@ def create(args: tuple[str, ...], place: str, quantize: str) -> None:
         body, files = gather(read, path.parent)
         body |= {"quantize": quantize} if quantize else {}
     except NdaniError:
-        say(_GATHERING["status"], err=True)
+        emit(_GATHERING["status"], err=True)
         raise
     for warning in read.warnings:
-        say(f"Warning: {warning}", err=True)
+        emit(f"Warning: {warning}", err=True)
     settings = load()
-    client = reach(settings)
+    client = connect_or_start(settings)
     try:
         with contextlib.closing(_steps(client, settings.models, {"model": model, **body}, files)) as steps:
             progress.follow(itertools.chain([_GATHERING], steps), f"the server ended before {model} was made; create it again")
     except KeyboardInterrupt:
-        say(f"{model} was not made; what was sent stays for the next `ndani create {model}`", err=True)
+        emit(f"{model} was not made; what was sent stays for the next `ndani create {model}`", err=True)
         raise
 
 
@@ -88,7 +88,7 @@ def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str
         if found is None:
             if "from" in body:
                 raise BadRequest("there are two FROM lines with the name of a model; a model is made from one")
-            body["from"] = seen(value)  # as in Ollama: nobody sees them in a name that was copied from a page
+            body["from"] = visible(value)  # as in Ollama: nobody sees them in a name that was copied from a page
         root = folder / expand(value)
         for path in found or ():
             name = path.relative_to(root).as_posix() if root.is_dir() else path.name
@@ -148,7 +148,7 @@ def _form(path: Path) -> str:
     """What a file is. Raises NotFound where it may not be read."""
     try:
         with path.open("rb") as file:
-            return form_of(file.fileno())
+            return detect_format(file.fileno())
     except OSError as error:
         raise NotFound(f"{short(str(path))} cannot be read ({error.strerror}); change its owner or mode") from None
 
@@ -180,7 +180,7 @@ def _called(name: str, taken: dict[str, Path]) -> str:
     return name if name not in taken else f"{len(taken)}/{name}"
 
 
-def _steps(client: Client, models: Path, body: dict[str, Any], files: dict[str, dict[str, Path]]) -> Generator[dict[str, Any]]:
+def _steps(client: ServerClient, models: Path, body: dict[str, Any], files: dict[str, dict[str, Path]]) -> Generator[dict[str, Any]]:
     """Link or send what the server lacks, have the model made, and tell of each step."""
     for field, paths in files.items():
         digests = {}
@@ -193,14 +193,14 @@ def _steps(client: Client, models: Path, body: dict[str, Any], files: dict[str, 
         yield from events
 
 
-def _sent(client: Client, path: Path, file: BinaryIO) -> Generator[dict[str, Any], None, str]:
+def _sent(client: ServerClient, path: Path, file: BinaryIO) -> Generator[dict[str, Any], None, str]:
     """Bring one file to the server unless it is there already, and return its digest."""
-    size, seen, done = path.stat().st_size, hashlib.sha256(), 0
+    size, visible, done = path.stat().st_size, hashlib.sha256(), 0
     while piece := file.read(_PIECE):
-        seen.update(piece)
+        visible.update(piece)
         done += len(piece)
         yield {"status": f"reading {path.name}", "total": size, "completed": done}
-    digest = f"sha256:{seen.hexdigest()}"
+    digest = f"sha256:{visible.hexdigest()}"
     route = f"/api/blobs/{digest}"
     try:
         client.tell("HEAD", route)

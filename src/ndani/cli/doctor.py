@@ -20,8 +20,8 @@ from typing import Any
 import click
 
 from ndani.cli import formatting, tables
-from ndani.cli.command import HOST, Verb, exactly
-from ndani.cli.output import say
+from ndani.cli.command import HOST, Command, exactly
+from ndani.cli.output import emit
 from ndani.settings import Settings, load
 
 
@@ -36,7 +36,7 @@ class Check:
 
 @click.command(
     "doctor",
-    cls=Verb,
+    cls=Command,
     usage="doctor",
     takes=exactly(0),
     environment=(HOST,),
@@ -44,26 +44,26 @@ class Check:
 )
 def doctor(args: tuple[str, ...]) -> int:
     """Print what was found; exit 0 only when every route out of a runner is blocked."""
-    from ndani.cli.autostart import reach
+    from ndani.cli.autostart import connect_or_start
 
     settings = load()
     checks = [*_software(), _store(settings), *_kernel()]
-    say("This machine")
+    emit("This machine")
     mark = {True: "ok", False: "MISSING", None: "note"}
-    say(tables.pairs([(mark[check.good], check.name, check.words) for check in checks]))
-    client = reach(settings)
+    emit(tables.pairs([(mark[check.good], check.name, check.words) for check in checks]))
+    client = connect_or_start(settings)
     report = client.ask("POST", "/api/doctor", holds="routes")
-    say(f"Server at {client.url}")
-    say(tables.pairs(_server(report)))
+    emit(f"Server at {client.url}")
+    emit(tables.pairs(_server(report)))
     routes = report.get("routes") or []
     if routes:
-        say("Routes out of a running model, each tried by a probe inside its process")
-        say(tables.pairs([("ROUTE", "OUTSIDE", "INSIDE"), *map(_route, routes)]))
+        emit("Routes out of a running model, each tried by a probe inside its process")
+        emit(tables.pairs([("ROUTE", "OUTSIDE", "INSIDE"), *map(_route, routes)]))
     for sentence in report.get("warnings") or ():
-        say(f"Warning: {sentence}")
+        emit(f"Warning: {sentence}")
     missing = [check.name for check in checks if check.good is False]
     sealed, sentence = verdict(routes, missing)
-    say(sentence)
+    emit(sentence)
     return 0 if sealed else 1
 
 

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ndani.cli.client import Client
-from ndani.cli.output import say
+from ndani.cli.client import ServerClient
+from ndani.cli.output import emit
 from ndani.errors import BadRequest, NotFound
 
 _ON = {"": True, "true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
-def embeds(client: Client, model: str, insecure: bool) -> bool:
+def embeds(client: ServerClient, model: str, insecure: bool) -> bool:
     """Whether this model makes vectors and nothing else; it is pulled first where it is missing."""
     try:
         shown = client.ask("POST", "/api/show", {"model": model}, holds="details")
@@ -35,7 +35,7 @@ def flags(dimensions: str, truncate: str) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value != {"dimensions": 0, "truncate": True}[name]}
 
 
-def vector(client: Client, ask: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def vector(client: ServerClient, ask: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The vector of `ask["prompt"]` as JSON, as the flags have it. Raises BadRequest when there is no text."""
     if not ask.get("prompt"):
         raise BadRequest(f'a text is needed: ndani run {ask["model"]} "your text"')
@@ -44,5 +44,5 @@ def vector(client: Client, ask: Mapping[str, Any], asked: Mapping[str, Any]) -> 
         body["keep_alive"] = ask["keep_alive"]
     answer = client.ask("POST", "/api/embed", body, holds="embeddings")
     if cut := answer.get("truncated"):
-        say(f"Warning: the text is longer than the model's context; {cut} of its tokens were not read", err=True)
+        emit(f"Warning: the text is longer than the model's context; {cut} of its tokens were not read", err=True)
     return json.dumps(answer["embeddings"][0], separators=(",", ":"))

@@ -14,7 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ndani.cli.client import Client
+from ndani.cli.client import ServerClient
 from ndani.errors import BadRequest, NdaniError, NotFound
 from ndani.store.handover import FILE, is_place, is_private
 from ndani.store.layout import Layout
@@ -24,7 +24,7 @@ _ROUTE = "/api/handover"
 _FICLONE = 0x40049409
 
 
-def hand_over(client: Client, models: Path, path: Path, file: BinaryIO) -> Generator[dict[str, Any], None, str]:
+def hand_over(client: ServerClient, models: Path, path: Path, file: BinaryIO) -> Generator[dict[str, Any], None, str]:
     """Link an open file into the store at `models`, if that is the server's; its digest, or nothing where it must be sent."""
     if not client.local or sys.platform == "win32":
         return ""

@@ -11,16 +11,16 @@ import click
 
 from ndani import names
 from ndani.cli import progress
-from ndani.cli.autostart import reach
-from ndani.cli.client import Client
-from ndani.cli.command import Verb, at_most, exactly
+from ndani.cli.autostart import connect_or_start
+from ndani.cli.client import ServerClient
+from ndani.cli.command import Command, at_most, exactly
 from ndani.cli.formatting import size
-from ndani.cli.output import say
+from ndani.cli.output import emit
 from ndani.errors import Failed
 from ndani.settings import load
 
 
-@click.command("verify", cls=Verb, usage="verify [MODEL]", takes=at_most(1), help="Check that the files of models are whole")
+@click.command("verify", cls=Command, usage="verify [MODEL]", takes=at_most(1), help="Check that the files of models are whole")
 @click.option("--repair", is_flag=True, help="Pull again what is damaged, without asking")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry for repairs")
 def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
@@ -28,11 +28,11 @@ def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
     ask: dict[str, Any] = {"model": args[0]} if args else {}
     for name in args:
         names.parse(name)
-    client = reach(load())
+    client = connect_or_start(load())
     last = _verified(client, ask)
     damaged = last["damaged"]
     if not damaged:
-        say(f"{_files(last['files'])} checked ({size(last['size'])}), all whole")
+        emit(f"{_files(last['files'])} checked ({size(last['size'])}), all whole")
         return 0
     bad = _files(len(damaged))
     if not repair and not _agreed(f"Pull {bad} again?"):
@@ -41,21 +41,21 @@ def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
     again = _verified(client, ask | {"repair": True, "insecure": insecure, "digests": digests})
     if again["damaged"]:
         raise Failed(f"{_files(len(again['damaged']))} could not be repaired; remove the model, or create it again")
-    say(f"{bad} repaired")
+    emit(f"{bad} repaired")
     return 0
 
 
-def _verified(client: Client, ask: Mapping[str, Any]) -> Mapping[str, Any]:
+def _verified(client: ServerClient, ask: Mapping[str, Any]) -> Mapping[str, Any]:
     """One verification to its end, shown as it goes; its last line. What is damaged is said on stderr."""
     try:
         last = _follow(client, "/api/verify", ask, "the server ended before everything was checked; run it again")
     except KeyboardInterrupt:
-        say("stopped; nothing was changed" if not ask.get("repair") else "stopped; run it again to go on", err=True)
+        emit("stopped; nothing was changed" if not ask.get("repair") else "stopped; run it again to go on", err=True)
         raise
     for damage in last["damaged"]:
         file = f"{damage['digest'].replace(':', '-')}: " if "digest" in damage else ""
         users = f" (needed by {', '.join(damage['models'])})" if "models" in damage else ""
-        say(f"damaged: {file}{damage['problem']}{users}", err=True)
+        emit(f"damaged: {file}{damage['problem']}{users}", err=True)
     return last
 
 
@@ -64,18 +64,18 @@ def _agreed(question: str) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     # Not click's: it makes one of Ctrl-C and Ctrl-D, and only the first is a user who wants to stop.
-    say(f"{question} [y/N]: ", nl=False, err=True)
+    emit(f"{question} [y/N]: ", nl=False, err=True)
     try:
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
-        say(err=True)
+        emit(err=True)
         raise
     if not answer:
-        say(err=True)
+        emit(err=True)
     return answer.strip().lower() in ("y", "yes")
 
 
-@click.command("prune", cls=Verb, usage="prune", takes=exactly(0), help="Remove files that no model needs")
+@click.command("prune", cls=Command, usage="prune", takes=exactly(0), help="Remove files that no model needs")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed")
 def prune(args: tuple[str, ...], dry_run: bool) -> None:
     """Remove blobs that no name needs, and unfinished pulls of more than a week ago.
@@ -84,28 +84,28 @@ def prune(args: tuple[str, ...], dry_run: bool) -> None:
     """
     unused: list[Mapping[str, Any]] = []
     unread: list[Mapping[str, Any]] = []
-    client = reach(load())
+    client = connect_or_start(load())
     try:
         last = _follow(client, "/api/prune", {"dry_run": dry_run}, "the server ended before it was done; run it again", unused, unread)
     except KeyboardInterrupt:
-        say("stopped; what was removed stays removed", err=True)
+        emit("stopped; what was removed stays removed", err=True)
         raise
     for damage in unread:
-        say(f"damaged: {damage['problem']}", err=True)
+        emit(f"damaged: {damage['problem']}", err=True)
     if unread:
-        say("files of models stay until that is mended: what it needs cannot be known", err=True)
+        emit("files of models stay until that is mended: what it needs cannot be known", err=True)
     if dry_run:
         for file in unused:
-            say(f"{file['file']}  {size(file['size'])}")
+            emit(f"{file['file']}  {size(file['size'])}")
     count = last["files"] + last["unfinished"]
     if not count:
-        say("nothing to remove")
+        emit("nothing to remove")
     else:
-        say(f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}")
+        emit(f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}")
 
 
 def _follow(
-    client: Client,
+    client: ServerClient,
     path: str,
     body: Mapping[str, Any],
     incomplete: str,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from ndani.cli.command import Verb, exactly
-from ndani.cli.output import say
-from ndani.hosts import leads_here
+from ndani.cli.command import Command, exactly
+from ndani.cli.output import emit
+from ndani.hosts import resolves_to_loopback
 from ndani.settings import load
 
 _ENVIRONMENT = (("NDANI_MODELS", "folder of the model store"), ("NDANI_LOG_FILE", "file for log lines (empty: stderr)"))
 
 
 @click.command(
-    "mirror", cls=Verb, usage="mirror", takes=exactly(0), environment=_ENVIRONMENT, help="Let others pull the models of this store"
+    "mirror", cls=Command, usage="mirror", takes=exactly(0), environment=_ENVIRONMENT, help="Let others pull the models of this store"
 )
 @click.option("--host", metavar="HOST[:PORT]", default="127.0.0.1", help="address to listen on (default 127.0.0.1:11435)")
 def mirror(args: tuple[str, ...], host: str) -> int:
@@ -25,7 +25,7 @@ def mirror(args: tuple[str, ...], host: str) -> int:
     said = host.strip().rpartition("://")[2].partition("/")[0]
     if said.rpartition("]")[2].count(":") != 1:  # no port was said
         settings = load(flags={"host": f"[{listening}]:{PORT}" if ":" in listening else f"{listening}:{PORT}"})
-    if not leads_here(listening):
-        say(f"anyone who reaches {listening} can pull every model of this store: there are no passwords and no TLS here", err=True)
-    say("pull from here with `ndani pull HOST:PORT/library/NAME:TAG --insecure`; Ctrl-C ends it", err=True)
+    if not resolves_to_loopback(listening):
+        emit(f"anyone who reaches {listening} can pull every model of this store: there are no passwords and no TLS here", err=True)
+    emit("pull from here with `ndani pull HOST:PORT/library/NAME:TAG --insecure`; Ctrl-C ends it", err=True)
     return serve(settings)

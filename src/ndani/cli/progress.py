@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ndani.cli.formatting import size
 from ndani.cli.pausing import drawing
-from ndani.control_characters import clean
+from ndani.control_characters import without_controls
 from ndani.errors import Failed
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def follow(events: Iterator[Mapping[str, Any]], incomplete: str, *, quiet_end: b
         for event in events:
             status = str(event.get("status") or "")
             if not (quiet_end and status == "success"):
-                display.take({**event, "status": clean(status).replace("\n", " ")})  # a registry or a folder may have a say in it
+                display.take(
+                    {**event, "status": without_controls(status).replace("\n", " ")}
+                )  # a registry or a folder may have a say in it
     finally:
         display.close()
     if status != "success":
@@ -52,11 +54,11 @@ def follow(events: Iterator[Mapping[str, Any]], incomplete: str, *, quiet_end: b
 
 def _display() -> Display:
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        return Bars()
-    return Lines(sys.stderr)
+        return ProgressBars()
+    return PlainLines(sys.stderr)
 
 
-class Lines:
+class PlainLines:
     """A line for each change of status, and for a download one for every tenth of it or every few seconds."""
 
     def __init__(self, out: TextIO) -> None:
@@ -88,7 +90,7 @@ class Lines:
         """Nothing is left open."""
 
 
-class Bars:
+class ProgressBars:
     """A bar for each file that travels, with bytes, speed and the time it still needs; statuses stay as lines above."""
 
     def __init__(self) -> None:

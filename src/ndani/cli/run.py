@@ -15,11 +15,11 @@ from typing import Any
 
 import click
 
-from ndani.cli.answer_summary import closing_words
-from ndani.cli.client import Client
-from ndani.cli.command import HOST, Verb, at_least
-from ndani.cli.output import say
-from ndani.cli.word_wrap import Writer
+from ndani.cli.answer_summary import answer_summary
+from ndani.cli.client import ServerClient
+from ndani.cli.command import HOST, Command, at_least
+from ndani.cli.output import emit
+from ndani.cli.word_wrap import WordWrapper
 from ndani.durations import parse_duration
 from ndani.errors import BadRequest, Failed, NotFound
 from ndani.settings import load
@@ -32,13 +32,13 @@ _ENVIRONMENT = (
 )
 
 
-class RunVerb(Verb):
+class RunCommand(Command):
     """`--think` and `--truncate` may stand alone, or with a value behind `=`."""
 
     bare_values = {"--think": "true", "--truncate": "true"}  # noqa: RUF012
 
 
-@click.command("run", cls=RunVerb, usage="run MODEL [PROMPT]", takes=at_least(1), environment=_ENVIRONMENT, help="Run a model")
+@click.command("run", cls=RunCommand, usage="run MODEL [PROMPT]", takes=at_least(1), environment=_ENVIRONMENT, help="Run a model")
 @click.option("--keepalive", default="", help="Duration to keep a model loaded (e.g. 5m)")
 @click.option("--verbose", is_flag=True, help="Show timings for response")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
@@ -50,7 +50,7 @@ class RunVerb(Verb):
 @click.option("--truncate", default="true", help="Cut a text that is too long (embedding models only)")
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
     """Answer one prompt: words of the command line, after what is piped in; without any, converse. An embedder gives its vector."""
-    from ndani.cli.autostart import reach
+    from ndani.cli.autostart import connect_or_start
     from ndani.cli.embed import embeds, flags, vector
 
     model, *words = args
@@ -63,19 +63,19 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         from ndani.cli.repl import converse
 
         settings = load()
-        client = reach(settings)
+        client = connect_or_start(settings)
         if embeds(client, model, insecure):
-            say(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
+            emit(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
         _refuse(of_vectors)
         return converse(settings, ask, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     ask["prompt"] = prompt(words)
-    client = reach(load())
+    client = connect_or_start(load())
     if embeds(client, model, insecure):
-        say(vector(client, ask, of_vectors))
+        emit(vector(client, ask, of_vectors))
         return
     _refuse(of_vectors)
     wrap = sys.stdout.isatty() and not nowordwrap
-    writer = Writer(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
+    writer = WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
     try:
         done = _answer(client, ask, writer)
     except NotFound:
@@ -84,8 +84,8 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         fetch(client, model, insecure=insecure)
         done = _answer(client, ask, writer)
     if ask["prompt"]:
-        say("\n")
-    return closing_words(done, verbose=verbose)
+        emit("\n")
+    return answer_summary(done, verbose=verbose)
 
 
 def _refuse(of_vectors: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ def _piped() -> str | None:
     return sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
-def _answer(client: Client, ask: Mapping[str, Any], writer: Writer) -> Mapping[str, Any]:
+def _answer(client: ServerClient, ask: Mapping[str, Any], writer: WordWrapper) -> Mapping[str, Any]:
     """Stream one answer into the writer and return its last object. Ctrl-C hangs up, which stops the computation."""
     done: Mapping[str, Any] | None = None
     events = client.stream("/api/generate", ask)
@@ -153,7 +153,7 @@ def _answer(client: Client, ask: Mapping[str, Any], writer: Writer) -> Mapping[s
         raise BadRequest(f"400 Bad Request: {error}" if ask.get("think") else str(error)) from None
     except (KeyboardInterrupt, Failed):
         if writer.close() and sys.stdout.isatty():
-            say()  # the shell's prompt, or the error, gets a line of its own
+            emit()  # the shell's prompt, or the error, gets a line of its own
         raise
     writer.close()
     return done

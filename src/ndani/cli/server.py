@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from ndani.cli import formatting, tables
-from ndani.cli.client import Client
-from ndani.cli.command import Verb, at_most, complete_file, complete_folder, exactly
+from ndani.cli.client import ServerClient
+from ndani.cli.command import Command, at_most, complete_file, complete_folder, exactly
 from ndani.cli.config import written
 from ndani.cli.models import print_json
-from ndani.cli.output import say
+from ndani.cli.output import emit
 from ndani.errors import NotFound
 from ndani.settings import Settings, from_flag, load, names_of, served
 
@@ -52,7 +52,7 @@ def _serve(args: tuple[str, ...], **given: str | None) -> int:
     return run_server(load(flags={setting.name: from_flag(setting, given[setting.name] or "") for setting in served()}))
 
 
-serve = Verb(
+serve = Command(
     name="serve",
     usage="serve",
     takes=exactly(0),
@@ -64,11 +64,11 @@ serve = Verb(
 )
 
 
-@click.command("ps", cls=Verb, usage="ps [PREFIX]", takes=at_most(1), help="List running models")
+@click.command("ps", cls=Command, usage="ps [PREFIX]", takes=at_most(1), help="List running models")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def ps(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models in memory."""
-    answer = Client(load()).models("/api/ps")
+    answer = ServerClient(load()).models("/api/ps")
     prefix = args[0].lower() if args else ""
     models = [model for model in answer["models"] if model["name"].lower().startswith(prefix)]
     if as_json:
@@ -78,7 +78,7 @@ def ps(args: tuple[str, ...], as_json: bool) -> None:
         (m["name"], m["digest"][:12], formatting.size(m["size"]), _processor(m), str(m.get("context_length", 0)), _until(m, now))
         for m in models
     ]
-    return say(tables.columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows), nl=False)
+    return emit(tables.columns(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows), nl=False)
 
 
 def _processor(model: dict[str, Any]) -> str:
@@ -99,10 +99,10 @@ def _until(model: dict[str, Any], now: float) -> str:
     return formatting.when(expires, now) if expires is not None and expires > now else "Stopping..."
 
 
-@click.command("stop", cls=Verb, usage="stop MODEL", takes=exactly(1), help="Stop a running model")
+@click.command("stop", cls=Command, usage="stop MODEL", takes=exactly(1), help="Stop a running model")
 def stop(args: tuple[str, ...]) -> None:
     """Take a model out of memory."""
     try:
-        Client(load()).ask("POST", "/api/generate", {"model": args[0], "prompt": "", "keep_alive": 0}, holds="done")
+        ServerClient(load()).ask("POST", "/api/generate", {"model": args[0], "prompt": "", "keep_alive": 0}, holds="done")
     except NotFound:
         raise NotFound(f'couldn\'t find model "{args[0]}" to stop') from None

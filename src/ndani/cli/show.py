@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from ndani.cli import formatting, tables
-from ndani.cli.client import Client
-from ndani.cli.command import Verb, exactly
+from ndani.cli.client import ServerClient
+from ndani.cli.command import Command, exactly
 from ndani.cli.models import print_json
-from ndani.cli.output import say
-from ndani.control_characters import clean
+from ndani.cli.output import emit
+from ndani.control_characters import without_controls
 from ndani.errors import BadRequest
 from ndani.settings import load
 
@@ -20,7 +20,7 @@ _PARTS = ("license", "modelfile", "parameters", "system", "template")
 _ARRAY_WIDTH = 10  # columns that the first items of a long list may take
 
 
-@click.command("show", cls=Verb, usage="show MODEL", takes=exactly(1), help="Show information for a model")
+@click.command("show", cls=Command, usage="show MODEL", takes=exactly(1), help="Show information for a model")
 @click.option("--license", is_flag=True, help="Show license of a model")
 @click.option("--modelfile", is_flag=True, help="Show Modelfile of a model")
 @click.option("--parameters", is_flag=True, help="Show parameters of a model")
@@ -33,16 +33,16 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
     wanted = [part for part in _PARTS if parts[part]]
     if len(wanted) > 1:
         raise BadRequest("only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified")
-    answer = Client(load()).ask("POST", "/api/show", {"model": args[0]} | ({"verbose": True} if verbose else {}), holds="details")
+    answer = ServerClient(load()).ask("POST", "/api/show", {"model": args[0]} | ({"verbose": True} if verbose else {}), holds="details")
     if as_json:
         return print_json(answer)
     for warning in answer.get("warnings") or ():
-        say(f"Warning: {warning}", err=True)
+        emit(f"Warning: {warning}", err=True)
     if not wanted:
-        return say(card(answer, verbose=verbose), nl=False)
+        return emit(card(answer, verbose=verbose), nl=False)
     # System and template are printed to the letter, without a newline of ours.
     text = answer.get(wanted[0]) or ""
-    return say(text, nl=wanted[0] not in ("system", "template"))
+    return emit(text, nl=wanted[0] not in ("system", "template"))
 
 
 def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
@@ -62,7 +62,7 @@ def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
 
 def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
     """A table of what a model's publisher wrote, who is not trusted with a screen: each cell on its line, without control characters."""
-    return tables.section(title, [[clean(cell).replace("\n", " ") for cell in row] for row in rows])
+    return tables.section(title, [[without_controls(cell).replace("\n", " ") for cell in row] for row in rows])
 
 
 def _model(answer: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, str]]:

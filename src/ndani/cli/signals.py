@@ -12,7 +12,7 @@ import sys
 from types import FrameType
 
 
-class Ended(BaseException):
+class Terminated(BaseException):
     """A signal, of this number, that asks this process to end."""
 
     def __init__(self, number: int) -> None:
@@ -21,7 +21,7 @@ class Ended(BaseException):
 
 
 def unwind_on_signals() -> None:
-    """Have what would end the process at once raise `Ended`: SIGTERM, SIGHUP, and SIGQUIT (a key, as Ctrl-C is).
+    """Have what would end the process at once raise `Terminated`: SIGTERM, SIGHUP, and SIGQUIT (a key, as Ctrl-C is).
 
     One that is ignored (`nohup`) stays so. None leaves a core dump: a prompt would lie in it.
     """
@@ -48,4 +48,4 @@ def end_by(number: int) -> int:
 
 def _unwind(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # whoever asks twice does not want to wait
-    raise Ended(number)
+    raise Terminated(number)

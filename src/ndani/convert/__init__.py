@@ -40,7 +40,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Conversion:
     """A file about to be made: its bytes, and the steps to it, of which none is done; each says how many of `total` bytes are."""
 
     size: int
@@ -57,7 +57,7 @@ def prepare(task: Task) -> Kernels | None:
     return load() if task.kind else None
 
 
-def make(task: Task, kernels: Kernels | None) -> Work:
+def make(task: Task, kernels: Kernels | None) -> Conversion:
     """Look at the sources, and say what is wrong with them. The steps are then to be consumed; both may raise.
 
     Raises BadRequest and Unsupported for the weights, OSError for the disk.
@@ -66,8 +66,8 @@ def make(task: Task, kernels: Kernels | None) -> Work:
         from ndani.convert.checkpoint import prepare as converted
 
         file = converted({given.name: given.descriptor for given in task.sources})
-        return Work(file.size, file.size, file.fill(task.output))
+        return Conversion(file.size, file.size, file.fill(task.output))
     sources = [open_source(given.name, given.descriptor) for given in task.sources]
     found = plan(sources, task.kind)
     steps = write(found, [given.descriptor for given in task.sources], task.output, kernels, task.threads)
-    return Work(found.outline.size, found.total, steps)
+    return Conversion(found.outline.size, found.total, steps)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ndani.convert.config_values import flag, fraction, require_word, whole
-from ndani.convert.gguf_writer import Target, Value
+from ndani.convert.gguf_writer import GgufValue, TargetTensor
 from ndani.convert.safetensors import Stored, read_json, read_object
-from ndani.convert.tensor_map import Layout, Place, put, rows_of
+from ndani.convert.tensor_map import TensorMap, TensorRule, map_tensors, rows_of
 from ndani.convert.vocabulary import read_wordpiece
 from ndani.errors import BadRequest, Unsupported
 
@@ -21,7 +21,9 @@ _ENDS = {"gamma": "weight", "beta": "bias"}
 _POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
 
 
-def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Value], list[Target]]:
+def lay_out(
+    sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]
+) -> tuple[dict[str, GgufValue], list[TargetTensor]]:
     """The keys and the tensors of the file to be. Raises BadRequest, Unsupported."""
     for name, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute"), ("model_type", "bert")):
         require_word(config, name, known, "a BERT")
@@ -35,10 +37,10 @@ def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping
     places, types = whole(config, "max_position_embeddings"), whole(config, "type_vocab_size", 2)
     pooling, normalized = _pooling(sources)
     rows = rows_of(tensors, _rename, "embeddings.word_embeddings.weight")
-    targets = put(tensors, _layout(blocks, width, inner, {"word": rows, "token_type": types, "position": places}), _rename)
+    targets = map_tensors(tensors, _layout(blocks, width, inner, {"word": rows, "token_type": types, "position": places}), _rename)
     vocabulary = read_wordpiece(sources)
     vocabulary.fit(rows, whole(config, "vocab_size", rows))
-    keys: dict[str, Value] = {
+    keys: dict[str, GgufValue] = {
         "general.architecture": "bert",
         "general.type": "model",
         "bert.block_count": blocks,
@@ -55,25 +57,25 @@ def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping
     return keys | vocabulary.keys(), targets
 
 
-def _layout(blocks: int, width: int, inner: int, rows: Mapping[str, int]) -> Layout:
+def _layout(blocks: int, width: int, inner: int, rows: Mapping[str, int]) -> TensorMap:
     square = (width, width)
     whole_model = {
-        "embeddings.word_embeddings": Place("token_embd", (rows["word"], width)),
-        "embeddings.token_type_embeddings": Place("token_types", (rows["token_type"], width), plain=True),
-        "embeddings.position_embeddings": Place("position_embd", (rows["position"], width)),
-        "embeddings.LayerNorm": Place("token_embd_norm", (width,), bias=True),
+        "embeddings.word_embeddings": TensorRule("token_embd", (rows["word"], width)),
+        "embeddings.token_type_embeddings": TensorRule("token_types", (rows["token_type"], width), plain=True),
+        "embeddings.position_embeddings": TensorRule("position_embd", (rows["position"], width)),
+        "embeddings.LayerNorm": TensorRule("token_embd_norm", (width,), bias=True),
     }
     block = {
-        "attention.self.query": Place("attn_q", square, bias=None),
-        "attention.self.key": Place("attn_k", square, bias=None),
-        "attention.self.value": Place("attn_v", square, bias=None),
-        "attention.output.dense": Place("attn_output", square, bias=None),
-        "attention.output.LayerNorm": Place("attn_output_norm", (width,), bias=True),
-        "intermediate.dense": Place("ffn_up", (inner, width), bias=None),
-        "output.dense": Place("ffn_down", (width, inner), bias=None),
-        "output.LayerNorm": Place("layer_output_norm", (width,), bias=True),
+        "attention.self.query": TensorRule("attn_q", square, bias=None),
+        "attention.self.key": TensorRule("attn_k", square, bias=None),
+        "attention.self.value": TensorRule("attn_v", square, bias=None),
+        "attention.output.dense": TensorRule("attn_output", square, bias=None),
+        "attention.output.LayerNorm": TensorRule("attn_output_norm", (width,), bias=True),
+        "intermediate.dense": TensorRule("ffn_up", (inner, width), bias=None),
+        "output.dense": TensorRule("ffn_down", (width, inner), bias=None),
+        "output.LayerNorm": TensorRule("layer_output_norm", (width,), bias=True),
     }
-    return Layout(blocks, "encoder.layer.", whole_model, block)
+    return TensorMap(blocks, "encoder.layer.", whole_model, block)
 
 
 def _rename(full: str) -> str | None:

@@ -12,10 +12,10 @@ from typing import Any
 
 from ndani.convert import bert, llama
 from ndani.convert.file_selection import choose
-from ndani.convert.gguf_writer import Out, Target, Value, head, padded, write
+from ndani.convert.gguf_writer import ByteSink, GgufValue, TargetTensor, head, padded, write
 from ndani.convert.safetensors import read_object, read_tensors
 from ndani.errors import BadRequest, Unsupported
-from ndani.store.file_formats import form_of
+from ndani.store.file_formats import detect_format
 from ndani.store.parameters import short
 
 #: general.file_type of a file whose numbers are F16, and the version of the form of quantised numbers that all share.
@@ -29,14 +29,14 @@ class Converted:
     """A file to be: everything that stands before its numbers, and where these come from."""
 
     head: bytes
-    targets: tuple[Target, ...]
+    targets: tuple[TargetTensor, ...]
 
     @property
     def size(self) -> int:
         """Bytes of the whole file."""
         return len(self.head) + sum(padded(target.size) for target in self.targets)
 
-    def write(self, out: Out) -> Iterator[int]:
+    def write(self, out: ByteSink) -> Iterator[int]:
         """Write it; yields how many bytes are written so far. Raises Unsupported for numbers that F16 cannot hold."""
         return write(out, self.head, self.targets)
 
@@ -53,7 +53,7 @@ def prepare(sources: Mapping[str, int]) -> Converted:
     The outermost checkpoint among them is the model; what else lies there is not read.
     Raises BadRequest for files that are damaged or missing, Unsupported for what cannot be converted.
     """
-    chosen = choose({name: form_of(descriptor) for name, descriptor in sources.items()})
+    chosen = choose({name: detect_format(descriptor) for name, descriptor in sources.items()})
     sources = {name: sources[path] for name, path in chosen.items()} or sources
     if "config.json" not in sources:
         raise BadRequest("there is no config.json beside the weights; send it, and the tokenizer's files too")
@@ -62,7 +62,7 @@ def prepare(sources: Mapping[str, int]) -> Converted:
     tensors = read_tensors(sources)
     _require_plain(config, tensors)
     keys, targets = lay_out(sources, config, tensors)
-    every: dict[str, Value] = keys | {"general.file_type": _F16, "general.quantization_version": _VERSION}
+    every: dict[str, GgufValue] = keys | {"general.file_type": _F16, "general.quantization_version": _VERSION}
     ordered = tuple(sorted(targets, key=_place))
     return Converted(head(every, ordered), ordered)
 
@@ -90,7 +90,7 @@ def _require_plain(config: Mapping[str, Any], tensors: Iterable[str]) -> None:
         raise Unsupported(f"these weights are quantised already ({short(found)}); send those that they were made of, or use a GGUF file")
 
 
-def _place(target: Target) -> tuple[int, str]:
+def _place(target: TargetTensor) -> tuple[int, str]:
     """Tensors of no block first, then block by block, so that the order does not depend on how the files were split."""
     number = target.name.split(".", 2)[1] if target.name.startswith("blk.") else ""
     return (int(number) if number else -1), target.name

@@ -17,7 +17,7 @@ _VERSION, _UINT32 = 3, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class GgufLayout:
     """The head of a file, where each tensor's numbers begin (counted from the file's first byte), and the file's size."""
 
     head: bytes
@@ -30,7 +30,7 @@ def number_key(key: str, value: int) -> bytes:
     return _text(key) + struct.pack("<II", _UINT32, value)
 
 
-def outline(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mapping[str, str], alignment: int = ALIGNMENT) -> Outline:
+def lay_out_file(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mapping[str, str], alignment: int = ALIGNMENT) -> GgufLayout:
     """Lay out a file of these key/values and of these tensors, each of the type that `types` has for its name."""
     head = b"".join((b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(keys)), *keys))
     at, offsets, infos = 0, [], []
@@ -42,7 +42,7 @@ def outline(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mapping[str
         at += aligned(bytes_of(kind, shape), alignment)
     head += b"".join(infos)
     head += bytes(aligned(len(head), alignment) - len(head))
-    return Outline(head, tuple(len(head) + offset for offset in offsets), len(head) + at)
+    return GgufLayout(head, tuple(len(head) + offset for offset in offsets), len(head) + at)
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,14 +19,14 @@ from ndani.convert.safetensors import Stored
 from ndani.errors import Unsupported
 
 #: A key's value; its type in the file follows from it: int is UINT32, float FLOAT32, a list of ints INT32.
-Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
+GgufValue = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 
 ALIGNMENT = 32
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 _KINDS = {"F32": (0, 4), "F16": (1, 2)}
 
 
-class Out(Protocol):
+class ByteSink(Protocol):
     """Where a file goes: it is only ever written to, from front to back."""
 
     def write(self, content: bytes, /) -> object:
@@ -35,7 +35,7 @@ class Out(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetTensor:
     """A tensor to be: its name and kind (F32 or F16), the tensor or the numbers it is made of.
 
     `order` says how the rows of each run of `len(order)` rows are to be exchanged: row i of the new ones is `order[i]`.
@@ -65,7 +65,7 @@ class Target:
             yield made.tobytes()
 
 
-def _wrong(target: Target, run: NDArray[np.float32]) -> Unsupported:
+def _wrong(target: TargetTensor, run: NDArray[np.float32]) -> Unsupported:
     """The error for numbers that became none, or were none before."""
     if np.isfinite(run).all():
         instead = "use a GGUF file of this model in BF16, which holds them"
@@ -73,7 +73,7 @@ def _wrong(target: Target, run: NDArray[np.float32]) -> Unsupported:
     return Unsupported(f"the tensor {target.name} has numbers that are infinite or none; the weights are damaged, get them again")
 
 
-def head(keys: Mapping[str, Value], targets: Sequence[Target]) -> bytes:
+def head(keys: Mapping[str, GgufValue], targets: Sequence[TargetTensor]) -> bytes:
     """All that stands before the numbers: keys, names and places of the tensors, and the padding behind them."""
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(targets), len(keys))]
     for key, value in keys.items():
@@ -87,7 +87,7 @@ def head(keys: Mapping[str, Value], targets: Sequence[Target]) -> bytes:
     return content + bytes(padded(len(content)) - len(content))
 
 
-def write(out: Out, before: bytes, targets: Sequence[Target]) -> Iterator[int]:
+def write(out: ByteSink, before: bytes, targets: Sequence[TargetTensor]) -> Iterator[int]:
     """Write head and numbers; yields how many bytes are written so far."""
     out.write(before)
     written = len(before)
@@ -117,7 +117,7 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _value(value: Value) -> bytes:
+def _value(value: GgufValue) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", _STRING) + _text(value)
     if isinstance(value, bool):

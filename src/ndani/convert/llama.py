@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ndani.convert.config_values import MOST, flag, fraction, require_word, whole
-from ndani.convert.gguf_writer import Target, Value
+from ndani.convert.gguf_writer import GgufValue, TargetTensor
 from ndani.convert.rope import read_rope
 from ndani.convert.safetensors import Stored
-from ndani.convert.tensor_map import Layout, Place, put, rows_of
+from ndani.convert.tensor_map import TensorMap, TensorRule, map_tensors, rows_of
 from ndani.convert.vocabulary import read_bpe
 from ndani.errors import BadRequest, Unsupported
 
@@ -37,7 +37,9 @@ ARCHITECTURES = tuple(_FAMILIES)
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Value], list[Target]]:
+def lay_out(
+    sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]
+) -> tuple[dict[str, GgufValue], list[TargetTensor]]:
     """The keys and the tensors of the file to be. Raises BadRequest, Unsupported."""
     family = _FAMILIES[config["architectures"][0]]
     arch = family.arch
@@ -50,7 +52,7 @@ def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping
     kv_heads = shared or whole(config, "num_key_value_heads", heads)
     size = whole(config, "head_dim", max(width // heads, 1))
     _require_heads(arch, heads, kv_heads, size, width)
-    keys: dict[str, Value] = {
+    keys: dict[str, GgufValue] = {
         "general.architecture": arch,
         "general.type": "model",
         f"{arch}.block_count": blocks,
@@ -73,7 +75,7 @@ def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping
 
     rows = rows_of(tensors, rename, "model.embed_tokens.weight")
     layout = _layout(blocks, width, inner, rows, heads * size, kv_heads * size, _biases(family, config))
-    targets = put(tensors, layout, rename)
+    targets = map_tensors(tensors, layout, rename)
     if not tied and "lm_head.weight" not in tensors:
         needed = "send all of the model's files (a model whose embedding is its output says tie_word_embeddings)"
         raise BadRequest(f"the weights lack the output (lm_head.weight); {needed}")
@@ -85,7 +87,7 @@ def lay_out(sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping
     vocabulary = read_bpe(sources)
     vocabulary.fit(rows, whole(config, "vocab_size", rows))
     if factors is not None:
-        targets.insert(0, Target("rope_freqs.weight", "F32", factors))
+        targets.insert(0, TargetTensor("rope_freqs.weight", "F32", factors))
     return keys | rope | {f"{arch}.vocab_size": rows} | vocabulary.keys(), targets
 
 
@@ -134,27 +136,27 @@ def _biases(family: _Family, config: dict[str, Any]) -> dict[str, bool]:
     return {}
 
 
-def _layout(blocks: int, width: int, inner: int, rows: int, queries: int, keys: int, biases: Mapping[str, bool]) -> Layout:
+def _layout(blocks: int, width: int, inner: int, rows: int, queries: int, keys: int, biases: Mapping[str, bool]) -> TensorMap:
     """`queries` and `keys` are how many numbers all heads have together."""
     block = {
-        "input_layernorm": Place("attn_norm", (width,)),
-        "self_attn.q_proj": Place("attn_q", (queries, width)),
-        "self_attn.k_proj": Place("attn_k", (keys, width)),
-        "self_attn.v_proj": Place("attn_v", (keys, width)),
-        "self_attn.o_proj": Place("attn_output", (width, queries)),
-        "post_attention_layernorm": Place("ffn_norm", (width,)),
-        "mlp.gate_proj": Place("ffn_gate", (inner, width)),
-        "mlp.up_proj": Place("ffn_up", (inner, width)),
-        "mlp.down_proj": Place("ffn_down", (width, inner)),
+        "input_layernorm": TensorRule("attn_norm", (width,)),
+        "self_attn.q_proj": TensorRule("attn_q", (queries, width)),
+        "self_attn.k_proj": TensorRule("attn_k", (keys, width)),
+        "self_attn.v_proj": TensorRule("attn_v", (keys, width)),
+        "self_attn.o_proj": TensorRule("attn_output", (width, queries)),
+        "post_attention_layernorm": TensorRule("ffn_norm", (width,)),
+        "mlp.gate_proj": TensorRule("ffn_gate", (inner, width)),
+        "mlp.up_proj": TensorRule("ffn_up", (inner, width)),
+        "mlp.down_proj": TensorRule("ffn_down", (width, inner)),
     }
     for begin, on in biases.items():
         block |= {stem: replace(place, bias=on) for stem, place in block.items() if stem.startswith(begin)}
     whole_model = {
-        "model.embed_tokens": Place("token_embd", (rows, width)),
-        "model.norm": Place("output_norm", (width,)),
-        "lm_head": Place("output", (rows, width)),
+        "model.embed_tokens": TensorRule("token_embd", (rows, width)),
+        "model.norm": TensorRule("output_norm", (width,)),
+        "lm_head": TensorRule("output", (rows, width)),
     }
-    return Layout(blocks, "model.layers.", whole_model, block, frozenset({"lm_head"}))
+    return TensorMap(blocks, "model.layers.", whole_model, block, frozenset({"lm_head"}))
 
 
 def _require_heads(arch: str, heads: int, kv_heads: int, size: int, width: int) -> None:

@@ -54,7 +54,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelFacts:
     """What the choice depends on beside the tensors. `sharing` is how many heads share one head's keys and values."""
 
     architecture: str
@@ -90,7 +90,7 @@ def file_type(kind: str) -> int:
     return next(number for number, name in FILE_TYPES.items() if name == kind)
 
 
-def facts(keys: Mapping[str, Any]) -> Facts:
+def facts(keys: Mapping[str, Any]) -> ModelFacts:
     """What a model's head says that the choice depends on. What is not said counts as in llama.cpp."""
     architecture = str(keys.get("general.architecture", ""))
 
@@ -102,7 +102,7 @@ def facts(keys: Mapping[str, Any]) -> Facts:
 
     heads = number("attention.head_count", 0)
     shared = number("attention.head_count_kv", heads)
-    return Facts(architecture, number("block_count", 0), number("expert_count", 0), heads, heads // shared if shared else 0)
+    return ModelFacts(architecture, number("block_count", 0), number("expert_count", 0), heads, heads // shared if shared else 0)
 
 
 def in_order(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -110,7 +110,7 @@ def in_order(tensors: Iterable[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=lambda tensor: (_block(tensor.name), tensor.name.encode()))
 
 
-def choose(kind: str, model: Facts, tensors: Sequence[Tensor]) -> dict[str, str]:
+def choose(kind: str, model: ModelFacts, tensors: Sequence[Tensor]) -> dict[str, str]:
     """The type of each tensor, by its name, when a model is made `kind`. A quantised tensor keeps its type."""
     choice = _Choice(kind, model, [tensor.name for tensor in tensors])
     return {tensor.name: choice.of(tensor) for tensor in in_order(tensors)}
@@ -119,7 +119,7 @@ def choose(kind: str, model: Facts, tensors: Sequence[Tensor]) -> dict[str, str]
 class _Choice:
     """One model's choice, under way: how many of the tensors that count have been seen."""
 
-    def __init__(self, kind: str, model: Facts, names: Sequence[str]) -> None:
+    def __init__(self, kind: str, model: ModelFacts, names: Sequence[str]) -> None:
         self._kind, self._model = kind, model
         self._tied = "output.weight" not in names  # then the embeddings are the output as well
         self._all_values = sum(_role(name) == "values" for name in names)

@@ -16,11 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ndani.convert import quant_types, shards
-from ndani.convert.gguf_layout import Outline, number_key, outline
+from ndani.convert.gguf_layout import GgufLayout, lay_out_file, number_key
 from ndani.convert.kernels import Kernels
 from ndani.errors import BadRequest
 from ndani.store.extents import BLOCKS, alignment, find_extents
-from ndani.store.gguf import Head, Tensor, read_open, refuse
+from ndani.store.gguf import GgufHeader, Tensor, read_open, refuse
 from ndani.store.parameters import short
 from ndani.store.weights_info import file_type_of
 
@@ -30,17 +30,17 @@ _TYPE_KEY, _VERSION_KEY, _VERSION = "general.file_type", "general.quantization_v
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class OpenGguf:
     """An open GGUF file: the name that its owner knows it by, its head, the head's bytes, the file's size."""
 
     name: str
-    head: Head
+    head: GgufHeader
     raw: bytes
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowRange:
     """One tensor on its way: from a place in a source to a place in the file that is made."""
 
     name: str
@@ -54,26 +54,26 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class QuantisationPlan:
     """Everything about a file that is to be made. `total` is how many bytes of the sources will be read."""
 
-    outline: Outline
-    pieces: tuple[Piece, ...]
+    outline: GgufLayout
+    pieces: tuple[RowRange, ...]
     total: int
     same: bool  # the one source is what is asked for: there is nothing to do
 
 
-def open_source(name: str, descriptor: int) -> Source:
+def open_source(name: str, descriptor: int) -> OpenGguf:
     """Read the head of an open file. Raises BadRequest when it cannot be read as GGUF."""
     size = os.fstat(descriptor).st_size
     try:
         head, raw = read_open(descriptor)
     except ValueError as error:
         raise refuse(name, str(error)) from None
-    return Source(name, head, raw, size)
+    return OpenGguf(name, head, raw, size)
 
 
-def plan(sources: Sequence[Source], kind: str = "") -> Plan:
+def plan(sources: Sequence[OpenGguf], kind: str = "") -> QuantisationPlan:
     """How one file of `kind` is made of these, the parts of a model in their order. Without a kind, types stay.
 
     Raises BadRequest when the sources are damaged, are not whole, or hold weights that are quantised already.
@@ -101,15 +101,15 @@ def plan(sources: Sequence[Source], kind: str = "") -> Plan:
             keys.pop(key, None)  # they go to the end, where llama.cpp writes them
             keys[key] = number_key(key, value)
     places = [lying[tensor.name] for tensor in tensors]
-    made = outline(list(keys.values()), tensors, types, alignment(first.name, first.head.keys))
+    made = lay_out_file(list(keys.values()), tensors, types, alignment(first.name, first.head.keys))
     pieces = tuple(
-        Piece(t.name, owners[t.name][0], begin, t.type, types[t.name], t.shape[0], _rows(t), place)
+        RowRange(t.name, owners[t.name][0], begin, t.type, types[t.name], t.shape[0], _rows(t), place)
         for t, (begin, _), place in zip(tensors, places, made.places, strict=True)
     )
-    return Plan(made, pieces, sum(size for _, size in places), same)
+    return QuantisationPlan(made, pieces, sum(size for _, size in places), same)
 
 
-def write(work: Plan, sources: Sequence[int], output: int, kernels: Kernels | None, threads: int) -> Generator[int]:
+def write(work: QuantisationPlan, sources: Sequence[int], output: int, kernels: Kernels | None, threads: int) -> Generator[int]:
     """Make the file of a plan; yields how many bytes of the sources are done, again and again, until all are.
 
     `sources` and `output` are descriptors; `kernels` are needed where a type changes. Raises BadRequest for weights that
@@ -140,7 +140,7 @@ class _Bench:
         self._sources, self._output, self._kernels = sources, output, kernels
         self._own = threading.local()
 
-    def do(self, piece: Piece, row: int, rows: int) -> int:
+    def do(self, piece: RowRange, row: int, rows: int) -> int:
         """Bring some rows of a tensor over; the bytes of the source that were read."""
         count = rows * piece.columns
         length = _size(piece.kind, count)
@@ -153,7 +153,7 @@ class _Bench:
         _write_all(self._output, made, piece.place + _size(piece.becomes, row * piece.columns))
         return length
 
-    def _made(self, piece: Piece, rows: int, read: memoryview) -> memoryview:
+    def _made(self, piece: RowRange, rows: int, read: memoryview) -> memoryview:
         """The bytes that some rows become. Raises ValueError for what are no numbers."""
         source, count = _address(read), rows * piece.columns
         if self._kernels and piece.kind in quant_types.PLAIN:
@@ -177,7 +177,7 @@ class _Bench:
         return held
 
 
-def _portions(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, int]]:
+def _portions(pieces: Sequence[RowRange]) -> Iterator[tuple[RowRange, int, int]]:
     """Every tensor in portions of whole rows: the tensor, its first row, how many."""
     for piece in pieces:
         rows = max(1, PIECE // piece.columns)
@@ -185,7 +185,7 @@ def _portions(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, int]]:
             yield piece, row, min(rows, piece.rows - row)
 
 
-def _require_plain(first: Source, tensors: Sequence[Tensor]) -> None:
+def _require_plain(first: OpenGguf, tensors: Sequence[Tensor]) -> None:
     # A type without blocks is no quantisation: tables of whole numbers pass.
     quantised = next((tensor.type for tensor in tensors if BLOCKS.get(tensor.type, (2, 0))[0] > 1), None)
     if quantised:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndani.convert.config_values import fraction, whole
-from ndani.convert.gguf_writer import Value
+from ndani.convert.gguf_writer import GgufValue
 from ndani.errors import BadRequest, Unsupported
 
 #: What is read of rope_scaling, by its kind. More than that would change the answers, so it is refused.
@@ -30,7 +30,7 @@ _YARN_FIXED = {"beta_fast": 32.0, "beta_slow": 1.0, "extrapolation_factor": 1.0}
 _NEUTRAL: dict[str, object] = {"partial_rotary_factor": 1, "truncate": True, "finetuned": False}
 
 
-def read_rope(arch: str, config: dict[str, Any], size: int) -> tuple[dict[str, Value], NDArray[np.float32] | None]:
+def read_rope(arch: str, config: dict[str, Any], size: int) -> tuple[dict[str, GgufValue], NDArray[np.float32] | None]:
     """The engine's keys, and Llama 3's factors where it stretches; `size` is how many numbers a head has.
 
     Raises BadRequest, Unsupported.
@@ -40,7 +40,7 @@ def read_rope(arch: str, config: dict[str, Any], size: int) -> tuple[dict[str, V
     if partial != 1:
         raise Unsupported(f"a model whose partial_rotary_factor is {partial:g} is not run by the engine as one of this kind")
     base = fraction(said, "rope_theta", fraction(config, "rope_theta", 10000.0))
-    keys: dict[str, Value] = {f"{arch}.rope.freq_base": base}
+    keys: dict[str, GgufValue] = {f"{arch}.rope.freq_base": base}
     kind = _kind(said)
     if unknown := next((name for name in said if name not in _KNOWN[kind]), None):
         raise Unsupported(f"rope_scaling of the kind {kind} with {unknown[:30]} cannot be converted; use a GGUF file of this model")
@@ -82,12 +82,12 @@ def _kind(said: dict[str, Any]) -> str:
     return kind
 
 
-def _yarn(arch: str, said: dict[str, Any], factor: float) -> dict[str, Value]:
+def _yarn(arch: str, said: dict[str, Any], factor: float) -> dict[str, GgufValue]:
     """What more is said of YaRN's way of stretching. The engine takes one of its four numbers from a file of these families."""
     for name, only in _YARN_FIXED.items():
         if fraction(said, name, only) != only:
             raise Unsupported(f"rope_scaling whose {name} is not {only:g} is not run by the engine in a model of this kind")
-    keys: dict[str, Value] = {f"{arch}.rope.scaling.original_context_length": whole(said, "original_max_position_embeddings")}
+    keys: dict[str, GgufValue] = {f"{arch}.rope.scaling.original_context_length": whole(said, "original_max_position_embeddings")}
     if said.get("attention_factor") is not None:
         own = 0.1 * math.log(max(factor, 1.0)) + 1  # which the engine works out, and multiplies by what it is told
         keys[f"{arch}.rope.scaling.attn_factor"] = fraction(said, "attention_factor") / own

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from ndani.convert.file_selection import holds_tensors
 from ndani.errors import BadRequest, Unsupported
-from ndani.store.file_formats import POINTER, form_of, refusal
+from ndani.store.file_formats import POINTER, detect_format, refusal
 from ndani.store.parameters import short
-from ndani.untrusted_json import Unreadable, loads
+from ndani.untrusted_json import InvalidJson, loads
 
 #: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
 MOST_HEADERS = 16 << 20
@@ -78,7 +78,7 @@ def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
 
     An index file, where there is one, says which of them are the model's, and has to agree with what they hold.
     """
-    weights = [name for name, descriptor in sorted(sources.items()) if holds_tensors(name, form_of(descriptor))]
+    weights = [name for name, descriptor in sorted(sources.items()) if holds_tensors(name, detect_format(descriptor))]
     indexes = _indexes(sources, weights)
     named = {str(file) for places in indexes.values() for file in places.values()}
     found: dict[str, Stored] = {}
@@ -125,7 +125,7 @@ def _compare(name: str, places: Mapping[str, Any], found: Mapping[str, Stored]) 
 
 def _length(name: str, descriptor: int) -> int:
     """Bytes of a file's header, which are all there."""
-    if form_of(descriptor) == POINTER:
+    if detect_format(descriptor) == POINTER:
         raise refusal(name, POINTER)
     first = _read(descriptor, 8, 0)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
@@ -138,7 +138,7 @@ def _header(name: str, descriptor: int, length: int) -> dict[str, Stored]:
     size = os.fstat(descriptor).st_size
     try:
         header = loads(_read(descriptor, length, 8))
-    except Unreadable:
+    except InvalidJson:
         header = None
     if not isinstance(header, dict):
         raise BadRequest(f"the header of {name} is not JSON; it is no safetensors file, or damaged")
@@ -202,7 +202,7 @@ def read_json(name: str, descriptor: int, what: str) -> Any:
     """
     try:
         return loads(read_file(name, descriptor))
-    except Unreadable as error:
+    except InvalidJson as error:
         raise BadRequest(f"{name} is not {what}: {error}; it is damaged, or another file") from None
 
 

@@ -95,7 +95,7 @@ class Supervisor:
                             await in_thread(allocate, size)
                         child.send(worker.Write())
                     case Refused(code, sentence):
-                        raise errors.told(code, sentence)
+                        raise errors.error_from_child(code, sentence)
                     case worker.Stuck(number):
                         raise _stopped(number)
                     case None:
@@ -142,7 +142,7 @@ class _Worker:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None
         self._events = os.fdopen(events, "rb", 0)
-        self._decoder: msgspec.json.Decoder[worker.Event] = msgspec.json.Decoder(worker.Event)
+        self._decoder: msgspec.json.Decoder[worker.WorkerEvent] = msgspec.json.Decoder(worker.WorkerEvent)
         self._reader = asyncio.StreamReader()
         self._transport: asyncio.ReadTransport | None = None
         self._code: int | None = None
@@ -152,7 +152,7 @@ class _Worker:
         if not tell(self.process, self._commands, line):
             raise errors.Failed(_ODD)
 
-    async def receive(self) -> worker.Event | None:
+    async def receive(self) -> worker.WorkerEvent | None:
         """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no worker of ours says."""
         if self._transport is None:
             protocol = asyncio.StreamReaderProtocol(self._reader)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ndani.convert.gguf_writer import Target
+from ndani.convert.gguf_writer import TargetTensor
 from ndani.convert.safetensors import WEIGHTS, Stored
 from ndani.errors import BadRequest, Unsupported
 from ndani.store.parameters import short
@@ -19,7 +19,7 @@ Rename = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorRule:
     """Where a tensor goes: the engine's name, the shape of its weight, and whether a bias belongs to it (None: it may).
 
     A weight that is `plain` stays F32 although it is a matrix.
@@ -32,13 +32,13 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TensorMap:
     """All tensors of a model, by their names without `.weight`: those of no block, and those of each, which begin with `begin`."""
 
     blocks: int
     begin: str
-    whole: Mapping[str, Place]
-    block: Mapping[str, Place]
+    whole: Mapping[str, TensorRule]
+    block: Mapping[str, TensorRule]
     optional: frozenset[str] = frozenset()
 
     def needed(self) -> Iterator[str]:
@@ -47,7 +47,7 @@ class Layout:
         for number in range(self.blocks):
             yield from self._needed(f"blk.{number}.", self.block)
 
-    def _needed(self, before: str, places: Mapping[str, Place]) -> Iterator[str]:
+    def _needed(self, before: str, places: Mapping[str, TensorRule]) -> Iterator[str]:
         for stem, place in places.items():
             if stem not in self.optional:
                 yield f"{before}{place.name}.weight"
@@ -60,11 +60,11 @@ def rows_of(tensors: Mapping[str, Stored], rename: Rename, name: str) -> int:
     return next((stored.shape[0] for full, stored in tensors.items() if rename(full) == name), 0)
 
 
-def put(tensors: Mapping[str, Stored], layout: Layout, rename: Rename) -> list[Target]:
+def map_tensors(tensors: Mapping[str, Stored], layout: TensorMap, rename: Rename) -> list[TargetTensor]:
     """Every tensor in its place. Raises BadRequest for a set that is not this model's, Unsupported for what has no place."""
     if layout.blocks > len(tensors):
         raise BadRequest(f"config.json says {layout.blocks} layers, and these are {len(tensors)} tensors; send all files of one model")
-    made: dict[str, Target] = {}
+    made: dict[str, TargetTensor] = {}
     for full, stored in tensors.items():
         if (name := rename(full)) is not None:
             target = _target(full, name, stored, layout)
@@ -80,7 +80,7 @@ def put(tensors: Mapping[str, Stored], layout: Layout, rename: Rename) -> list[T
     return list(made.values())
 
 
-def _target(full: str, name: str, stored: Stored, layout: Layout) -> Target:
+def _target(full: str, name: str, stored: Stored, layout: TensorMap) -> TargetTensor:
     stem, _, end = name.rpartition(".")
     before, places = "", layout.whole
     if stem.startswith(layout.begin):
@@ -103,4 +103,4 @@ def _target(full: str, name: str, stored: Stored, layout: Layout) -> Target:
         raise BadRequest(f"the tensor {short(full)} has {sizes}; it is another model's, send all files of one")
     if stored.dtype not in WEIGHTS:
         raise Unsupported(f"the tensor {short(full)} is stored as {stored.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
-    return Target(f"{before}{place.name}.{end}", "F16" if len(shape) > 1 and not place.plain else "F32", stored)
+    return TargetTensor(f"{before}{place.name}.{end}", "F16" if len(shape) > 1 and not place.plain else "F32", stored)

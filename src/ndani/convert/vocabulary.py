@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ndani.convert.config_values import flag
-from ndani.convert.gguf_writer import Value, as_bytes
+from ndani.convert.gguf_writer import GgufValue, as_bytes
 from ndani.convert.safetensors import read_object, read_text
 from ndani.convert.tokenizer_steps import as_object, has_pieces, has_space_before, name_split, read_letters, require_plain_merging, steps
 from ndani.errors import BadRequest, Unsupported
@@ -77,9 +77,13 @@ class Vocabulary:
                     f"the tokens {both} have the same text ({token[:30]!r}), which no model has; send its own tokenizer's files"
                 )
 
-    def keys(self) -> dict[str, Value]:
+    def keys(self) -> dict[str, GgufValue]:
         """The keys for the file's head."""
-        said: dict[str, Value] = {"tokenizer.ggml.model": self.model, "tokenizer.ggml.pre": self.pre, "tokenizer.ggml.tokens": self.tokens}
+        said: dict[str, GgufValue] = {
+            "tokenizer.ggml.model": self.model,
+            "tokenizer.ggml.pre": self.pre,
+            "tokenizer.ggml.tokens": self.tokens,
+        }
         if self.scores:
             said["tokenizer.ggml.scores"] = self.scores
         said["tokenizer.ggml.token_type"] = self.types

@@ -56,7 +56,7 @@ class Write(msgspec.Struct, frozen=True, tag="write"):
 
 
 class Working(msgspec.Struct, frozen=True, tag="working"):
-    """From the worker: so many bytes are done of so many (`convert.Work` says of what)."""
+    """From the worker: so many bytes are done of so many (`convert.Conversion` says of what)."""
 
     completed: _Bytes
     total: _Bytes
@@ -72,7 +72,7 @@ class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
     errno: _Errno
 
 
-Event = Jailed | Planned | Working | Made | Stuck | Refused
+WorkerEvent = Jailed | Planned | Working | Made | Stuck | Refused
 
 
 def main(commands: int, events: int) -> None:
@@ -86,7 +86,7 @@ def main(commands: int, events: int) -> None:
     os._exit(0)
 
 
-def _outcome(order: Order, pipes: Pipes) -> Event:
+def _outcome(order: Order, pipes: Pipes) -> WorkerEvent:
     """Do it; how it went."""
     try:
         _work(order, pipes)

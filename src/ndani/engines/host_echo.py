@@ -71,7 +71,7 @@ class Slot:
 
 
 @dataclass(slots=True)
-class Piece:
+class EchoPiece:
     """A step of an answer: words and their id, progress in the prompt, or (with `ended`) the reason it is over."""
 
     text: str = ""
@@ -91,7 +91,7 @@ class Refusal(Exception):
         self.body = {"error": {"code": status, "message": message, "type": kind, **more}}
 
 
-class Mouth:
+class EchoModel:
     """Slots, and the answers that come out of them."""
 
     def __init__(self, launch: Launch) -> None:
@@ -99,7 +99,7 @@ class Mouth:
         self.slots = [Slot(number) for number in range(launch.slots)]
         self._free = asyncio.Semaphore(launch.slots)
 
-    async def say(self, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[Piece, None]:
+    async def say(self, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[EchoPiece, None]:
         """Say the words of `text` in a slot, up to `limit` tokens (below zero: once). Waits while every slot is busy.
 
         Raises Refusal when the prompt has more tokens than a slot has context.
@@ -117,7 +117,7 @@ class Mouth:
             finally:
                 slot.busy = False
 
-    async def _speak(self, slot: Slot, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[Piece, None]:
+    async def _speak(self, slot: Slot, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[EchoPiece, None]:
         orders = dict(word[1:].partition("=")[::2] for word in text.split() if word.startswith("@"))
         words = [word for word in _PIECE.findall(text) if word.strip() and not word.strip().startswith("@")]
         began = time.monotonic()
@@ -126,7 +126,7 @@ class Mouth:
         for done in range(cached, len(prompt) + self.launch.num_batch, self.launch.num_batch):
             read = min(done, len(prompt))
             progress = {"total": len(prompt), "cache": cached, "processed": read, "time_ms": int((time.monotonic() - began) * 1000)}
-            yield Piece(progress=progress)
+            yield EchoPiece(progress=progress)
             await asyncio.sleep(float(orders.get("prefill") or 0) if read < len(prompt) else 0)
         if "hang" in orders:
             await asyncio.Event().wait()
@@ -144,10 +144,10 @@ class Mouth:
             stopping = next((stop for stop in stops if stop in out + word), "")
             if stopping:
                 ended = "word"
-                yield Piece(text=(out + word).partition(stopping)[0][len(out) :], token=token)
+                yield EchoPiece(text=(out + word).partition(stopping)[0][len(out) :], token=token)
                 break
             out += word
-            yield Piece(text=word, token=token)
+            yield EchoPiece(text=word, token=token)
         if not stopping and words and limit >= 0:
             ended = "limit"
         if "crash" in orders:
@@ -155,7 +155,7 @@ class Mouth:
         now = time.monotonic()
         counts = {"cache_n": cached, "prompt_n": len(prompt) - cached, "predicted_n": count}
         spent = {"prompt_ms": (spoke - began) * 1000, "predicted_ms": (now - spoke) * 1000}
-        yield Piece(ended=ended, stopping_word=stopping, timings=counts | spent)
+        yield EchoPiece(ended=ended, stopping_word=stopping, timings=counts | spent)
 
 
 def _common(one: list[int], other: list[int]) -> int:
@@ -165,7 +165,7 @@ def _common(one: list[int], other: list[int]) -> int:
 class Speech:
     """The routes: a request's body in, JSON or server-sent events out."""
 
-    def __init__(self, mouth: Mouth) -> None:
+    def __init__(self, mouth: EchoModel) -> None:
         self._mouth = mouth
         self._routes: dict[str, Callable[[dict[str, Any]], Any]] = {
             "/health": lambda _: {"status": "ok"},
@@ -274,7 +274,7 @@ def _last_turn(prompt: str) -> str:
     return prompt.rpartition(_USER)[2].partition(_END)[0]
 
 
-class Line(asyncio.Protocol):
+class EchoProtocol(asyncio.Protocol):
     """One connection. Written on the bare protocol because that says at once when the client hangs up."""
 
     def __init__(self, speech: Speech) -> None:
@@ -391,8 +391,8 @@ class EchoHost:
         up = threading.Event()
 
         async def serve() -> None:
-            speech = Speech(Mouth(launch))
-            server = await asyncio.get_running_loop().create_unix_server(lambda: Line(speech), sock=listener)
+            speech = Speech(EchoModel(launch))
+            server = await asyncio.get_running_loop().create_unix_server(lambda: EchoProtocol(speech), sock=listener)
             up.set()
             await server.serve_forever()
 

@@ -21,7 +21,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from ndani.jail.syscalls import MACHINES, NEWEST, Machine, number
+from ndani.jail.syscalls import MACHINES, NEWEST, SyscallTable, number
 
 _LOAD, _AND, _EQUAL, _ABOVE, _ANY, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
@@ -80,21 +80,21 @@ REFUSED = (
 )
 
 
-class Step(ctypes.Structure):
+class FilterStep(ctypes.Structure):
     """One instruction of the filter: `struct sock_filter`."""
 
     _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("value", ctypes.c_uint32))
 
 
 class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint16), ("steps", ctypes.POINTER(Step)))
+    _fields_ = (("length", ctypes.c_uint16), ("steps", ctypes.POINTER(FilterStep)))
 
 
 Steps = list[tuple[int, int, int, int]]
 _ALLOWED: Steps = [(_RETURN, 0, 0, _ALLOW)]
 
 
-def program(machine: Machine, pid: int, sockets: bool = True, gpu: bool = False) -> Steps:
+def program(machine: SyscallTable, pid: int, sockets: bool = True, gpu: bool = False) -> Steps:
     """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold.
 
     Without `sockets` none can be made, not even one to listen on; with `gpu` devices may be opened to write, and commanded.
@@ -137,7 +137,7 @@ def bind_no_more() -> None:
     _lay(afterwards(machine), machine)
 
 
-def afterwards(machine: Machine) -> Steps:
+def afterwards(machine: SyscallTable) -> Steps:
     """The filter of a process that listens already, over the one that it has: that one looks at the architecture."""
     steps: Steps = [(_LOAD, 0, 0, _NUMBER_AT)]
     no_filter = [*_never(0, (_PR_SET_SECCOMP,)), *_ALLOWED]
@@ -146,8 +146,8 @@ def afterwards(machine: Machine) -> Steps:
     return [*steps, *_ALLOWED]
 
 
-def _lay(steps: Steps, machine: Machine) -> None:
-    array = (Step * len(steps))(*(Step(*step) for step in steps))
+def _lay(steps: Steps, machine: SyscallTable) -> None:
+    array = (FilterStep * len(steps))(*(FilterStep(*step) for step in steps))
     held = _Program(len(steps), array)
     libc = ctypes.CDLL(None, use_errno=True)
     call = ctypes.c_long(number("seccomp", machine) or 0)

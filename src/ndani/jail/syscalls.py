@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class SyscallTable:
     """One architecture: the number of its audit token and its column in `CALLS`."""
 
     audit: int
     column: int
 
 
-MACHINES = {"x86_64": Machine(0xC000003E, 0), "aarch64": Machine(0xC00000B7, 1)}
+MACHINES = {"x86_64": SyscallTable(0xC000003E, 0), "aarch64": SyscallTable(0xC00000B7, 1)}
 
 #: The newest call anybody here has looked at (file_setattr); what comes after it is refused until somebody does.
 NEWEST = 469
@@ -204,6 +204,6 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
 }
 
 
-def number(call: str, machine: Machine) -> int | None:
+def number(call: str, machine: SyscallTable) -> int | None:
     """The number of a call on a machine, or None where it has no such call."""
     return CALLS[call][machine.column]

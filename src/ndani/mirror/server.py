@@ -28,8 +28,8 @@ from starlette.types import Receive, Scope, Send
 from ndani import jail
 from ndani.api.edge import Hosts, Journal, Leaving
 from ndani.api.edge.connection import Connection
-from ndani.api.edge.library_log import heard
-from ndani.api.edge.listening import guarded, hung_up, listening, said
+from ndani.api.edge.library_log import capture_library_logs
+from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
 from ndani.api.server import GRACE
 from ndani.errors import NdaniError, NotFound
@@ -37,7 +37,7 @@ from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
 from ndani.names import DEFAULT_HOST
 from ndani.settings import Settings
-from ndani.store import Entry, Store
+from ndani.store import Store, StoredModel
 from ndani.store.layout import digest_of
 from ndani.store.threads import in_thread
 
@@ -59,7 +59,7 @@ _MEANING = {
 }
 
 
-class Mirror:
+class MirrorRoutes:
     """The routes over one store."""
 
     def __init__(self, store: Store) -> None:
@@ -102,7 +102,7 @@ class Mirror:
                     return await _content(request, self._store.layout.blob(wanted), wanted, layer.size)
         raise HTTPException(404, "BLOB_UNKNOWN")
 
-    async def _entries(self, request: Request) -> list[Entry]:
+    async def _entries(self, request: Request) -> list[StoredModel]:
         """The models of the repository in the path; those of the default registry hide others of the same name."""
         entries = await asyncio.to_thread(self._store.entries, request.path_params["name"])
         if not entries:
@@ -110,9 +110,9 @@ class Mirror:
         return sorted(entries, key=lambda entry: entry.name.host.lower() != DEFAULT_HOST)
 
 
-def build(store: Store, guarded: frozenset[str], log: Log) -> Starlette:
-    """The application over one store; at the addresses `guarded` no rebound name is served."""
-    mirror = Mirror(store)
+def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlette:
+    """The application over one store; at the addresses `loopback_addresses` no rebound name is served."""
+    mirror = MirrorRoutes(store)
     read = ["GET"]
     app = Starlette(
         routes=[
@@ -122,7 +122,7 @@ def build(store: Store, guarded: frozenset[str], log: Log) -> Starlette:
             Route("/v2/{name:path}/manifests/{reference}", mirror.manifest, methods=read),
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=read),
         ],
-        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, guarded=guarded), Middleware(Leaving)],
+        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, guarded=loopback_addresses), Middleware(Leaving)],
         exception_handlers={HTTPException: _refused, NdaniError: _failed},
     )
     app.router.redirect_slashes = False
@@ -133,13 +133,13 @@ def serve(settings: Settings) -> int:
     """Run a mirror of the store at `settings.host` until it is told to stop; the exit code. Raises Misconfigured."""
     jail.seal()
     log = open_log(settings.log_file, settings.debug)
-    with listening(settings, "say another one with --host") as listeners, heard(log):
-        app = build(Store(settings.models), guarded(listeners), log)
+    with listening(settings, "say another one with --host") as listeners, capture_library_logs(log):
+        app = build(Store(settings.models), loopback_addresses(listeners), log)
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2 * GRACE,
             http=Connection, ws="none", timeout_keep_alive=75, proxy_headers=False,
         )  # fmt: skip
-        log.info(f"mirror of {settings.models} on {said(listeners)}")
+        log.info(f"mirror of {settings.models} on {addresses_of(listeners)}")
         asyncio.run(_Server(config).serve(sockets=listeners))
         log.info("stopped")
     return 0
@@ -173,14 +173,14 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _repository(entry: Entry) -> str:
+def _repository(entry: StoredModel) -> str:
     return f"{entry.name.namespace}/{entry.name.model}"
 
 
 def _page(request: Request, path: str, field: str, names: list[str], more: Mapping[str, Any]) -> Response:
     """One page of a list, and in `Link` where the next one is."""
-    said, last = request.query_params.get("n", ""), request.query_params.get("last", "")
-    count = min(int(said), _MOST) if _COUNT.match(said) and int(said) else _MOST
+    addresses_of, last = request.query_params.get("n", ""), request.query_params.get("last", "")
+    count = min(int(addresses_of), _MOST) if _COUNT.match(addresses_of) and int(addresses_of) else _MOST
     rest = [name for name in names if name > last]
     headers = dict(_HEADERS)
     if len(rest) > count:
@@ -216,10 +216,10 @@ async def _content(request: Request, path: Path, digest: str, size: int) -> Resp
         handle = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # removed since it was looked up; once it is open it can be read to its end
         raise HTTPException(404, "BLOB_UNKNOWN") from None
-    return _Stretch(handle, first, end, status, headers)
+    return _FileRange(handle, first, end, status, headers)
 
 
-class _Stretch(StreamingResponse):
+class _FileRange(StreamingResponse):
     """Bytes of an open file, which is closed when they are sent, or when nobody wants them any more."""
 
     def __init__(self, handle: int, first: int, end: int, status: int, headers: Mapping[str, str]) -> None:

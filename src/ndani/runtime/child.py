@@ -1,6 +1,6 @@
 """The main of a runner process: `python -I -m ndani.runtime.child COMMANDS EVENTS` (two inherited descriptors).
 
-Order: libraries are imported, the jail shuts, the front looks at it from outside and says `open`, and only then are
+RunnerOrder: libraries are imported, the jail shuts, the front looks at it from outside and says `open`, and only then are
 the weights opened. After that this thread waits for commands; their end is the lifeline: when the front dies, however
 it dies, the pipe closes and this process ends at once. Standard streams lead to /dev/null: native code prints on
 them, and an engine's words quote prompts. Imports are few on purpose: all of them happen before the jail shuts.
@@ -21,7 +21,7 @@ from ndani.jail.process import Jailed, Open, Pipes, Refused
 from ndani.runtime import routes
 
 
-class Order(msgspec.Struct, frozen=True):
+class RunnerOrder(msgspec.Struct, frozen=True):
     """The first line a runner reads: what to run, the front's process id, whether a jail is required, and what it may take.
 
     `memory` are the bytes that this machine has left; `spare` is a descriptor of a file that is opened as weights are, for probes to harm.
@@ -61,8 +61,8 @@ _THREADS, _DESCRIPTORS = 128, 512
 #: Bytes that a runner may take beyond the memory that this machine had left when it started: reserved, and never used.
 _RESERVED = 1 << 30
 
-Command = Open | Probe
-Event = Jailed | Ready | Probed | Refused
+RunnerCommand = Open | Probe
+RunnerEvent = Jailed | Ready | Probed | Refused
 
 
 def main(commands: int, events: int) -> None:
@@ -72,7 +72,7 @@ def main(commands: int, events: int) -> None:
         if (number := getattr(signal, name, None)) is not None:
             signal.signal(number, signal.SIG_IGN)
     pipes = Pipes(commands, events)
-    order = msgspec.json.decode(pipes.line(), type=Order)
+    order = msgspec.json.decode(pipes.line(), type=RunnerOrder)
     try:
         host = _start(order, pipes)
     except errors.NdaniError as error:
@@ -82,7 +82,7 @@ def main(commands: int, events: int) -> None:
         # The type's name and nothing more: an engine's words can quote what it was given.
         pipes.say(Refused("load_failed", f"the engine {order.launch.engine} failed to start ({type(error).__name__}); please report it"))
         os._exit(1)
-    decoder = msgspec.json.Decoder(Command)
+    decoder = msgspec.json.Decoder(RunnerCommand)
     while host is not None:  # held here for life: an engine that is dropped stops serving
         command = decoder.decode(pipes.line())
         if isinstance(command, Probe):
@@ -95,7 +95,7 @@ def most_threads(launch: engines.Launch) -> int:
     return _THREADS + 4 * (launch.slots + launch.num_thread)
 
 
-def _policy(order: Order, gpu: bool) -> jail.Policy:
+def _policy(order: RunnerOrder, gpu: bool) -> jail.Policy:
     launch = order.launch
     folder = os.path.dirname(launch.socket)  # noqa: PTH120 - pathlib is one import more inside the jail
     files = tuple(held for held in (launch.weights, launch.adapter, order.spare) if held >= 0)
@@ -104,7 +104,7 @@ def _policy(order: Order, gpu: bool) -> jail.Policy:
     return jail.Policy(folder, files, order.require_jail, gpu, limits)
 
 
-def _start(order: Order, pipes: Pipes) -> engines.Host:
+def _start(order: RunnerOrder, pipes: Pipes) -> engines.Host:
     host = engines.host(order.launch.engine)
     host.prepare(order.launch)
     if os.getppid() != order.front:

@@ -17,7 +17,7 @@ _NONE = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Hardware:
     """Cores an engine may compute with, and memory in bytes: all there is, and what is available now."""
 
     cores: int
@@ -25,7 +25,7 @@ class Machine:
     available: int
 
 
-def look(root: Path = Path("/")) -> Machine:
+def detect(root: Path = Path("/")) -> Hardware:
     """Measure now. Memory that page cache holds counts as available, as the kernel counts it. `root`: where /proc and /sys are."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
@@ -36,7 +36,7 @@ def look(root: Path = Path("/")) -> Machine:
             used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
             total, available = min(total, limit), min(available, max(limit - used + _cached(group), 0))
     quotas = [quota for group in groups.get("cpu", []) if (quota := _quota(group)) is not None]
-    return Machine(max(1, min([_cores(root), *quotas])), total, available)
+    return Hardware(max(1, min([_cores(root), *quotas])), total, available)
 
 
 def processors() -> int:

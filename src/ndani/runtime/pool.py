@@ -38,7 +38,7 @@ from ndani.errors import Busy, EngineFailed, Failed, NdaniError, OutOfMemory
 from ndani.ledger.log import Log
 from ndani.runtime import eviction
 from ndani.runtime.clock import Clock
-from ndani.runtime.hardware import Machine
+from ndani.runtime.hardware import Hardware
 from ndani.runtime.queue import PendingRequest, Queue
 from ndani.runtime.residence import Lease, LoadedModel, RunnerProcess
 from ndani.runtime.spec import VECTORS, RunnerSpec, default_launch
@@ -62,7 +62,7 @@ class Pool:
         spawn: Spawn,
         coalescer: Coalescer,
         log: Log,
-        look: Callable[[], Machine],
+        look: Callable[[], Hardware],
         clock: Clock,
         failed: Callable[[Exception], object],
     ) -> None:

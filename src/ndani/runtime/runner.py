@@ -55,7 +55,7 @@ class Runner:
         self.load_ns = 0
         self._process = process
         self._commands: int | None = commands
-        self._said: asyncio.Queue[child.Event | None] = asyncio.Queue(_MOST_SAID)
+        self._said: asyncio.Queue[child.RunnerEvent | None] = asyncio.Queue(_MOST_SAID)
         self._asking = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._overstepped = ""
@@ -79,7 +79,7 @@ class Runner:
         try:
             place.mkdir(mode=0o700)
             spare = lay_spare(place / "spare")
-            order = child.Order(launch, os.getpid(), require_jail, hardware.look().available, spare)
+            order = child.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, spare)
             held = tuple(descriptor for descriptor in (launch.weights, launch.adapter, spare) if descriptor >= 0)
             process, commands, events = start("ndani.runtime.child", order, held)
         except OSError as error:
@@ -176,7 +176,7 @@ class Runner:
         if isinstance(said, kind):
             return said
         if isinstance(said, Refused):
-            raise errors.told(said.code, said.sentence, errors.LoadFailed)
+            raise errors.error_from_child(said.code, said.sentence, errors.LoadFailed)
         await self.kill()
         raise errors.LoadFailed(f"the engine stopped while it loaded the model: {self.cause}")
 
@@ -197,7 +197,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(events, "rb", 0))
-        decoder = msgspec.json.Decoder(child.Event)
+        decoder = msgspec.json.Decoder(child.RunnerEvent)
         try:
             while line := await reader.readline():
                 self._said.put_nowait(decoder.decode(line))

@@ -21,7 +21,7 @@ from ndani.runtime.runner import Runner
 from ndani.runtime.spec import RunnerSpec
 from ndani.service.answers import Answers
 from ndani.service.embed import Embeddings
-from ndani.service.maintenance import Upkeep
+from ndani.service.maintenance import Maintenance
 from ndani.service.models import Models
 from ndani.service.resolver import ModelResolver
 from ndani.settings import Settings
@@ -47,7 +47,7 @@ class Service:
         self.embeddings = Embeddings(self.resolver, pool, counts)
         self.supervisor = Supervisor(settings.require_jail)
         self.models = Models(store, self.resolver, pool, fetcher, self.supervisor, log)
-        self.upkeep = Upkeep(store, fetcher)
+        self.upkeep = Maintenance(store, fetcher)
 
     def health(self) -> dict[str, Any]:
         """What is loaded and counted. Raises Failed with the reason when nothing could be served."""

@@ -7,29 +7,31 @@ from collections.abc import Callable
 from ndani import names
 from ndani.errors import NdaniError, NotFound, Offline
 from ndani.sources.fetcher import Fetcher, without_success
-from ndani.store import Entry, Store
+from ndani.store import Store, StoredModel
 from ndani.store.maintenance import Damage, Pruned, Unused, Verified, prune, restorers, verify
 from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.types import Progress, Report
 
-Step = Progress | Damage | Verified | Unused | Pruned
+MaintenanceStep = Progress | Damage | Verified | Unused | Pruned
 
 
-class Upkeep:
+class Maintenance:
     """What can be done for the health of a store."""
 
     def __init__(self, store: Store, fetcher: Fetcher) -> None:
         self.store = store
         self._fetcher = fetcher
 
-    async def verify(self, model: str, digests: frozenset[str], repair: bool, insecure: bool, report: Callable[[Step], None]) -> None:
+    async def verify(
+        self, model: str, digests: frozenset[str], repair: bool, insecure: bool, report: Callable[[MaintenanceStep], None]
+    ) -> None:
         """Hash every blob of a model, or of all; with `repair`, pull again what is bad. The last step is Verified.
 
         `insecure` is a pull's. What could not be repaired is still in its `damaged`, with the reason. Raises NotFound, StoreFailed.
         """
         damaged: dict[str, str] = {}
         if model:
-            entries: tuple[Entry, ...] = (await in_thread(self.store.find, names.parse(model), f"model '{model}' not found"),)
+            entries: tuple[StoredModel, ...] = (await in_thread(self.store.find, names.parse(model), f"model '{model}' not found"),)
         else:
             entries, damaged = await in_thread(self.store.survey)
         last = await in_thread_reporting(lambda report: verify(self.store, entries, damaged, report, digests), report)
@@ -64,6 +66,6 @@ class Upkeep:
                 failed = error
         raise failed
 
-    async def prune(self, rehearse: bool, report: Callable[[Step], None]) -> None:
+    async def prune(self, rehearse: bool, report: Callable[[MaintenanceStep], None]) -> None:
         """Remove what no model needs, or only say what that is. The last step is Pruned. Raises StoreFailed."""
         report(await in_thread_reporting(lambda report: prune(self.store, report, rehearse=rehearse), report))

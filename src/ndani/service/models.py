@@ -19,13 +19,13 @@ from ndani.runtime.pool import Pool
 from ndani.service.resolver import ModelResolver, require_local, runner_key
 from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher, without_success
-from ndani.store import Entry, Store
+from ndani.store import Store, StoredModel
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept, prepare
 from ndani.store.parameters import check_parameters
 from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.store.upload import receive
-from ndani.store.weights_info import Header
+from ndani.store.weights_info import WeightsInfo
 from ndani.types import Model, Progress, Report, Resident
 
 
@@ -34,8 +34,8 @@ class Shown:
     """Everything that is known of one model, for `show`."""
 
     model: Model
-    entry: Entry
-    header: Header
+    entry: StoredModel
+    header: WeightsInfo
     weights: Path
 
 
@@ -156,14 +156,14 @@ class Models:
             return self.store.find(name).config.warnings
         return []
 
-    def _runs(self, name: names.Name) -> Entry | None:
+    def _runs(self, name: names.Name) -> StoredModel | None:
         """What a name stands for, where it stands for something that a runner may have loaded."""
         with contextlib.suppress(NotFound, StoreFailed):
             entry = self.store.find(name)
             return entry if entry.weights else None
         return None
 
-    def _let_go(self, old: Entry | None) -> None:
+    def _let_go(self, old: StoredModel | None) -> None:
         """Unload what the store has no more: nobody can ask for it again."""
         if old and not all(path.exists() for path in (old.weights_path, old.adapter) if path):
             self._pool.unload(runner_key(old))

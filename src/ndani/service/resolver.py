@@ -14,7 +14,7 @@ from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.hardware import processors
 from ndani.runtime.spec import DEFAULT_CTX, VECTORS, RunnerSpec
 from ndani.settings import Settings
-from ndani.store import Entry, Store
+from ndani.store import Store, StoredModel
 from ndani.types import Sampling
 
 #: Prompt tokens between two looks at the client: a smaller batch than this gains nothing.
@@ -32,7 +32,7 @@ MOST_MODELS = 1000
 class ResolvedModel:
     """What every request needs to know of a model; `spec` has what is the same for all its requests."""
 
-    entry: Entry
+    entry: StoredModel
     engine: EngineSpec
     options: Sampling
     spec: RunnerSpec
@@ -55,7 +55,7 @@ class ModelResolver:
         self._models: dict[tuple[names.Name, str, int], ResolvedModel] = {}
         self._files: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {}
 
-    def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> Entry:
+    def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> StoredModel:
         """The model of a name. Raises NotFound in the words of `missing`, BadName, Forbidden in those of `remote` for Ollama's cloud."""
         if not model:
             raise NotFound("model '' not found")
@@ -64,7 +64,7 @@ class ModelResolver:
             raise Forbidden(f"ollama cloud is disabled: {remote}")
         return self.store.find(name, missing=missing)
 
-    async def resolve(self, entry: Entry) -> ResolvedModel:
+    async def resolve(self, entry: StoredModel) -> ResolvedModel:
         """What every request needs to know of a model, worked out once for each content that a name has had."""
         key = (entry.name, entry.digest, self.store.generation)
         if key not in self._models:
@@ -79,7 +79,7 @@ class ModelResolver:
             self._models[key] = model
         return self._models[key]
 
-    def _resolve(self, entry: Entry) -> ResolvedModel:
+    def _resolve(self, entry: StoredModel) -> ResolvedModel:
         engine = running(entry.config.model_format)
         if entry.projector and not engine.projectors:
             raise Unsupported("models with a projector are not in this version")
@@ -157,7 +157,7 @@ def abilities(template: str) -> set[str]:
     return read_template(template).capabilities()
 
 
-def _own_options(entry: Entry) -> Sampling:
+def _own_options(entry: StoredModel) -> Sampling:
     """A model's own options. Ollama stores wrong ones, too: that is the model's fault, and no request's. Raises BadRequest."""
     try:
         return read(entry.params)[0]
@@ -165,13 +165,13 @@ def _own_options(entry: Entry) -> Sampling:
         raise BadRequest(f"the model {entry.name} has a PARAMETER that is wrong ({error}); create it again with a right one") from None
 
 
-def _files(entry: Entry) -> tuple[tuple[int, int], ...]:
+def _files(entry: StoredModel) -> tuple[tuple[int, int], ...]:
     """Which files a runner of this model has open: a damaged one that was replaced is another one now."""
     states = [path.stat() for path in (entry.weights_path, entry.adapter) if path and path.exists()]
     return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
 
-def runner_key(entry: Entry) -> str:
+def runner_key(entry: StoredModel) -> str:
     """Which models share a runner: those with the same weights and the same adapter over them, or none."""
     adapter = entry.adapter_layer
     return f"{entry.weights.digest}+{adapter.digest}" if adapter else entry.weights.digest

@@ -17,14 +17,14 @@ import msgspec
 from ndani.convert import Given, Task, shards
 from ndani.convert.file_selection import ANOTHER, choose
 from ndani.convert.quant_types import parse_kind
-from ndani.convert.quantise import Plan, Source, open_source, plan
+from ndani.convert.quantise import OpenGguf, QuantisationPlan, open_source, plan
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest
-from ndani.runtime.hardware import look
+from ndani.runtime.hardware import detect
 from ndani.store import Store
 from ndani.store.create import Recipe, check, open_blob, projects, read_weights, refuse
 from ndani.store.disk import on_disk
-from ndani.store.file_formats import GGUF, form_of, refusal
+from ndani.store.file_formats import GGUF, detect_format, refusal
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread
 from ndani.store.weights_info import file_type_of
@@ -45,7 +45,7 @@ class _Work:
 
     status: str
     parts: Mapping[str, str]
-    plan: Plan | None
+    plan: QuantisationPlan | None
     task: Task
     file: TemporaryBlob
 
@@ -88,7 +88,7 @@ def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
     forms = {}
     for path, digest in recipe.files.items():
         with open_blob(store, path, digest) as file:
-            forms[path] = form_of(file.fileno())
+            forms[path] = detect_format(file.fileno())
     checkpoint = choose(forms)
     if checkpoint:
         if recipe.base is not None:
@@ -139,7 +139,7 @@ def _gguf(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
     file = TemporaryBlob(store.layout)
     opened.callback(file.discard)
     status = f"quantizing {_called(sources[0])} model to {kind}" if kind else f"joining {len(given)} parts"
-    return _Work(status, parts, work, Task(given, file.descriptor, kind, look().cores), file)
+    return _Work(status, parts, work, Task(given, file.descriptor, kind, detect().cores), file)
 
 
 def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
@@ -158,7 +158,7 @@ def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
     return {str(recipe.base.name): recipe.base.weights.digest}
 
 
-def _called(source: Source) -> str:
+def _called(source: OpenGguf) -> str:
     """The kind that a file says it is, or that most of it is."""
     largest = max(source.head.tensors, key=lambda tensor: math.prod(tensor.shape), default=None)
     return file_type_of(source.head.keys) or (largest.type if largest else "F16")

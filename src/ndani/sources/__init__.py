@@ -96,7 +96,7 @@ class Assembly:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PullPlan:
     """What a pull will do: bring these blobs, and then write this manifest under the name asked for.
 
     Where a source has files and no manifest, `assembly` says how one is made of them (`sources.assemble`).
@@ -110,7 +110,7 @@ class Plan:
 class Source(Protocol):
     """A place that models come from."""
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> PullPlan:
         """What the model is made of. Raises NotFound, SourceFailed, Offline."""
         ...
 
@@ -182,9 +182,9 @@ def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: s
     `key` is the file of this user's own key. Raises BadName when the host has no port that can be, Misconfigured.
     """
     from ndani.sources.registry import Registry
-    from ndani.sources.urls import askable, shown
+    from ndani.sources.urls import is_fetchable, without_credentials
 
-    if not askable(f"https://{name.host}"):
+    if not is_fetchable(f"https://{name.host}"):
         raise BadName(f"{name.host} is no host and port to pull from or push to; write it as registry.example:5000/namespace/model")
 
     at, token = "", ""
@@ -194,8 +194,8 @@ def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: s
     if name.host.lower() in HUBS or (endpoint and name.host.lower() == endpoint.rpartition("://")[2].lower()):
         at, token = endpoint, os.environ.get("HF_TOKEN", "").strip()
         whole = at if "://" in at else f"https://{at}"
-        if at and not askable(whole):
-            odd = f"HF_ENDPOINT is {shown(whole)!r}, which is no address"
+        if at and not is_fetchable(whole):
+            odd = f"HF_ENDPOINT is {without_credentials(whole)!r}, which is no address"
             raise Misconfigured(f"{odd}; set it to one as in https://hub.example, or unset it")
         if "@" in urlsplit(whole).netloc:
             raise Misconfigured("HF_ENDPOINT holds a user or a password; set it to the address alone, and put those into ~/.netrc")

@@ -18,7 +18,7 @@ import msgspec
 
 from ndani.errors import Misconfigured
 from ndani.names import Name, parse
-from ndani.sources import File, Part, Plan, PlannedLayer
+from ndani.sources import File, Part, PlannedLayer, PullPlan
 from ndani.store import layout as kinds
 from ndani.store.stored_model import Layer, Manifest
 
@@ -44,7 +44,7 @@ class Origin(msgspec.Struct, frozen=True):
     parts: dict[str, tuple[Part, ...]]
 
 
-class Model(msgspec.Struct, frozen=True):
+class CatalogueModel(msgspec.Struct, frozen=True):
     """One model of the catalogue. `type` is instruct, base or embedding; `size_class` tiny, small, medium or large."""
 
     name: str
@@ -64,7 +64,7 @@ class Model(msgspec.Struct, frozen=True):
     system: str = ""
     params: dict[str, Any] = {}  # msgspec makes a new one for each
 
-    def plan(self, origin: Origin) -> Plan:
+    def plan(self, origin: Origin) -> PullPlan:
         """What a pull of this model from `origin` brings. The config, texts and parameters are made here."""
         layers = [_planned(pin, origin) for pin in self.layers]
         if self.notice:
@@ -78,7 +78,7 @@ class Model(msgspec.Struct, frozen=True):
         config = _inline(kinds.CONFIG, msgspec.json.encode(self._config()))
         named = [Layer(layer.media_type, layer.digest, layer.size) for layer in (config, *layers)]
         manifest = Manifest(media_type=kinds.MANIFEST, config=named[0], layers=tuple(named[1:]))
-        return Plan(msgspec.json.encode(manifest), (*layers, config))
+        return PullPlan(msgspec.json.encode(manifest), (*layers, config))
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -97,9 +97,9 @@ class Model(msgspec.Struct, frozen=True):
 class Catalogue(msgspec.Struct, frozen=True):
     """All models that have a name here."""
 
-    models: tuple[Model, ...]
+    models: tuple[CatalogueModel, ...]
 
-    def find(self, name: Name) -> Model | None:
+    def find(self, name: Name) -> CatalogueModel | None:
         """The model of this name or alias, however its letters are cased."""
         for model in self.models:
             if any(parse(known).key == name.key for known in (model.name, *model.aliases)):

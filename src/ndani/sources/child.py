@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 
 from ndani import jail, names
-from ndani.control_characters import clean
+from ndani.control_characters import without_controls
 from ndani.errors import Failed, NdaniError
 from ndani.sources import choose, open_registry
-from ndani.sources.job import PUSH_GRACE, Ended, Job
+from ndani.sources.job import PUSH_GRACE, Job, JobFailed
 from ndani.sources.pull import pull
 from ndani.sources.push import push
 from ndani.store import Store
@@ -48,10 +48,12 @@ def main() -> int:
     try:
         asyncio.run(_run(job, leaving))
     except NdaniError as error:
-        _write(Ended(error.code, _plain(str(error))))
+        _write(JobFailed(error.code, _plain(str(error))))
         return 1
     except Exception as error:  # the front turns it into one sentence; a traceback would reach nobody
-        _write(Ended(Failed.code, f"the {job.verb} failed unexpectedly ({type(error).__name__}); run it again, and report it if it stays"))
+        _write(
+            JobFailed(Failed.code, f"the {job.verb} failed unexpectedly ({type(error).__name__}); run it again, and report it if it stays")
+        )
         return 1
     return 0
 
@@ -88,7 +90,7 @@ class _Reporter:
 
 def _plain(text: str) -> str:
     """A sentence fit for a terminal: what registries and hubs have said in it may hold escapes, and be without end."""
-    plain = clean(" ".join(text.split()))
+    plain = without_controls(" ".join(text.split()))
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}…"
 
 

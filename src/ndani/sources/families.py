@@ -17,7 +17,7 @@ from ndani.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Name, pars
 _SPELT = {"f16": "fp16", "f32": "fp32"}
 
 
-class Shelved(msgspec.Struct, frozen=True):
+class LibraryModel(msgspec.Struct, frozen=True):
     """One size of one family. `at` is its name in the registry, `variant` that of a quantisation of it (`{}`).
 
     `type` and `size_class` as in the catalogue.
@@ -49,14 +49,14 @@ class Shelved(msgspec.Struct, frozen=True):
         return None
 
 
-class _Library(msgspec.Struct, frozen=True):
-    models: tuple[Shelved, ...]
+class _LibraryFile(msgspec.Struct, frozen=True):
+    models: tuple[LibraryModel, ...]
 
 
-def shelves() -> tuple[Shelved, ...]:
+def shelves() -> tuple[LibraryModel, ...]:
     """Every model that the library is known to have. Raises Misconfigured when the file is damaged."""
     try:
-        return msgspec.json.decode((resources.files("ndani.sources") / "library.json").read_bytes(), type=_Library).models
+        return msgspec.json.decode((resources.files("ndani.sources") / "library.json").read_bytes(), type=_LibraryFile).models
     except (OSError, msgspec.DecodeError) as error:
         raise Misconfigured(f"the list of the library's names cannot be read: {error}; install ndani again") from None
 

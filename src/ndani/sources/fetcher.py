@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from ndani.errors import Failed, NdaniError, SourceFailed, told
+from ndani.errors import Failed, NdaniError, SourceFailed, error_from_child
 from ndani.names import Name
 from ndani.settings import Settings
-from ndani.sources.job import PUSH_GRACE, Ended, Job
+from ndani.sources.job import PUSH_GRACE, Job, JobFailed
 from ndani.types import Progress, Report
 
 _LINE = 1 << 20  # bytes of a line at most, far more than the child ever says in one
@@ -167,8 +167,8 @@ class _Run:
     def _take(self, line: bytes) -> NdaniError | None:
         found = msgspec.json.decode(line)
         if "error" in found:
-            ended = msgspec.convert(found, Ended)
-            return told(ended.code, ended.error)
+            ended = msgspec.convert(found, JobFailed)
+            return error_from_child(ended.code, ended.error)
         step = msgspec.convert(found, Progress)
         if not all(0 <= (number or 0) < 1 << 63 for number in (step.total, step.completed)):
             raise ValueError("no number of bytes")

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from ndani.errors import NdaniError, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG, Name
-from ndani.sources import Assembly, File, Part, Plan, PlannedLayer
+from ndani.sources import Assembly, File, Part, PlannedLayer, PullPlan
 from ndani.sources.gguf_files import group, pick, stem_of
 from ndani.sources.manifest import read_manifest
 from ndani.store import layout as kinds
@@ -60,7 +60,7 @@ class FolderSource:
                 raise self._unreadable(path, error) from None
             self._sums[path] = found.hexdigest()
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> PullPlan:
         """What the model is made of. Raises NotFound, SourceFailed."""
         if manifest := await asyncio.to_thread(self._manifest):
             path, layout = manifest
@@ -82,7 +82,7 @@ class FolderSource:
             part = Part(File(self._name.model, path.name, sha256, size), 0, size, size, sha256)
             layers.append(PlannedLayer(kinds.MODEL, f"sha256:{sha256}", size, (part,)))
             digests[path.name] = f"sha256:{sha256}"
-        return Plan(b"", tuple(layers), Assembly(digests))
+        return PullPlan(b"", tuple(layers), Assembly(digests))
 
     async def open(self, part: Part, start: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a file from `start` on. Raises NotFound, SourceFailed."""

@@ -29,7 +29,7 @@ from yarl import URL
 from ndani import __version__
 from ndani.errors import NotFound, Offline, SourceFailed
 from ndani.sources.proxy import is_direct, proxy_of
-from ndani.sources.urls import askable, count_of, shown
+from ndani.sources.urls import count_of, is_fetchable, without_credentials
 
 _CONNECT = 20.0  # seconds until a connection stands
 _STALL = 30.0  # seconds without a byte
@@ -112,7 +112,7 @@ class Reply:
     chunks: AsyncGenerator[bytes, None]
 
 
-class Client:
+class HttpClient:
     """An outbound connection pool. With `offline` it opens nothing, and says so. Close it in the end."""
 
     def __init__(self, access: Access, *, offline: bool, stall: float = _STALL) -> None:
@@ -134,7 +134,7 @@ class Client:
             async for chunk in answer.content.iter_chunked(_CHUNK):
                 body += chunk
                 if len(body) > 64 << 20:
-                    raise SourceFailed(f"{shown(url)} answered with more than a package index ever has")
+                    raise SourceFailed(f"{without_credentials(url)} answered with more than a package index ever has")
             return body.decode("utf-8", "replace"), answer.content_type, str(answer.url)
 
     @asynccontextmanager
@@ -167,7 +167,7 @@ class Client:
         Raises Offline, SourceFailed, and Interrupted (Unreachable, NoTls) when the connection fails.
         """
         if self._offline:
-            raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it first")
+            raise Offline(f"NDANI_OFFLINE is set, so {without_credentials(url)} was not asked; unset it first")
         session, address = self._opened(), URL(url, encoded=True)
         if "Authorization" in headers:
             address = address.with_user(None)  # what an address holds of a login does not count beside ours
@@ -218,12 +218,12 @@ class Client:
     @asynccontextmanager
     async def _ask(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._offline:
-            raise Offline(f"NDANI_OFFLINE is set, so {shown(url)} was not asked; unset it to pull")
+            raise Offline(f"NDANI_OFFLINE is set, so {without_credentials(url)} was not asked; unset it to pull")
         # Each address on the way has its own proxy and its own login, so redirects are followed here.
         guarded = url.startswith("https:")
         for _ in range(_HOPS):
-            if not askable(url):
-                raise SourceFailed(f"{shown(url)} is no address that can be asked; check {self._access.settings}")
+            if not is_fetchable(url):
+                raise SourceFailed(f"{without_credentials(url)} is no address that can be asked; check {self._access.settings}")
             parts = urlsplit(url)
             place = parts.netloc.rpartition("@")[2]
             # A login that was given for a place with TLS is not shown there without it.
@@ -242,11 +242,11 @@ class Client:
                         _check(answer, url)
                         yield answer
                         return
-                    target = askable(urljoin(url, answer.headers["Location"]))
+                    target = is_fetchable(urljoin(url, answer.headers["Location"]))
             if not target:
-                raise SourceFailed(f"{shown(url)} sends to an address that cannot be asked; check {self._access.settings}")
+                raise SourceFailed(f"{without_credentials(url)} sends to an address that cannot be asked; check {self._access.settings}")
             url = target
-        raise SourceFailed(f"{shown(url)} sends from one address to the next without end; check {self._access.settings}")
+        raise SourceFailed(f"{without_credentials(url)} sends from one address to the next without end; check {self._access.settings}")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -270,8 +270,8 @@ def _proxy(url: str, access: Access) -> tuple[str | None, str]:
     if access.proxy:
         named = access.proxy if "://" in access.proxy else f"http://{access.proxy}"
         proxy, where = ("", "") if is_direct(url, os.environ) else (named, access.settings)
-    if proxy and not askable(proxy):
-        raise SourceFailed(f"{where} is {shown(proxy)!r}, which is no proxy that can be used; write it as http://host:3128")
+    if proxy and not is_fetchable(proxy):
+        raise SourceFailed(f"{where} is {without_credentials(proxy)!r}, which is no proxy that can be used; write it as http://host:3128")
     return proxy or None, where
 
 
@@ -325,7 +325,7 @@ def _trust_as_pip_does(trust: ssl.SSLContext) -> None:
 
 
 def _check(answer: aiohttp.ClientResponse, url: str) -> None:
-    status, place = answer.status, shown(url)
+    status, place = answer.status, without_credentials(url)
     if status in (200, 206):
         return
     if status in (404, 410):
@@ -342,7 +342,7 @@ def content_range(value: str, url: str) -> tuple[int, int | None]:
     span, _, total = value.removeprefix("bytes ").partition("/")
     first = count_of(span.partition("-")[0])
     if first is None:
-        raise SourceFailed(f"{shown(url)} answered with a range that cannot be read; try again or use another index")
+        raise SourceFailed(f"{without_credentials(url)} answered with a range that cannot be read; try again or use another index")
     return first, count_of(total)
 
 
@@ -362,7 +362,7 @@ def _renamed(url: str, access: Access, *, speaking: bool = False) -> Iterator[No
             f"{place} has no TLS that this machine trusts ({_tls(error.os_error)}); {access.certificate}"
         ) from None
     except (aiohttp.InvalidURL, UnicodeError):  # a name with nothing or too much between two dots is no text to Python
-        raise SourceFailed(f"{shown(url)} is no address that can be asked; check {access.settings}") from None
+        raise SourceFailed(f"{without_credentials(url)} is no address that can be asked; check {access.settings}") from None
     except TimeoutError:
         silence = f"{place} sent nothing for too long"
         if speaking and proxy:

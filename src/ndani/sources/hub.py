@@ -18,14 +18,14 @@ import msgspec
 
 from ndani.errors import BadRequest, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG
-from ndani.sources import HUBS, Assembly, File, Part, Plan, PlannedLayer
+from ndani.sources import HUBS, Assembly, File, Part, PlannedLayer, PullPlan
 from ndani.sources.gguf_files import group, pick
 from ndani.sources.read_ahead import AT_ONCE, PIECE
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import retry
 from ndani.sources.urls import count_of
 from ndani.store import layout as kinds
-from ndani.untrusted_json import Unreadable, decode
+from ndani.untrusted_json import InvalidJson, decode
 
 #: Answers that say: not by this door. Everything else (busy, broken off) is the answer.
 _NOT_HERE = {400, 401, 403, 404, 405, 406, 410, 415, 501}
@@ -93,7 +93,7 @@ class HubSource(RegistrySource):
         self._known = name.host.lower() in HUBS
         self._paths: dict[str, str] = {}  # of a repository's files, by sha256
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> PullPlan:
         """What the model is made of: by manifest, else by files. Raises as `Registry.manifest` does, and Unsupported."""
         try:
             return await super().plan()
@@ -127,7 +127,7 @@ class HubSource(RegistrySource):
             content, _ = found
             try:
                 body = decode(content, _Revision)
-            except Unreadable:
+            except InvalidJson:
                 raise self._odd() from None
             files = [self._listed(one.rfilename, one, one.blobId) for one in body.siblings]
             self._revision = body.sha or _BRANCH
@@ -146,7 +146,7 @@ class HubSource(RegistrySource):
             content, link = found
             try:
                 leaves = decode(content, tuple[_Leaf, ...])
-            except Unreadable:
+            except InvalidJson:
                 raise self._odd() from None
             files += [self._listed(one.path, one, one.oid) for one in leaves if one.type == "file"]
             if len(files) > _MOST_FILES:
@@ -197,7 +197,7 @@ class HubSource(RegistrySource):
 
     # What of it is the model.
 
-    async def _plan(self, files: list[Listed]) -> Plan:
+    async def _plan(self, files: list[Listed]) -> PullPlan:
         by_path = {file.path: file for file in files}
         tag, place = self._registry.name.tag, f"{self._registry.host}/{self._repository}"
         found = group(by_path)
@@ -211,11 +211,11 @@ class HubSource(RegistrySource):
         licences = [await self._text(by_path[path]) for path in by_path if path.lower() in _LICENCES]
         try:
             params = decode(texts.get("params", "{}").encode(), dict[str, Any] | None) or {}  # type: ignore[arg-type]
-        except Unreadable:
+        except InvalidJson:
             raise SourceFailed(f"{place} has a file params that is no JSON object; tell whoever made it") from None
         parameters = {name: value for name, value in params.items() if value is not None}
         assembly = Assembly(digests, texts.get("template", ""), texts.get("system", ""), parameters, tuple(licences))
-        return Plan(b"", tuple(layers), assembly)
+        return PullPlan(b"", tuple(layers), assembly)
 
     async def _checkpoint(self, files: dict[str, Listed], tag: str, place: str) -> list[str]:
         """What a converter needs of a repository without a GGUF file. Raises Unsupported before the weights come.
@@ -232,7 +232,7 @@ class HubSource(RegistrySource):
 
         try:
             require_known(decode(await self._content(files["config.json"]), dict[str, Any]))
-        except (Unreadable, BadRequest) as error:
+        except (InvalidJson, BadRequest) as error:
             reason = error if isinstance(error, BadRequest) else "its config.json is not JSON"
             raise SourceFailed(f"{place} has safetensors and no GGUF file, and they cannot be converted: {reason}") from None
         beside = [path for path in files if path.lower().endswith(_BESIDE) and "/" not in path and path.lower() not in _LICENCES]

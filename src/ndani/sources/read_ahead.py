@@ -17,7 +17,7 @@ PIECE = 8 << 20
 AT_ONCE = 4
 
 
-class Piece:
+class Segment:
     """The bytes from `first` up to `end` of a file, on their way. Fetchers `put` them, one reader takes them out."""
 
     def __init__(self, first: int, end: int) -> None:
@@ -53,18 +53,18 @@ class Piece:
         return self._chunks.popleft()
 
 
-def cut(first: int, end: int, piece: int) -> Iterable[Piece]:
+def cut(first: int, end: int, piece: int) -> Iterable[Segment]:
     """The pieces of a stretch, in order."""
-    return (Piece(at, min(at + piece, end)) for at in range(first, end, piece))
+    return (Segment(at, min(at + piece, end)) for at in range(first, end, piece))
 
 
-async def in_order(pieces: Iterable[Piece], fetch: Callable[[Piece], Awaitable[None]], at_once: int) -> AsyncGenerator[bytes, None]:
+async def in_order(pieces: Iterable[Segment], fetch: Callable[[Segment], Awaitable[None]], at_once: int) -> AsyncGenerator[bytes, None]:
     """The bytes of `pieces`, in order, while `fetch` brings up to `at_once` of them. Consume it under aclosing.
 
     Raises what `fetch` raises, when its piece's turn comes; the others are then ended.
     """
     rest = iter(pieces)
-    running: deque[tuple[Piece, asyncio.Task[None]]] = deque()
+    running: deque[tuple[Segment, asyncio.Task[None]]] = deque()
 
     def start() -> None:
         for piece in rest:
@@ -90,9 +90,9 @@ async def in_order(pieces: Iterable[Piece], fetch: Callable[[Piece], Awaitable[N
                 await task
 
 
-def _wake(piece: Piece, _: asyncio.Task[None]) -> None:
+def _wake(piece: Segment, _: asyncio.Task[None]) -> None:
     piece.wake()
 
 
-async def _fetch(piece: Piece, fetch: Callable[[Piece], Awaitable[None]]) -> None:
+async def _fetch(piece: Segment, fetch: Callable[[Segment], Awaitable[None]]) -> None:
     await fetch(piece)

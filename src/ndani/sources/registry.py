@@ -18,15 +18,15 @@ from urllib.parse import urljoin, urlsplit
 
 from ndani.errors import Failed, NotFound, SourceFailed
 from ndani.names import Name
-from ndani.sources import Part, Plan
-from ndani.sources.http import Access, Answer, Client, Interrupted, NoTls, Unreachable, content_range
+from ndani.sources import Part, PullPlan
+from ndani.sources.http import Access, Answer, HttpClient, Interrupted, NoTls, Unreachable, content_range
 from ndani.sources.manifest import read_manifest
-from ndani.sources.read_ahead import AT_ONCE, PIECE, Piece, cut, in_order
+from ndani.sources.read_ahead import AT_ONCE, PIECE, Segment, cut, in_order
 from ndani.sources.retry import RetryPolicy, retry
 from ndani.sources.token import Credentials
-from ndani.sources.urls import askable, count_of, origin, shown
+from ndani.sources.urls import count_of, is_fetchable, origin, without_credentials
 from ndani.store import layout as kinds
-from ndani.untrusted_json import Unreadable, decode
+from ndani.untrusted_json import InvalidJson, decode
 
 _ACCEPT = f"{kinds.MANIFEST}, {kinds.OCI_MANIFEST};q=0.5"
 _MANIFEST_LIMIT = 4 << 20
@@ -38,7 +38,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACK
 _EPOCH = 10**9
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
-Body = Callable[[], "bytes | AsyncIterator[bytes]"]
+UploadBody = Callable[[], "bytes | AsyncIterator[bytes]"]
 
 
 class Registry:
@@ -67,7 +67,7 @@ class Registry:
             settings="the name of the model",
             certificate="name its authority's file in SSL_CERT_FILE, or use --insecure where nobody listens in",
         )
-        self._client = Client(access, offline=offline, stall=stall)
+        self._client = HttpClient(access, offline=offline, stall=stall)
         self._scheme = scheme or "https"
         self._credentials = Credentials(key, token, origin(self.url()))
         self._reached = False
@@ -105,7 +105,7 @@ class Registry:
         method: str,
         url: str,
         headers: Mapping[str, str] | None = None,
-        body: Body | None = None,
+        body: UploadBody | None = None,
         *,
         follow: bool = True,
         wait: float = 0.0,
@@ -141,15 +141,17 @@ class Registry:
     def follow(self, url: str, location: str) -> str:
         """Where `url` sends us to. Raises SourceFailed when that is no address, or without TLS and must not be."""
         try:
-            target = askable(urljoin(url, location))
+            target = is_fetchable(urljoin(url, location))
         except ValueError:
             target = ""
         if target.startswith("http://") and self._scheme == "https" and target[7:].partition("/")[0].lower() == self.host.lower():
             target = f"https://{target[7:]}"  # a registry behind a proxy that speaks TLS for it may not know that
         if not target:
-            raise SourceFailed(f"{self.host} sends to {shown(location)}, which is no address that can be asked; check the model's name")
+            raise SourceFailed(
+                f"{self.host} sends to {without_credentials(location)}, which is no address that can be asked; check the model's name"
+            )
         if not target.startswith("https://") and not self._plain:
-            raise SourceFailed(f"insecure protocol http: {self.host} sends to {shown(target)}; `--insecure` allows it")
+            raise SourceFailed(f"insecure protocol http: {self.host} sends to {without_credentials(target)}; `--insecure` allows it")
         return target
 
     async def _plainly(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -232,7 +234,7 @@ class RegistrySource:
         self._ranges = True
         self._places: dict[str, str] = {}
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> PullPlan:
         """What the model is made of, as its manifest says. Raises as `Registry.manifest` does."""
         return read_manifest(await self._registry.manifest(), self._registry.name, self._registry.host)
 
@@ -249,7 +251,7 @@ class RegistrySource:
                 return
             except _Unranged:
                 self._ranges, start = False, at
-        whole = Piece(start, part.size)
+        whole = Segment(start, part.size)
         async with aclosing(in_order([whole], lambda piece: self._insist(part, piece), 1)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -262,10 +264,10 @@ class RegistrySource:
         """Where the bytes of a part are asked for."""
         return self._registry.url("blobs", f"sha256:{part.file.sha256}")
 
-    async def _insist(self, part: Part, piece: Piece) -> None:
+    async def _insist(self, part: Part, piece: Segment) -> None:
         await retry(self._registry.retries, lambda: self._stream(part, piece), lambda: piece.got)
 
-    async def _stream(self, part: Part, piece: Piece) -> None:
+    async def _stream(self, part: Part, piece: Segment) -> None:
         """One request's worth of a piece: what is missing of it."""
         url = self._address(part)
         place = self._places.get(part.file.sha256, url)
@@ -280,7 +282,7 @@ class RegistrySource:
                 del self._places[part.file.sha256]
             raise error if isinstance(error, Interrupted) else Interrupted(str(error)) from None
 
-    async def _fetch(self, part: Part, piece: Piece, place: str, url: str) -> None:
+    async def _fetch(self, part: Part, piece: Segment, place: str, url: str) -> None:
         """The same from `place`, which the registry has sent us to if it is not `url`."""
         headers = {"Range": f"bytes={piece.next}-{piece.end - 1}"}
         async with self._registry.ask("GET", place, headers) as answer:
@@ -332,7 +334,7 @@ def reason(body: bytes) -> str:
     """What a registry's error body says, as a clause: its first message, or nothing."""
     try:
         found = decode(body, dict[str, Any])
-    except Unreadable:
+    except InvalidJson:
         return ""
     errors = found.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else {}

@@ -24,8 +24,8 @@ import msgspec
 
 from ndani.errors import Misconfigured, SourceFailed
 from ndani.sources.identity import open_identity
-from ndani.sources.urls import askable, origin, shown
-from ndani.untrusted_json import Unreadable, decode
+from ndani.sources.urls import is_fetchable, origin, without_credentials
+from ndani.untrusted_json import InvalidJson, decode
 
 #: In a `WWW-Authenticate`: a field of a challenge, quoted or bare, or else the scheme that a challenge begins with.
 _PIECE = re.compile(r'([A-Za-z][\w-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^,\s]*))|([A-Za-z][\w-]*)')
@@ -102,7 +102,7 @@ class Credentials:
             raise SourceFailed(f"{place} does not speak TLS, so the token of HF_TOKEN is not shown there; {advice}")
         self._origin = origin(url)
         # A hub's pages name a realm that is no address: there is no other token to be had for them.
-        if "bearer" in known and (askable(known["bearer"].get("realm", "")) or not self._given):
+        if "bearer" in known and (is_fetchable(known["bearer"].get("realm", "")) or not self._given):
             await self._win_token(known["bearer"], url, fresh, ask)
             return
         if self._given:
@@ -132,9 +132,9 @@ class Credentials:
         self._won = f"Bearer {token}"
 
     async def _token(self, said: dict[str, str], url: str, ask: Ask) -> str:
-        realm = askable(said.get("realm", ""))
+        realm = is_fetchable(said.get("realm", ""))
         if not realm or (realm.startswith("http://") and url.startswith("https://")):
-            named = shown(said.get("realm", "")) or "nothing"
+            named = without_credentials(said.get("realm", "")) or "nothing"
             raise SourceFailed(f"{urlsplit(url).netloc} names {named} for its tokens, which cannot be trusted; check the name")
         query = [(name, said[name]) for name in ("service",) if said.get(name)]
         query += [("scope", scope) for scope in _widened(said.get("scope", "").split(), self._pushes)]
@@ -156,11 +156,11 @@ class Credentials:
         if status in (400, 401, 403):
             return ""
         if status != 200:
-            raise SourceFailed(f"{shown(realm)} gave no token ({status}); try again later")
-        odd = SourceFailed(f"{shown(realm)} answered with something that is no token; check the name of the registry")
+            raise SourceFailed(f"{without_credentials(realm)} gave no token ({status}); try again later")
+        odd = SourceFailed(f"{without_credentials(realm)} answered with something that is no token; check the name of the registry")
         try:
             grant = decode(body, _Grant)
-        except Unreadable:
+        except InvalidJson:
             raise odd from None
         token = grant.token or grant.access_token
         if token and not _TOKEN.fullmatch(token):

@@ -2,7 +2,7 @@
 
 Registries differ in what they take. A part may be too large (413, or 416 as some say it), or too small, of which an
 `OCI-Chunk-Min-Length` warns; of a part that is taken less may be kept than was sent, which the answer's `Range` says; and
-some take no parts at all. What one lets us know of itself holds for the other blobs of the push (`Manner`). Where it says
+some take no parts at all. What one lets us know of itself holds for the other blobs of the push (`UploadTuning`). Where it says
 something that cannot be, the digest at the end decides, and a blob whose parts went wrong is sent once more in one piece.
 
 How far we are is noted in the store after each part, with the address of the next one. A noted address is only a try:
@@ -24,7 +24,7 @@ from ndani.errors import Cancelled, SourceFailed, StoreFailed
 from ndani.sources.http import Answer, Interrupted
 from ndani.sources.registry import Registry, reason
 from ndani.sources.retry import LONGEST
-from ndani.sources.upload_state import Manner, Standing, forget, md5_of, read, write
+from ndani.sources.upload_state import UploadState, UploadTuning, forget, md5_of, read, write
 from ndani.sources.urls import count_of, origin
 from ndani.store import Store
 from ndani.store.layout import digest_of
@@ -61,7 +61,7 @@ def mark(registry: Registry, layer: Layer) -> str:
 class Upload:
     """One blob on its way to the registry."""
 
-    def __init__(self, store: Store, registry: Registry, layer: Layer, report: Report, leaving: Event, manner: Manner) -> None:
+    def __init__(self, store: Store, registry: Registry, layer: Layer, report: Report, leaving: Event, manner: UploadTuning) -> None:
         self.registry, self._layer, self._report, self._leaving, self._manner = registry, layer, report, leaving, manner
         self._path = store.layout.blob(layer.digest)
         self._note = store.layout.uploads / mark(registry, layer)[7:]
@@ -162,7 +162,7 @@ class Upload:
         async with self.registry.ask("POST", url, {"Content-Length": "0"}) as answer:
             if answer.status in TAKEN:
                 least = count_of(answer.headers.get("OCI-Chunk-Min-Length", "").strip()) or 0
-                self._standing = Standing(self._next(answer, url), least=least)
+                self._standing = UploadState(self._next(answer, url), least=least)
                 write(self._note, self._standing)
                 return True
             failed = await self._failed(answer)
@@ -194,7 +194,7 @@ class Upload:
         """From here on we stand there."""
         if sent > self.furthest:
             self.furthest, self._refusals = sent, 0
-        self._standing = Standing(location, sent, parts, self._standing.least)
+        self._standing = UploadState(location, sent, parts, self._standing.least)
         self._tell()
 
     def _tell(self) -> None:
@@ -330,7 +330,7 @@ class Upload:
         return self._sentence(status, clause)
 
     def _given_up(self, clause: str) -> Interrupted:
-        self._standing = Standing()
+        self._standing = UploadState()
         forget(self._note)
         return Interrupted(f"{self.registry.host} has given up the upload{clause}")
 

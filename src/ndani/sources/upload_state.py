@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ndani.store import Store
-from ndani.untrusted_json import Unreadable, decode
+from ndani.untrusted_json import InvalidJson, decode
 
 #: A part: small enough to be finished by whoever has to leave, and at most 5,000 of them make a blob, unless the registry
 #: wants smaller ones. Where even this share of it is too large, a blob is sent in one request.
@@ -23,7 +23,7 @@ _UNTIL_LARGER = 32
 _STALE = 7 * 86400.0
 
 
-class Standing(msgspec.Struct):
+class UploadState(msgspec.Struct):
     """How far an upload is: where the next part goes, bytes sent, and the MD5 of each part (Ollama's registry adds them up).
 
     `least` is how large the registry wants a part at least.
@@ -35,7 +35,7 @@ class Standing(msgspec.Struct):
     least: int = 0
 
 
-class Manner:
+class UploadTuning:
     """How a registry takes blobs, as far as it has let us know."""
 
     def __init__(self, part: int = PART) -> None:
@@ -74,14 +74,14 @@ class Manner:
             self._part, self._taken = min(self._part * 2, self._most), 0
 
 
-def read(note: Path) -> Standing:
+def read(note: Path) -> UploadState:
     """What is noted in a file, or that nothing is."""
-    with contextlib.suppress(OSError, Unreadable):
-        return decode(note.read_bytes(), Standing)
-    return Standing()
+    with contextlib.suppress(OSError, InvalidJson):
+        return decode(note.read_bytes(), UploadState)
+    return UploadState()
 
 
-def write(note: Path, standing: Standing) -> None:
+def write(note: Path, standing: UploadState) -> None:
     """Note it. Where that cannot be, a push that breaks off begins this blob again: no reason not to push."""
     with contextlib.suppress(OSError):
         note.parent.mkdir(exist_ok=True, mode=0o700)

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from ndani.sources import HUBS
 
 
-def askable(text: str) -> str:
+def is_fetchable(text: str) -> str:
     """A URL as it can be asked, what is no part of one encoded; nothing when it is not http(s), or has no good host or port."""
     clean = re.sub(r"[^!-~]", lambda odd: quote(odd[0], errors="surrogateescape"), text)
     try:
@@ -29,7 +29,7 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{host}:{port}"
 
 
-def shown(url: str) -> str:
+def without_credentials(url: str) -> str:
     """A URL as it may be read by others: without the user and password that it may hold, and without its query."""
     try:
         parts = urlsplit(url)

@@ -8,6 +8,6 @@ weights file says of itself. Nothing here opens a connection.
 from __future__ import annotations
 
 from ndani.store.library import Store
-from ndani.store.stored_model import Entry, Layer, Manifest
+from ndani.store.stored_model import Layer, Manifest, StoredModel
 
-__all__ = ["Entry", "Layer", "Manifest", "Store"]
+__all__ = ["Layer", "Manifest", "Store", "StoredModel"]

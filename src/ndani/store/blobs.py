@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ndani.errors import StoreFailed
-from ndani.store.damage_notes import is_doubted, put_in_place
+from ndani.store.damage_notes import is_noted_damaged, put_in_place
 from ndani.store.disk import make_folder, on_disk
 from ndani.store.layout import Layout, digest_in, digest_of
 
@@ -144,7 +144,7 @@ class Blobs:
             status = self._layout.blob(digest).stat()
         except OSError:
             return False
-        return size in (None, status.st_size) and not is_doubted(self._layout, digest, status)
+        return size in (None, status.st_size) and not is_noted_damaged(self._layout, digest, status)
 
     def read(self, digest: str, limit: int = MOST_READ) -> bytes:
         """A small blob's bytes. Raises StoreFailed when it is missing, unreadable or larger than `limit`."""

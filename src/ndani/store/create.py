@@ -23,16 +23,16 @@ from ndani.store import layout as kinds
 from ndani.store.architectures import ARCHITECTURES
 from ndani.store.blobs import MOST_READ
 from ndani.store.extents import find_extents
-from ndani.store.file_formats import GGUF, form_of, refusal
+from ndani.store.file_formats import GGUF, detect_format, refusal
 from ndani.store.gguf import refuse as refuse_gguf
 from ndani.store.known_templates import recognise
-from ndani.store.layout import digest_of, hex_of, plain
+from ndani.store.layout import digest_of, hex_of, normal_digest
 from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters, short
-from ndani.store.stored_model import Entry, Layer, Manifest, decode
-from ndani.store.weights_info import Header
+from ndani.store.stored_model import Layer, Manifest, StoredModel, decode
+from ndani.store.weights_info import WeightsInfo
 from ndani.types import Message, Progress, Report
 
 #: The keys of a config in Ollama's order; others, of versions to come, keep theirs behind these.
@@ -56,7 +56,7 @@ class Recipe:
     `files` and `adapters` are digests of blobs in the store by the relative path that the client knows them by.
     """
 
-    base: Entry | None = None
+    base: StoredModel | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
     drafts: Mapping[str, str] = field(default_factory=dict)
@@ -185,11 +185,11 @@ def check_files(recipe: Recipe) -> None:
         hex_of(digest)
 
 
-def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], dict[str, Any], Header | None]:
+def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], dict[str, Any], WeightsInfo | None]:
     """The layers and the config that everything else is laid over, and what the weights say of themselves."""
     parts: list[_Part] = []
     config: dict[str, Any] = {}
-    model: Header | None = None
+    model: WeightsInfo | None = None
     base = recipe.base
     if base is not None:
         _ = base.weights, base.config  # a model without them is of no use, nor is one made from it
@@ -225,14 +225,14 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], di
     return parts, config, model
 
 
-def read_weights(store: Store, path: str, digest: str, adapter: bool = False) -> tuple[Layer, Header]:
+def read_weights(store: Store, path: str, digest: str, adapter: bool = False) -> tuple[Layer, WeightsInfo]:
     """A blob as a layer of weights, or of an adapter, and its head; the numbers that it tells of are all there.
 
     Sentences name the file as the client does, never the store's path. Raises BadRequest, StoreFailed.
     """
-    digest = plain(digest)
+    digest = normal_digest(digest)
     with open_blob(store, path, digest) as file:
-        form, size = form_of(file.fileno()), os.fstat(file.fileno()).st_size
+        form, size = detect_format(file.fileno()), os.fstat(file.fileno()).st_size
     if form != GGUF:
         raise refusal(path, form, adapter)
     try:
@@ -255,30 +255,30 @@ def open_blob(store: Store, path: str, digest: str) -> BinaryIO:
         raise StoreFailed(f"the file {path} cannot be read in the store ({error.strerror}); change its owner or mode") from None
 
 
-def _require_whole(path: str, header: Header) -> None:
+def _require_whole(path: str, header: WeightsInfo) -> None:
     if _is_part(header):
         count = header.keys["split.count"]
         raise BadRequest(f"{path} is one of {count} parts of a model; join them into one file and send that")
 
 
-def _is_part(header: Header) -> bool:
+def _is_part(header: WeightsInfo) -> bool:
     count = header.keys.get("split.count", 1)
     return isinstance(count, int) and count > 1
 
 
-def _require_model(path: str, header: Header) -> None:
+def _require_model(path: str, header: WeightsInfo) -> None:
     """Refuse what no engine could run, which would only be found out when it is loaded. Raises BadRequest."""
     if not isinstance(header.keys.get("tokenizer.ggml.model"), str):
         raise refuse_gguf(path, "it has no vocabulary, without which no text can be read")
 
 
-def _adapter(store: Store, path: str, digest: str, model: Header | None) -> Layer:
+def _adapter(store: Store, path: str, digest: str, model: WeightsInfo | None) -> Layer:
     layer, header = read_weights(store, path, digest, adapter=True)
     check_lora(path, header, model)
     return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
 
 
-def projects(header: Header) -> bool:
+def projects(header: WeightsInfo) -> bool:
     """Whether this file turns images or sound into tokens, and is no model by itself."""
     if header.keys.get("general.type") in ("projector", "mmproj"):
         return True
@@ -286,7 +286,7 @@ def projects(header: Header) -> bool:
     return bool(sees) and not header.block_count
 
 
-def _config(header: Header) -> dict[str, Any]:
+def _config(header: WeightsInfo) -> dict[str, Any]:
     family = short(header.architecture)  # goes to listings, and to whoever prints them
     return {
         "model_format": "gguf",

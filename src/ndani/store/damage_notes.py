@@ -15,7 +15,7 @@ from ndani.store.disk import settle
 from ndani.store.layout import Layout
 
 
-def state(layout: Layout, digest: str) -> str:
+def file_state(layout: Layout, digest: str) -> str:
     """What tells one file of this digest from another that takes its place; nothing where there is none."""
     try:
         return _state(layout.blob(digest).stat())
@@ -23,24 +23,24 @@ def state(layout: Layout, digest: str) -> str:
         return ""
 
 
-def doubt(layout: Layout, digest: str, seen: str) -> None:
+def note_damage(layout: Layout, digest: str, seen: str) -> None:
     """Note that this blob was damaged in the state in which it was `seen`. A store that may not be written to holds no notes."""
     if not seen:
         return
-    before = changed(layout)
+    before = last_change(layout)
     with contextlib.suppress(OSError):
         layout.damaged.mkdir(exist_ok=True, mode=0o755)
         layout.doubt(digest).write_text(seen, "ascii")
     _tell(layout, before)
 
 
-def trust(layout: Layout, digest: str) -> None:
+def forget_damage(layout: Layout, digest: str) -> None:
     """Of a blob that is whole, or gone, keep no note."""
     with contextlib.suppress(OSError):
         layout.doubt(digest).unlink()
 
 
-def is_doubted(layout: Layout, digest: str, status: os.stat_result) -> bool:
+def is_noted_damaged(layout: Layout, digest: str, status: os.stat_result) -> bool:
     """Whether a blob of which the disk says this was found damaged."""
     try:
         return layout.doubt(digest).read_text("ascii", "replace") == _state(status)
@@ -54,7 +54,7 @@ def put_in_place(layout: Layout, fresh: Path, digest: str) -> None:
     fresh.replace(layout.blob(digest))
     settle(layout.blobs)
     if replaces:
-        renew(layout, digest)
+        note_replaced(layout, digest)
 
 
 def was_here(layout: Layout, digest: str) -> bool:
@@ -62,10 +62,10 @@ def was_here(layout: Layout, digest: str) -> bool:
     return os.path.lexists(layout.blob(digest)) or os.path.lexists(layout.head(digest))
 
 
-def renew(layout: Layout, digest: str) -> None:
+def note_replaced(layout: Layout, digest: str) -> None:
     """A file has taken the place of another one of this digest: what was noted of that one counts no more."""
-    before = changed(layout)
-    trust(layout, digest)
+    before = last_change(layout)
+    forget_damage(layout, digest)
     with contextlib.suppress(OSError):
         layout.head(digest).unlink()
     with contextlib.suppress(OSError):
@@ -73,7 +73,7 @@ def renew(layout: Layout, digest: str) -> None:
     _tell(layout, before)
 
 
-def changed(layout: Layout) -> int:
+def last_change(layout: Layout) -> int:
     """When that was for the last time: a number that is another one each time, 0 before the first."""
     try:
         return layout.damaged.stat().st_mtime_ns
@@ -86,7 +86,7 @@ def _tell(layout: Layout, before: int) -> None:
     with contextlib.suppress(OSError):
         os.utime(layout.damaged)
         for later in (1, 2_000_000_000):
-            if changed(layout) > before:
+            if last_change(layout) > before:
                 break
             os.utime(layout.damaged, ns=(before + later, before + later))
 

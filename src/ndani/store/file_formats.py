@@ -25,7 +25,7 @@ _BEGINNINGS = {
 _CAN = "in this version; convert it to GGUF and give that file"
 
 
-def form_of(descriptor: int) -> str:
+def detect_format(descriptor: int) -> str:
     """The form of an open file: one of the names above, or nothing where it is none of them. Raises OSError."""
     first = os.pread(descriptor, _FIRST, 0)
     for begin, form in _BEGINNINGS.items():

@@ -20,7 +20,7 @@ import uuid
 from pathlib import Path
 
 #: What the system says where a disk has no such locks.
-ABSENT = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 #: Seconds between two touches, and after how many without one a file of another machine's is nobody's.
 TOUCH, STALE = 30.0, 300.0
 #: And after how many an empty one is: less than anybody waits for the store's lock.
@@ -43,7 +43,7 @@ else:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in ABSENT or not hasattr(fcntl, "F_OFD_SETLK"):
+            if error.errno not in UNSUPPORTED or not hasattr(fcntl, "F_OFD_SETLK"):
                 raise
             _seize_open_file(handle)
 
@@ -58,7 +58,7 @@ else:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) if error.errno == errno.EINVAL else error from None
 
 
-class Mark:
+class LockMark:
     """What stands in a file that is held by its being there; it is touched until `remove`."""
 
     def __init__(self, path: Path, handle: int) -> None:

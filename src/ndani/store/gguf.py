@@ -58,7 +58,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class GgufHeader:
     """All that stands before the numbers. `spans` says from which byte to which each key stands, with its value.
 
     `held` is about how many bytes of memory keys and tensors take.
@@ -166,7 +166,7 @@ class _Reader:
         self.at = at
 
 
-def read_head(path: Path, *, verbose: bool = False) -> Head:
+def read_head(path: Path, *, verbose: bool = False) -> GgufHeader:
     """The head of a GGUF file; arrays of more than 1024 items, and what is too much in all, are None.
 
     With `verbose` arrays of any length are kept, as far as memory for them goes. Raises ValueError with a few words on
@@ -176,7 +176,7 @@ def read_head(path: Path, *, verbose: bool = False) -> Head:
         return _read(file.fileno(), verbose)[0]
 
 
-def read_open(descriptor: int) -> tuple[Head, bytes]:
+def read_open(descriptor: int) -> tuple[GgufHeader, bytes]:
     """The head of an open GGUF file, parsed and as it stands there. Raises ValueError with a few words on what is wrong."""
     return _read(descriptor, raw=True)
 
@@ -202,7 +202,7 @@ def refuse(path: str, reason: str, cut: bool = False) -> BadRequest:
     return BadRequest(f"{path} is not a usable GGUF file: {reason}; {cure}")
 
 
-def _read(descriptor: int, verbose: bool = False, raw: bool = False) -> tuple[Head, bytes]:
+def _read(descriptor: int, verbose: bool = False, raw: bool = False) -> tuple[GgufHeader, bytes]:
     try:
         with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
             head = _parse(_Reader(data, verbose))
@@ -213,7 +213,7 @@ def _read(descriptor: int, verbose: bool = False, raw: bool = False) -> tuple[He
         raise ValueError(str(error)) from None
 
 
-def _parse(head: _Reader) -> Head:
+def _parse(head: _Reader) -> GgufHeader:
     if head.data[:4] != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     head.at = 4
@@ -240,7 +240,7 @@ def _parse(head: _Reader) -> Head:
         tensors.append(Tensor(name, TENSOR_TYPES.get(kind, f"type {kind}"), shape, head.u64()))
     if head.at > head.size:
         raise ValueError(_EARLY)
-    return Head(keys, tuple(tensors), spans, head.at, head.purse - head.left)
+    return GgufHeader(keys, tuple(tensors), spans, head.at, head.purse - head.left)
 
 
 def _form(kind: int) -> str:

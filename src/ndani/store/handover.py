@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ndani.errors import BadRequest, NotFound, StoreFailed, Unsupported
 from ndani.store.blobs import PIECE
-from ndani.store.damage_notes import renew, was_here
+from ndani.store.damage_notes import note_replaced, was_here
 from ndani.store.disk import make_folder, on_disk, settle
 from ndani.store.layout import Layout
 from ndani.store.library import Store
@@ -89,7 +89,7 @@ def accept(store: Store, place: str, report: Report) -> None:
             os.rename(FILE, store.layout.blob(digest), src_dir_fd=folder)
             settle(store.layout.blobs)
             if replaces:
-                renew(store.layout, digest)
+                note_replaced(store.layout, digest)
     report(Progress("success", digest))
 
 

@@ -17,8 +17,8 @@ import msgspec
 
 from ndani.store.gguf import PURSE, in_sentences
 from ndani.store.layout import Layout
-from ndani.store.weights_info import Header, inspect
-from ndani.untrusted_json import Unreadable, decode
+from ndani.store.weights_info import WeightsInfo, inspect
+from ndani.untrusted_json import InvalidJson, decode
 
 _LARGEST = 1 << 24
 #: Bytes of memory that all heads that are kept may take: one that is as large as can be, and hundreds as models have them.
@@ -27,29 +27,29 @@ _INFLATED = 8  # times the size of a note, which is text, in memory
 _LEAST = 1 << 12  # what a head takes beside its keys and tensors
 
 
-class _Note(msgspec.Struct, frozen=True):
+class _DiskNote(msgspec.Struct, frozen=True):
     """The key/values of a file, long arrays left out, and how many numbers its tensors hold."""
 
     keys: dict[str, Any]
     count: int
 
 
-class _Kept:
-    """Heads by digest, those that were asked for last: as many as `_MOST_HELD` bytes of memory hold. Safe in threads."""
+class _MemoryCache:
+    """HeaderCache by digest, those that were asked for last: as many as `_MOST_HELD` bytes of memory hold. Safe in threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._heads: dict[str, Header] = {}
+        self._heads: dict[str, WeightsInfo] = {}
         self._held = 0
 
-    def get(self, digest: str) -> Header | None:
+    def get(self, digest: str) -> WeightsInfo | None:
         with self._lock:
             found = self._heads.pop(digest, None)
             if found:
                 self._heads[digest] = found  # to the end, where the newest are
             return found
 
-    def put(self, digest: str, header: Header) -> None:
+    def put(self, digest: str, header: WeightsInfo) -> None:
         with self._lock:
             self._pop(digest)
             self._heads[digest] = header
@@ -70,14 +70,14 @@ class _Kept:
             self._held -= found.held + _LEAST
 
 
-class Heads:
+class HeaderCache:
     """The heads of one store's weights."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._whole, self._noted = _Kept(), _Kept()
+        self._whole, self._noted = _MemoryCache(), _MemoryCache()
 
-    def inspect(self, digest: str) -> Header:
+    def inspect(self, digest: str) -> WeightsInfo:
         """All that the weights of this digest say of themselves. Raises as `inspect.inspect` does."""
         found = self._whole.get(digest)
         if not found:
@@ -85,12 +85,12 @@ class Heads:
             self._whole.put(digest, found)
         return found
 
-    def whole(self, digest: str) -> Header:
+    def whole(self, digest: str) -> WeightsInfo:
         """The same. Raises StoreFailed when they are missing or not usable."""
         with in_sentences(self._layout.blob(digest)):
             return self.inspect(digest)
 
-    def outline(self, digest: str) -> Header:
+    def outline(self, digest: str) -> WeightsInfo:
         """The same without the tensors, from a note where there is one. Raises StoreFailed."""
         found = self._noted.get(digest)
         if not found:
@@ -110,24 +110,24 @@ class Heads:
         self._whole.clear()
         self._noted.clear()
 
-    def _read(self, digest: str) -> Header:
-        with contextlib.suppress(OSError, Unreadable):
+    def _read(self, digest: str) -> WeightsInfo:
+        with contextlib.suppress(OSError, InvalidJson):
             with open(self._layout.head(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
                 text = file.read(_LARGEST)
-            note = decode(text, _Note)
+            note = decode(text, _DiskNote)
             # The weights must be there all the same: a listing that knows of weights that are gone would lie.
             os.stat(self._layout.blob(digest))  # noqa: PTH116
-            return Header(self._layout.blob(digest), note.keys, (), note.count, held=_INFLATED * len(text))
+            return WeightsInfo(self._layout.blob(digest), note.keys, (), note.count, held=_INFLATED * len(text))
         with in_sentences(self._layout.blob(digest)):
             header = inspect(self._layout.blob(digest))
         self._write(digest, header)
-        return Header(header.path, header.keys, (), header.parameter_count, held=header.held)
+        return WeightsInfo(header.path, header.keys, (), header.parameter_count, held=header.held)
 
-    def _write(self, digest: str, header: Header) -> None:
+    def _write(self, digest: str, header: WeightsInfo) -> None:
         fresh = self._layout.heads / f".{uuid.uuid4().hex}"
         try:
             self._layout.heads.mkdir(exist_ok=True, mode=0o755)
-            fresh.write_bytes(msgspec.json.encode(_Note(header.keys, header.parameter_count)))
+            fresh.write_bytes(msgspec.json.encode(_DiskNote(header.keys, header.parameter_count)))
             fresh.replace(self._layout.head(digest))
         except (OSError, msgspec.EncodeError, ValueError):
             with contextlib.suppress(OSError):

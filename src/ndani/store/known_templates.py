@@ -3,7 +3,7 @@
 As in Ollama, a chat template counts as known when fewer than `NEAR` letters of it have to be changed, for models carry it
 with a system sentence of their own; unlike there, the marks between its turns must also be the family's. What is not known
 stays as it is: the engine applies the template that the weights carry. Data and pure functions. To add a family, add a
-`Chat`; its Go template must say what its chat template says.
+`KnownTemplate`; its Go template must say what its chat template says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SYSTEM = (
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class KnownTemplate:
     """A family of chat templates: how models spell it (jinja), the same as a Go template, and what comes with it."""
 
     name: str
@@ -37,8 +37,8 @@ class Chat:
         return {"stop": list(self.stops)}
 
 
-CHATS = (
-    Chat(
+KNOWN_TEMPLATES = (
+    KnownTemplate(
         "chatml",
         (_BEGIN + _TURNS + _ANSWER, _BEGIN + _SYSTEM + _TURNS + _ANSWER),
         "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
@@ -47,19 +47,19 @@ CHATS = (
 )
 
 
-def recognise(spelled: str | None) -> Chat | None:
+def recognise(spelled: str | None) -> KnownTemplate | None:
     """The family that a chat template is of, the nearest one; None where it is of none that is known."""
     if not spelled:
         return None
     near = [
         (edits(known, spelled), number)
-        for number, chat in enumerate(CHATS)
+        for number, chat in enumerate(KNOWN_TEMPLATES)
         if all(mark in spelled for mark in chat.stops)
         for known in chat.spelled
         if abs(len(known) - len(spelled)) < NEAR  # so many edits are needed at the least
     ]
     fewest, number = min(near, default=(NEAR, 0))
-    return CHATS[number] if fewest < NEAR else None
+    return KNOWN_TEMPLATES[number] if fewest < NEAR else None
 
 
 def edits(one: str, other: str) -> int:

@@ -43,7 +43,7 @@ def hex_of(digest: str) -> str:
     return found[1].lower()
 
 
-def plain(digest: str) -> str:
+def normal_digest(digest: str) -> str:
     """A digest as everything here spells it: a manifest of another maker's may say `sha256-<HEX>`. Raises as `hex_of`."""
     return f"sha256:{hex_of(digest)}"
 

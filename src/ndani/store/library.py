@@ -19,14 +19,14 @@ from pathlib import Path
 from ndani.errors import NotFound, StoreFailed
 from ndani.names import Name
 from ndani.store.blobs import Blobs, Partial
-from ndani.store.damage_notes import changed, trust
+from ndani.store.damage_notes import forget_damage, last_change
 from ndani.store.disk import make_folder, on_disk
-from ndani.store.header_cache import Heads
+from ndani.store.header_cache import HeaderCache
 from ndani.store.layout import Layout
 from ndani.store.locks import Lock, Locks
 from ndani.store.manifests import Manifests
-from ndani.store.stored_model import Config, Entry, Manifest, decode
-from ndani.store.weights_info import Header
+from ndani.store.stored_model import Config, Manifest, StoredModel, decode
+from ndani.store.weights_info import WeightsInfo
 from ndani.types import Details, Model
 
 #: A blob that nobody refers to is left alone while it is younger than this: an upload may be about to name it.
@@ -49,13 +49,13 @@ class Store:
         self.generation = 0
         self._manifests = Manifests(self.layout, self.blobs)
         self._locks = Locks(self.layout)
-        self._heads = Heads(self.layout)
+        self._heads = HeaderCache(self.layout)
         # Blobs never change, so what was read of one is right until a damaged one is replaced; a manifest is read again
         # when its file changed.
-        self._changed = changed(self.layout)
+        self._changed = last_change(self.layout)
         self._listing = threading.Lock()
         self._models: dict[str, tuple[tuple[int, int, int], Model]] = {}
-        self._entries: dict[str, tuple[tuple[int, int, int], Entry]] = {}
+        self._entries: dict[str, tuple[tuple[int, int, int], StoredModel]] = {}
 
     def close(self) -> None:
         """Let nobody of this process wait for another's lock any more: a server that stops must not."""
@@ -80,7 +80,7 @@ class Store:
             self._models, self.damaged = known if generation == self.generation else {}, [*damaged, *closed.values()]
         return sorted((model for _, model in known.values()), key=lambda model: (-model.modified, model.name))
 
-    def entries(self, repository: str = "") -> builtins.list[Entry]:
+    def entries(self, repository: str = "") -> builtins.list[StoredModel]:
         """Every entry, or those of one `namespace/model`, however its letters are cased; damaged ones are left out. Raises StoreFailed."""
         found = []
         with on_disk(self.layout.root):
@@ -91,7 +91,7 @@ class Store:
                     found.append(self._read(name, path, _stamp(status)))
         return found
 
-    def find(self, name: Name, missing: str | None = None) -> Entry:
+    def find(self, name: Name, missing: str | None = None) -> StoredModel:
         """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
         with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
             self._look()
@@ -103,7 +103,7 @@ class Store:
 
     def _look(self) -> int:
         """Forget what was read of blobs when one was found damaged, or replaced, by whatever process; the generation now."""
-        now = changed(self.layout)
+        now = last_change(self.layout)
         if now != self._changed:
             self._changed = now
             self.generation += 1
@@ -111,26 +111,26 @@ class Store:
             self._heads.clear()
         return self.generation
 
-    def _read(self, name: Name, path: Path, stamp: tuple[int, int, int]) -> Entry:
+    def _read(self, name: Name, path: Path, stamp: tuple[int, int, int]) -> StoredModel:
         """The entry of a name, read once for each state that its file has had. Raises StoreFailed, FileNotFoundError."""
         kept = self._entries.get(name.full)
         if not kept or kept[0] != stamp:
             kept = self._entries[name.full] = (stamp, self._manifests.read(name, path))
         return kept[1]
 
-    def header(self, entry: Entry) -> Header:
+    def header(self, entry: StoredModel) -> WeightsInfo:
         """What the weights of a model say of themselves. Raises StoreFailed when they are missing or are no GGUF file."""
         return self._heads.whole(entry.weights.digest)
 
-    def inspect(self, digest: str) -> Header:
+    def inspect(self, digest: str) -> WeightsInfo:
         """What any GGUF file here says of itself. Raises ValueError with a few words where it is none, OSError."""
         return self._heads.inspect(digest)
 
-    def outline(self, entry: Entry) -> Header:
+    def outline(self, entry: StoredModel) -> WeightsInfo:
         """As `header`, but without the tensors; quick where the weights were looked at before, by whatever process."""
         return self._heads.outline(entry.weights.digest)
 
-    def describe(self, entry: Entry) -> Model:
+    def describe(self, entry: StoredModel) -> Model:
         """A model as a listing shows it. Raises StoreFailed when its config is damaged."""
         config = entry.config
         header = None
@@ -221,7 +221,7 @@ class Store:
         with on_disk(self.layout.root):
             return tuple(name for name, _, _ in self._manifests.walk(closed))
 
-    def survey(self) -> tuple[tuple[Entry, ...], dict[str, str]]:
+    def survey(self) -> tuple[tuple[StoredModel, ...], dict[str, str]]:
         """Every model's entry; and for each name whose manifest is damaged a sentence. Raises StoreFailed.
 
         A folder of manifests that cannot be read is among the damaged, by its path, which ends in a stroke as no name does.
@@ -289,7 +289,7 @@ class Store:
         """A file of its own that becomes this blob: for bytes from a client, who may be slow and must keep nobody waiting."""
         return Partial(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
 
-    def _capabilities(self, entry: Entry, config: Config, header: Header | None) -> tuple[str, ...]:
+    def _capabilities(self, entry: StoredModel, config: Config, header: WeightsInfo | None) -> tuple[str, ...]:
         if header is None:
             return config.capabilities or ("completion",)
         able: Collection[str] | None = None
@@ -316,7 +316,7 @@ class Store:
         for digest in gone:
             self.blobs.remove(digest)
             self._heads.forget(digest)
-            trust(self.layout, digest)
+            forget_damage(self.layout, digest)
         return gone
 
 
@@ -340,7 +340,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _details(config: Config, header: Header | None, parent: str) -> Details:
+def _details(config: Config, header: WeightsInfo | None, parent: str) -> Details:
     return Details(
         format=config.model_format or "gguf",
         family=config.model_family or (header.architecture if header else ""),

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ndani.errors import StoreFailed
 from ndani.store.disk import FULL, make_folder
-from ndani.store.file_locking import ABSENT, Mark, clear_away, is_marked, seize, write_all
+from ndani.store.file_locking import UNSUPPORTED, LockMark, clear_away, is_marked, seize, write_all
 from ndani.store.layout import Layout, hex_of
 
 #: Seconds to wait for the store's lock, which is held for milliseconds: whoever holds it longer hangs.
@@ -35,7 +35,7 @@ class Lock:
     With a `mark` it is no lock of the kernel's that holds it, but the file's being there.
     """
 
-    def __init__(self, path: Path, handle: int, mark: Mark | None = None) -> None:
+    def __init__(self, path: Path, handle: int, mark: LockMark | None = None) -> None:
         self.path = path
         self._handle = handle
         self._mark = mark
@@ -98,11 +98,11 @@ def _take(path: Path, handle: int, ours: bool) -> tuple[Lock | None, bool]:
     except BlockingIOError:
         return None, False
     except OSError as error:
-        if error.errno not in ABSENT:
+        if error.errno not in UNSUPPORTED:
             raise
     if ours:
         try:
-            return Lock(path, handle, Mark(path, handle)), False
+            return Lock(path, handle, LockMark(path, handle)), False
         except FileNotFoundError:
             return None, True
     return None, clear_away(path, handle)

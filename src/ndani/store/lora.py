@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from ndani.errors import BadRequest
 from ndani.store.parameters import short
-from ndani.store.weights_info import Header
+from ndani.store.weights_info import WeightsInfo
 
 _DOWN, _UP = ".lora_a", ".lora_b"
 _EMBEDDING = "token_embd.weight"
 
 
-def check_lora(path: str, adapter: Header, model: Header | None) -> None:
+def check_lora(path: str, adapter: WeightsInfo, model: WeightsInfo | None) -> None:
     """Refuse a file that is no LoRA, or one that does not fit the model; `path` is what the client calls it.
 
     `model` is None where it is not known. Raises BadRequest, one sentence.

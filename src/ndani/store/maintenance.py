@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from ndani.errors import StoreFailed
 from ndani.store.blobs import PIECE
-from ndani.store.damage_notes import doubt, state, trust
+from ndani.store.damage_notes import file_state, forget_damage, note_damage
 from ndani.store.disk import sized
 from ndani.store.library import Store
-from ndani.store.stored_model import Entry
+from ndani.store.stored_model import StoredModel
 from ndani.types import Progress
 
 _EVERY = 0.1  # seconds between two words of progress
@@ -64,7 +64,7 @@ class Pruned:
 
 def verify(
     store: Store,
-    entries: Iterable[Entry],
+    entries: Iterable[StoredModel],
     damaged: dict[str, str],
     report: Callable[[Progress | Damage], None],
     only: frozenset[str] = frozenset(),
@@ -86,7 +86,7 @@ def verify(
     status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {sized(total)}"
     report(Progress(status, total=total, completed=0))
     for digest, size in needed.items():
-        problem, begin, seen = "", done, state(store.layout, digest)
+        problem, begin, seen = "", done, file_state(store.layout, digest)
         for step in _read(store, digest, size):
             if isinstance(step, str):
                 problem = step
@@ -97,11 +97,11 @@ def verify(
                     report(Progress(status, total=total, completed=done))
         done = begin + size
         if problem and (models := _users(store, digest)):
-            doubt(store.layout, digest, seen)
+            note_damage(store.layout, digest, seen)
             found.append(Damage(problem, models, digest))
             report(found[-1])
         elif not problem:
-            trust(store.layout, digest)
+            forget_damage(store.layout, digest)
     report(Progress(status, total=total, completed=total))
     return Verified(len(needed), total, tuple(found))
 

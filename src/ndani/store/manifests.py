@@ -20,7 +20,7 @@ from ndani.names import Name
 from ndani.store.blobs import Blobs, write_new
 from ndani.store.disk import make_folder, settle
 from ndani.store.layout import Layout, hex_of
-from ndani.store.stored_model import Entry, Manifest, decode
+from ndani.store.stored_model import Manifest, StoredModel, decode
 
 _DEPTH = 4  # folders: host, namespace and model, and the tag's file
 _MOUNT = "mount its disk, or remove the link"
@@ -56,7 +56,7 @@ class Manifests:
                 names.parse("{}/{}/{}:{}".format(*parts))
                 yield Name(*parts), Path(path), status
 
-    def read(self, name: Name, path: Path) -> Entry:
+    def read(self, name: Name, path: Path) -> StoredModel:
         """The entry of a name. Raises StoreFailed when its file is damaged, FileNotFoundError when it is gone."""
         try:
             with path.open("rb") as file:
@@ -72,7 +72,7 @@ class Manifests:
         manifest = decode(content, Manifest, what, "remove it with `ndani rm`")
         for layer in (manifest.config, *manifest.layers):
             _check(layer.digest, layer.size, what)
-        return Entry(name, hashlib.sha256(content).hexdigest(), modified, manifest, self._layout, self._blobs)
+        return StoredModel(name, hashlib.sha256(content).hexdigest(), modified, manifest, self._layout, self._blobs)
 
     def write(self, name: Name, content: bytes) -> None:
         """Make `name` stand for this manifest, from now on and at once. Raises OSError; the old one then stays."""

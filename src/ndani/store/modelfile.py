@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ndani.control_characters import seen
+from ndani.control_characters import visible
 from ndani.errors import BadRequest
-from ndani.store.parameters import ALIASES, DEPRECATED, KINDS, UNOBEYED, Value, deprecated, items, parse_parameter, plain, short
+from ndani.store.parameters import ALIASES, DEPRECATED, KINDS, UNOBEYED, ParameterValue, deprecated, items, parse_parameter, plain, short
 from ndani.types import Message
 
 COMMANDS = (
@@ -50,7 +50,7 @@ class Modelfile:
     froms: tuple[str, ...]
     template: str | None = None
     system: str | None = None
-    parameters: tuple[tuple[str, Value], ...] = ()
+    parameters: tuple[tuple[str, ParameterValue], ...] = ()
     adapters: tuple[str, ...] = ()
     licenses: tuple[str, ...] = ()
     messages: tuple[Message, ...] = ()
@@ -201,9 +201,9 @@ def _value(name: str, about: str, number: int, rest: str, lines: Iterator[tuple[
     return value
 
 
-def _parameters(commands: list[_Command]) -> tuple[tuple[tuple[str, Value], ...], list[str]]:
+def _parameters(commands: list[_Command]) -> tuple[tuple[tuple[str, ParameterValue], ...], list[str]]:
     """The options that the instructions set, and a sentence for each that does nothing."""
-    found: dict[str, Value] = {}
+    found: dict[str, ParameterValue] = {}
     lists: dict[str, list[str]] = {}
     warnings = []
     for command in commands:
@@ -213,7 +213,7 @@ def _parameters(commands: list[_Command]) -> tuple[tuple[tuple[str, Value], ...]
         if name in DEPRECATED:
             warnings.append(f"line {command.line}: {deprecated(name)}")
             continue
-        text = command.value if KINDS.get(name) == "list" else seen(command.value)
+        text = command.value if KINDS.get(name) == "list" else visible(command.value)
         if text != command.value:  # as in Ollama: nobody sees them beside a number that was copied from a page
             warnings.append(f"line {command.line}: {name} is read without {_code(command.value)}, which no number holds")
         value = parse_parameter(command.word, text)
@@ -308,7 +308,7 @@ def _why(command: _Command) -> str:
 
 def _code(text: str) -> str:
     """The first letter of a text that nobody sees, by its number."""
-    return next(f"U+{ord(char):04X}" for char in text if not seen(char))
+    return next(f"U+{ord(char):04X}" for char in text if not visible(char))
 
 
 def _one_of(words: tuple[str, ...]) -> str:

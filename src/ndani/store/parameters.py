@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ndani.control_characters import is_seen
+from ndani.control_characters import is_visible
 from ndani.errors import BadRequest
 
 #: What one option of a Modelfile can be. A list keeps its order and is a tuple, so that a Modelfile can be compared.
-Value = int | float | bool | tuple[str, ...]
+ParameterValue = int | float | bool | tuple[str, ...]
 
 #: Every option that a model may carry, and its type. `draft_num_predict` is kept for Ollama; nothing obeys it here.
 KINDS = {
@@ -49,7 +49,7 @@ _WORDS = {"int": "integer", "float": "float32", "bool": "boolean", "list": "arra
 _ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v", '"': r"\"", "\\": r"\\"}
 
 
-def parse_parameter(name: str, text: str) -> Value:
+def parse_parameter(name: str, text: str) -> ParameterValue:
     """The value that a PARAMETER line gives to the option `name`; one `stop` is a tuple of one.
 
     Raises BadRequest in Ollama's words for a name that is no option and for text that is not of its type.
@@ -135,7 +135,7 @@ def _unknown(name: str) -> BadRequest:
 
 def short(text: str) -> str:
     """Somebody's text in a sentence of one line: nothing unprintable, and no more than a glance takes in."""
-    shown = "".join(char if is_seen(char) else _escaped(char) for char in text[:80])
+    shown = "".join(char if is_visible(char) else _escaped(char) for char in text[:80])
     return f"{shown}…" if len(text) > 80 else shown
 
 
@@ -151,7 +151,7 @@ def _float(number: float) -> str:
 def _escaped(char: str) -> str:
     if char in _ESCAPES:
         return _ESCAPES[char]
-    if is_seen(char):
+    if is_visible(char):
         return char
     code = ord(char)
     if 0xD800 <= code < 0xE000:

@@ -34,7 +34,7 @@ class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "sou
 
     def __post_init__(self) -> None:
         with contextlib.suppress(BadRequest):  # what is no digest at all stays as it is, and is refused by whoever reads manifests
-            msgspec.structs.force_setattr(self, "digest", kinds.plain(self.digest))
+            msgspec.structs.force_setattr(self, "digest", kinds.normal_digest(self.digest))
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
@@ -74,7 +74,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredModel:
     """A name and everything that belongs to it. `digest` is the bare hex of the manifest's bytes, `modified` POSIX seconds."""
 
     name: Name
@@ -200,5 +200,5 @@ def decode(content: bytes, kind: type[T], what: str, advice: str = "create the m
     """JSON as `kind`, within bounds. Raises StoreFailed naming `what` when it is something else; `advice` is beside a repair."""
     try:
         return untrusted_json.decode(content, kind)
-    except untrusted_json.Unreadable as error:
+    except untrusted_json.InvalidJson as error:
         raise StoreFailed(f"{what} is damaged in the store ({error}); run `ndani verify --repair`, or {advice}") from None

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from ndani.errors import BadRequest
 from ndani.store.blobs import PIECE, Mismatch, Partial
 from ndani.store.disk import require_room
-from ndani.store.layout import plain
+from ndani.store.layout import normal_digest
 from ndani.store.library import Store
 from ndani.store.threads import in_thread
 
@@ -22,7 +22,7 @@ async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[by
     `size` is how many bytes are said to come, 0 where nobody said. Raises BadRequest for a digest that is none or is
     another, StoreFailed for the disk; whatever is raised, by `pieces` too, nothing of it stays.
     """
-    digest = plain(digest)
+    digest = normal_digest(digest)
     if await in_thread(store.blobs.sound, digest):
         return False
     partial = store.incoming(digest, size)

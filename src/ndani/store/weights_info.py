@@ -31,7 +31,7 @@ _HIDDEN = ("general.name", "tokenizer.chat_template")
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class WeightsInfo:
     """The head of one GGUF file. Numbers that the file does not give are 0.
 
     One that comes from a note of what was read before (`heads`) has no tensors, and `counted` says their numbers.
@@ -159,7 +159,7 @@ def file_type_of(keys: Mapping[str, Any]) -> str:
     return FILE_TYPES.get(found, "") if isinstance(found, int) else ""
 
 
-def inspect(path: Path) -> Header:
+def inspect(path: Path) -> WeightsInfo:
     """Read the head of a weights file. Raises ValueError with a few words on what is wrong, OSError.
 
     `gguf.in_sentences` and `gguf.refuse` make sentences of them.
@@ -168,7 +168,7 @@ def inspect(path: Path) -> Header:
     # Of several parts only the first says it: gguf-split gives the others nothing but their place among them.
     if not isinstance(head.keys.get("general.architecture"), str) and head.keys.get("split.no", 0) == 0:
         raise ValueError("it does not say its architecture")
-    return Header(path, head.keys, head.tensors, end=head.end, held=head.held)
+    return WeightsInfo(path, head.keys, head.tensors, end=head.end, held=head.held)
 
 
 def counted(number: int) -> str:

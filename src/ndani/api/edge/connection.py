@@ -156,7 +156,7 @@ def _without_chunks(cycle: RequestResponseCycle) -> None:
     cycle.send = plain  # type: ignore[method-assign, assignment]
 
 
-class Pipe:
+class ChunkedBody:
     """The body of one chunked response, written past every layer between a route and the socket.
 
     `send` is the server's own; `ready` and `write` are its one step, for whoever cannot wait.
@@ -177,7 +177,7 @@ class Pipe:
         self._write(b"%x\r\n%b\r\n" % (len(body), body))
 
 
-def pipe(scope: Scope) -> Pipe | None:
+def chunked_body(scope: Scope) -> ChunkedBody | None:
     """The pipe of a response that has begun; None where no connection of ours serves it, or its body is not chunked."""
     cycle = scope[CYCLE]() if CYCLE in scope else None
-    return Pipe(cycle) if cycle and cycle.chunked_encoding and cycle.scope["method"] != "HEAD" else None
+    return ChunkedBody(cycle) if cycle and cycle.chunked_encoding and cycle.scope["method"] != "HEAD" else None

@@ -15,7 +15,7 @@ from ndani.api.wire import fault
 from ndani.ledger.log import Log
 
 
-class Handler(logging.Handler):
+class LibraryLogHandler(logging.Handler):
     """Writes every record into `log`."""
 
     def __init__(self, log: Log) -> None:
@@ -36,9 +36,9 @@ class Handler(logging.Handler):
 
 
 @contextlib.contextmanager
-def heard(log: Log) -> Iterator[None]:
+def capture_library_logs(log: Log) -> Iterator[None]:
     """Within the block, whatever is said by Python's logging is a line of the log."""
-    handler = Handler(log)
+    handler = LibraryLogHandler(log)
     logging.getLogger().addHandler(handler)
     try:
         yield

@@ -11,13 +11,13 @@ from types import FrameType
 from typing import Any
 
 from ndani.errors import Misconfigured
-from ndani.hosts import is_loopback, spelled
+from ndani.hosts import host_and_port, is_loopback
 from ndani.settings import Settings
 
 #: How often a port that is free in both families is looked for.
 _TRIES = 20
 
-Place = tuple[int, tuple[Any, ...]]  # a family, and an address of it as sockets have them
+SocketAddress = tuple[int, tuple[Any, ...]]  # a family, and an address of it as sockets have them
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def listening(settings: Settings, remedy: str = "set NDANI_HOST to another addre
     try:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            bound = _bound(choose((family, address) for family, _, _, _, address in found), port)
+            bound = _bound(choose_addresses((family, address) for family, _, _, _, address in found), port)
         except OSError as error:
             reason = "address already in use: another server listens there" if error.errno == errno.EADDRINUSE else error.strerror
             raise Misconfigured(f"listen tcp {host}:{port}: {reason}; {remedy}") from None
@@ -38,7 +38,7 @@ def listening(settings: Settings, remedy: str = "set NDANI_HOST to another addre
             one.close()
 
 
-def choose(found: Iterable[Place]) -> list[Place]:
+def choose_addresses(found: Iterable[SocketAddress]) -> list[SocketAddress]:
     """Where to listen, of all addresses of a name: at the first one of IPv4, as Go does.
 
     Where that is loopback, at its other loopback addresses too: a client that is given the same name may try any of them.
@@ -47,14 +47,14 @@ def choose(found: Iterable[Place]) -> list[Place]:
     return [place for place in places if place == places[0] or (is_loopback(places[0][1][0]) and is_loopback(place[1][0]))]
 
 
-def guarded(sockets: Iterable[socket.socket]) -> frozenset[str]:
+def loopback_addresses(sockets: Iterable[socket.socket]) -> frozenset[str]:
     """The loopback addresses that are listened on."""
     return frozenset(host for host in (str(one.getsockname()[0]) for one in sockets) if is_loopback(host))
 
 
-def said(sockets: Iterable[socket.socket]) -> str:
+def addresses_of(sockets: Iterable[socket.socket]) -> str:
     """Where they listen, for people."""
-    return " and ".join(spelled(*one.getsockname()[:2]) for one in sockets)
+    return " and ".join(host_and_port(*one.getsockname()[:2]) for one in sockets)
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def hung_up(end: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _bound(places: list[Place], port: int) -> list[socket.socket]:
+def _bound(places: list[SocketAddress], port: int) -> list[socket.socket]:
     """A socket for each place, all at one port; without IPv6 in the kernel, those of IPv4. Raises OSError."""
     for attempt in range(_TRIES):
         bound: list[socket.socket] = []

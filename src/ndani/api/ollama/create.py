@@ -17,7 +17,7 @@ from ndani.store.create import Recipe
 from ndani.store.modelfile import ROLES
 
 
-class Making:
+class CreateRoutes:
     """The routes over one service."""
 
     def __init__(self, service: Service) -> None:

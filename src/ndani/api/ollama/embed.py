@@ -17,7 +17,7 @@ from ndani.types import EmbedRequest, Sampling, Vectors
 _OBEYED = ("num_ctx", "num_batch", "num_thread", "num_gpu", "main_gpu", "use_mmap")
 
 
-class Embedding:
+class EmbedRoutes:
     """The routes over one service."""
 
     def __init__(self, service: Service) -> None:

@@ -18,7 +18,7 @@ from ndani.errors import BadName, BadRequest
 from ndani.service import Service
 
 
-class Native:
+class OllamaRoutes:
     """The native routes over one service."""
 
     def __init__(self, service: Service) -> None:

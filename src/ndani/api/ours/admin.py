@@ -16,7 +16,7 @@ from ndani.service import Service
 from ndani.settings import without_effect
 
 
-class Admin:
+class AdminRoutes:
     """The routes that Ollama does not have."""
 
     def __init__(self, service: Service) -> None:

@@ -13,12 +13,12 @@ from ndani.api.edge import long_work
 from ndani.api.ollama import fields
 from ndani.errors import BadRequest
 from ndani.service import Service
-from ndani.service.maintenance import Step
-from ndani.store.layout import plain
+from ndani.service.maintenance import MaintenanceStep
+from ndani.store.layout import normal_digest
 from ndani.store.maintenance import Damage, Pruned, Unused, Verified
 
 
-class Upkeep:
+class MaintenanceRoutes:
     """The routes over one service."""
 
     def __init__(self, service: Service) -> None:
@@ -27,7 +27,7 @@ class Upkeep:
     async def verify(self, request: Request) -> Response:
         """POST /api/verify: `model` (all when empty), `repair`, `insecure`, `digests` (none but these files)."""
         body = await wire.decode(request)
-        digests = frozenset(plain(digest) for digest in _texts(body, "digests"))
+        digests = frozenset(normal_digest(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         work = partial(self._service.upkeep.verify, fields.model(body), digests, repair, insecure)
         return await long_work.respond(work, fields.flag(body, "stream", True), _line)
@@ -48,7 +48,7 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
     return found
 
 
-def _line(step: Step) -> bytes:
+def _line(step: MaintenanceStep) -> bytes:
     if isinstance(step, Damage):
         shown: dict[str, Any] = {"status": "damaged", **_damage(step)}
     elif isinstance(step, Verified):

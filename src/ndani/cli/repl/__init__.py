@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ndani.cli.output import say
+from ndani.cli.output import emit
 from ndani.cli.repl import help_texts
 from ndani.cli.repl.commands import QUOTES, Commands, Leave, gather
-from ndani.cli.repl.line_reader import Line
+from ndani.cli.repl.line_reader import LineReader
 from ndani.cli.repl.session import Session
 from ndani.errors import NdaniError
 from ndani.settings import Settings
@@ -24,9 +24,9 @@ def converse(settings: Settings, said: Mapping[str, Any], *, verbose: bool, word
     """
     session = Session(settings, said, verbose=verbose, wordwrap=wordwrap)
     session.open(session.model, insecure=insecure)
-    line = Line(settings)
+    line = LineReader(settings)
     if line.history.lost:
-        say(f"Warning: {line.history.lost}", err=True)
+        emit(f"Warning: {line.history.lost}", err=True)
     _recall(session)
     commands = Commands(session, line)
     while True:
@@ -35,20 +35,20 @@ def converse(settings: Settings, said: Mapping[str, Any], *, verbose: bool, word
         except KeyboardInterrupt:
             continue  # whatever was under way is given up; the prompt stays
         except EOFError:
-            say()
+            emit()
             return
         except Leave:
             return
         except NdaniError as error:
-            say(f"error: {error}")
+            emit(f"error: {error}")
 
 
-def _turn(session: Session, commands: Commands, line: Line) -> None:
+def _turn(session: Session, commands: Commands, line: LineReader) -> None:
     """One line and what it leads to."""
     try:
         text = line.read()
     except KeyboardInterrupt:
-        say(help_texts.LEAVE)
+        emit(help_texts.LEAVE)
         return
     if text.startswith(QUOTES):
         text = gather(line, text)

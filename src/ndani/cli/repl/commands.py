@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ndani.cli import show as cards
-from ndani.cli.output import say
+from ndani.cli.output import emit
 from ndani.cli.repl import help_texts
-from ndani.cli.repl.line_reader import Line
+from ndani.cli.repl.line_reader import LineReader
 from ndani.cli.repl.session import Session
 from ndani.errors import BadName, BadRequest, NotFound
 
@@ -24,7 +24,7 @@ class Leave(Exception):
 class Commands:
     """The commands over one session and the line they are typed on. Each raises what the server answers."""
 
-    def __init__(self, session: Session, line: Line) -> None:
+    def __init__(self, session: Session, line: LineReader) -> None:
         self._session, self._line = session, line
         self._commands: dict[str, Callable[[str, list[str]], None]] = {
             "/set": self._set,
@@ -52,7 +52,7 @@ class Commands:
         first, *rest = text.split()
         command = self._commands.get(first)
         if command is None:
-            say(f"Unknown command '{first}'. Type /? for help")
+            emit(f"Unknown command '{first}'. Type /? for help")
         else:
             command(text, rest)
 
@@ -61,59 +61,59 @@ class Commands:
 
     def _help(self, text: str, rest: list[str]) -> None:
         topics = {"set": help_texts.SET, "show": help_texts.SHOW, "shortcut": help_texts.SHORTCUTS, "shortcuts": help_texts.SHORTCUTS}
-        say(topics.get(rest[0].lstrip("/"), help_texts.USAGE) if rest else help_texts.USAGE)
+        emit(topics.get(rest[0].lstrip("/"), help_texts.USAGE) if rest else help_texts.USAGE)
 
     def _load(self, text: str, rest: list[str]) -> None:
         if len(rest) != 1:
-            say("Usage:\n  /load <modelname>")
+            emit("Usage:\n  /load <modelname>")
             return
-        say(f"Loading model '{rest[0]}'")
+        emit(f"Loading model '{rest[0]}'")
         try:
             self._session.open(rest[0])
         except NotFound:
-            say(f"Couldn't find model '{rest[0]}'")
+            emit(f"Couldn't find model '{rest[0]}'")
 
     def _save(self, text: str, rest: list[str]) -> None:
         if len(rest) != 1:
-            say("Usage:\n  /save <modelname>")
+            emit("Usage:\n  /save <modelname>")
             return
         try:
             self._session.save(rest[0])
         except BadName:
-            say(f"error: The model name '{rest[0]}' is invalid")
+            emit(f"error: The model name '{rest[0]}' is invalid")
             return
-        say(f"Created new model '{rest[0]}'")
+        emit(f"Created new model '{rest[0]}'")
 
     def _clear(self, text: str, rest: list[str]) -> None:
         self._session.turns = []
-        say("Cleared session context")
+        emit("Cleared session context")
 
     def _list(self, text: str, rest: list[str]) -> None:
         from ndani.cli.models import listing
 
-        say(listing(self._session.reach().models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
+        emit(listing(self._session.reach().models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
 
     # /set
 
     def _set(self, text: str, rest: list[str]) -> None:
         if not rest:
-            say(help_texts.SET)
+            emit(help_texts.SET)
         elif rest[0] in self._settings:
             self._settings[rest[0]](text, rest)
         else:
-            say(f"Unknown command '/set {rest[0]}'. Type /? for help")
+            emit(f"Unknown command '/set {rest[0]}'. Type /? for help")
 
     def _history(self, text: str, rest: list[str]) -> None:
         history = self._line.history
         history.keep(rest[0] == "history")
         if history.keeping and history.lost:
-            say(f"Warning: {history.lost}", err=True)
+            emit(f"Warning: {history.lost}", err=True)
 
     def _mode(self, text: str, rest: list[str]) -> None:
         mode, session = rest[0], self._session
         if mode == "noformat":
             session.said.pop("format", None)
-            say("Disabled format.")
+            emit("Disabled format.")
             return
         if mode == "nothink":
             session.said["think"] = False
@@ -121,26 +121,26 @@ class Commands:
             session.verbose = mode == "verbose"
         else:
             session.wordwrap = mode == "wordwrap"
-        say(f"Set '{mode}' mode.")
+        emit(f"Set '{mode}' mode.")
 
     def _format(self, text: str, rest: list[str]) -> None:
         if rest[1:] != ["json"]:
-            say("Invalid or missing format. For 'json' mode use '/set format json'")
+            emit("Invalid or missing format. For 'json' mode use '/set format json'")
             return
         # Asked now: a format that the server refuses would spoil every message after this one.
         self._session.require(format="json")
         self._session.said["format"] = "json"
-        say("Set format to 'json' mode.")
+        emit("Set format to 'json' mode.")
 
     def _think(self, text: str, rest: list[str]) -> None:
         level: str | bool = rest[1] if len(rest) > 1 else True
         self._session.require(think=level)
         self._session.said["think"] = level
-        say("Set 'think' mode." if level is True else f"Set 'think' mode to '{level}'.")
+        emit("Set 'think' mode." if level is True else f"Set 'think' mode to '{level}'.")
 
     def _parameter(self, text: str, rest: list[str]) -> None:
         if len(rest) < 3:
-            say(help_texts.PARAMETERS)
+            emit(help_texts.PARAMETERS)
             return
         from ndani.store.parameters import ALIASES, literal
 
@@ -149,24 +149,24 @@ class Commands:
             # Two names of one option would else be two, and the server would say which of them counts.
             self._session.options[ALIASES.get(name, name)] = _read(name, values)
         except BadRequest as error:
-            say(f"Couldn't set parameter: {literal(str(error))}")
+            emit(f"Couldn't set parameter: {literal(str(error))}")
         else:
-            say(f"Set parameter '{name}' to '{', '.join(values)}'")
+            emit(f"Set parameter '{name}' to '{', '.join(values)}'")
 
     def _system(self, text: str, rest: list[str]) -> None:
         if len(rest) < 2:
-            say(help_texts.SET)
+            emit(help_texts.SET)
             return
         # Behind `/set system`, to the letter: the blanks inside are the user's, and a paragraph may begin with a wide one.
         said = re.split(r"\s+", text.lstrip(), maxsplit=1)[1].partition(rest[0])[2][1:].strip(" \t")
         self._session.system = gather(self._line, said) if said.startswith(QUOTES) else said
-        say("Set system message.")
+        emit("Set system message.")
 
     # /show
 
     def _show(self, text: str, rest: list[str]) -> None:
         if not rest:
-            say(help_texts.SHOW)
+            emit(help_texts.SHOW)
             return
         parts: dict[str, Callable[[dict[str, Any]], str]] = {
             "info": lambda shown: cards.card(shown).rstrip("\n") + "\n",
@@ -177,9 +177,9 @@ class Commands:
             "template": lambda shown: shown.get("template") or "No prompt template was specified for this model.",
         }
         if rest[0] not in parts:
-            say(f"Unknown command '/show {rest[0]}'. Type /? for help")
+            emit(f"Unknown command '/show {rest[0]}'. Type /? for help")
         else:
-            say(parts[rest[0]](self._session.show()))
+            emit(parts[rest[0]](self._session.show()))
 
     def _parameters(self, shown: dict[str, Any]) -> str:
         from ndani.store.parameters import render_parameters
@@ -207,7 +207,7 @@ class Commands:
         return text.partition("\n\n")[0] + "\n\n" + print_modelfile(changed, leave_out=True)
 
 
-def gather(line: Line, first: str) -> str:
+def gather(line: LineReader, first: str) -> str:
     """A text that begins with three quotes, read on until three more end a line. Raises KeyboardInterrupt, EOFError."""
     text, ended = _cut(first.removeprefix(QUOTES))
     while not ended:

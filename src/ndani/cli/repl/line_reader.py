@@ -22,7 +22,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from ndani.cli.output import say
+from ndani.cli.output import emit
 from ndani.cli.repl import help_texts
 from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings, home
@@ -93,7 +93,7 @@ def _prepare(path: Path) -> None:
         file.write(newer)
 
 
-class Line:
+class LineReader:
     """One prompt after another."""
 
     def __init__(self, settings: Settings) -> None:
@@ -126,7 +126,7 @@ class Line:
                 try:
                     text = edit(text, self._editor)
                 except NdaniError as error:  # what stood on the line stays there
-                    say(f"error: {error}")
+                    emit(f"error: {error}")
 
 
 def _placeholder(more: bool) -> StyleAndTextTuples:

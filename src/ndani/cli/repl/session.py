@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ndani import names
-from ndani.cli.answer_summary import closing_words
-from ndani.cli.autostart import reach
-from ndani.cli.client import Client
-from ndani.cli.output import say
+from ndani.cli.answer_summary import answer_summary
+from ndani.cli.autostart import connect_or_start
+from ndani.cli.client import ServerClient
+from ndani.cli.output import emit
 from ndani.cli.pausing import drawing, pausing
-from ndani.cli.word_wrap import Writer
-from ndani.control_characters import clean
+from ndani.cli.word_wrap import WordWrapper
+from ndani.control_characters import without_controls
 from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings
 
-Turn = dict[str, str]
+ChatTurn = dict[str, str]
 
 
 class Session:
@@ -37,12 +37,12 @@ class Session:
         self.verbose, self.wordwrap = verbose, wordwrap
         self.system = ""
         self.options: dict[str, Any] = {}
-        self.turns: list[Turn] = []
-        self.before: list[Turn] = []  # what every conversation with this model begins with
+        self.turns: list[ChatTurn] = []
+        self.before: list[ChatTurn] = []  # what every conversation with this model begins with
 
-    def reach(self) -> Client:
+    def reach(self) -> ServerClient:
         """The way to the server, for one call: one in the background that has left while nobody spoke is started again."""
-        return reach(self._settings, quiet=True)
+        return connect_or_start(self._settings, quiet=True)
 
     @property
     def model(self) -> str:
@@ -95,15 +95,15 @@ class Session:
                 raise Failed("the server ended the answer in the middle; ask again, and look at its log if it stays so")
         except KeyboardInterrupt:
             writer.close()
-            say("\n")
+            emit("\n")
         except NdaniError:
             if writer.close():
-                say("\n")
+                emit("\n")
             raise
         else:
             writer.close()
-            say("\n")
-            closing_words(done, verbose=self.verbose)
+            emit("\n")
+            answer_summary(done, verbose=self.verbose)
         # A question without any answer is not part of a conversation: models expect the turns to alternate.
         if done or any(answer):
             self.turns = [*turns, {"role": "assistant", "content": "".join(answer)}]
@@ -129,11 +129,11 @@ class Session:
             # From now on the model itself begins with all this.
             self.before, self.turns = talk, []
 
-    def writer(self) -> Writer:
+    def writer(self) -> WordWrapper:
         """What puts a model's words on the screen."""
-        return Writer(sys.stdout, columns=shutil.get_terminal_size().columns if self.wordwrap else 0, terminal=True)
+        return WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if self.wordwrap else 0, terminal=True)
 
-    def _request(self, messages: list[Turn]) -> dict[str, Any]:
+    def _request(self, messages: list[ChatTurn]) -> dict[str, Any]:
         return {**self.said, "messages": messages} | ({"options": self.options} if self.options else {})
 
 
@@ -178,5 +178,5 @@ def _waiting(words: str) -> Any:
     from rich.text import Text
 
     console = Console(stderr=True)
-    with console.status(Text(clean(words))), drawing(lambda: 1) if console.is_terminal else contextlib.nullcontext():
+    with console.status(Text(without_controls(words))), drawing(lambda: 1) if console.is_terminal else contextlib.nullcontext():
         yield

@@ -16,7 +16,7 @@ from ndani.prompts.template.bounds import STEPS, STEPS_PER_TURN, Meter, refuse, 
 from ndani.prompts.template.conversation import Conversation, ToolCall, Turn, clean, merge, messages, scrub, thinking_values, tool_values
 from ndani.prompts.template.evaluate import run
 from ndani.prompts.template.functions import FUNCTIONS
-from ndani.prompts.template.nodes import Action, Body, Command, Field, Pipe
+from ndani.prompts.template.nodes import Action, CommandNode, Field, NodeList, Pipeline
 from ndani.prompts.template.parse import parse_tree
 from ndani.prompts.template.values import Table, Value
 
@@ -31,7 +31,7 @@ def parse(text: str) -> Template:
 class Template:
     """A template that has been read. Immutable; one may be rendered many times, by several threads at once."""
 
-    def __init__(self, text: str, bodies: Mapping[str, Body]) -> None:
+    def __init__(self, text: str, bodies: Mapping[str, NodeList]) -> None:
         self.text = text
         named = [survey.names(body) for body in bodies.values()]
         for body in bodies.values():
@@ -71,7 +71,7 @@ class Template:
         meter = Meter(STEPS + STEPS_PER_TURN * len(conversation.turns))
         think = thinking_values(conversation.think)
 
-        def once(body: Body, values: dict[str, Value]) -> str:
+        def once(body: NodeList, values: dict[str, Value]) -> str:
             return run(self.text, self._bodies, body, Table({**values, **think}), meter, day)
 
         if conversation.prompt and conversation.suffix:
@@ -85,7 +85,7 @@ class Template:
         pieces: list[str] = []
         held: dict[str, Value] = {"System": "", "Prompt": "", "Response": ""}
 
-        def close(body: Body) -> None:
+        def close(body: NodeList) -> None:
             pieces.append(once(body, held))
             held.update(System="", Prompt="", Response="")
 
@@ -106,5 +106,5 @@ class Template:
 
 def _response(pos: int) -> Action:
     """`{{ .Response }}`, which a template that mentions neither it nor `.Messages` is given at its end."""
-    command = Command(pos, (Field(pos, ("Response",)),))
-    return Action(pos, Pipe(pos, (), False, (command,)))
+    command = CommandNode(pos, (Field(pos, ("Response",)),))
+    return Action(pos, Pipeline(pos, (), False, (command,)))

@@ -158,11 +158,11 @@ def tool_values(tools: Sequence[object] | None) -> Items:
     """`.Tools`. Raises BadRequest, saying which tool and which field, on what is no tool."""
     if tools is None:
         return Items((), "template.templateTools", "json", nil=True)
-    found = tuple(_tool(_Part(tool, f"tools[{place}]")) for place, tool in enumerate(tools))
+    found = tuple(_tool(_PropertyNode(tool, f"tools[{place}]")) for place, tool in enumerate(tools))
     return Items(found, "template.templateTools", "json")
 
 
-class _Part:
+class _PropertyNode:
     """One JSON object of a tool, and what to call it in a sentence."""
 
     def __init__(self, value: object, where: str) -> None:
@@ -171,8 +171,8 @@ class _Part:
         self.value = cast(Mapping[str, object], value or {})
         self.where = where
 
-    def part(self, key: str) -> _Part:
-        return _Part(self.value.get(key), f"{self.where}.{key}")
+    def part(self, key: str) -> _PropertyNode:
+        return _PropertyNode(self.value.get(key), f"{self.where}.{key}")
 
     def text(self, key: str) -> str:
         value = self.value.get(key)
@@ -194,7 +194,7 @@ class _Part:
         return from_json(self.value.get(key), f"{self.where}.{key}")
 
 
-def _tool(tool: _Part) -> Record:
+def _tool(tool: _PropertyNode) -> Record:
     function = tool.part("function")
     parameters = function.part("parameters")
     shape = Record(
@@ -221,15 +221,15 @@ def _tool(tool: _Part) -> Record:
     )
 
 
-def _properties(part: _Part, kind: str, prints: str, ordered: bool, depth: int) -> Table:
+def _properties(part: _PropertyNode, kind: str, prints: str, ordered: bool, depth: int) -> Table:
     if part.value.get("properties") is None:
         return Table({}, kind, prints, nil=True)
     inner = part.part("properties")
     found = {scrub(str(key)): _property(inner.part(key), depth) for key in inner.value}
-    return Table(found, kind, prints, zero=_property(_Part(None, ""), depth), ordered=ordered)
+    return Table(found, kind, prints, zero=_property(_PropertyNode(None, ""), depth), ordered=ordered)
 
 
-def _property(part: _Part, depth: int) -> Record:
+def _property(part: _PropertyNode, depth: int) -> Record:
     if depth > NESTING:
         raise BadRequest(f"a tool's parameters are nested more than {NESTING} deep")
     options = part.value.get("anyOf")
@@ -239,7 +239,9 @@ def _property(part: _Part, depth: int) -> Record:
     if enum is not None and not isinstance(enum, Items):
         raise BadRequest(f"{part.where}.enum must be a list")
     nested = None if part.value.get("properties") is None else _properties(part, "*api.ToolPropertiesMap", "", True, depth + 1)
-    choices = tuple(_property(_Part(option, f"{part.where}.anyOf[{place}]"), depth + 1) for place, option in enumerate(options or ()))
+    choices = tuple(
+        _property(_PropertyNode(option, f"{part.where}.anyOf[{place}]"), depth + 1) for place, option in enumerate(options or ())
+    )
     fields: dict[str, Value] = {
         "AnyOf": Items(choices, "[]api.ToolProperty", nil=options is None),
         "Type": part.texts("type", "api.PropertyType", "type", single=True),

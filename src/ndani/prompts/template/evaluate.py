@@ -14,21 +14,21 @@ from ndani.prompts.template.formats import PLAIN, Printer
 from ndani.prompts.template.functions import FUNCTIONS, Setting
 from ndani.prompts.template.nodes import (
     Action,
-    Body,
     Branch,
     Break,
     Call,
     Chain,
-    Command,
+    CommandNode,
     Continue,
     Dot,
     Field,
     Kind,
     Literal,
     Nil,
+    NodeList,
     Operand,
-    Pipe,
-    Text,
+    Pipeline,
+    TextNode,
     Variable,
     Word,
 )
@@ -50,12 +50,12 @@ _ABSENT = _Absent.ABSENT
 _Final = Value | _Absent
 
 
-def run(source: str, bodies: Mapping[str, Body], body: Body, data: Value, meter: Meter, today: date) -> str:
+def run(source: str, bodies: Mapping[str, NodeList], body: NodeList, data: Value, meter: Meter, today: date) -> str:
     """The text that a body makes of its data. `bodies` are the templates that it may call, `source` is where errors point.
 
     Raises BadRequest with line and column when the template is wrong, or goes beyond its bounds.
     """
-    walk = _Run(bodies, data, Setting(meter, today))
+    walk = _Evaluation(bodies, data, Setting(meter, today))
     try:
         walk.body(data, body)
     except Wrong as wrong:
@@ -65,8 +65,8 @@ def run(source: str, bodies: Mapping[str, Body], body: Body, data: Value, meter:
     return "".join(walk.out)
 
 
-class _Run:
-    def __init__(self, bodies: Mapping[str, Body], data: Value, setting: Setting) -> None:
+class _Evaluation:
+    def __init__(self, bodies: Mapping[str, NodeList], data: Value, setting: Setting) -> None:
         self.bodies = bodies
         self.setting = setting
         self.meter = setting.meter
@@ -83,14 +83,14 @@ class _Run:
         if self.depth > DEPTH:
             raise Wrong(f"it goes more than {DEPTH} levels deep; a template in it calls itself without end")
 
-    def body(self, dot: Value, nodes: Body) -> _Leave | None:
+    def body(self, dot: Value, nodes: NodeList) -> _Leave | None:
         self.deeper()
         for node in nodes:
             self.meter.step()
             self.pos = node.pos
             leave: _Leave | None = None
             match node:
-                case Text(_, text):
+                case TextNode(_, text):
                     self.write(text)
                 case Action(_, pipe):
                     value = self.pipe(dot, pipe)
@@ -216,7 +216,7 @@ class _Run:
 
     # Values.
 
-    def pipe(self, dot: Value, pipe: Pipe) -> Value:
+    def pipe(self, dot: Value, pipe: Pipeline) -> Value:
         self.deeper()
         value: _Final = _ABSENT
         for command in pipe.commands:
@@ -233,7 +233,7 @@ class _Run:
                 self.values.append(value)
         return value
 
-    def command(self, dot: Value, command: Command, final: _Final) -> Value:
+    def command(self, dot: Value, command: CommandNode, final: _Final) -> Value:
         self.meter.step()
         first = command.args[0]
         self.pos = first.pos
@@ -263,7 +263,7 @@ class _Run:
                 receiver = self.operand(dot, head)
                 self.pos = node.pos
                 return self.chain(receiver, names)
-            case Pipe():
+            case Pipeline():
                 return self.pipe(dot, node)
             case Word():
                 return self.function(dot, node, (), _ABSENT)

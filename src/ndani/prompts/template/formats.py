@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
-from ndani.control_characters import is_seen
+from ndani.control_characters import is_visible
 from ndani.prompts.template.bounds import OUTPUT, VERB, WIDTH, Meter, Wrong
 from ndani.prompts.template.values import NOTHING, Items, Nothing, Record, Table, Value, kind_of, own_text
 
@@ -56,7 +56,7 @@ def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
             out.append(_QUOTE[code])
         elif is_byte(char):
             out.append(f"\\x{code - 0xDC00:02x}")
-        elif is_seen(char) and (code < 128 or not ascii_only):
+        elif is_visible(char) and (code < 128 or not ascii_only):
             out.append(char)
         elif code < 32 or code == 127:
             out.append(f"\\x{code:02x}")
@@ -302,7 +302,7 @@ class Printer:
         if verb in "cqU":
             code = value if 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000 else 0xFFFD
             if verb == "U":
-                mark = f" '{chr(code)}'" if flags.sharp and code == value and is_seen(chr(code)) else ""
+                mark = f" '{chr(code)}'" if flags.sharp and code == value and is_visible(chr(code)) else ""
                 self.pad(f"U+{value % (1 << 64):0{max(4, flags.precision or 0)}X}{mark}", replace(flags, zero=False))
             else:
                 self.pad(chr(code) if verb == "c" else quote(chr(code), "'", flags.plus), flags)

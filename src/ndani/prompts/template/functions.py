@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from typing import Final
 from urllib.parse import quote_plus
 
-from ndani.control_characters import is_seen
+from ndani.control_characters import is_visible
 from ndani.prompts.template.bounds import Meter, Wrong
 from ndani.prompts.template.formats import Printer, is_byte
 from ndani.prompts.template.values import NOTHING, Byte, Items, Record, Table, Value, Window, is_true, kind_of, to_json
@@ -202,7 +202,7 @@ def _html(setting: Setting, args: Sequence[Value]) -> Value:
 def _js(setting: Setting, args: Sequence[Value]) -> Value:
     text = _text(setting, args).translate(_JS)
     setting.meter.step(len(text) // 4)
-    return "".join(char if is_seen(char) or char == "\x7f" or is_byte(char) else f"\\u{ord(char):04X}" for char in text)
+    return "".join(char if is_visible(char) or char == "\x7f" or is_byte(char) else f"\\u{ord(char):04X}" for char in text)
 
 
 def _urlquery(setting: Setting, args: Sequence[Value]) -> Value:

@@ -60,7 +60,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class CommandNode:
     """An operand, or a function with its arguments."""
 
     pos: int
@@ -68,20 +68,20 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Pipe:
+class Pipeline:
     """Commands, each given the value of the one before; `names` are the variables that take the last one's value."""
 
     pos: int
     names: tuple[str, ...]
     assign: bool  # `=` rather than `:=`
-    commands: tuple[Command, ...]
+    commands: tuple[CommandNode, ...]
 
 
-Operand = Literal | Nil | Dot | Field | Variable | Word | Chain | Pipe
+Operand = Literal | Nil | Dot | Field | Variable | Word | Chain | Pipeline
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextNode:
     pos: int
     text: str
 
@@ -89,7 +89,7 @@ class Text:
 @dataclass(frozen=True, slots=True)
 class Action:
     pos: int
-    pipe: Pipe
+    pipe: Pipeline
 
 
 class Kind(Enum):
@@ -104,9 +104,9 @@ class Branch:
 
     pos: int
     kind: Kind
-    pipe: Pipe
-    body: Body
-    other: Body | None
+    pipe: Pipeline
+    body: NodeList
+    other: NodeList | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Call:
 
     pos: int
     name: str
-    pipe: Pipe | None
+    pipe: Pipeline | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +128,5 @@ class Continue:
     pos: int
 
 
-Node = Text | Action | Branch | Call | Break | Continue
-Body = tuple[Node, ...]
+Node = TextNode | Action | Branch | Call | Break | Continue
+NodeList = tuple[Node, ...]

@@ -14,12 +14,11 @@ from ndani.prompts.template.lex import Sort, Token, lex
 from ndani.prompts.template.literals import read_character, read_number, read_text
 from ndani.prompts.template.nodes import (
     Action,
-    Body,
     Branch,
     Break,
     Call,
     Chain,
-    Command,
+    CommandNode,
     Continue,
     Dot,
     Field,
@@ -27,9 +26,10 @@ from ndani.prompts.template.nodes import (
     Literal,
     Nil,
     Node,
+    NodeList,
     Operand,
-    Pipe,
-    Text,
+    Pipeline,
+    TextNode,
     Variable,
     Word,
 )
@@ -40,7 +40,7 @@ _VALUES = frozenset(
 _SORTS = {Sort.END: "the end of the template", Sort.RIGHT: "}}", Sort.LEFT: "{{", Sort.SPACE: "a space"}
 
 
-def parse_tree(source: str, functions: Collection[str]) -> dict[str, Body]:
+def parse_tree(source: str, functions: Collection[str]) -> dict[str, NodeList]:
     """The bodies of a template by name: its own under the empty name, and one for each define and block.
 
     `functions` are the names that may be called. Raises BadRequest with line and column.
@@ -51,7 +51,7 @@ def parse_tree(source: str, functions: Collection[str]) -> dict[str, Body]:
 
 
 @dataclass(slots=True)
-class _Frame:
+class _Block:
     """What a definition starts afresh: the variables in sight, and how many ranges are around."""
 
     names: list[str] = field(default_factory=lambda: ["$"])
@@ -65,8 +65,8 @@ class _Parser:
         self.functions = functions
         self.at = 0
         self.nesting = 0
-        self.frame = _Frame()
-        self.bodies: dict[str, Body] = {}
+        self.frame = _Block()
+        self.bodies: dict[str, NodeList] = {}
 
     # Tokens.
 
@@ -108,7 +108,7 @@ class _Parser:
 
     # Bodies.
 
-    def top(self) -> Body:
+    def top(self) -> NodeList:
         nodes: list[Node] = []
         while self.tokens[self.at].sort is not Sort.END:
             start = self.at
@@ -123,7 +123,7 @@ class _Parser:
             nodes.append(self.node())
         return tuple(nodes)
 
-    def body(self, opened: Token) -> tuple[Body, Token]:
+    def body(self, opened: Token) -> tuple[NodeList, Token]:
         """Nodes up to an else or an end, and that keyword (taken; its own delimiter is not)."""
         nodes: list[Node] = []
         while True:
@@ -141,7 +141,7 @@ class _Parser:
     def node(self) -> Node:
         token = self.take()
         if token.sort is Sort.TEXT:
-            return Text(token.pos, token.text)
+            return TextNode(token.pos, token.text)
         if token.sort is not Sort.LEFT:
             raise self.unexpected(token, "the template")
         first = self.skip_space()
@@ -168,8 +168,8 @@ class _Parser:
     def branch(self, token: Token) -> Branch:
         """if, with, range, with all their else: a chain of else-ifs is read in a loop and folded from its end."""
         mark, nesting, kind = len(self.frame.names), self.nesting, Kind(token.text)
-        chain: list[tuple[Token, Pipe, Body]] = []
-        other: Body | None = None
+        chain: list[tuple[Token, Pipeline, NodeList]] = []
+        other: NodeList | None = None
         opened = token
         while True:
             self.enter(opened)
@@ -201,9 +201,9 @@ class _Parser:
         token = self.expect(Sort.STRING, where)
         return token, self.literal(token)
 
-    def separate(self, opened: Token) -> Body:
+    def separate(self, opened: Token) -> NodeList:
         """A body that sees none of the variables around it."""
-        outer, self.frame = self.frame, _Frame()
+        outer, self.frame = self.frame, _Block()
         self.enter(opened)
         body, closed = self.body(opened)
         if closed.text != "end":
@@ -231,7 +231,7 @@ class _Parser:
             return Call(at.pos, name, None)
         return Call(at.pos, name, self.pipe("{{ template }}", Sort.RIGHT))
 
-    def add(self, name: str, body: Body, pos: int) -> None:
+    def add(self, name: str, body: NodeList, pos: int) -> None:
         """An empty definition gives way to any other; two that are not empty are an error."""
         if name in self.bodies and not _is_empty(self.bodies[name]):
             if not _is_empty(body):
@@ -241,10 +241,10 @@ class _Parser:
 
     # Pipelines.
 
-    def pipe(self, where: str, end: Sort) -> Pipe:
+    def pipe(self, where: str, end: Sort) -> Pipeline:
         first = self.skip_space()
         names, assign = self.declared(where)
-        commands: list[Command] = []
+        commands: list[CommandNode] = []
         while True:
             token = self.skip_space()
             if token.sort is end:
@@ -258,7 +258,7 @@ class _Parser:
         for command in commands[1:]:
             if isinstance(command.args[0], Literal | Dot | Nil):
                 raise self.error(command.pos, "only a function can take the value of a pipeline")
-        return Pipe(first.pos, tuple(names), assign, tuple(commands))
+        return Pipeline(first.pos, tuple(names), assign, tuple(commands))
 
     def declared(self, where: str) -> tuple[list[str], bool]:
         """The variables before := or =, and which of the two. Takes nothing where there are none."""
@@ -289,7 +289,7 @@ class _Parser:
             raise self.error(variable, f"more than {VARIABLES:,} variables are declared")
         self.frame.names.append(variable.text)
 
-    def command(self) -> Command:
+    def command(self) -> CommandNode:
         pos = self.skip_space().pos
         args: list[Operand] = []
         while True:
@@ -306,7 +306,7 @@ class _Parser:
             break
         if not args:
             raise self.error(pos, "a command is empty")
-        return Command(pos, tuple(args))
+        return CommandNode(pos, tuple(args))
 
     def operand(self) -> Operand | None:
         term = self.term()
@@ -373,5 +373,5 @@ class _Parser:
             raise self.error(token, str(wrong)) from None
 
 
-def _is_empty(body: Body) -> bool:
-    return all(isinstance(node, Text) and not node.text.strip() for node in body)
+def _is_empty(body: NodeList) -> bool:
+    return all(isinstance(node, TextNode) and not node.text.strip() for node in body)

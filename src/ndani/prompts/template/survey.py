@@ -10,33 +10,33 @@ from dataclasses import replace
 
 from ndani.prompts.template.nodes import (
     Action,
-    Body,
     Branch,
     Call,
-    Command,
+    CommandNode,
     Field,
     Kind,
     Node,
+    NodeList,
     Operand,
-    Pipe,
-    Text,
+    Pipeline,
+    TextNode,
     Variable,
 )
 
 
-def names(body: Body) -> frozenset[str]:
+def names(body: NodeList) -> frozenset[str]:
     """The names of fields and variables that a body mentions, in lower case. What stands before `(…).Field` is not looked into."""
     found: set[str] = set()
-    left: list[Node | Pipe] = list(body)
+    left: list[Node | Pipeline] = list(body)
     while left:
         node = left.pop()
         match node:
-            case Pipe(_, _, _, commands):
+            case Pipeline(_, _, _, commands):
                 for command in commands:
                     for arg in command.args:
                         if isinstance(arg, Field | Variable):
                             found.update(name.lower() for name in arg.names)
-                        elif isinstance(arg, Pipe):
+                        elif isinstance(arg, Pipeline):
                             left.append(arg)
             case Branch():
                 left += [node.pipe, *node.body, *(node.other or ())]
@@ -49,7 +49,7 @@ def names(body: Body) -> frozenset[str]:
     return frozenset(found)
 
 
-def calls_without_value(body: Body) -> Iterator[Call]:
+def calls_without_value(body: NodeList) -> Iterator[Call]:
     """Every `{{ template "x" }}` that is given nothing, which Ollama refuses."""
     left: list[Node] = list(body)
     while left:
@@ -60,31 +60,31 @@ def calls_without_value(body: Body) -> Iterator[Call]:
             yield node
 
 
-def _fields(pipe: Pipe) -> Iterator[Field]:
-    left: list[Pipe] = [pipe]
+def _fields(pipe: Pipeline) -> Iterator[Field]:
+    left: list[Pipeline] = [pipe]
     while left:
         for command in left.pop().commands:
             for arg in command.args:
                 if isinstance(arg, Field):
                     yield arg
-                elif isinstance(arg, Pipe):
+                elif isinstance(arg, Pipeline):
                     left.append(arg)
 
 
-def thinking_tags(body: Body) -> tuple[str, str]:
+def thinking_tags(body: NodeList) -> tuple[str, str]:
     """The texts around `.Thinking`, where a range over `.Messages` prints it; empty where it does not.
 
     They are the first and the last node of the innermost list around it, where those are texts; the last find wins.
     """
     tags = ["", ""]
 
-    def visit(pipes: Iterable[Pipe], around: Body, inside: bool) -> None:
+    def visit(pipes: Iterable[Pipeline], around: NodeList, inside: bool) -> None:
         if inside and any(field.names[0] == "Thinking" for pipe in pipes for field in _fields(pipe)):
             for place, node in enumerate((around[0], around[-1])):
-                if isinstance(node, Text):
+                if isinstance(node, TextNode):
                     tags[place] = node.text.strip()
 
-    def walk(nodes: Body, inside: bool) -> None:
+    def walk(nodes: NodeList, inside: bool) -> None:
         for node in nodes:
             match node:
                 case Action(_, pipe):
@@ -110,7 +110,7 @@ class _Cut:
 
     done = False
 
-    def body(self, nodes: Body) -> Body:
+    def body(self, nodes: NodeList) -> NodeList:
         kept: list[Node] = []
         for node in nodes:
             found = None if self.done else self.node(node)
@@ -127,8 +127,8 @@ class _Cut:
             return None if pipe is None else replace(node, pipe=pipe)
         return node
 
-    def pipe(self, pipe: Pipe) -> Pipe | None:
-        commands: list[Command] = []
+    def pipe(self, pipe: Pipeline) -> Pipeline | None:
+        commands: list[CommandNode] = []
         for command in pipe.commands:
             args = tuple(arg for arg in map(self.operand, command.args) if arg is not None)
             if not args:
@@ -142,9 +142,9 @@ class _Cut:
             return arg
         if self.done:
             return None
-        return self.pipe(arg) if isinstance(arg, Pipe) else arg
+        return self.pipe(arg) if isinstance(arg, Pipeline) else arg
 
 
-def cut_after_response(body: Body) -> Body:
+def cut_after_response(body: NodeList) -> NodeList:
     """The body without what follows its first `.Response`, as the last turn of a legacy template is run."""
     return _Cut().body(body)
