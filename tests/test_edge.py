@@ -20,7 +20,7 @@ import pytest
 
 from conftest import Start
 from ndani import settings
-from ndani.api.edge import Hosts
+from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.listening import choose_addresses, listening, loopback_addresses
 from server import HOST, PATIENCE, Server, slowness, until
 
@@ -106,7 +106,7 @@ async def reached(loopback_addresses: frozenset[str], server: Any) -> int:
         got.append(message)
 
     scope = {"type": "http", "headers": [(b"host", b"models.corp.example")], "server": server}
-    await Hosts(inside, loopback_addresses)(scope, None, send)  # type: ignore[arg-type]
+    await HostGuard(inside, loopback_addresses)(scope, None, send)  # type: ignore[arg-type]
     return int(got[0]["status"])
 
 

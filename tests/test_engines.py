@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ndani import engines, names
-from ndani.api.ollama.dialect import parse_chat, parse_generate
+from ndani.api.ollama.requests import parse_chat, parse_generate
 from ndani.engines import ENGINES, EngineSpec, running
 from ndani.errors import Misconfigured, Unsupported
 from ndani.service.answers import NOT_SERVED, _reject_unsupported

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from conftest import Start
-from ndani.api.ollama import dialect
+from ndani.api.ollama import requests
 from ndani.api.ollama.create import parse_create
 from ndani.api.ollama.embed import parse_embed, parse_embeddings
 from ndani.api.ollama.show import parse_show
@@ -29,8 +29,8 @@ NUMBERS = (
 )  # fmt: skip
 
 READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "generate": lambda body: dialect.parse_generate(body),
-    "chat": lambda body: dialect.parse_chat({"model": "m"} | body),
+    "generate": lambda body: requests.parse_generate(body),
+    "chat": lambda body: requests.parse_chat({"model": "m"} | body),
     "embed": lambda body: parse_embed({"model": "m"} | body),
     "embeddings": lambda body: parse_embeddings({"model": "m"} | body),
     "create": lambda body: parse_create({"model": "m"} | body),

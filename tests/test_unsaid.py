@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from conftest import Start
-from ndani.api.ollama import dialect, fields
+from ndani.api.edge import fields
+from ndani.api.ollama import requests
 from ndani.api.ollama.create import parse_create
 from ndani.api.ollama.embed import parse_embed, parse_embeddings
 from ndani.api.ollama.show import parse_show
@@ -107,9 +108,9 @@ TABLE = {
 }
 
 READERS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "generate": lambda body: (dialect.parse_generate(body), fields.flag(body, "stream", True)),
-    "chat": lambda body: (dialect.parse_chat({"model": "m"} | body), fields.flag(body, "stream", True)),
-    "message": lambda body: dialect.parse_chat({"model": "m", "messages": [body]}),
+    "generate": lambda body: (requests.parse_generate(body), fields.flag(body, "stream", True)),
+    "chat": lambda body: (requests.parse_chat({"model": "m"} | body), fields.flag(body, "stream", True)),
+    "message": lambda body: requests.parse_chat({"model": "m", "messages": [body]}),
     "embed": lambda body: parse_embed({"model": "m"} | body),
     "embeddings": lambda body: parse_embeddings({"model": "m"} | body),
     "show": lambda body: (fields.model({"model": "m"} | body), fields.text(body, "name"), parse_show(body)),
@@ -149,12 +150,12 @@ def test_an_option_that_is_null_is_not_said_and_one_that_is_zero_is(name: str) -
 @pytest.mark.parametrize("name", ["", None, " ", "\n"])
 def test_a_model_that_is_empty_is_a_model_not_said(name: str | None) -> None:
     with pytest.raises(BadRequest, match="model is required"):
-        dialect.parse_chat({"model": name})
+        requests.parse_chat({"model": name})
     with pytest.raises(BadRequest, match="model is required"):
         parse_embeddings({"model": name})
     with pytest.raises(NotFound, match="model '' not found"):
         parse_embed({"model": name})
-    assert dialect.parse_generate({"model": name}) == dialect.parse_generate({})
+    assert requests.parse_generate({"model": name}) == requests.parse_generate({})
     if not name:
         with pytest.raises(BadName, match="invalid model name"):
             parse_create({"model": name})

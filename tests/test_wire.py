@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from ndani.api import wire
-from ndani.api.edge import long_work
-from ndani.api.ollama.dialect import render_chat, render_generate
+from ndani.api.edge import faults, json_response, long_work, request_body, streaming
+from ndani.api.ollama import timestamps
+from ndani.api.ollama.responses import render_chat, render_generate
 from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
 from ndani.types import Done, Event, Progress, Report, Text, Usage
 
@@ -32,10 +32,10 @@ def request(*pieces: bytes, leaves: bool = False) -> Request:
 
 
 async def test_names_are_lower_case_and_null_is_nothing_said() -> None:
-    assert await wire.decode(request(b'{"Model": "x", "KEEP_ALIVE": {"A": 1}}')) == {"model": "x", "keep_alive": {"A": 1}}
-    assert await wire.decode(request(b"null")) == {}
-    assert await wire.decode(request(b'{"a":', b" 1}")) == {"a": 1}
-    assert await wire.decode(request(b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}, "what Windows writes in front of a text"
+    assert await request_body.decode(request(b'{"Model": "x", "KEEP_ALIVE": {"A": 1}}')) == {"model": "x", "keep_alive": {"A": 1}}
+    assert await request_body.decode(request(b"null")) == {}
+    assert await request_body.decode(request(b'{"a":', b" 1}")) == {"a": 1}
+    assert await request_body.decode(request(b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}, "what Windows writes in front of a text"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ async def test_names_are_lower_case_and_null_is_nothing_said() -> None:
 )
 async def test_what_is_no_object_is_one_sentence_that_quotes_nothing(body: bytes, sentence: str) -> None:
     with pytest.raises(BadRequest) as met:
-        await wire.decode(request(body))
+        await request_body.decode(request(body))
     assert str(met.value).startswith(sentence) and "xyzzy" not in str(met.value)
 
 
@@ -61,24 +61,24 @@ async def test_a_body_that_must_be_mended_takes_a_few_times_its_size(letter: byt
     body = b'{"a": "' + letter * 200_000 + b'"}'
     tracemalloc.start()
     try:
-        found = await wire.decode(request(body))
+        found = await request_body.decode(request(body))
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert found["a"] == (await wire.decode(request(b'{"a": "' + letter + b'"}')))["a"] * 200_000
+    assert found["a"] == (await request_body.decode(request(b'{"a": "' + letter + b'"}')))["a"] * 200_000
     assert most < 14 * len(body)
 
 
 async def test_a_client_that_leaves_in_its_body_is_no_fault_of_ours() -> None:
     with pytest.raises(Cancelled):
-        await wire.decode(request(b'{"a":', leaves=True))
+        await request_body.decode(request(b'{"a":', leaves=True))
 
 
 def test_a_fault_names_its_kind_and_place_and_no_words() -> None:
     try:
-        wire.encode({1, "a secret"} and object())
+        json_response.encode({1, "a secret"} and object())
     except TypeError as error:
-        said = str(wire.fault(error))
+        said = str(faults.fault(error))
     assert re.fullmatch(r"ndani met a fault of its own \(TypeError at \w+\.py:\d+\); please report it", said)
 
 
@@ -112,8 +112,8 @@ async def send(response: Any, *, gone_after: int = 10**6) -> list[dict[str, Any]
 
 
 async def respond(events: Events, *, stream: bool) -> Any:
-    line, fold = render_chat("m", wire.Clock())
-    return await wire.respond(events(), wire.open_sink(stream, line), line, fold, {"X-Y": "z"})
+    line, fold = render_chat("m", timestamps.Timestamps())
+    return await streaming.respond(events(), streaming.open_sink(stream, line), line, fold, {"X-Y": "z"})
 
 
 def lines(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ async def test_the_fold_of_a_stream_is_one_object() -> None:
 async def test_a_load_is_one_object_even_when_streaming(stream: bool, reason: str) -> None:
     events = Events(Done(reason))
     sent = await send(await respond(events, stream=stream))
-    assert (b"content-type", wire.JSON.encode()) in sent[0]["headers"] and events.closed
+    assert (b"content-type", json_response.JSON.encode()) in sent[0]["headers"] and events.closed
     assert lines(sent)[0]["done_reason"] == reason and not any(key.endswith("duration") for key in lines(sent)[0])
 
 
@@ -213,14 +213,14 @@ async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
 @pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])
 def test_any_text_survives_rendering(text: str) -> None:
     for render, read in ((render_chat, lambda v: v["message"]["content"]), (render_generate, lambda v: v["response"])):
-        line, fold = render(f'm"{text}', wire.Clock())
+        line, fold = render(f'm"{text}', timestamps.Timestamps())
         assert read(json.loads(line(Text(text)))) == text and json.loads(line(Text(text)))["model"] == f'm"{text}'
         assert read(json.loads(fold(text, END))) == text
         assert line(Text(text)).count(b"\n") == 1
 
 
 def test_stamps_have_nanoseconds_and_grow() -> None:
-    clock = wire.Clock()
+    clock = timestamps.Timestamps()
     stamps = [clock.now() for _ in range(1000)]
     assert stamps == sorted(stamps) and all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", s) for s in stamps)
-    assert re.fullmatch(r"2001-09-0\dT\d\d:46:40\.500000000(Z|[+-]\d\d:\d\d)", wire.local_stamp(1e9 + 0.5))
+    assert re.fullmatch(r"2001-09-0\dT\d\d:46:40\.500000000(Z|[+-]\d\d:\d\d)", timestamps.local_stamp(1e9 + 0.5))

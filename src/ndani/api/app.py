@@ -9,15 +9,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from ndani.api.edge import Hosts, Journal, Leaving, Limit, Origins
+from ndani.api.edge.access_log import AccessLog
+from ndani.api.edge.body_limit import BodyLimit
+from ndani.api.edge.disconnect import CancelOnDisconnect
+from ndani.api.edge.faults import failure
+from ndani.api.edge.host_guard import HostGuard
+from ndani.api.edge.json_response import reply
+from ndani.api.edge.origin_guard import OriginGuard
 from ndani.api.edge.redirects import redirect
 from ndani.api.ollama import cloud
 from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
 from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.ours.admin import AdminRoutes
+from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
-from ndani.api.wire import failure, reply
 from ndani.errors import NdaniError
 from ndani.service import Service
 
@@ -29,45 +35,45 @@ LARGE = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings"
 
 
 def build(service: Service, guarded: frozenset[str]) -> Starlette:
-    """The application over one service. Requests pass the middleware from the top down; see `Hosts` for `guarded`."""
-    native, making, embedding = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
-    upkeep, admin = MaintenanceRoutes(service), AdminRoutes(service)
+    """The application over one service. Requests pass the middleware from the top down; see `HostGuard` for `guarded`."""
+    ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
+    maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
-            Route("/", native.root, methods=["GET"]),
-            Route("/api/version", native.version, methods=["GET"]),
-            Route("/api/status", native.status, methods=["GET"]),
-            Route("/api/generate", native.generate, methods=["POST"]),
-            Route("/api/chat", native.chat, methods=["POST"]),
-            Route("/api/embed", embedding.embed, methods=["POST"]),
-            Route("/api/embeddings", embedding.embeddings, methods=["POST"]),
-            Route("/api/tags", native.tags, methods=["GET"]),
-            Route("/api/ps", native.ps, methods=["GET"]),
-            Route("/api/show", native.show, methods=["POST"]),
-            Route("/api/copy", native.copy, methods=["POST"]),
-            Route("/api/delete", native.delete, methods=["DELETE"]),
-            Route("/api/pull", native.pull, methods=["POST"]),
-            Route("/api/create", making.create, methods=["POST"]),
-            Route("/api/blobs/{digest}", making.has_blob, methods=["HEAD"]),
-            Route("/api/blobs/{digest}", making.send_blob, methods=["POST"]),
-            Route("/api/handover", making.hand_over, methods=["POST"]),
-            Route("/api/push", native.push, methods=["POST"]),
+            Route("/", ollama.root, methods=["GET"]),
+            Route("/api/version", ollama.version, methods=["GET"]),
+            Route("/api/status", ollama.status, methods=["GET"]),
+            Route("/api/generate", ollama.generate, methods=["POST"]),
+            Route("/api/chat", ollama.chat, methods=["POST"]),
+            Route("/api/embed", embed.embed, methods=["POST"]),
+            Route("/api/embeddings", embed.embeddings, methods=["POST"]),
+            Route("/api/tags", ollama.tags, methods=["GET"]),
+            Route("/api/ps", ollama.ps, methods=["GET"]),
+            Route("/api/show", ollama.show, methods=["POST"]),
+            Route("/api/copy", ollama.copy, methods=["POST"]),
+            Route("/api/delete", ollama.delete, methods=["DELETE"]),
+            Route("/api/pull", ollama.pull, methods=["POST"]),
+            Route("/api/create", create.create, methods=["POST"]),
+            Route("/api/blobs/{digest}", create.has_blob, methods=["HEAD"]),
+            Route("/api/blobs/{digest}", create.send_blob, methods=["POST"]),
+            Route("/api/handover", handover.hand_over, methods=["POST"]),
+            Route("/api/push", ollama.push, methods=["POST"]),
             Route("/api/me", cloud.account, methods=["POST"]),
             Route("/api/signout", cloud.account, methods=["POST"]),
             Route("/api/experimental/web_search", cloud.web_search, methods=["POST"]),
             Route("/api/experimental/web_fetch", cloud.web_fetch, methods=["POST"]),
-            Route("/api/verify", upkeep.verify, methods=["POST"]),
-            Route("/api/prune", upkeep.prune, methods=["POST"]),
+            Route("/api/verify", maintenance.verify, methods=["POST"]),
+            Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
             Route("/api/doctor", admin.doctor, methods=["POST"]),
         ],
         middleware=[
-            Middleware(Journal, log=service.log, counts=service.counts),
-            Middleware(Origins, allowed=settings.origins),
-            Middleware(Hosts, guarded=guarded),
-            Middleware(Leaving),
-            Middleware(Limit, most=settings.max_body, large=LARGE, uploads=UPLOADS),
+            Middleware(AccessLog, log=service.log, counts=service.counts),
+            Middleware(OriginGuard, allowed=settings.origins),
+            Middleware(HostGuard, guarded=guarded),
+            Middleware(CancelOnDisconnect),
+            Middleware(BodyLimit, most=settings.max_body, large=LARGE, uploads=UPLOADS),
         ],
         exception_handlers={NdaniError: _refused, HTTPException: _unrouted},
     )

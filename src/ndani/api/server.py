@@ -17,9 +17,9 @@ import uvicorn
 from ndani import __version__, jail
 from ndani.api.app import build
 from ndani.api.edge.connection import Connection
+from ndani.api.edge.faults import fault
 from ndani.api.edge.library_log import capture_library_logs
 from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
-from ndani.api.wire import fault
 from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts

@@ -26,8 +26,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ndani import jail
-from ndani.api.edge import Hosts, Journal, Leaving
+from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.connection import Connection
+from ndani.api.edge.disconnect import CancelOnDisconnect
+from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.library_log import capture_library_logs
 from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
@@ -122,7 +124,11 @@ def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlet
             Route("/v2/{name:path}/manifests/{reference}", mirror.manifest, methods=read),
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=read),
         ],
-        middleware=[Middleware(Journal, log=log, counts=Counts()), Middleware(Hosts, guarded=loopback_addresses), Middleware(Leaving)],
+        middleware=[
+            Middleware(AccessLog, log=log, counts=Counts()),
+            Middleware(HostGuard, guarded=loopback_addresses),
+            Middleware(CancelOnDisconnect),
+        ],
         exception_handlers={HTTPException: _refused, NdaniError: _failed},
     )
     app.router.redirect_slashes = False
@@ -228,7 +234,8 @@ class _FileRange(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            # Once its (empty) body is read, `Leaving` knows when the client has gone; Starlette's own way would call that a success.
+            # Once its (empty) body is read, `CancelOnDisconnect` knows when the client has gone; Starlette's own way would call
+            # that a success.
             while (message := await receive()).get("more_body"):
                 pass
             if message["type"] == "http.disconnect":

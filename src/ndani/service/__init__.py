@@ -47,7 +47,7 @@ class Service:
         self.embeddings = Embeddings(self.resolver, pool, counts)
         self.supervisor = Supervisor(settings.require_jail)
         self.models = Models(store, self.resolver, pool, fetcher, self.supervisor, log)
-        self.upkeep = Maintenance(store, fetcher)
+        self.maintenance = Maintenance(store, fetcher)
 
     def health(self) -> dict[str, Any]:
         """What is loaded and counted. Raises Failed with the reason when nothing could be served."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from ndani.api.wire import fault
+from ndani.api.edge.faults import fault
 from ndani.ledger.log import Log
 
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from ndani.api.wire import JSON, Lines, encode
+from ndani.api.edge.json_response import JSON, encode
+from ndani.api.edge.streaming import Lines
 from ndani.store.threads import Backlog, ended
 from ndani.types import Progress
 

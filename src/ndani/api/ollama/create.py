@@ -8,9 +8,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ndani.api import wire
-from ndani.api.edge import long_work
-from ndani.api.ollama import fields
+from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.ollama import request_fields
 from ndani.errors import BadName, BadRequest, Cancelled, Unsupported
 from ndani.service import Service
 from ndani.store.create import Recipe
@@ -27,7 +26,7 @@ class CreateRoutes:
         """HEAD /api/blobs/{digest}: 200 when the blob is here, 404 when not."""
         if self._service.models.has_blob(request.path_params["digest"]):
             return Response(status_code=200)
-        return Response(status_code=404, media_type=wire.JSON)
+        return Response(status_code=404, media_type=json_response.JSON)
 
     async def send_blob(self, request: Request) -> Response:
         """POST /api/blobs/{digest}: 201 when the body was that blob, 200 when it was here before."""
@@ -40,18 +39,9 @@ class CreateRoutes:
             raise Cancelled("request canceled") from None
         return Response(status_code=201 if new else 200)
 
-    async def hand_over(self, request: Request) -> Response:
-        """POST /api/handover: a place to link a file to, or, with that place's name, a blob of what was linked there."""
-        body = await wire.decode(request)
-        place = fields.text(body, "place")
-        if not place:
-            return wire.reply({"place": await self._service.models.prepare_handover()})
-        stream = fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.accept_handover, place), stream, long_work.step_line)
-
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
-        body = await wire.decode(request)
+        body = await request_body.decode(request)
         name, base, recipe = parse_create(body)
         stream = fields.flag(body, "stream", True)
         return await long_work.respond(partial(self._service.models.create, name, base, recipe), stream, long_work.step_line)
@@ -63,7 +53,7 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
     if not name:
         raise BadName("invalid model name")
     _refuse_later(body)
-    messages, more = fields.messages(body, ROLES)
+    messages, more = request_fields.messages(body, ROLES)
     if more:
         raise Unsupported("messages of a model hold text alone in this version; leave out images and tool_calls")
     recipe = Recipe(

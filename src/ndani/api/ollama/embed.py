@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api import wire
-from ndani.api.ollama import fields
+from ndani.api.edge import fields, json_response, request_body
+from ndani.api.ollama import request_fields
 from ndani.errors import BadRequest, NotFound
 from ndani.service import Service
 from ndani.types import EmbedRequest, Sampling, Vectors
@@ -25,17 +25,19 @@ class EmbedRoutes:
 
     async def embed(self, request: Request) -> Response:
         """POST /api/embed: a vector for each text of `input`, each of length 1."""
-        asked, ignored = parse_embed(await wire.decode(request))
+        asked, ignored = parse_embed(await request_body.decode(request))
         made = await self._service.embeddings.embed(asked)
         rendered = render_embed(asked.model, made) | {"embeddings": await _shortened(made.vectors)}
-        return await wire.reply_long(rendered, fields.ignored_headers(ignored))
+        return await json_response.reply_long(rendered, request_fields.ignored_headers(ignored))
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings, the older form: one `prompt`, one vector."""
-        asked, ignored = parse_embeddings(await wire.decode(request))
+        asked, ignored = parse_embeddings(await request_body.decode(request))
         made = await self._service.embeddings.embed(asked)
         cut = {"truncated": made.truncated} if made.truncated else {}
-        return wire.reply({"embedding": made.vectors[0] if made.vectors else []} | cut, headers=fields.ignored_headers(ignored))
+        return json_response.reply(
+            {"embedding": made.vectors[0] if made.vectors else []} | cut, headers=request_fields.ignored_headers(ignored)
+        )
 
 
 def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
@@ -56,7 +58,7 @@ def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
         truncate=fields.flag(body, "truncate", True),
         dimensions=dimensions or 0,
         sampling=sampling,
-        keep_alive=fields.keep_alive(body),
+        keep_alive=request_fields.keep_alive(body),
         wrong=wrong,
     )
     return request, ignored
@@ -69,12 +71,12 @@ def parse_embeddings(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
         raise BadRequest("model is required")
     sampling, ignored, wrong = _sampling(body)
     texts = (prompt,) if prompt else ()
-    return EmbedRequest(name, texts, sampling=sampling, keep_alive=fields.keep_alive(body), wrong=wrong), ignored
+    return EmbedRequest(name, texts, sampling=sampling, keep_alive=request_fields.keep_alive(body), wrong=wrong), ignored
 
 
 def _sampling(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
     """The options, those that nothing obeys (here also all that say how a word is chosen), and what is wrong with a value."""
-    sampling, _, wrong = fields.options(body)
+    sampling, _, wrong = request_fields.options(body)
     given = body.get("options") or {}
     return sampling, [name for name, value in given.items() if value is not None and name not in _OBEYED], wrong
 
@@ -94,7 +96,7 @@ def render_embed(model: str, made: Vectors) -> dict[str, Any]:
 
 async def _shortened(vectors: tuple[tuple[float, ...], ...]) -> list[list[float]]:
     """The same numbers, for the eye: nine digits give every 32-bit float back; the seventeen of a 64-bit one would be half noise."""
-    turns, rows = wire.Turns(), []
+    turns, rows = json_response.Turns(), []
     for vector in vectors:
         rows.append([float(f"{number:.9g}") for number in vector])
         await turns.give()

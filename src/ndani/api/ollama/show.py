@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from ndani.api.ollama import fields
-from ndani.api.ollama.dialect import render_details
-from ndani.api.wire import local_stamp
+from ndani.api.edge import fields
+from ndani.api.ollama.responses import render_details
+from ndani.api.ollama.timestamps import local_stamp
 from ndani.service.models import Shown
 from ndani.store.gguf import Tensor
 from ndani.store.modelfile import Modelfile, print_modelfile

@@ -1,0 +1,1 @@
+"""The routes that no dialect owns."""

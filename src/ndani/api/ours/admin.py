@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api import wire
+from ndani.api.edge import json_response
 from ndani.errors import NdaniError
 from ndani.runtime.probe import Targets
 from ndani.runtime.routes import routes
@@ -25,9 +25,9 @@ class AdminRoutes:
     async def health(self, request: Request) -> Response:
         """200 when an answer could be given and what is loaded; 503 with the reason when not."""
         try:
-            return wire.reply(self._service.health())
+            return json_response.reply(self._service.health())
         except NdaniError as error:
-            return wire.reply({"status": "unavailable", "reason": str(error)}, 503)
+            return json_response.reply({"status": "unavailable", "reason": str(error)}, 503)
 
     async def doctor(self, request: Request) -> Response:
         """POST /api/doctor: every way out, tried inside a real runner.
@@ -35,7 +35,7 @@ class AdminRoutes:
         It may load a model, so it is no GET: a browser sends those for any web page, and does not say for which.
         """
         engine, model, found = await self._service.doctor(_probe)
-        return wire.reply({"engine": engine, "model": model, **found, "warnings": without_effect()})
+        return json_response.reply({"engine": engine, "model": model, **found, "warnings": without_effect()})
 
 
 async def _probe(runner: Runner) -> dict[str, Any]:

@@ -8,9 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api import wire
-from ndani.api.edge import long_work
-from ndani.api.ollama import fields
+from ndani.api.edge import fields, json_response, long_work, request_body
 from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.maintenance import MaintenanceStep
@@ -26,16 +24,16 @@ class MaintenanceRoutes:
 
     async def verify(self, request: Request) -> Response:
         """POST /api/verify: `model` (all when empty), `repair`, `insecure`, `digests` (none but these files)."""
-        body = await wire.decode(request)
+        body = await request_body.decode(request)
         digests = frozenset(normal_digest(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
-        work = partial(self._service.upkeep.verify, fields.model(body), digests, repair, insecure)
+        work = partial(self._service.maintenance.verify, fields.model(body), digests, repair, insecure)
         return await long_work.respond(work, fields.flag(body, "stream", True), _line)
 
     async def prune(self, request: Request) -> Response:
         """POST /api/prune: `dry_run` removes nothing."""
-        body = await wire.decode(request)
-        work = partial(self._service.upkeep.prune, fields.flag(body, "dry_run", False))
+        body = await request_body.decode(request)
+        work = partial(self._service.maintenance.prune, fields.flag(body, "dry_run", False))
         return await long_work.respond(work, fields.flag(body, "stream", True), _line)
 
 
@@ -60,7 +58,7 @@ def _line(step: MaintenanceStep) -> bytes:
         shown = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
         return long_work.step_line(step)
-    return wire.encode(shown) + b"\n"
+    return json_response.encode(shown) + b"\n"
 
 
 def _damage(damage: Damage) -> dict[str, Any]:
