@@ -101,13 +101,13 @@ def test_what_was_noted_of_a_damaged_file_is_forgotten_though_another_program_re
 
 SEEN = """
 mount -t ramfs ramfs "$1" && exec "$2" -c 'import sys; from pathlib import Path; from ndani.store import Store
-from ndani.store.damage_notes import changed, doubt, renew
+from ndani.store.damage_notes import last_change, note_damage, note_replaced
 layout = Store(Path(sys.argv[1]) / "models").layout
 layout.root.mkdir()
 seen, digest = [], "sha256:" + "0" * 64
-for change in 50 * [lambda: renew(layout, digest), lambda: doubt(layout, digest, "state")]:
+for change in 50 * [lambda: note_replaced(layout, digest), lambda: note_damage(layout, digest, "state")]:
     change()
-    seen.append(changed(layout))
+    seen.append(last_change(layout))
 print(len(set(seen)))' "$1"
 """
 

@@ -134,7 +134,7 @@ def test_a_real_group(group: list[Path]) -> None:
                 (folder / name).write_text(text)
     if not any((folder / name).exists() for folder in group for name in said):
         pytest.skip("groups here have no limits")
-    script = "import json; from ndani.runtime.hardware import look; f = look(); print(json.dumps([f.cores, f.total, f.available]))"
+    script = "import json; from ndani.runtime.hardware import detect; f = detect(); print(json.dumps([f.cores, f.total, f.available]))"
     enter = "; ".join(f"echo $$ > '{folder}/cgroup.procs'" for folder in dict.fromkeys(group))
     done = subprocess.run(["sh", "-c", f"{enter}; exec '{sys.executable}' -c '{script}'"], capture_output=True, text=True, check=True)
     cores, total, available = json.loads(done.stdout)

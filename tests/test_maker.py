@@ -124,7 +124,7 @@ FRONT = """
 import asyncio, os, sys
 from ndani.convert import Given, Task
 from ndani.convert.supervisor import Supervisor
-from ndani.convert.gguf_layout import number_key, outline
+from ndani.convert.gguf_layout import lay_out_file, number_key
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
     await Supervisor(True).make(Task((Given("x", given),), output, sys.argv[3], 2), lambda step: print(step, flush=True))
