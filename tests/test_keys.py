@@ -116,7 +116,8 @@ def test_an_answer_that_is_no_text_is_no_yes(tmp_path: Path) -> None:
     put_echo(tmp_path / "models", "parrot")
     for blob in (tmp_path / "models" / "blobs").iterdir():
         blob.write_bytes(bytes(blob.stat().st_size))
-    with serving(tmp_path, free_port()) as environment, terminal([*NDANI, "verify"], environment, "pty") as screen:
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as it is in every language's locale but C
+    with serving(tmp_path, free_port()) as environment, terminal([*NDANI, "verify"], environment | strict, "pty") as screen:
         assert isinstance(screen, Pty)
         shows(screen, "[y/N]")
         screen.send(b"\xff\r")
