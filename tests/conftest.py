@@ -24,6 +24,7 @@ os.environ.setdefault("NDANI_TEST_MODELS", str(ROOT / ".cache" / "models"))
 
 # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that. Here it means what it means to a person.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 Start = Callable[..., Server]
 
