@@ -146,7 +146,7 @@ async def test_a_file_that_is_no_model_is_the_folders_fault_and_is_not_kept(stor
     (disk / "tiny-1b.gguf").write_bytes(b"GGUF" + bytes(1000))
     with pytest.raises(SourceFailed, match=r"the files of tiny:1b do not make a model: .*; look at them where they come from"):
         await collect(store, "tiny:1b", disk)
-    assert list(store.blobs.listed()) == [] and left_over(store) == []
+    assert list(store.blobs.scan()) == [] and left_over(store) == []
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "tiny-1b.gguf").write_bytes(WEIGHTS)
     folders = (disk, tmp_path / "second")

@@ -113,7 +113,7 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     whole = entry.weights_path.read_bytes()
     assert all(raw in whole for raw in content.values()) and b"split." not in whole
     assert (entry.system, entry.template, entry.params, entry.licenses) == ("Be kind.", "{{ .Prompt }}", {"temperature": 0.5}, ("Free.",))
-    assert {digest for digest, _ in store.blobs.listed()} == entry.digests, "the shards are gone"
+    assert {digest for digest, _ in store.blobs.scan()} == entry.digests, "the shards are gone"
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_a_file_systems_own_folder_among_the_blobs_is_passed_over(store: Store) 
 
 def test_what_was_never_named_goes_wherever_it_was_left(store: Store) -> None:
     layout = store.layout
-    paths = [folder / f".{digit * 32}" for folder in (layout.manifests, layout.locks, layout.heads) for digit in "ab"]
+    paths = [folder / f".{digit * 32}" for folder in (layout.manifests, layout.locks, layout.header_notes) for digit in "ab"]
     others = [layout.manifests / ".DS_Store", layout.locks / ".hidden"]
     for path in (*paths, *others):
         path.parent.mkdir(exist_ok=True)
@@ -101,11 +101,11 @@ def test_what_was_noted_of_a_damaged_file_is_forgotten_though_another_program_re
 
 SEEN = """
 mount -t ramfs ramfs "$1" && exec "$2" -c 'import sys; from pathlib import Path; from ndani.store import Store
-from ndani.store.damage_notes import last_change, note_damage, note_replaced
+from ndani.store.damage_notes import last_change, note_damage, note_replacement
 layout = Store(Path(sys.argv[1]) / "models").layout
 layout.root.mkdir()
 seen, digest = [], "sha256:" + "0" * 64
-for change in 50 * [lambda: note_replaced(layout, digest), lambda: note_damage(layout, digest, "state")]:
+for change in 50 * [lambda: note_replacement(layout, digest), lambda: note_damage(layout, digest, "state")]:
     change()
     seen.append(last_change(layout))
 print(len(set(seen)))' "$1"

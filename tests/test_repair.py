@@ -154,16 +154,16 @@ def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store,
     entry = store.find(parse("echo"))
     digest, size = entry.weights.digest, entry.weights.size
     whole = entry.weights_path.read_bytes()
-    assert store.blobs.sound(digest, size)
+    assert store.blobs.is_intact(digest, size)
     spoil(store, digest)
-    assert store.blobs.sound(digest, size), "nobody has looked"
+    assert store.blobs.is_intact(digest, size), "nobody has looked"
     assert [damage.digest for damage in verified(store).damaged] == [digest]
-    assert store.blobs.has(digest, size) and not store.blobs.sound(digest, size)
+    assert store.blobs.has(digest, size) and not store.blobs.is_intact(digest, size)
     place = prepare(store.layout)
     (store.layout.handover / place / "file").write_bytes(whole)
     listed(accept, store, place)
-    assert entry.weights_path.read_bytes() == whole and store.blobs.sound(digest, size)
-    assert not list(store.layout.damaged.iterdir())
+    assert entry.weights_path.read_bytes() == whole and store.blobs.is_intact(digest, size)
+    assert not list(store.layout.damage_notes.iterdir())
 
 
 def test_the_mark_is_about_one_state_of_a_file(store: Store) -> None:
@@ -174,8 +174,8 @@ def test_the_mark_is_about_one_state_of_a_file(store: Store) -> None:
     assert verified(store).damaged
     entry.weights_path.unlink()
     entry.weights_path.write_bytes(whole)
-    assert store.blobs.sound(entry.weights.digest)
-    assert not verified(store).damaged and not list(store.layout.damaged.iterdir())
+    assert store.blobs.is_intact(entry.weights.digest)
+    assert not verified(store).damaged and not list(store.layout.damage_notes.iterdir())
 
 
 def test_small_content_replaces_what_is_damaged_under_its_digest(store: Store) -> None:

@@ -19,7 +19,7 @@ from ndani import names
 from ndani.errors import NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store import layout as kinds
-from ndani.store.blobs import Mismatch
+from ndani.store.blobs import DigestMismatch
 from ndani.store.gguf import PURSE
 from ndani.store.header_cache import _MemoryCache
 from ndani.store.maintenance import Verified, verify
@@ -39,13 +39,13 @@ def layer(store: Store, kind: str, content: bytes) -> dict[str, object]:
 
 def put_model(store: Store, name: str, weights: bytes = b"weights", **texts: bytes) -> None:
     config = json.dumps({"model_format": "gguf", "model_family": "llama", "model_type": "1M", "file_type": "F16"}).encode()
-    layers = [layer(store, kinds.MODEL, weights), *(layer(store, kinds.kind(kind), text) for kind, text in texts.items())]
+    layers = [layer(store, kinds.MODEL, weights), *(layer(store, kinds.media_type_of(kind), text) for kind, text in texts.items())]
     manifest = {"schemaVersion": 2, "mediaType": kinds.MANIFEST, "config": layer(store, kinds.CONFIG, config), "layers": layers}
     store.commit(names.parse(name), json.dumps(manifest).encode())
 
 
 def blobs_of(store: Store) -> set[str]:
-    return {digest for digest, _ in store.blobs.listed()}
+    return {digest for digest, _ in store.blobs.scan()}
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_however_a_manifest_spells_a_digest_its_blob_is_needed(store: Store, spe
     odd = spell(weights).replace("SHA256", "sha256")
     store.commit(names.parse("odd"), path.read_bytes().replace(weights.encode(), odd.encode()))
     store.delete(names.parse("a"))
-    for digest, _ in list(store.blobs.listed()):
+    for digest, _ in list(store.blobs.scan()):
         os.utime(store.layout.blob(digest), (1000, 1000))
     assert store.removable() == ({}, {}) and store.prune() == ()
     entry = store.find(names.parse("odd"))
@@ -235,7 +235,7 @@ def test_bytes_that_are_not_what_was_asked_for_leave_no_trace(store: Store) -> N
     want = kinds.digest_of(b"right bytes")
     partial = store.partial(want, 11)
     partial.write(b"wrong bytes")
-    with pytest.raises(Mismatch, match=f"want {want}, got {kinds.digest_of(b'wrong bytes')}"):
+    with pytest.raises(DigestMismatch, match=f"want {want}, got {kinds.digest_of(b'wrong bytes')}"):
         partial.finish()
     assert list(store.layout.blobs.iterdir()) == []
     partial = store.partial(want, 11)

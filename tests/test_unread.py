@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def age(store: Store) -> None:
-    for digest, _ in list(store.blobs.listed()):
+    for digest, _ in list(store.blobs.scan()):
         os.utime(store.layout.blob(digest), (1000, 1000))
 
 

@@ -20,7 +20,7 @@ from ndani.service.maintenance import Maintenance
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
-from ndani.store.blobs import STALE_PARTIAL
+from ndani.store.blobs import PARTIAL_MAX_AGE
 from ndani.store.library import YOUNG
 from ndani.store.maintenance import Damage, Pruned, Unused, Verified, prune, verify
 from ndani.types import Progress
@@ -165,7 +165,7 @@ def test_only_what_nobody_needs_is_removed(tmp_path: Path) -> None:
     unused, young, claimed = orphan(store), orphan(store, b"young", time.time()), orphan(store, b"claimed")
     partial = store.layout.blobs / f"sha256-{'a' * 64}-partial"
     partial.write_bytes(b"x" * 9000)
-    os.utime(partial, (time.time() - STALE_PARTIAL - 60,) * 2)
+    os.utime(partial, (time.time() - PARTIAL_MAX_AGE - 60,) * 2)
     fresh = store.layout.blobs / f"sha256-{'b' * 64}-partial"
     fresh.write_bytes(b"x")
     with store.claim({f"sha256:{claimed.name[7:]}"}):
@@ -186,7 +186,7 @@ def test_nothing_is_removed_while_a_manifest_is_damaged(tmp_path: Path) -> None:
     store.layout.manifest(names.parse("echo")).write_text("{")
     partial = store.layout.blobs / f"sha256-{'a' * 64}-partial"
     partial.write_bytes(b"x" * 9000)
-    os.utime(partial, (time.time() - STALE_PARTIAL - 60,) * 2)
+    os.utime(partial, (time.time() - PARTIAL_MAX_AGE - 60,) * 2)
     steps = listed(prune, store)
     (said,) = [step for step in steps if isinstance(step, Damage)]
     assert said.models == ("echo:latest",) and "remove it with `ndani rm`" in said.problem

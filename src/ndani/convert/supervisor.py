@@ -21,7 +21,7 @@ from ndani import errors, jail
 from ndani.convert import Task, worker
 from ndani.jail import threads
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
-from ndani.store.disk import on_disk
+from ndani.store.disk import translate_disk_errors
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.types import Progress, Report
@@ -60,7 +60,7 @@ class Supervisor:
         def verifying(hashed: int) -> None:
             report(Progress("verifying conversion", total=file.size, completed=hashed))
 
-        with on_disk(file.root):
+        with translate_disk_errors(file.root):
             await self.make(task, working, file.allocate)
         report(Progress(status, digest, total, total))
         verifying(0)

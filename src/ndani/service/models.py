@@ -117,7 +117,7 @@ class Models:
 
     def has_blob(self, digest: str) -> bool:
         """Whether the store has this blob, and it was not found damaged. Raises BadRequest for a digest that is none."""
-        return self.store.blobs.sound(digest)
+        return self.store.blobs.is_intact(digest)
 
     async def receive(self, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
         """Store a blob that a client sends; False when it was here before. Raises BadRequest, StoreFailed."""

@@ -23,7 +23,7 @@ from ndani.errors import BadRequest
 from ndani.runtime.hardware import detect
 from ndani.store import Store
 from ndani.store.create import Recipe, check, open_blob, projects, read_weights, refuse
-from ndani.store.disk import on_disk
+from ndani.store.disk import translate_disk_errors
 from ndani.store.file_formats import GGUF, detect_format, refusal
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread
@@ -115,7 +115,7 @@ def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[
         raise BadRequest(f"these are {len(parts)} files, which is more than one model has; send those of one model alone")
     given = []
     for name, digest in parts.items():
-        with on_disk(store.layout.root):
+        with translate_disk_errors(store.layout.root):
             try:
                 descriptor = os.open(store.layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:

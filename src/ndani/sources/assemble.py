@@ -18,9 +18,9 @@ from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
 from ndani.store import Store
-from ndani.store.blobs import PIECE
+from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.create import Recipe, create, texts
-from ndani.store.disk import on_disk
+from ndani.store.disk import translate_disk_errors
 from ndani.store.layout import digest_of
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread, in_thread_reporting
@@ -125,10 +125,10 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
 def _drop_bad(store: Store, digests: list[str]) -> None:
     """Remove those of these files that have gone bad since they came, so that the next pull brings them again."""
     for digest in digests:
-        with on_disk(store.layout.root):
+        with translate_disk_errors(store.layout.root):
             seen = hashlib.sha256()
             with store.layout.blob(digest).open("rb") as file:
-                while piece := file.read(PIECE):
+                while piece := file.read(CHUNK_SIZE):
                     seen.update(piece)
             if f"sha256:{seen.hexdigest()}" != digest:
                 store.blobs.remove(digest)
@@ -139,7 +139,7 @@ async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files
     checkpoint = not any(map(_is_gguf, files))
     with ExitStack() as opened:
         given = []
-        with on_disk(store.layout.root):
+        with translate_disk_errors(store.layout.root):
             for name, digest in files.items():
                 given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)

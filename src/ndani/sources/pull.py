@@ -20,7 +20,7 @@ from ndani.sources.download import Download, received
 from ndani.sources.http import Interrupted
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
-from ndani.store.blobs import Mismatch
+from ndani.store.blobs import DigestMismatch
 from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.types import Progress, Report
 
@@ -143,13 +143,13 @@ async def _bring(context: _Context, source: Source, layer: PlannedLayer, *, afre
         store.blobs.put(layer.content)
         context.report(_progress(layer, layer.size))
         return
-    for ingredient in layer.ingredients if afresh or not store.blobs.sound(layer.digest, layer.size) else ():
+    for ingredient in layer.ingredients if afresh or not store.blobs.is_intact(layer.digest, layer.size) else ():
         await _bring(context, source, ingredient)
     while not (lock := store.lock(layer.digest)):
         context.report(_progress(layer, received(store, layer)))
         await asyncio.sleep(context.retries.poll)
     try:
-        if not afresh and store.blobs.sound(layer.digest, layer.size):
+        if not afresh and store.blobs.is_intact(layer.digest, layer.size):
             pass  # somebody else has brought it, or it was here
         elif layer.made:
             await convert(store, context.supervisor, layer, context.report)
@@ -186,12 +186,11 @@ async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> N
                 failures = 0 if download.received > before else failures + 1
                 await asyncio.sleep(context.retries.delay(error, failures))
         download.finish()
-    except Mismatch as error:
+    except DigestMismatch as error:
         download.discard()
-        sentence = (
-            f"digest mismatch, file must be downloaded again: want {error.want}, got {error.got}; pull once more, or use another source"
-        )
-        raise SourceFailed(sentence) from None
+        mismatch = f"want {error.expected}, got {error.actual}"
+        advice = "pull once more, or use another source"
+        raise SourceFailed(f"digest mismatch, file must be downloaded again: {mismatch}; {advice}") from None
     finally:
         download.close()
 

@@ -17,31 +17,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ndani.errors import StoreFailed
-from ndani.store.damage_notes import is_noted_damaged, put_in_place
-from ndani.store.disk import make_folder, on_disk
-from ndani.store.layout import Layout, digest_in, digest_of
+from ndani.store.damage_notes import has_damage_note, publish_blob
+from ndani.store.disk import make_folder, translate_disk_errors
+from ndani.store.layout import Layout, digest_from_file_name, digest_of
 
-PIECE = 1 << 20  # bytes read or written at once
+CHUNK_SIZE = 1 << 20  # bytes read or written at once
 
 #: An unfinished pull is worth going on with for a week; after that its bytes are only in the way.
-STALE_PARTIAL = 7 * 86400.0
+PARTIAL_MAX_AGE = 7 * 86400.0
 
 #: Bytes of the largest blob that is read as a whole: a text of a model, or its config.
-MOST_READ = 16 * PIECE
+MAX_SMALL_BLOB_SIZE = 16 * CHUNK_SIZE
 
 #: What a small file is called until it has its name.
 _FRESH = re.compile(r"\.[0-9a-f]{32}\Z")
 
 
-class Mismatch(Exception):
+class DigestMismatch(Exception):
     """What arrived is not what was asked for. Not of the tree: whose fault it is, the caller knows and says."""
 
     def __init__(self, want: str, got: str) -> None:
         super().__init__(f"digest mismatch: want {want}, got {got}")
-        self.want, self.got = want, got
+        self.expected, self.actual = want, got
 
 
-class Partial:
+class PartialBlob:
     """A blob that is growing. Bytes are hashed as they are written; `finish` verifies and renames.
 
     Only the process that holds the blob's lock may open one without a path of its own. Errors of the disk are StoreFailed.
@@ -54,58 +54,58 @@ class Partial:
         """
         self.layout, self.digest, self.size = layout, digest, size
         self.path = path or layout.partial(digest)
-        with on_disk(layout.root, size):
+        with translate_disk_errors(layout.root, size):
             make_folder(layout.blobs)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._file: BinaryIO = os.fdopen(handle, "r+b", buffering=0)
         self._hash = hashlib.sha256()
         self.length = 0
         if keep is not None:
-            self.keep(keep)
+            self.truncate(keep)
 
-    def keep(self, length: int) -> None:
+    def truncate(self, length: int) -> None:
         """Cut the file to its first `length` bytes and hash those again; the next write goes behind them."""
-        for _ in self.resume(length):
+        for _ in self.rehash(length):
             pass
 
-    def resume(self, length: int) -> Generator[bytes]:
+    def rehash(self, length: int) -> Generator[bytes]:
         """The same, piece by piece: each when it is hashed. To be exhausted before the next write."""
         self._hash, self.length = hashlib.sha256(), 0
-        with on_disk(self.layout.root):
+        with translate_disk_errors(self.layout.root):
             self._file.truncate(length)
             self._file.seek(0)
-            while piece := self._file.read(PIECE):
+            while piece := self._file.read(CHUNK_SIZE):
                 self._hash.update(piece)
                 self.length += len(piece)
                 yield piece
 
     @property
-    def reckoned(self) -> str:
+    def current_digest(self) -> str:
         """The digest of what is in it so far."""
         return f"sha256:{self._hash.hexdigest()}"
 
     def write(self, content: bytes) -> None:
         """Append. Raises StoreFailed when the disk is full; what was written before stays for the next pull."""
-        with on_disk(self.layout.root, max(self.size - self.length, len(content))):
+        with translate_disk_errors(self.layout.root, max(self.size - self.length, len(content))):
             write_all(self._file, content)
         self._hash.update(content)
         self.length += len(content)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Make what is written so far survive a power cut."""
-        with on_disk(self.layout.root):
+        with translate_disk_errors(self.layout.root):
             os.fsync(self._file.fileno())
 
     def finish(self) -> None:
         """Verify and give the file its name. Raises Mismatch, after removing it, when these are other bytes."""
-        got = self.reckoned
+        got = self.current_digest
         if got != self.digest:
             self.discard()
-            raise Mismatch(self.digest, got)
-        self.settle()
-        with on_disk(self.layout.root):
+            raise DigestMismatch(self.digest, got)
+        self.sync()
+        with translate_disk_errors(self.layout.root):
             self._file.close()
-            put_in_place(self.layout, self.path, self.digest)
+            publish_blob(self.layout, self.path, self.digest)
 
     def discard(self) -> None:
         """Remove the file."""
@@ -138,15 +138,15 @@ class Blobs:
             return False
         return size is None or found == size
 
-    def sound(self, digest: str, size: int | None = None) -> bool:
+    def is_intact(self, digest: str, size: int | None = None) -> bool:
         """As `has`, for whoever could bring it: False also for one that was found damaged."""
         try:
             status = self._layout.blob(digest).stat()
         except OSError:
             return False
-        return size in (None, status.st_size) and not is_noted_damaged(self._layout, digest, status)
+        return size in (None, status.st_size) and not has_damage_note(self._layout, digest, status)
 
-    def read(self, digest: str, limit: int = MOST_READ) -> bytes:
+    def read(self, digest: str, limit: int = MAX_SMALL_BLOB_SIZE) -> bytes:
         """A small blob's bytes. Raises StoreFailed when it is missing, unreadable or larger than `limit`."""
         path = self._layout.blob(digest)
         try:
@@ -167,10 +167,10 @@ class Blobs:
             return digest
         # A name of its own: two processes may put the same content at once, and both are right.
         fresh = self._layout.blobs / f".{uuid.uuid4().hex}"
-        with on_disk(self._layout.root, len(content)):
+        with translate_disk_errors(self._layout.root, len(content)):
             make_folder(self._layout.blobs)
-            write_new(fresh, content)
-            put_in_place(self._layout, fresh, digest)
+            write_new_file(fresh, content)
+            publish_blob(self._layout, fresh, digest)
         return digest
 
     def _holds(self, digest: str, content: bytes) -> bool:
@@ -180,11 +180,11 @@ class Blobs:
         except OSError:
             return False
 
-    def listed(self) -> Iterator[tuple[str, os.stat_result]]:
+    def scan(self) -> Iterator[tuple[str, os.stat_result]]:
         """Every whole blob: its digest and what the disk says of it."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self._layout.blobs) as found:
             for item in found:
-                digest = digest_in(item.name)
+                digest = digest_from_file_name(item.name)
                 if digest and item.is_file():
                     yield digest, item.stat()
 
@@ -192,9 +192,9 @@ class Blobs:
         """Remove a blob; one that is gone already is fine. Raises OSError."""
         self._layout.blob(digest).unlink(missing_ok=True)
 
-    def stale(self, busy: set[str]) -> Iterator[tuple[Path, os.stat_result]]:
+    def stale_files(self, busy: set[str]) -> Iterator[tuple[Path, os.stat_result]]:
         """Files that unfinished work, most of it pulls, left a week ago; those of `busy` digests are no such. Raises OSError."""
-        oldest = time.time() - STALE_PARTIAL
+        oldest = time.time() - PARTIAL_MAX_AGE
         for path in self._unfinished(busy):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
@@ -205,17 +205,17 @@ class Blobs:
         for path in self._layout.blobs.glob("*"):
             if ("-partial" in path.name or path.name.startswith(".")) and f"sha256:{path.name[7:71]}" not in busy:
                 yield path
-        for folder in (self._layout.manifests, self._layout.heads, self._layout.locks):  # before each has its name
+        for folder in (self._layout.manifests, self._layout.header_notes, self._layout.locks):  # before each has its name
             yield from (path for path in folder.glob(".*") if _FRESH.match(path.name))
 
     def remove_stale(self, busy: set[str], only: set[Path] | None = None) -> None:
         """Remove what `stale` finds; with `only`, none but those. Raises OSError."""
-        for path, _ in self.stale(busy):
+        for path, _ in self.stale_files(busy):
             if only is None or path in only:
                 path.unlink(missing_ok=True)
 
 
-def write_new(path: Path, content: bytes) -> None:
+def write_new_file(path: Path, content: bytes) -> None:
     """Write a new file durably; on an error nothing of it stays. Raises OSError."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

@@ -21,12 +21,12 @@ from ndani.errors import BadRequest, StoreFailed, Unsupported
 from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.architectures import ARCHITECTURES
-from ndani.store.blobs import MOST_READ
+from ndani.store.blobs import MAX_SMALL_BLOB_SIZE
 from ndani.store.extents import find_extents
 from ndani.store.file_formats import GGUF, detect_format, refusal
 from ndani.store.gguf import refuse as refuse_gguf
 from ndani.store.known_templates import recognise
-from ndani.store.layout import digest_of, hex_of, normal_digest
+from ndani.store.layout import digest_of, hex_of, normalize_digest
 from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
@@ -230,7 +230,7 @@ def read_weights(store: Store, path: str, digest: str, adapter: bool = False) ->
 
     Sentences name the file as the client does, never the store's path. Raises BadRequest, StoreFailed.
     """
-    digest = normal_digest(digest)
+    digest = normalize_digest(digest)
     with open_blob(store, path, digest) as file:
         form, size = detect_format(file.fileno()), os.fstat(file.fileno()).st_size
     if form != GGUF:
@@ -309,9 +309,11 @@ def _text(kind: str, text: str) -> _Part:
 
 
 def _part(kind: str, content: bytes) -> _Part:
-    if len(content) > MOST_READ:
+    if len(content) > MAX_SMALL_BLOB_SIZE:
         word = kind.rpartition(".")[2]
-        raise BadRequest(f"the {word} would take {len(content)} bytes, and no more than {MOST_READ} are ever read of it; make it shorter")
+        raise BadRequest(
+            f"the {word} would take {len(content)} bytes, and no more than {MAX_SMALL_BLOB_SIZE} are ever read of it; make it shorter"
+        )
     return _Part(Layer(kind, digest_of(content), len(content)), content)
 
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from ndani.store.disk import settle
+from ndani.store.disk import sync_folder
 from ndani.store.layout import Layout
 
 
@@ -29,54 +29,54 @@ def note_damage(layout: Layout, digest: str, seen: str) -> None:
         return
     before = last_change(layout)
     with contextlib.suppress(OSError):
-        layout.damaged.mkdir(exist_ok=True, mode=0o755)
-        layout.doubt(digest).write_text(seen, "ascii")
+        layout.damage_notes.mkdir(exist_ok=True, mode=0o755)
+        layout.damage_note(digest).write_text(seen, "ascii")
     _tell(layout, before)
 
 
 def forget_damage(layout: Layout, digest: str) -> None:
     """Of a blob that is whole, or gone, keep no note."""
     with contextlib.suppress(OSError):
-        layout.doubt(digest).unlink()
+        layout.damage_note(digest).unlink()
 
 
-def is_noted_damaged(layout: Layout, digest: str, status: os.stat_result) -> bool:
+def has_damage_note(layout: Layout, digest: str, status: os.stat_result) -> bool:
     """Whether a blob of which the disk says this was found damaged."""
     try:
-        return layout.doubt(digest).read_text("ascii", "replace") == _state(status)
+        return layout.damage_note(digest).read_text("ascii", "replace") == _state(status)
     except OSError:
         return False
 
 
-def put_in_place(layout: Layout, fresh: Path, digest: str) -> None:
+def publish_blob(layout: Layout, fresh: Path, digest: str) -> None:
     """Give a file whose bytes are right its name as a blob, durably. Raises OSError."""
-    replaces = was_here(layout, digest)
+    replaces = was_stored(layout, digest)
     fresh.replace(layout.blob(digest))
-    settle(layout.blobs)
+    sync_folder(layout.blobs)
     if replaces:
-        note_replaced(layout, digest)
+        note_replacement(layout, digest)
 
 
-def was_here(layout: Layout, digest: str) -> bool:
+def was_stored(layout: Layout, digest: str) -> bool:
     """Whether there is a file of this digest, or was one that another program has removed: a note of it may be a damaged one's."""
-    return os.path.lexists(layout.blob(digest)) or os.path.lexists(layout.head(digest))
+    return os.path.lexists(layout.blob(digest)) or os.path.lexists(layout.header_note(digest))
 
 
-def note_replaced(layout: Layout, digest: str) -> None:
+def note_replacement(layout: Layout, digest: str) -> None:
     """A file has taken the place of another one of this digest: what was noted of that one counts no more."""
     before = last_change(layout)
     forget_damage(layout, digest)
     with contextlib.suppress(OSError):
-        layout.head(digest).unlink()
+        layout.header_note(digest).unlink()
     with contextlib.suppress(OSError):
-        layout.damaged.mkdir(exist_ok=True, mode=0o755)
+        layout.damage_notes.mkdir(exist_ok=True, mode=0o755)
     _tell(layout, before)
 
 
 def last_change(layout: Layout) -> int:
     """When that was for the last time: a number that is another one each time, 0 before the first."""
     try:
-        return layout.damaged.stat().st_mtime_ns
+        return layout.damage_notes.stat().st_mtime_ns
     except OSError:
         return 0
 
@@ -84,11 +84,11 @@ def last_change(layout: Layout) -> int:
 def _tell(layout: Layout, before: int) -> None:
     """Give the folder another time than it had `before`, also where less has passed since then than the disk's clock counts."""
     with contextlib.suppress(OSError):
-        os.utime(layout.damaged)
+        os.utime(layout.damage_notes)
         for later in (1, 2_000_000_000):
             if last_change(layout) > before:
                 break
-            os.utime(layout.damaged, ns=(before + later, before + later))
+            os.utime(layout.damage_notes, ns=(before + later, before + later))
 
 
 def _state(status: os.stat_result) -> str:

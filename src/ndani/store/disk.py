@@ -12,12 +12,12 @@ from pathlib import Path
 from ndani.errors import StoreFailed
 
 #: What the system says when there is no room.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def on_disk(root: Path, needed: int | None = None) -> Iterator[None]:
+def translate_disk_errors(root: Path, needed: int | None = None) -> Iterator[None]:
     """Rename an OSError inside to StoreFailed; `needed` is how many bytes were still to be written."""
     try:
         yield
@@ -25,9 +25,9 @@ def on_disk(root: Path, needed: int | None = None) -> Iterator[None]:
         raise StoreFailed(_sentence(root, error, needed)) from error
 
 
-def require_room(root: Path, needed: int) -> None:
+def require_free_space(root: Path, needed: int) -> None:
     """Raise StoreFailed now when `needed` bytes cannot fit, rather than after an hour of transfer."""
-    with on_disk(root):
+    with translate_disk_errors(root):
         free = shutil.disk_usage(root).free
     if needed > free:
         raise StoreFailed(_full(root, needed, free))
@@ -38,7 +38,7 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True, mode=0o755)
 
 
-def settle(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Make a rename in this folder survive a power cut. Systems that cannot open a folder settle by themselves."""
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -52,7 +52,7 @@ def settle(path: Path) -> None:
         os.close(handle)
 
 
-def sized(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes for a reader, in the decimal units that disks are sold in."""
     for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= step:
@@ -61,7 +61,7 @@ def sized(count: int) -> str:
 
 
 def _sentence(root: Path, error: OSError, needed: int | None) -> str:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL_ERRNOS:
         try:
             free = shutil.disk_usage(root).free
         except OSError:
@@ -74,8 +74,8 @@ def _sentence(root: Path, error: OSError, needed: int | None) -> str:
 
 
 def _full(root: Path, needed: int | None, free: int) -> str:
-    wanted = f"{sized(needed)} are needed" if needed else "more is needed"
+    wanted = f"{format_bytes(needed)} are needed" if needed else "more is needed"
     return (
-        f"no room in the model store {root}: {wanted}, {sized(free)} are free; "
+        f"no room in the model store {root}: {wanted}, {format_bytes(free)} are free; "
         "free some space or point NDANI_MODELS at another disk, then try again"
     )

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ndani.errors import BadRequest, NotFound, StoreFailed, Unsupported
-from ndani.store.blobs import PIECE
-from ndani.store.damage_notes import note_replaced, was_here
-from ndani.store.disk import make_folder, on_disk, settle
+from ndani.store.blobs import CHUNK_SIZE
+from ndani.store.damage_notes import note_replacement, was_stored
+from ndani.store.disk import make_folder, sync_folder, translate_disk_errors
 from ndani.store.layout import Layout
 from ndani.store.library import Store
 from ndani.types import Progress, Report
@@ -49,7 +49,7 @@ def prepare(layout: Layout) -> str:
     if not hasattr(os, "O_DIRECTORY"):
         raise Unsupported(f"files are not handed over on this system; {_ELSE}")
     folder, place = layout.handover, secrets.token_hex(16)
-    with on_disk(layout.root):
+    with translate_disk_errors(layout.root):
         make_folder(layout.root)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -69,12 +69,12 @@ def accept(store: Store, place: str, report: Report) -> None:
     """
     if not is_place(place):
         raise BadRequest(f"place must be a name that this server gave; {_ELSE}")
-    with on_disk(store.layout.root), _opened(store.layout.handover / place) as (folder, file):
+    with translate_disk_errors(store.layout.root), _opened(store.layout.handover / place) as (folder, file):
         before = os.fstat(file)
         if not stat.S_ISREG(before.st_mode) or before.st_uid != os.geteuid():
             raise BadRequest(f"what was handed over is not a file of the server's own user; {_ELSE}")
         seen, done = hashlib.sha256(), 0
-        while piece := os.read(file, 8 * PIECE):
+        while piece := os.read(file, 8 * CHUNK_SIZE):
             seen.update(piece)
             done += len(piece)
             report(Progress("verifying sha256 digest", total=before.st_size, completed=min(done, before.st_size)))
@@ -82,14 +82,14 @@ def accept(store: Store, place: str, report: Report) -> None:
         there = os.stat(FILE, dir_fd=folder, follow_symlinks=False)
         if done != before.st_size or after.st_mtime_ns != before.st_mtime_ns or not os.path.samestat(after, there):
             raise BadRequest("the file changed while it was read; run the command again")
-        if not store.blobs.sound(digest, done):
+        if not store.blobs.is_intact(digest, done):
             os.fsync(file)
             make_folder(store.layout.blobs)
-            replaces = was_here(store.layout, digest)
+            replaces = was_stored(store.layout, digest)
             os.rename(FILE, store.layout.blob(digest), src_dir_fd=folder)
-            settle(store.layout.blobs)
+            sync_folder(store.layout.blobs)
             if replaces:
-                note_replaced(store.layout, digest)
+                note_replacement(store.layout, digest)
     report(Progress("success", digest))
 
 

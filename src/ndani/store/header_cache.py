@@ -103,7 +103,7 @@ class HeaderCache:
         self._whole.pop(digest)
         self._noted.pop(digest)
         with contextlib.suppress(OSError):
-            self._layout.head(digest).unlink()
+            self._layout.header_note(digest).unlink()
 
     def clear(self) -> None:
         """Keep nothing in memory: a file may have taken the place of a damaged one."""
@@ -112,7 +112,7 @@ class HeaderCache:
 
     def _read(self, digest: str) -> WeightsInfo:
         with contextlib.suppress(OSError, InvalidJson):
-            with open(self._layout.head(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
+            with open(self._layout.header_note(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
                 text = file.read(_LARGEST)
             note = decode(text, _DiskNote)
             # The weights must be there all the same: a listing that knows of weights that are gone would lie.
@@ -124,11 +124,11 @@ class HeaderCache:
         return WeightsInfo(header.path, header.keys, (), header.parameter_count, held=header.held)
 
     def _write(self, digest: str, header: WeightsInfo) -> None:
-        fresh = self._layout.heads / f".{uuid.uuid4().hex}"
+        fresh = self._layout.header_notes / f".{uuid.uuid4().hex}"
         try:
-            self._layout.heads.mkdir(exist_ok=True, mode=0o755)
+            self._layout.header_notes.mkdir(exist_ok=True, mode=0o755)
             fresh.write_bytes(msgspec.json.encode(_DiskNote(header.keys, header.parameter_count)))
-            fresh.replace(self._layout.head(digest))
+            fresh.replace(self._layout.header_note(digest))
         except (OSError, msgspec.EncodeError, ValueError):
             with contextlib.suppress(OSError):
                 fresh.unlink()

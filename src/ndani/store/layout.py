@@ -30,7 +30,7 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})\Z")
 _BLOB = re.compile(r"sha256-([0-9a-f]{64})\Z")
 
 
-def kind(word: str) -> str:
+def media_type_of(word: str) -> str:
     """The media type of a kind of layer: `model`, `license`, …"""
     return _IMAGE + word
 
@@ -43,7 +43,7 @@ def hex_of(digest: str) -> str:
     return found[1].lower()
 
 
-def normal_digest(digest: str) -> str:
+def normalize_digest(digest: str) -> str:
     """A digest as everything here spells it: a manifest of another maker's may say `sha256-<HEX>`. Raises as `hex_of`."""
     return f"sha256:{hex_of(digest)}"
 
@@ -53,7 +53,7 @@ def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def digest_in(file_name: str) -> str | None:
+def digest_from_file_name(file_name: str) -> str | None:
     """The digest that a file in `blobs/` is called by, or None when it is not a whole blob."""
     found = _BLOB.match(file_name)
     return f"sha256:{found[1]}" if found else None
@@ -88,22 +88,22 @@ class Layout:
         return self.root / ".handover"
 
     @property
-    def heads(self) -> Path:
+    def header_notes(self) -> Path:
         """Notes of what weights say of themselves; ours alone, like `locks`, and made again where they are missing."""
         return self.root / ".heads"
 
     @property
-    def damaged(self) -> Path:
+    def damage_notes(self) -> Path:
         """Notes of blobs that were found damaged (`doubts`); ours alone too."""
         return self.root / ".damaged"
 
-    def doubt(self, digest: str) -> Path:
+    def damage_note(self, digest: str) -> Path:
         """The note about one damaged blob."""
-        return self.damaged / hex_of(digest)
+        return self.damage_notes / hex_of(digest)
 
-    def head(self, digest: str) -> Path:
+    def header_note(self, digest: str) -> Path:
         """The note about one blob of weights."""
-        return self.heads / hex_of(digest)
+        return self.header_notes / hex_of(digest)
 
     def blob(self, digest: str) -> Path:
         """The file of a blob."""

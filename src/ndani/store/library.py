@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ndani.errors import NotFound, StoreFailed
 from ndani.names import Name
-from ndani.store.blobs import Blobs, Partial
+from ndani.store.blobs import Blobs, PartialBlob
 from ndani.store.damage_notes import forget_damage, last_change
-from ndani.store.disk import make_folder, on_disk
+from ndani.store.disk import make_folder, translate_disk_errors
 from ndani.store.header_cache import HeaderCache
 from ndani.store.layout import Layout
 from ndani.store.locks import Lock, Locks
@@ -66,7 +66,7 @@ class Store:
         known: dict[str, tuple[tuple[int, int, int], Model]] = {}
         damaged, closed = [], dict[str, str]()
         # One at a time: a second listing beside the first would only do the same work again.
-        with self._listing, on_disk(self.layout.root):
+        with self._listing, translate_disk_errors(self.layout.root):
             generation = self._look()
             for name, path, status in self._manifests.walk(closed):
                 stamp = _stamp(status)
@@ -83,7 +83,7 @@ class Store:
     def entries(self, repository: str = "") -> builtins.list[StoredModel]:
         """Every entry, or those of one `namespace/model`, however its letters are cased; damaged ones are left out. Raises StoreFailed."""
         found = []
-        with on_disk(self.layout.root):
+        with translate_disk_errors(self.layout.root):
             for name, path, status in self._manifests.walk({}):
                 if repository and f"{name.namespace}/{name.model}".lower() != repository.lower():
                     continue
@@ -93,7 +93,7 @@ class Store:
 
     def find(self, name: Name, missing: str | None = None) -> StoredModel:
         """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
-        with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
+        with translate_disk_errors(self.layout.root), contextlib.suppress(FileNotFoundError):
             self._look()
             found = self._manifests.locate(name)
             if found:
@@ -148,7 +148,7 @@ class Store:
 
     def copy(self, source: Name, target: Name, missing: str | None = None) -> None:
         """Give a model one more name; blobs that only its old one needed are removed. Raises NotFound with `missing`, StoreFailed."""
-        with on_disk(self.layout.root), self._locks.store():
+        with translate_disk_errors(self.layout.root), self._locks.store():
             found = self._manifests.locate(source)
             if not found:
                 raise NotFound(missing or f'model "{source}" not found')
@@ -159,7 +159,7 @@ class Store:
 
     def delete(self, name: Name, missing: str | None = None) -> None:
         """Remove a name, and the blobs that no other name and no running pull needs. Raises NotFound, StoreFailed."""
-        with on_disk(self.layout.root), self._locks.store():
+        with translate_disk_errors(self.layout.root), self._locks.store():
             found = self._manifests.locate(name)
             if not found:
                 raise NotFound(missing or f"model '{name}' not found")
@@ -175,7 +175,7 @@ class Store:
         The name appears here and nowhere earlier: its blobs must all be in place. That is looked at once more, under the
         lock: another program that knows no claims may have removed one.
         """
-        with on_disk(self.layout.root, len(manifest)), self._locks.store():
+        with translate_disk_errors(self.layout.root, len(manifest)), self._locks.store():
             self._require_whole(name, manifest)
             old = self._needs(name)
             make_folder(self.layout.manifests)
@@ -198,7 +198,7 @@ class Store:
     def drop(self, digests: set[str]) -> None:
         """Remove these blobs where no name and no running pull needs them. Raises StoreFailed."""
         if digests:
-            with on_disk(self.layout.root), self._locks.store():
+            with translate_disk_errors(self.layout.root), self._locks.store():
                 self._sweep(digests)
 
     def prune(self) -> tuple[str, ...]:
@@ -208,8 +208,8 @@ class Store:
         """
         if not self.layout.blobs.is_dir():
             return ()
-        with on_disk(self.layout.root), self._locks.store():
-            old = {digest for digest, status in self.blobs.listed() if _settled(status)}
+        with translate_disk_errors(self.layout.root), self._locks.store():
+            old = {digest for digest, status in self.blobs.scan() if _settled(status)}
             self.blobs.remove_stale(self._locks.claimed())
             return self._sweep(old)
 
@@ -218,7 +218,7 @@ class Store:
         return self._names({})
 
     def _names(self, closed: dict[str, str]) -> tuple[Name, ...]:
-        with on_disk(self.layout.root):
+        with translate_disk_errors(self.layout.root):
             return tuple(name for name, _, _ in self._manifests.walk(closed))
 
     def survey(self) -> tuple[tuple[StoredModel, ...], dict[str, str]]:
@@ -245,16 +245,16 @@ class Store:
         """
         if not self.layout.blobs.is_dir():
             return {}, {}
-        with on_disk(self.layout.root):
+        with translate_disk_errors(self.layout.root):
             # Listed before the names are read: what is named in between is known by its name.
-            found = {digest: status for digest, status in self.blobs.listed() if _settled(status)}
-            unfinished = dict(self.blobs.stale(self._locks.claimed() if self.layout.locks.is_dir() else set()))
+            found = {digest: status for digest, status in self.blobs.scan() if _settled(status)}
+            unfinished = dict(self.blobs.stale_files(self._locks.claimed() if self.layout.locks.is_dir() else set()))
             needed = self._needed()
         return {} if needed is None else {digest: status for digest, status in found.items() if digest not in needed}, unfinished
 
     def discard(self, digests: set[str], unfinished: set[Path]) -> tuple[str, ...]:
         """Remove those of these that may still go; the digests that went. Raises StoreFailed, as `removable`."""
-        with on_disk(self.layout.root), self._locks.store():
+        with translate_disk_errors(self.layout.root), self._locks.store():
             needed = self._needed()
             gone = () if needed is None else self._drop(digests - needed)
             self.blobs.remove_stale(self._locks.claimed(), unfinished)
@@ -272,22 +272,22 @@ class Store:
     def claim(self, digests: set[str]) -> Iterator[None]:
         """Keep these blobs, here or yet to come, from being removed by any process while inside. Raises StoreFailed."""
         with contextlib.ExitStack() as stack:
-            with on_disk(self.layout.root):
+            with translate_disk_errors(self.layout.root):
                 stack.enter_context(self._locks.claim(digests))
             yield
 
     def lock(self, digest: str) -> Lock | None:
         """The right to bring a blob, or None while another process is bringing it. Raises StoreFailed."""
-        with on_disk(self.layout.root):
+        with translate_disk_errors(self.layout.root):
             return self._locks.blob(digest)
 
-    def partial(self, digest: str, size: int, keep: int | None = 0) -> Partial:
+    def partial(self, digest: str, size: int, keep: int | None = 0) -> PartialBlob:
         """The file that becomes this blob, with the first `keep` bytes it already has (None: see `Partial`). Its lock must be held."""
-        return Partial(self.layout, digest, size, keep)
+        return PartialBlob(self.layout, digest, size, keep)
 
-    def incoming(self, digest: str, size: int) -> Partial:
+    def incoming(self, digest: str, size: int) -> PartialBlob:
         """A file of its own that becomes this blob: for bytes from a client, who may be slow and must keep nobody waiting."""
-        return Partial(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
+        return PartialBlob(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
 
     def _capabilities(self, entry: StoredModel, config: Config, header: WeightsInfo | None) -> tuple[str, ...]:
         if header is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ndani.errors import StoreFailed
-from ndani.store.disk import FULL, make_folder
+from ndani.store.disk import DISK_FULL_ERRNOS, make_folder
 from ndani.store.file_locking import UNSUPPORTED, LockMark, clear_away, is_marked, seize, write_all
 from ndani.store.layout import Layout, hex_of
 
@@ -132,7 +132,7 @@ class Locks:
             try:
                 make_folder(self._folder)
             except OSError as error:
-                if error.errno not in FULL:
+                if error.errno not in DISK_FULL_ERRNOS:
                     raise
                 full = error
             alone = self._take_folder(stack)
@@ -141,7 +141,7 @@ class Locks:
                     raise full
                 stack.callback(self._wait(lambda: take(self._folder / "store")).release)
             except OSError as error:
-                if error.errno not in FULL or not alone:
+                if error.errno not in DISK_FULL_ERRNOS or not alone:
                     raise
             yield
 

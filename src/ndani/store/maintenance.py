@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ndani.errors import StoreFailed
-from ndani.store.blobs import PIECE
+from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.damage_notes import file_state, forget_damage, note_damage
-from ndani.store.disk import sized
+from ndani.store.disk import format_bytes
 from ndani.store.library import Store
 from ndani.store.stored_model import StoredModel
 from ndani.types import Progress
@@ -83,7 +83,7 @@ def verify(
     for damage in found:
         report(damage)
     total, done, reported = sum(needed.values()), 0, 0.0
-    status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {sized(total)}"
+    status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {format_bytes(total)}"
     report(Progress(status, total=total, completed=0))
     for digest, size in needed.items():
         problem, begin, seen = "", done, file_state(store.layout, digest)
@@ -113,7 +113,7 @@ def _unread(damaged: dict[str, str]) -> list[Damage]:
 def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
     """How many bytes of a blob were read, again and again; in the end what is wrong with it, if anything is."""
     path, seen, length = store.layout.blob(digest), hashlib.sha256(), 0
-    piece = memoryview(bytearray(PIECE))  # one for all: a new one for each read would cost as much as hashing it
+    piece = memoryview(bytearray(CHUNK_SIZE))  # one for all: a new one for each read would cost as much as hashing it
     try:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(piece):

@@ -17,8 +17,8 @@ from pathlib import Path
 from ndani import names
 from ndani.errors import BadName, BadRequest, StoreFailed
 from ndani.names import Name
-from ndani.store.blobs import Blobs, write_new
-from ndani.store.disk import make_folder, settle
+from ndani.store.blobs import Blobs, write_new_file
+from ndani.store.disk import make_folder, sync_folder
 from ndani.store.layout import Layout, hex_of
 from ndani.store.stored_model import Manifest, StoredModel, decode
 
@@ -81,13 +81,13 @@ class Manifests:
         make_folder(path.parent)
         # Not beside the name: Ollama would read the temporary file as one more tag.
         fresh = self._layout.manifests / f".{uuid.uuid4().hex}"
-        write_new(fresh, content)
+        write_new_file(fresh, content)
         try:
             fresh.replace(path)
         except OSError:
             fresh.unlink(missing_ok=True)
             raise
-        settle(path.parent)
+        sync_folder(path.parent)
 
     def remove(self, path: Path) -> None:
         """Remove a name, and the folders that it leaves empty. Raises OSError."""

@@ -34,7 +34,7 @@ class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "sou
 
     def __post_init__(self) -> None:
         with contextlib.suppress(BadRequest):  # what is no digest at all stays as it is, and is refused by whoever reads manifests
-            msgspec.structs.force_setattr(self, "digest", kinds.normal_digest(self.digest))
+            msgspec.structs.force_setattr(self, "digest", kinds.normalize_digest(self.digest))
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ndani.errors import StoreFailed
-from ndani.store.blobs import PIECE
-from ndani.store.damage_notes import put_in_place
-from ndani.store.disk import make_folder, on_disk, require_room
+from ndani.store.blobs import CHUNK_SIZE
+from ndani.store.damage_notes import publish_blob
+from ndani.store.disk import make_folder, require_free_space, translate_disk_errors
 from ndani.store.layout import Layout
 
-_STRIDE = 64 * PIECE  # bytes hashed between two reports
+_STRIDE = 64 * CHUNK_SIZE  # bytes hashed between two reports
 
 
 class TemporaryBlob:
@@ -39,7 +39,7 @@ class TemporaryBlob:
         self._layout = layout
         # A dot, and without a key a name of its own, like an upload's: what a server that died left is tidied away after a week.
         self._path = layout.blobs / f".{key or uuid.uuid4().hex}"
-        with on_disk(layout.root):
+        with translate_disk_errors(layout.root):
             make_folder(layout.blobs)
             if key:
                 self._path.unlink(missing_ok=True)  # another file, not the same one emptied: a child that is dying may still write to that
@@ -56,8 +56,8 @@ class TemporaryBlob:
         Raises StoreFailed now when there is not that much room, rather than when it is half done.
         """
         self.size = size
-        require_room(self._layout.root, size)
-        with on_disk(self._layout.root, size):
+        require_free_space(self._layout.root, size)
+        with translate_disk_errors(self._layout.root, size):
             try:
                 if size and sys.platform == "linux":
                     os.posix_fallocate(self.descriptor, 0, size)
@@ -68,11 +68,11 @@ class TemporaryBlob:
     def compute_digest(self, report: Callable[[int], None]) -> None:
         """Work out its digest; reports how many bytes are hashed. Nobody may write to it any more. Raises StoreFailed."""
         seen, done = hashlib.sha256(), 0
-        with on_disk(self._layout.root):
+        with translate_disk_errors(self._layout.root):
             if os.fstat(self.descriptor).st_size != self.size:
                 raise StoreFailed("the file that was made has another size than it should; try again, and report it if it stays")
             os.ftruncate(self.descriptor, self.size)  # what was set aside beyond its end is given back
-            while piece := os.pread(self.descriptor, PIECE, done):
+            while piece := os.pread(self.descriptor, CHUNK_SIZE, done):
                 seen.update(piece)
                 done += len(piece)
                 if done % _STRIDE == 0:
@@ -84,9 +84,9 @@ class TemporaryBlob:
         """Give it its digest for a name. Raises StoreFailed."""
         assert self.digest, "it is computed before it is named"
         place = self._layout.blob(self.digest)
-        with on_disk(self._layout.root):
+        with translate_disk_errors(self._layout.root):
             self.fresh = not place.exists()
-            put_in_place(self._layout, self._path, self.digest)
+            publish_blob(self._layout, self._path, self.digest)
 
     def discard(self) -> None:
         """Close the file, and remove it unless it has its name. May be called again."""

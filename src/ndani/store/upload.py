@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from ndani.errors import BadRequest
-from ndani.store.blobs import PIECE, Mismatch, Partial
-from ndani.store.disk import require_room
-from ndani.store.layout import normal_digest
+from ndani.store.blobs import CHUNK_SIZE, DigestMismatch, PartialBlob
+from ndani.store.disk import require_free_space
+from ndani.store.layout import normalize_digest
 from ndani.store.library import Store
 from ndani.store.threads import in_thread
 
@@ -22,27 +22,27 @@ async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[by
     `size` is how many bytes are said to come, 0 where nobody said. Raises BadRequest for a digest that is none or is
     another, StoreFailed for the disk; whatever is raised, by `pieces` too, nothing of it stays.
     """
-    digest = normal_digest(digest)
-    if await in_thread(store.blobs.sound, digest):
+    digest = normalize_digest(digest)
+    if await in_thread(store.blobs.is_intact, digest):
         return False
     partial = store.incoming(digest, size)
     try:
-        await in_thread(require_room, store.layout.root, size)
+        await in_thread(require_free_space, store.layout.root, size)
         held = bytearray()
         async for piece in pieces:
             held += piece
-            if len(held) >= PIECE:
+            if len(held) >= CHUNK_SIZE:
                 await in_thread(partial.write, bytes(held))
                 held = bytearray()
         await in_thread(_finish, partial, bytes(held))
-    except Mismatch as error:
-        raise BadRequest(f'digest mismatch, expected "{error.want}", got "{error.got}"') from None
+    except DigestMismatch as error:
+        raise BadRequest(f'digest mismatch, expected "{error.expected}", got "{error.actual}"') from None
     except BaseException:
         await in_thread(partial.discard)
         raise
     return True
 
 
-def _finish(partial: Partial, last: bytes) -> None:
+def _finish(partial: PartialBlob, last: bytes) -> None:
     partial.write(last)
     partial.finish()
