@@ -26,7 +26,7 @@ from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
-from ndani.store.gguf import read_head
+from ndani.store.gguf import read_header
 from ndani.types import Progress
 from registries import StandIn
 from steps import following
@@ -108,7 +108,7 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     await runner.cleanup()
     assert any(step.status.startswith("joining ") for step in steps)
     entry = store.find(name)
-    found = read_head(entry.weights_path).tensors
+    found = read_header(entry.weights_path).tensors
     assert {tensor.name: tensor.shape for tensor in found} == {key: (len(raw),) for key, raw in content.items()}
     whole = entry.weights_path.read_bytes()
     assert all(raw in whole for raw in content.values()) and b"split." not in whole

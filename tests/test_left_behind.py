@@ -13,7 +13,7 @@ import pytest
 from conftest import Start
 from ndani import names
 from ndani.store import Store
-from ndani.store.handover import FILE, accept, prepare
+from ndani.store.handover import FILE, accept_file, create_slot
 from ndani.store.maintenance import Unused, prune
 from server import until
 from steps import listed
@@ -93,9 +93,9 @@ def test_what_was_noted_of_a_damaged_file_is_forgotten_though_another_program_re
     if way == "put":
         store.blobs.put(whole)
     else:
-        place = prepare(store.layout)
+        place = create_slot(store.layout)
         (store.layout.handover / place / FILE).write_bytes(whole)
-        assert [step.status for step in listed(accept, store, place)][-1] == "success"
+        assert [step.status for step in listed(accept_file, store, place)][-1] == "success"
     assert context(Store(store.layout.root)) == context(store) == 8192
 
 

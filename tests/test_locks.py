@@ -233,7 +233,7 @@ def test_a_file_of_another_machines_counts_while_it_is_touched(tmp_path: Path, m
         with pytest.raises(StoreFailed, match="another program has held the model store"):
             store.delete(names.parse("a"))
         assert held.exists()
-        os.utime(held, (time.time() - file_locking.STALE - 60,) * 2)
+        os.utime(held, (time.time() - file_locking.FOREIGN_STALE_AFTER - 60,) * 2)
         store.delete(names.parse("a"))
         assert not list(store.layout.locks.iterdir())
 
@@ -277,7 +277,7 @@ def test_two_who_clear_one_file_away_leave_what_a_third_has_made(tmp_path: Path,
 
 
 def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_locking, "TOUCH", 0.05)
+    monkeypatch.setattr(file_locking, "TOUCH_INTERVAL", 0.05)
     store = Store(tmp_path)
 
     def work() -> None:

@@ -25,7 +25,7 @@ from ndani.sources.folder import FolderSource
 from ndani.sources.pull import pull
 from ndani.store import Store
 from ndani.store.create import Recipe, create
-from ndani.store.handover import accept, prepare
+from ndani.store.handover import accept_file, create_slot
 from ndani.store.layout import digest_of
 from ndani.store.maintenance import restorers
 from server import Server, until
@@ -159,9 +159,9 @@ def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store,
     assert store.blobs.is_intact(digest, size), "nobody has looked"
     assert [damage.digest for damage in verified(store).damaged] == [digest]
     assert store.blobs.has(digest, size) and not store.blobs.is_intact(digest, size)
-    place = prepare(store.layout)
+    place = create_slot(store.layout)
     (store.layout.handover / place / "file").write_bytes(whole)
-    listed(accept, store, place)
+    listed(accept_file, store, place)
     assert entry.weights_path.read_bytes() == whole and store.blobs.is_intact(digest, size)
     assert not list(store.layout.damage_notes.iterdir())
 

@@ -20,7 +20,7 @@ from ndani.errors import NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store import layout as kinds
 from ndani.store.blobs import DigestMismatch
-from ndani.store.gguf import PURSE
+from ndani.store.gguf import MAX_HEADER_MEMORY
 from ndani.store.header_cache import _MemoryCache
 from ndani.store.maintenance import Verified, verify
 from ndani.store.weights_info import WeightsInfo
@@ -124,18 +124,18 @@ def test_a_copy_shares_everything_and_a_delete_takes_only_what_is_its_own(store:
 def test_what_was_read_of_weights_goes_with_them(store: Store) -> None:
     put_model(store, "a", gguf())
     entry = store.find(names.parse("a"))
-    assert store.header(entry).architecture == store.outline(entry).architecture == "llama"
+    assert store.header(entry).architecture == store.header_summary(entry).architecture == "llama"
     store.delete(names.parse("a"))
     with pytest.raises(StoreFailed, match="missing from the store"):
         store.header(entry)
     with pytest.raises(StoreFailed, match="missing from the store"):
-        store.outline(entry)
+        store.header_summary(entry)
 
 
 def test_only_so_much_is_kept_of_heads(store: Store, tmp_path: Path) -> None:
     kept = _MemoryCache()
     for number in range(1000):
-        kept.put(str(number), WeightsInfo(tmp_path, {}, (), held=PURSE))
+        kept.put(str(number), WeightsInfo(tmp_path, {}, (), memory=MAX_HEADER_MEMORY))
         kept.get("1")  # what is asked for stays
     assert [number for number in range(1000) if kept.get(str(number))] == [1, 998, 999]
 

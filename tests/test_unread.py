@@ -122,7 +122,7 @@ said["verify"] = [[damage.problem, damage.models] for damage in last.damaged]
 steps = []
 steps.append(prune(store, steps.append))
 said["prune"] = [step.problem for step in steps if isinstance(step, Damage)]
-said["removed"] = [steps[-1].blobs, list(store.prune()), sum(1 for _ in store.blobs.listed())]
+said["removed"] = [steps[-1].blobs, list(store.prune()), sum(1 for _ in store.blobs.scan())]
 said["others"] = len(store.entries()), len(store.names()), str(store.find(names.parse("good")).name)
 try:
     store.find(names.parse("closed/model"))

@@ -26,7 +26,7 @@ from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred
 from ndani.convert.quant_types import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import expand, load
-from ndani.store.file_formats import GGUF, POINTER, detect_format, refusal
+from ndani.store.file_formats import GGUF, LFS_POINTER, detect_format, wrong_format
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
 from ndani.store.parameters import short
 
@@ -117,10 +117,10 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
         _require_name(value, needed)
         return None
     form = _form(path)
-    if holds_tensors(path.name, form) and not needed and form != POINTER:
+    if holds_tensors(path.name, form) and not needed and form != LFS_POINTER:
         raise BadRequest(f"{short(value)} is one file of a model; give FROM its folder, with config.json and the tokenizer's files")
     if form != GGUF:
-        raise refusal(short(value), form, adapter=bool(needed))
+        raise wrong_format(short(value), form, adapter=bool(needed))
     return [path]
 
 
@@ -138,7 +138,7 @@ def _inside(value: str, folder: Path, adapter: bool) -> list[Path]:
     if models := [path for path in paths if forms[path] == GGUF]:
         return models
     if other := next((path for path in paths if forms[path] or path.suffix == ".gguf"), None):
-        raise refusal(other.name, forms[other], adapter)
+        raise wrong_format(other.name, forms[other], adapter)
     if deeper:
         raise NotFound(f"the weights in {short(value)} lie in folders of it; give one of them: {short(', '.join(sorted(deeper)))}")
     raise NotFound(_NOTHING)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ndani.convert.file_selection import holds_tensors
 from ndani.errors import BadRequest, Unsupported
-from ndani.store.file_formats import POINTER, detect_format, refusal
+from ndani.store.file_formats import LFS_POINTER, detect_format, wrong_format
 from ndani.store.parameters import short
 from ndani.untrusted_json import InvalidJson, loads
 
@@ -125,8 +125,8 @@ def _compare(name: str, places: Mapping[str, Any], found: Mapping[str, Stored]) 
 
 def _length(name: str, descriptor: int) -> int:
     """Bytes of a file's header, which are all there."""
-    if detect_format(descriptor) == POINTER:
-        raise refusal(name, POINTER)
+    if detect_format(descriptor) == LFS_POINTER:
+        raise wrong_format(name, LFS_POINTER)
     first = _read(descriptor, 8, 0)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
     if not 2 <= length <= os.fstat(descriptor).st_size - 8:

@@ -21,7 +21,7 @@ from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Store, StoredModel
 from ndani.store.create import Recipe, create
-from ndani.store.handover import accept, prepare
+from ndani.store.handover import accept_file, create_slot
 from ndani.store.parameters import check_parameters
 from ndani.store.threads import in_thread, in_thread_reporting
 from ndani.store.upload import receive
@@ -125,11 +125,11 @@ class Models:
 
     async def prepare_handover(self) -> str:
         """A place in the store where its own user may link a file to. Raises StoreFailed, Unsupported."""
-        return await in_thread(prepare, self.store.layout)
+        return await in_thread(create_slot, self.store.layout)
 
     async def accept_handover(self, place: str, report: Report) -> None:
         """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
-        await in_thread_reporting(lambda report: accept(self.store, place, report), report)
+        await in_thread_reporting(lambda report: accept_file(self.store, place, report), report)
 
     async def create(self, model: str, base: str, recipe: Recipe, report: Report) -> None:
         """Make a model of another (`base`, pulled when it is not here) or of blobs, converted, joined and quantised as it takes.

@@ -87,7 +87,7 @@ class ModelResolver:
             raise Unsupported(f"models with an adapter are not in this version of the engine {engine.name}")
         listed, header = self.store.describe(entry), self.store.header(entry)
         embeds = "embedding" in listed.capabilities
-        sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
+        sees_all = embeds and header.metadata.get(f"{header.architecture}.attention.causal") is False
         spec = RunnerSpec(
             key=runner_key(entry),
             name=str(entry.name),

@@ -19,7 +19,7 @@ from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
 from ndani.store import Store
 from ndani.store.blobs import CHUNK_SIZE
-from ndani.store.create import Recipe, create, texts
+from ndani.store.create import Recipe, create, small_blobs
 from ndani.store.disk import translate_disk_errors
 from ndani.store.layout import digest_of
 from ndani.store.temporary import TemporaryBlob
@@ -86,7 +86,7 @@ async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: As
             finally:
                 file.discard()
         if left and weights and weights not in left:
-            contents = await in_thread(texts, store, _recipe(name, weights, assembly))
+            contents = await in_thread(small_blobs, store, _recipe(name, weights, assembly))
             for digest in left & contents.keys():
                 await in_thread(store.blobs.put, contents[digest])
                 left.discard(digest)

@@ -23,9 +23,9 @@ from ndani.store import layout as kinds
 from ndani.store.architectures import ARCHITECTURES
 from ndani.store.blobs import MAX_SMALL_BLOB_SIZE
 from ndani.store.extents import find_extents
-from ndani.store.file_formats import GGUF, detect_format, refusal
-from ndani.store.gguf import refuse as refuse_gguf
-from ndani.store.known_templates import recognise
+from ndani.store.file_formats import GGUF, detect_format, wrong_format
+from ndani.store.gguf import invalid_gguf as refuse_gguf
+from ndani.store.known_templates import find_known_template
 from ndani.store.layout import digest_of, hex_of, normalize_digest
 from ndani.store.library import Store
 from ndani.store.lora import check_lora
@@ -71,8 +71,8 @@ class Recipe:
     #: The kind that the weights are to be quantised to. Done before `create`, which finds the result in `files` or, for a
     #: base's own weights, in `weights`; `made` has the digests of what came of it.
     quantize: str = ""
-    weights: str = ""
-    made: frozenset[str] = frozenset()
+    converted_weights: str = ""
+    converted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,14 @@ class _Part:
     status: str = ""
 
 
-def texts(store: Store, recipe: Recipe) -> dict[str, bytes]:
+def small_blobs(store: Store, recipe: Recipe) -> dict[str, bytes]:
     """The small files of the model that `create` would make of the recipe, by their digests. Raises as it does."""
     parts, config, _ = _plan(store, recipe)
     contents = [_ordered(config), *(part.content for part in parts if part.content is not None)]
     return {digest_of(content): content for content in contents}
 
 
-def check(store: Store, recipe: Recipe) -> None:
+def validate(store: Store, recipe: Recipe) -> None:
     """Refuse what `create` would refuse, but for weights in several parts: before they are joined, which takes long."""
     _plan(store, recipe, whole=False)
 
@@ -105,7 +105,7 @@ def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
     parts, config, warnings = _plan(store, recipe)
     content = _ordered(config)
     head = Layer(kinds.CONFIG, digest_of(content), len(content))
-    given = [digest for digest in (*recipe.files.values(), *recipe.adapters.values()) if digest not in recipe.made]
+    given = [digest for digest in (*recipe.files.values(), *recipe.adapters.values()) if digest not in recipe.converted]
     for _ in given:
         report(Progress("parsing GGUF"))
     for warning in warnings:
@@ -117,7 +117,7 @@ def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
                 store.blobs.put(part.content)
             elif not known:  # removed by another process since the plan was made
                 raise StoreFailed("a file of this model was removed from the store in the meantime; pull or send it again")
-            known = known and part.layer.digest not in recipe.made
+            known = known and part.layer.digest not in recipe.converted
             report(Progress(part.status or f"{'using existing' if known else 'creating new'} layer {part.layer.digest}"))
         store.blobs.put(content)
         report(Progress("writing manifest"))
@@ -128,12 +128,12 @@ def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
 
 def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part], dict[str, Any], tuple[str, ...]]:
     """Every layer in its order, the config, and what the user is to be told. Writes nothing."""
-    refuse(recipe)
+    check_recipe(recipe)
     parameters, warnings = check_parameters(recipe.parameters)
     parts, config, model = _weights(store, recipe, whole)
     if model and recipe.base is None and model.architecture not in ARCHITECTURES:
         warnings += (f"the engine is not known to run models of the kind {short(model.architecture)}; it may not load",)
-    chat = recognise(model.chat_template) if model and recipe.base is None else None
+    chat = find_known_template(model.chat_template) if model and recipe.base is None else None
     if chat:
         found = _text(kinds.TEMPLATE, chat.template)
         parts.append(_Part(found.layer, found.content, f"using autodetected template {chat.name}"))
@@ -159,7 +159,7 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
     return parts, config, (*warnings, *(recipe.base.config.warnings if recipe.base else ()))
 
 
-def refuse(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """What is wrong without a look at any file, and what would have to be obeyed and cannot be."""
     for word, value in (("RENDERER", recipe.renderer), ("PARSER", recipe.parser)):
         if value:
@@ -198,17 +198,17 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_Part], di
                 raise StoreFailed(f"the model {base.name} lacks a file in the store; pull it again")
             parts.append(_Part(msgspec.structs.replace(layer, source=str(base.name))))
         config = decode(base.blobs.read(base.manifest.config.digest), dict[str, Any], f"the config of {base.name}")
-        if recipe.weights:
-            layer, header = read_weights(store, str(base.name), recipe.weights)
+        if recipe.converted_weights:
+            layer, header = read_weights(store, str(base.name), recipe.converted_weights)
             parts = [_Part(layer) if part.layer.media_type == kinds.MODEL else part for part in parts]
             config = config | {"file_type": header.file_type}
     for path, digest in sorted(recipe.files.items()):
         layer, header = read_weights(store, path, digest)
         if whole:
             _require_whole(path, header)
-        if header.keys.get("general.type") == "adapter":
+        if header.metadata.get("general.type") == "adapter":
             raise BadRequest(f"{path} is an adapter, not a model; name it with ADAPTER")
-        if projects(header):
+        if is_projector(header):
             parts = _over(parts, _Part(msgspec.structs.replace(layer, media_type=kinds.PROJECTOR)))
             continue
         _require_model(path, header)
@@ -234,14 +234,14 @@ def read_weights(store: Store, path: str, digest: str, adapter: bool = False) ->
     with open_blob(store, path, digest) as file:
         form, size = detect_format(file.fileno()), os.fstat(file.fileno()).st_size
     if form != GGUF:
-        raise refusal(path, form, adapter)
+        raise wrong_format(path, form, adapter)
     try:
         header = store.inspect(digest)
     except ValueError as error:
         raise refuse_gguf(path, str(error)) from None
     if not header.tensors and not _is_part(header):  # the first of several parts may have none
         raise refuse_gguf(path, "it has no tensors, and so no weights")
-    find_extents(path, header.keys, header.tensors, header.end, size)
+    find_extents(path, header.metadata, header.tensors, header.end, size)
     return Layer(kinds.MODEL, digest, size), header
 
 
@@ -257,18 +257,18 @@ def open_blob(store: Store, path: str, digest: str) -> BinaryIO:
 
 def _require_whole(path: str, header: WeightsInfo) -> None:
     if _is_part(header):
-        count = header.keys["split.count"]
+        count = header.metadata["split.count"]
         raise BadRequest(f"{path} is one of {count} parts of a model; join them into one file and send that")
 
 
 def _is_part(header: WeightsInfo) -> bool:
-    count = header.keys.get("split.count", 1)
+    count = header.metadata.get("split.count", 1)
     return isinstance(count, int) and count > 1
 
 
 def _require_model(path: str, header: WeightsInfo) -> None:
     """Refuse what no engine could run, which would only be found out when it is loaded. Raises BadRequest."""
-    if not isinstance(header.keys.get("tokenizer.ggml.model"), str):
+    if not isinstance(header.metadata.get("tokenizer.ggml.model"), str):
         raise refuse_gguf(path, "it has no vocabulary, without which no text can be read")
 
 
@@ -278,11 +278,11 @@ def _adapter(store: Store, path: str, digest: str, model: WeightsInfo | None) ->
     return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
 
 
-def projects(header: WeightsInfo) -> bool:
+def is_projector(header: WeightsInfo) -> bool:
     """Whether this file turns images or sound into tokens, and is no model by itself."""
-    if header.keys.get("general.type") in ("projector", "mmproj"):
+    if header.metadata.get("general.type") in ("projector", "mmproj"):
         return True
-    sees = header.keys.get(f"{header.architecture}.vision.block_count") or header.architecture == "clip"
+    sees = header.metadata.get(f"{header.architecture}.vision.block_count") or header.architecture == "clip"
     return bool(sees) and not header.block_count
 
 

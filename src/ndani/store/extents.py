@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ndani.errors import BadRequest
-from ndani.store.gguf import Tensor, refuse
+from ndani.store.gguf import Tensor, invalid_gguf
 from ndani.store.parameters import short
 
 #: Numbers in a block of a type, and the bytes that they take.
@@ -29,32 +29,32 @@ def find_extents(path: str, keys: Mapping[str, Any], tensors: Sequence[Tensor], 
     `path` is what the file's owner calls it, `end` the size of its head, `size` that of the file. Raises BadRequest when
     they are not all there, or lie over one another: such a file is no use, and is found out only when it is loaded.
     """
-    start = aligned(end, alignment(path, keys))
+    start = align_up(end, read_alignment(path, keys))
     found: dict[str, tuple[int, int]] = {}
     for tensor in tensors:
         if tensor.name in found:
-            raise refuse(path, f"it has the tensor {short(tensor.name)} twice")
+            raise invalid_gguf(path, f"it has the tensor {short(tensor.name)} twice")
         length = _length(path, tensor)
         if start + tensor.offset + length > size:
-            raise refuse(path, f"the tensor {short(tensor.name)} is cut off", cut=True)
+            raise invalid_gguf(path, f"the tensor {short(tensor.name)} is cut off", cut=True)
         found[tensor.name] = start + tensor.offset, length
     behind = 0
     for name, (begin, length) in sorted(found.items(), key=lambda item: item[1]):
         if begin < behind:
-            raise refuse(path, f"the tensor {short(name)} lies over another one")
+            raise invalid_gguf(path, f"the tensor {short(name)} lies over another one")
         behind = begin + length
     return found
 
 
-def alignment(path: str, keys: Mapping[str, Any]) -> int:
+def read_alignment(path: str, keys: Mapping[str, Any]) -> int:
     """What the places of a file's tensors are multiples of. Raises BadRequest for what cannot be that."""
     found = keys.get("general.alignment", ALIGNMENT)
     if not isinstance(found, int) or not 8 <= found <= _MOST_ALIGNMENT or found & (found - 1):
-        raise refuse(path, f"its alignment is {short(str(found))}")
+        raise invalid_gguf(path, f"its alignment is {short(str(found))}")
     return found
 
 
-def bytes_of(kind: str, shape: Sequence[int]) -> int:
+def tensor_size(kind: str, shape: Sequence[int]) -> int:
     """Bytes that the numbers of a tensor take. Raises ValueError when its rows do not fill the type's blocks."""
     numbers, size = BLOCKS[kind]
     columns, rest = divmod(shape[0], numbers)
@@ -65,7 +65,7 @@ def bytes_of(kind: str, shape: Sequence[int]) -> int:
     return columns * size
 
 
-def aligned(size: int, alignment: int) -> int:
+def align_up(size: int, alignment: int) -> int:
     """`size`, and as much more as it takes to the next whole `alignment`."""
     return -(-size // alignment) * alignment
 
@@ -74,9 +74,9 @@ def _length(path: str, tensor: Tensor) -> int:
     if tensor.type not in BLOCKS:
         raise BadRequest(f"{path} holds weights of the {tensor.type}, which this version does not know; update ndani")
     try:
-        found = bytes_of(tensor.type, tensor.shape)
+        found = tensor_size(tensor.type, tensor.shape)
     except ValueError as error:
-        raise refuse(path, str(error)) from None
+        raise invalid_gguf(path, str(error)) from None
     if not found:
-        raise refuse(path, f"the tensor {short(tensor.name)} is empty")
+        raise invalid_gguf(path, f"the tensor {short(tensor.name)} is empty")
     return found

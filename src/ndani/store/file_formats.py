@@ -11,14 +11,14 @@ import struct
 
 from ndani.errors import BadRequest, Unsupported
 
-GGUF, SAFETENSORS, PYTORCH, GGML, POINTER = "GGUF", "safetensors", "PyTorch", "GGML", "git-lfs"
+GGUF, SAFETENSORS, PYTORCH, GGML, LFS_POINTER = "GGUF", "safetensors", "PyTorch", "GGML", "git-lfs"
 
 #: Bytes that are looked at.
 _FIRST = 64
 _BEGINNINGS = {
     b"GGUF": GGUF,
     b"PK\x03\x04": PYTORCH,
-    b"version https://git-lfs": POINTER,
+    b"version https://git-lfs": LFS_POINTER,
     **dict.fromkeys((b"lmgg", b"fmgg", b"tjgg", b"algg"), GGML),
     **{b"\x80" + bytes([protocol]): PYTORCH for protocol in range(2, 6)},  # a bare pickle, as it was saved before
 }
@@ -37,9 +37,9 @@ def detect_format(descriptor: int) -> str:
     return SAFETENSORS if 2 <= length <= os.fstat(descriptor).st_size - 8 and first[8:9] == b"{" else ""
 
 
-def refusal(path: str, form: str, adapter: bool = False) -> BadRequest:
+def wrong_format(path: str, form: str, adapter: bool = False) -> BadRequest:
     """The sentence about a file that is no GGUF file where one is needed; `path` is what its owner calls it."""
-    if form == POINTER:
+    if form == LFS_POINTER:
         return BadRequest(f"{path} is git's stand-in for the file and not the file itself; fetch it with `git lfs pull`")
     if form == GGML:
         return Unsupported(f"{path} is a GGML file, the form before GGUF, which nothing reads any more; get a GGUF file of this model")

@@ -20,11 +20,11 @@ import uuid
 from pathlib import Path
 
 #: What the system says where a disk has no such locks.
-UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+UNSUPPORTED_ERRNOS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 #: Seconds between two touches, and after how many without one a file of another machine's is nobody's.
-TOUCH, STALE = 30.0, 300.0
+TOUCH_INTERVAL, FOREIGN_STALE_AFTER = 30.0, 300.0
 #: And after how many an empty one is: less than anybody waits for the store's lock.
-UNMARKED = 10.0
+EMPTY_STALE_AFTER = 10.0
 
 _MARK = re.compile(rb"held by (\S+) (\d+) (\d+) ([0-9a-f]{32})\n")
 _LONGEST = 300  # bytes of a mark
@@ -32,18 +32,18 @@ _LONGEST = 300  # bytes of a mark
 if sys.platform == "win32":  # written from the documentation of msvcrt, never run
     import msvcrt
 
-    def seize(handle: int) -> None:
+    def lock_file(handle: int) -> None:
         """Lock an open file. Raises BlockingIOError where somebody else has, another OSError where it cannot be locked."""
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
 
-    def seize(handle: int) -> None:
+    def lock_file(handle: int) -> None:
         """Lock an open file. Raises BlockingIOError where somebody else has, another OSError where it cannot be locked."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in UNSUPPORTED or not hasattr(fcntl, "F_OFD_SETLK"):
+            if error.errno not in UNSUPPORTED_ERRNOS or not hasattr(fcntl, "F_OFD_SETLK"):
                 raise
             _seize_open_file(handle)
 
@@ -58,7 +58,7 @@ else:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) if error.errno == errno.EINVAL else error from None
 
 
-class LockMark:
+class OwnerRecord:
     """What stands in a file that is held by its being there; it is touched until `remove`."""
 
     def __init__(self, path: Path, handle: int) -> None:
@@ -83,12 +83,12 @@ class LockMark:
                 self._path.unlink()
 
     def _keep(self) -> None:
-        while not self._over.wait(TOUCH):
+        while not self._over.wait(TOUCH_INTERVAL):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
 
-def is_marked(path: Path, handle: int) -> bool:
+def has_live_owner(path: Path, handle: int) -> bool:
     """Whether an open file is held by its being there; a mark that somebody dead has left is removed. Raises OSError."""
     if not _MARK.match(text := _text(handle)):
         return False
@@ -98,7 +98,7 @@ def is_marked(path: Path, handle: int) -> bool:
     return False
 
 
-def clear_away(path: Path, handle: int) -> bool:
+def remove_abandoned(path: Path, handle: int) -> bool:
     """Remove a file that nobody holds any more; False while somebody may. Raises OSError.
 
     `handle` has it open. Of two who clear it away at once, neither removes what the other has made in its place.
@@ -153,7 +153,7 @@ def _is_held(path: Path, handle: int, text: bytes) -> bool:
     found = _MARK.match(text)
     if found and found[1] == _machine():
         return _lives(int(found[2]), int(found[3]))
-    return _now(path.parent) - os.fstat(handle).st_mtime < (STALE if text else UNMARKED)
+    return _now(path.parent) - os.fstat(handle).st_mtime < (FOREIGN_STALE_AFTER if text else EMPTY_STALE_AFTER)
 
 
 def _now(folder: Path) -> float:

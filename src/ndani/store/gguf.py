@@ -18,7 +18,7 @@ from typing import Any
 
 from ndani.errors import BadRequest, StoreFailed
 
-KEPT = 1024  # arrays longer than this are None unless asked for
+MAX_KEPT_ITEMS = 1024  # arrays longer than this are None unless asked for
 _MOST_KEYS = 1 << 16
 _MOST_TENSORS = 1 << 17
 _MOST_ITEMS = 1 << 24
@@ -28,7 +28,7 @@ _LONGEST_STRING = 1 << 26
 
 #: Bytes of memory that what is kept of one head may take, without its long arrays and with them; and what one key, one
 #: tensor, one text and one number take beside their letters. A tokenizer of 260,000 words takes some 80 MB in full.
-PURSE, _PURSE_IN_FULL = 1 << 26, 1 << 28
+MAX_HEADER_MEMORY, _PURSE_IN_FULL = 1 << 26, 1 << 28
 _KEY, _TENSOR, _TEXT, _NUMBER = 256, 512, 64, 40
 _EARLY = "it ends too early"
 
@@ -64,11 +64,11 @@ class GgufHeader:
     `held` is about how many bytes of memory keys and tensors take.
     """
 
-    keys: dict[str, Any]
+    metadata: dict[str, Any]
     tensors: tuple[Tensor, ...]
     spans: dict[str, tuple[int, int]]
     end: int
-    held: int
+    memory: int
 
 
 class _Reader:
@@ -76,7 +76,7 @@ class _Reader:
 
     def __init__(self, data: mmap.mmap, verbose: bool = False) -> None:
         self.data, self.size, self.at, self.verbose = data, len(data), 0, verbose
-        self.purse = self.left = _PURSE_IN_FULL if verbose else PURSE
+        self.purse = self.left = _PURSE_IN_FULL if verbose else MAX_HEADER_MEMORY
         self.strings = _MOST_TEXTS
 
     def afford(self, cost: int) -> bool:
@@ -135,7 +135,7 @@ class _Reader:
         """The items, or None where they are many and were not asked for, or would take more memory than is left."""
         kind = self.u32()
         length = self.count(_MOST_ITEMS, "items in one array", each=1)
-        kept = self.verbose or length <= KEPT
+        kept = self.verbose or length <= MAX_KEPT_ITEMS
         if kind == _STRING:
             begin = self.at
             self._step_over(length)
@@ -166,7 +166,7 @@ class _Reader:
         self.at = at
 
 
-def read_head(path: Path, *, verbose: bool = False) -> GgufHeader:
+def read_header(path: Path, *, verbose: bool = False) -> GgufHeader:
     """The head of a GGUF file; arrays of more than 1024 items, and what is too much in all, are None.
 
     With `verbose` arrays of any length are kept, as far as memory for them goes. Raises ValueError with a few words on
@@ -176,13 +176,13 @@ def read_head(path: Path, *, verbose: bool = False) -> GgufHeader:
         return _read(file.fileno(), verbose)[0]
 
 
-def read_open(descriptor: int) -> tuple[GgufHeader, bytes]:
+def read_open_header(descriptor: int) -> tuple[GgufHeader, bytes]:
     """The head of an open GGUF file, parsed and as it stands there. Raises ValueError with a few words on what is wrong."""
     return _read(descriptor, raw=True)
 
 
 @contextmanager
-def in_sentences(path: Path) -> Iterator[None]:
+def translate_gguf_errors(path: Path) -> Iterator[None]:
     """Whatever is wrong with a file of the store while inside is StoreFailed: one sentence that says what to do."""
     try:
         yield
@@ -196,7 +196,7 @@ def in_sentences(path: Path) -> Iterator[None]:
         raise StoreFailed(f"the file {path} is not a usable GGUF file: {error}; {advice}") from None
 
 
-def refuse(path: str, reason: str, cut: bool = False) -> BadRequest:
+def invalid_gguf(path: str, reason: str, cut: bool = False) -> BadRequest:
     """The sentence about a GGUF file that a client has sent; `path` is what the client calls it."""
     cure = "send the whole file again" if cut or reason == _EARLY else "get it again, or convert it again with a tool of today"
     return BadRequest(f"{path} is not a usable GGUF file: {reason}; {cure}")

@@ -34,7 +34,7 @@ _PLACE = re.compile(r"[0-9a-f]{32}\Z")
 _ELSE = "send the file to /api/blobs instead"
 
 
-def is_place(name: object) -> bool:
+def is_slot_name(name: object) -> bool:
     """Whether this is a name that `prepare` gives, and nothing that leads elsewhere."""
     return isinstance(name, str) and _PLACE.match(name) is not None
 
@@ -44,7 +44,7 @@ def is_private(state: os.stat_result) -> bool:
     return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid() and stat.S_IMODE(state.st_mode) & 0o077 == 0
 
 
-def prepare(layout: Layout) -> str:
+def create_slot(layout: Layout) -> str:
     """A new, empty place for one file; its name. Raises StoreFailed, Unsupported."""
     if not hasattr(os, "O_DIRECTORY"):
         raise Unsupported(f"files are not handed over on this system; {_ELSE}")
@@ -55,19 +55,19 @@ def prepare(layout: Layout) -> str:
             folder.mkdir(mode=0o700)
         if not is_private(folder.lstat()):
             raise StoreFailed(f"the folder {folder} can be entered by others, so nothing is handed over there; make it 0700")
-        sweep(layout)
+        remove_stale_slots(layout)
         if sum(1 for _ in folder.iterdir()) >= _MOST:
             raise StoreFailed(f"too many files are being handed over at once; {_ELSE}")
         (folder / place).mkdir(mode=0o700)
     return place
 
 
-def accept(store: Store, place: str, report: Report) -> None:
+def accept_file(store: Store, place: str, report: Report) -> None:
     """Make the file in a place a blob: its progress, then `success` with its digest. The place is gone after, however it ends.
 
     Raises BadRequest for a name that is none or a file that is not the owner's own, NotFound, StoreFailed.
     """
-    if not is_place(place):
+    if not is_slot_name(place):
         raise BadRequest(f"place must be a name that this server gave; {_ELSE}")
     with translate_disk_errors(store.layout.root), _opened(store.layout.handover / place) as (folder, file):
         before = os.fstat(file)
@@ -93,7 +93,7 @@ def accept(store: Store, place: str, report: Report) -> None:
     report(Progress("success", digest))
 
 
-def sweep(layout: Layout) -> None:
+def remove_stale_slots(layout: Layout) -> None:
     """Remove the places that nobody came back to."""
     oldest = time.time() - _STALE
     for place in layout.handover.glob("*"):

@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 
-from ndani.store.gguf import PURSE, in_sentences
+from ndani.store.gguf import MAX_HEADER_MEMORY, translate_gguf_errors
 from ndani.store.layout import Layout
 from ndani.store.weights_info import WeightsInfo, inspect
 from ndani.untrusted_json import InvalidJson, decode
 
 _LARGEST = 1 << 24
 #: Bytes of memory that all heads that are kept may take: one that is as large as can be, and hundreds as models have them.
-_MOST_HELD = 4 * PURSE
+_MOST_HELD = 4 * MAX_HEADER_MEMORY
 _INFLATED = 8  # times the size of a note, which is text, in memory
 _LEAST = 1 << 12  # what a head takes beside its keys and tensors
 
@@ -53,7 +53,7 @@ class _MemoryCache:
         with self._lock:
             self._pop(digest)
             self._heads[digest] = header
-            self._held += header.held + _LEAST
+            self._held += header.memory + _LEAST
             while self._held > _MOST_HELD and len(self._heads) > 1:
                 self._pop(next(iter(self._heads)))
 
@@ -67,7 +67,7 @@ class _MemoryCache:
 
     def _pop(self, digest: str) -> None:
         if found := self._heads.pop(digest, None):
-            self._held -= found.held + _LEAST
+            self._held -= found.memory + _LEAST
 
 
 class HeaderCache:
@@ -85,12 +85,12 @@ class HeaderCache:
             self._whole.put(digest, found)
         return found
 
-    def whole(self, digest: str) -> WeightsInfo:
+    def header(self, digest: str) -> WeightsInfo:
         """The same. Raises StoreFailed when they are missing or not usable."""
-        with in_sentences(self._layout.blob(digest)):
+        with translate_gguf_errors(self._layout.blob(digest)):
             return self.inspect(digest)
 
-    def outline(self, digest: str) -> WeightsInfo:
+    def summary(self, digest: str) -> WeightsInfo:
         """The same without the tensors, from a note where there is one. Raises StoreFailed."""
         found = self._noted.get(digest)
         if not found:
@@ -98,7 +98,7 @@ class HeaderCache:
             self._noted.put(digest, found)
         return found
 
-    def forget(self, digest: str) -> None:
+    def remove(self, digest: str) -> None:
         """Of weights that are gone keep nothing; that there is no note is fine."""
         self._whole.pop(digest)
         self._noted.pop(digest)
@@ -117,17 +117,17 @@ class HeaderCache:
             note = decode(text, _DiskNote)
             # The weights must be there all the same: a listing that knows of weights that are gone would lie.
             os.stat(self._layout.blob(digest))  # noqa: PTH116
-            return WeightsInfo(self._layout.blob(digest), note.keys, (), note.count, held=_INFLATED * len(text))
-        with in_sentences(self._layout.blob(digest)):
+            return WeightsInfo(self._layout.blob(digest), note.keys, (), note.count, memory=_INFLATED * len(text))
+        with translate_gguf_errors(self._layout.blob(digest)):
             header = inspect(self._layout.blob(digest))
         self._write(digest, header)
-        return WeightsInfo(header.path, header.keys, (), header.parameter_count, held=header.held)
+        return WeightsInfo(header.path, header.metadata, (), header.parameter_count, memory=header.memory)
 
     def _write(self, digest: str, header: WeightsInfo) -> None:
         fresh = self._layout.header_notes / f".{uuid.uuid4().hex}"
         try:
             self._layout.header_notes.mkdir(exist_ok=True, mode=0o755)
-            fresh.write_bytes(msgspec.json.encode(_DiskNote(header.keys, header.parameter_count)))
+            fresh.write_bytes(msgspec.json.encode(_DiskNote(header.metadata, header.parameter_count)))
             fresh.replace(self._layout.header_note(digest))
         except (OSError, msgspec.EncodeError, ValueError):
             with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: Edits (a letter put in, taken out or changed) from which on a chat template is another one.
-NEAR = 100
+EDIT_LIMIT = 100
 
 _BEGIN = "{% for message in messages %}"
 _TURNS = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
@@ -27,7 +27,7 @@ class KnownTemplate:
     """A family of chat templates: how models spell it (jinja), the same as a Go template, and what comes with it."""
 
     name: str
-    spelled: tuple[str, ...]
+    jinja_variants: tuple[str, ...]
     template: str
     stops: tuple[str, ...]  # the marks between turns, and where an answer ends
 
@@ -47,22 +47,22 @@ KNOWN_TEMPLATES = (
 )
 
 
-def recognise(spelled: str | None) -> KnownTemplate | None:
+def find_known_template(spelled: str | None) -> KnownTemplate | None:
     """The family that a chat template is of, the nearest one; None where it is of none that is known."""
     if not spelled:
         return None
     near = [
-        (edits(known, spelled), number)
+        (edit_distance(known, spelled), number)
         for number, chat in enumerate(KNOWN_TEMPLATES)
         if all(mark in spelled for mark in chat.stops)
-        for known in chat.spelled
-        if abs(len(known) - len(spelled)) < NEAR  # so many edits are needed at the least
+        for known in chat.jinja_variants
+        if abs(len(known) - len(spelled)) < EDIT_LIMIT  # so many edits are needed at the least
     ]
-    fewest, number = min(near, default=(NEAR, 0))
-    return KNOWN_TEMPLATES[number] if fewest < NEAR else None
+    fewest, number = min(near, default=(EDIT_LIMIT, 0))
+    return KNOWN_TEMPLATES[number] if fewest < EDIT_LIMIT else None
 
 
-def edits(one: str, other: str) -> int:
+def edit_distance(one: str, other: str) -> int:
     """Levenshtein's distance of two texts.
 
     A whole column of the table at once, in the bits of a number (Myers 1999, in Hyyrö's form of 2003).

@@ -120,15 +120,15 @@ class Store:
 
     def header(self, entry: StoredModel) -> WeightsInfo:
         """What the weights of a model say of themselves. Raises StoreFailed when they are missing or are no GGUF file."""
-        return self._heads.whole(entry.weights.digest)
+        return self._heads.header(entry.weights.digest)
 
     def inspect(self, digest: str) -> WeightsInfo:
         """What any GGUF file here says of itself. Raises ValueError with a few words where it is none, OSError."""
         return self._heads.inspect(digest)
 
-    def outline(self, entry: StoredModel) -> WeightsInfo:
+    def header_summary(self, entry: StoredModel) -> WeightsInfo:
         """As `header`, but without the tensors; quick where the weights were looked at before, by whatever process."""
-        return self._heads.outline(entry.weights.digest)
+        return self._heads.summary(entry.weights.digest)
 
     def describe(self, entry: StoredModel) -> Model:
         """A model as a listing shows it. Raises StoreFailed when its config is damaged."""
@@ -136,7 +136,7 @@ class Store:
         header = None
         # A listing must not fail for weights that are gone or odd; loading them will say so.
         with contextlib.suppress(StoreFailed):
-            header = self.outline(entry)
+            header = self.header_summary(entry)
         return Model(
             str(entry.name),
             entry.digest,
@@ -315,7 +315,7 @@ class Store:
         gone = tuple(sorted(digests))
         for digest in gone:
             self.blobs.remove(digest)
-            self._heads.forget(digest)
+            self._heads.remove(digest)
             forget_damage(self.layout, digest)
         return gone
 

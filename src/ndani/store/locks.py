@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ndani.errors import StoreFailed
 from ndani.store.disk import DISK_FULL_ERRNOS, make_folder
-from ndani.store.file_locking import UNSUPPORTED, LockMark, clear_away, is_marked, seize, write_all
+from ndani.store.file_locking import UNSUPPORTED_ERRNOS, OwnerRecord, has_live_owner, lock_file, remove_abandoned, write_all
 from ndani.store.layout import Layout, hex_of
 
 #: Seconds to wait for the store's lock, which is held for milliseconds: whoever holds it longer hangs.
@@ -35,7 +35,7 @@ class Lock:
     With a `mark` it is no lock of the kernel's that holds it, but the file's being there.
     """
 
-    def __init__(self, path: Path, handle: int, mark: LockMark | None = None) -> None:
+    def __init__(self, path: Path, handle: int, mark: OwnerRecord | None = None) -> None:
         self.path = path
         self._handle = handle
         self._mark = mark
@@ -88,24 +88,24 @@ def _open(path: Path) -> tuple[int, bool]:
 def _take(path: Path, handle: int, ours: bool) -> tuple[Lock | None, bool]:
     """The lock, if it can be had; and whether to try again."""
     try:
-        seize(handle)
+        lock_file(handle)
         # The holder before us may have removed the file between our open and our lock: then ours guards nothing.
         if not os.path.samestat(os.fstat(handle), path.stat()):
             return None, True
-        return (None, False) if not ours and is_marked(path, handle) else (Lock(path, handle), False)
+        return (None, False) if not ours and has_live_owner(path, handle) else (Lock(path, handle), False)
     except FileNotFoundError:
         return None, True
     except BlockingIOError:
         return None, False
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        if error.errno not in UNSUPPORTED_ERRNOS:
             raise
     if ours:
         try:
-            return Lock(path, handle, LockMark(path, handle)), False
+            return Lock(path, handle, OwnerRecord(path, handle)), False
         except FileNotFoundError:
             return None, True
-    return None, clear_away(path, handle)
+    return None, remove_abandoned(path, handle)
 
 
 class Locks:
@@ -155,7 +155,7 @@ class Locks:
 
         def attempt() -> bool | None:
             try:
-                seize(handle)
+                lock_file(handle)
             except BlockingIOError:
                 return None
             except OSError:  # a network's file system locks only files that are open for writing

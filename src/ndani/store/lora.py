@@ -18,9 +18,9 @@ def check_lora(path: str, adapter: WeightsInfo, model: WeightsInfo | None) -> No
 
     `model` is None where it is not known. Raises BadRequest, one sentence.
     """
-    if adapter.keys.get("general.type") != "adapter":
+    if adapter.metadata.get("general.type") != "adapter":
         raise BadRequest(f"{path} is not an adapter; ADAPTER takes a LoRA in GGUF format")
-    kind = adapter.keys.get("adapter.type")
+    kind = adapter.metadata.get("adapter.type")
     if kind != "lora":
         said = kind if isinstance(kind, str) and kind.isidentifier() else "unknown"
         raise BadRequest(f"{path} is an adapter of the kind {said}; ADAPTER takes a LoRA in GGUF format")
