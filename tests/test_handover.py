@@ -22,7 +22,7 @@ from ndani.cli import handover as linking
 from ndani.errors import BadRequest, NdaniError, NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store.handover import accept_file, create_slot
-from ndani.store.maintenance import Pruned, prune
+from ndani.store.maintenance import PruneResult, prune
 from server import Server, serving, until
 from steps import at_first, listed
 from stores import gguf, put_echo
@@ -141,7 +141,7 @@ def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_p
     path.hardlink_to(old)
     listed(accept_file, store, place)
     assert store.prune() == () and store.blobs.has(DIGEST), "nothing names it yet, and somebody is about to"
-    assert listed(prune, store)[-1] == Pruned(0, 0, 0), "nor by `ndani prune`"
+    assert listed(prune, store)[-1] == PruneResult(0, 0, 0), "nor by `ndani prune`"
 
 
 # ---------------------------------------------------------------- over HTTP

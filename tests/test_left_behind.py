@@ -14,7 +14,7 @@ from conftest import Start
 from ndani import names
 from ndani.store import Store
 from ndani.store.handover import FILE, accept_file, create_slot
-from ndani.store.maintenance import Unused, prune
+from ndani.store.maintenance import UnusedFile, prune
 from server import until
 from steps import listed
 from stores import gguf, put_echo
@@ -53,7 +53,7 @@ def test_what_was_never_named_goes_wherever_it_was_left(store: Store) -> None:
         path.touch()
         if path.name[1] != "b":
             age(path)
-    said = [step.file for step in listed(prune, store, rehearse=True) if isinstance(step, Unused)]
+    said = [step.file for step in listed(prune, store, rehearse=True) if isinstance(step, UnusedFile)]
     assert said == [f".{'a' * 32}"]
     store.prune()
     assert [path for path in (*paths, *others) if path.exists()] == [*(path for path in paths if path.name[1] == "b"), *others]
@@ -86,7 +86,7 @@ def test_what_was_noted_of_a_damaged_file_is_forgotten_though_another_program_re
     path.write_bytes(whole.replace(struct.pack("<II", 4, 8192), struct.pack("<II", 4, 4096)))
 
     def context(of: Store) -> int:
-        return next(model.details.context_length for model in of.list() if model.name == "note:latest")
+        return next(model.details.context_length for model in of.list_models() if model.name == "note:latest")
 
     assert context(store) == 4096
     path.unlink()

@@ -27,7 +27,7 @@ from ndani.store import Store
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept_file, create_slot
 from ndani.store.layout import digest_of
-from ndani.store.maintenance import restorers
+from ndani.store.maintenance import repair_sources
 from server import Server, until
 from steps import following, listed
 from stores import put_echo
@@ -119,10 +119,10 @@ async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> No
     store.copy(NAME, copied)
     listed(create, store, derived, Recipe(base=store.find(NAME), system="Be brief."))
     digest = store.find(derived).weights.digest
-    assert restorers(store, digest) == ("copied:latest", "hf.co/ns/tiny:latest", "derived:latest")
+    assert repair_sources(store, digest) == ("copied:latest", "hf.co/ns/tiny:latest", "derived:latest")
     for name in (NAME, copied):
         store.delete(name)
-    assert restorers(store, digest) == ("derived:latest", "hf.co/ns/tiny:latest")
+    assert repair_sources(store, digest) == ("derived:latest", "hf.co/ns/tiny:latest")
     before = sizes(store)
     spoil(store, digest)
     await bring(store, NAME, ask(NAME), {digest})

@@ -24,11 +24,11 @@ def is_visible(text: str) -> bool:
     return _UNSEEN.search(text) is None
 
 
-def visible(text: str) -> str:
+def remove_invisible(text: str) -> str:
     """A text without the letters that leave no mark, but for lines and tabs: for names and numbers, where one is a mistake."""
     return _UNSEEN.sub(lambda found: found[0] if found[0] in "\t\r\n" else "", text)
 
 
-def without_controls(text: str) -> str:
+def replace_controls(text: str) -> str:
     """A text as a terminal may have it: what it would obey is shown as a mark; lines and tabs stay, a line's end of Windows is one."""
     return text.replace("\r\n", "\n").translate(_OBEYED)

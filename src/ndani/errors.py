@@ -124,12 +124,12 @@ def errors_by_code(root: type[NdaniError] = NdaniError) -> dict[str, type[NdaniE
     return found
 
 
-def error_from_child(code: str, sentence: str, otherwise: type[NdaniError] = Failed) -> NdaniError:
+def error_from_child(code: str, sentence: str, default: type[NdaniError] = Failed) -> NdaniError:
     """The error that a child of ours says it met, or one of `otherwise` where its code is none of the tree.
 
     What it has read may have put the words into its mouth: they have an end, and nothing that a terminal would obey.
     """
     plain = "".join(letter for letter in " ".join(sentence[:_MOST_TOLD].split()) if letter.isprintable())
-    return errors_by_code().get(code, otherwise)(
+    return errors_by_code().get(code, default)(
         plain or "a process of this server failed without a word; try again, and report it if it stays"
     )

@@ -48,14 +48,14 @@ class Name:
         return self.full.lower()
 
 
-def parse(text: str, *, error: str = "invalid model name", scheme: bool = True) -> Name:
+def parse(text: str, *, error: str = "invalid model name", allow_scheme: bool = True) -> Name:
     """Read a name to the letter: a blank around it is no part of any name. Where a host is named, `scheme` allows `https://`
     in front of it, as a registry's address is copied from a browser; it is dropped.
 
     Raises BadName with `error` when the text cannot be a name.
     """
     host, namespace, tag = DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG
-    rest = _SCHEME.sub("", text) if scheme else text
+    rest = _SCHEME.sub("", text) if allow_scheme else text
     parts = rest.split("/")
     if len(parts) > 3:
         raise BadName(error)

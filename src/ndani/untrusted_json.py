@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import msgspec
 
 #: Levels of nesting: real bodies and configurations have fewer than twenty, and every decoder here survives so many.
-MOST_DEPTH = 200
+MAX_DEPTH = 200
 #: Values in one text: a tokenizer of 256,000 words with its merges has fewer than two million.
-MOST_VALUES = 4_000_000
+MAX_VALUES = 4_000_000
 #: The byte-order mark of UTF-8.
-MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 #: Bytes that are looked at at once: a few milliseconds.
 _PIECE = 1 << 16
@@ -35,7 +35,7 @@ class InvalidJson(ValueError):
     """What is no JSON, or too much of it; its text is a clause without a word of the content."""
 
 
-def decode(content: bytes, kind: type[_T], *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> _T:
+def decode(content: bytes, kind: type[_T], *, depth: int = MAX_DEPTH, values: int = MAX_VALUES) -> _T:
     """The text as `kind`, by msgspec. A member that is null and may not be is one that is not there, as in Go. Raises InvalidJson."""
     bounded = _bounded(content, depth, values)
     try:
@@ -52,7 +52,7 @@ def decode(content: bytes, kind: type[_T], *, depth: int = MOST_DEPTH, values: i
         raise InvalidJson("it is not UTF-8 text, or nested too deeply") from None
 
 
-def loads(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES) -> Any:
+def loads(content: bytes, *, depth: int = MAX_DEPTH, values: int = MAX_VALUES) -> Any:
     """The text as Python reads it, with the NaN and Infinity that some programs write. Raises InvalidJson.
 
     Needs no codec beyond those that are always loaded: it also runs where no file can be opened any more.
@@ -67,7 +67,7 @@ def loads(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES)
         raise InvalidJson(f"it is not JSON{where}") from None
 
 
-def require_bounds(content: bytes, *, depth: int = MOST_DEPTH, values: int = MOST_VALUES, containers: int = MOST_VALUES) -> None:
+def require_bounds(content: bytes, *, depth: int = MAX_DEPTH, values: int = MAX_VALUES, containers: int = MAX_VALUES) -> None:
     """Raises InvalidJson for a text that is nested deeper, or may hold more values, or lists and objects, than is said.
 
     It looks at a piece at a time, so that in a thread it keeps nobody from working.
@@ -96,7 +96,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _bounded(content: bytes, depth: int, values: int) -> bytes:
-    content = content.removeprefix(MARK)
+    content = content.removeprefix(BYTE_ORDER_MARK)
     require_bounds(content, depth=depth, values=values)
     return content
 

@@ -143,7 +143,7 @@ def _tidy(store: Store, settings: Settings, log: Log) -> None:
     """
     try:
         remove_stale_slots(store.layout)
-        store.list()
+        store.list_models()
         removed = () if settings.noprune else store.prune()
     except Exception as error:  # tidying must never stop a server
         log.debug("not tidied", why=type(error).__name__)

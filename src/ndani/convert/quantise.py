@@ -21,7 +21,7 @@ from ndani.convert.kernels import Kernels
 from ndani.errors import BadRequest
 from ndani.store.extents import BLOCKS, find_extents, read_alignment
 from ndani.store.gguf import GgufHeader, Tensor, invalid_gguf, read_open_header
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 from ndani.store.weights_info import file_type_of
 
 #: Numbers that one thread works on at a time: 4 MB as floats.
@@ -85,7 +85,7 @@ def plan(sources: Sequence[OpenGguf], kind: str = "") -> QuantisationPlan:
         lying |= find_extents(source.name, source.head.metadata, source.head.tensors, source.head.end, source.size)
         for tensor in source.head.tensors:
             if tensor.name in owners:
-                raise BadRequest(f"{source.name} has the tensor {short(tensor.name)}, which is there already; get the file again")
+                raise BadRequest(f"{source.name} has the tensor {excerpt(tensor.name)}, which is there already; get the file again")
             owners[tensor.name] = number, tensor
     shards.check_whole([(source.name, source.head.metadata) for source in sources], len(owners))
     tensors = [tensor for _, tensor in owners.values()]
@@ -149,7 +149,7 @@ class _Bench:
         try:
             made = self._made(piece, rows, read[:length])
         except ValueError as error:
-            raise BadRequest(f"the tensor {short(piece.name)} cannot be quantized: {error}; get the file again") from None
+            raise BadRequest(f"the tensor {excerpt(piece.name)} cannot be quantized: {error}; get the file again") from None
         _write_all(self._output, made, piece.place + _size(piece.becomes, row * piece.columns))
         return length
 

@@ -26,7 +26,7 @@ from ndani.store.create import Recipe, check_recipe, is_projector, open_blob, re
 from ndani.store.disk import translate_disk_errors
 from ndani.store.file_formats import GGUF, detect_format, wrong_format
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import in_thread
+from ndani.store.threads import run_in_thread
 from ndani.store.weights_info import file_type_of
 from ndani.types import Progress, Report
 
@@ -57,17 +57,17 @@ async def made(store: Store, supervisor: Supervisor, recipe: Recipe, report: Rep
     Those of them that no name refers to after the block go again. Raises BadRequest, StoreFailed, Failed, …
     """
     try:
-        recipe, checkpoint = await in_thread(_chosen, store, recipe)
+        recipe, checkpoint = await run_in_thread(_chosen, store, recipe)
         for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
             with ExitStack() as opened:
-                work = await in_thread(begin, store, recipe, opened)
+                work = await run_in_thread(begin, store, recipe, opened)
                 if work:
                     await _make(supervisor, work, report)
                     recipe = _finished(recipe, work)
         yield recipe
     finally:
         if recipe.converted:
-            await in_thread(store.drop, set(recipe.converted))
+            await run_in_thread(store.remove_unused, set(recipe.converted))
 
 
 async def _make(supervisor: Supervisor, work: _Work, report: Report) -> None:
@@ -76,7 +76,7 @@ async def _make(supervisor: Supervisor, work: _Work, report: Report) -> None:
         report(Progress("parsing GGUF"))
     digest = next(iter(work.parts.values())) if work.plan else None
     await supervisor.fill(work.task, work.file, work.status, digest, report)
-    await in_thread(work.file.name)  # last: what is stopped before this leaves nothing behind
+    await run_in_thread(work.file.publish)  # last: what is stopped before this leaves nothing behind
 
 
 def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
@@ -166,7 +166,7 @@ def _called(source: OpenGguf) -> str:
 
 def _finished(recipe: Recipe, work: _Work) -> Recipe:
     """The recipe with the file that was made in the place of its parts."""
-    fresh = recipe.converted | ({work.file.digest} if work.file.fresh else set())
+    fresh = recipe.converted | ({work.file.digest} if work.file.is_new else set())
     if work.plan is None:
         return replace(recipe, files={"model.gguf": work.file.digest}, converted=fresh)
     named = [path for path in work.parts if path in recipe.files]

@@ -43,7 +43,7 @@ class Download:
         #: The digest of a layer's only part, where it lies as it came, is the layer's own: the partial reckons it.
         self._reckons = layer.deflated or len(layer.parts) > 1
         require_free_space(_existing(self._layout.root), _room(store, layer))
-        self._partial: PartialBlob = store.partial(layer.digest, layer.size, None)
+        self._partial: PartialBlob = store.open_partial(layer.digest, layer.size, None)
         self._journal: BinaryIO | None = None
         self.received = sum(part.packed for part in done)
         self.within = 0

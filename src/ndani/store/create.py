@@ -30,7 +30,7 @@ from ndani.store.layout import digest_of, hex_of, normalize_digest
 from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
-from ndani.store.parameters import check_parameters, short
+from ndani.store.parameters import check_parameters, excerpt
 from ndani.store.stored_model import Layer, Manifest, StoredModel, decode
 from ndani.store.weights_info import WeightsInfo
 from ndani.types import Message, Progress, Report
@@ -132,7 +132,7 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Part]
     parameters, warnings = check_parameters(recipe.parameters)
     parts, config, model = _weights(store, recipe, whole)
     if model and recipe.base is None and model.architecture not in ARCHITECTURES:
-        warnings += (f"the engine is not known to run models of the kind {short(model.architecture)}; it may not load",)
+        warnings += (f"the engine is not known to run models of the kind {excerpt(model.architecture)}; it may not load",)
     chat = find_known_template(model.chat_template) if model and recipe.base is None else None
     if chat:
         found = _text(kinds.TEMPLATE, chat.template)
@@ -287,7 +287,7 @@ def is_projector(header: WeightsInfo) -> bool:
 
 
 def _config(header: WeightsInfo) -> dict[str, Any]:
-    family = short(header.architecture)  # goes to listings, and to whoever prints them
+    family = excerpt(header.architecture)  # goes to listings, and to whoever prints them
     return {
         "model_format": "gguf",
         "model_family": family,

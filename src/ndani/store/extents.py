@@ -7,7 +7,7 @@ from typing import Any
 
 from ndani.errors import BadRequest
 from ndani.store.gguf import Tensor, invalid_gguf
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 
 #: Numbers in a block of a type, and the bytes that they take.
 BLOCKS = {
@@ -33,15 +33,15 @@ def find_extents(path: str, keys: Mapping[str, Any], tensors: Sequence[Tensor], 
     found: dict[str, tuple[int, int]] = {}
     for tensor in tensors:
         if tensor.name in found:
-            raise invalid_gguf(path, f"it has the tensor {short(tensor.name)} twice")
+            raise invalid_gguf(path, f"it has the tensor {excerpt(tensor.name)} twice")
         length = _length(path, tensor)
         if start + tensor.offset + length > size:
-            raise invalid_gguf(path, f"the tensor {short(tensor.name)} is cut off", cut=True)
+            raise invalid_gguf(path, f"the tensor {excerpt(tensor.name)} is cut off", cut=True)
         found[tensor.name] = start + tensor.offset, length
     behind = 0
     for name, (begin, length) in sorted(found.items(), key=lambda item: item[1]):
         if begin < behind:
-            raise invalid_gguf(path, f"the tensor {short(name)} lies over another one")
+            raise invalid_gguf(path, f"the tensor {excerpt(name)} lies over another one")
         behind = begin + length
     return found
 
@@ -50,7 +50,7 @@ def read_alignment(path: str, keys: Mapping[str, Any]) -> int:
     """What the places of a file's tensors are multiples of. Raises BadRequest for what cannot be that."""
     found = keys.get("general.alignment", ALIGNMENT)
     if not isinstance(found, int) or not 8 <= found <= _MOST_ALIGNMENT or found & (found - 1):
-        raise invalid_gguf(path, f"its alignment is {short(str(found))}")
+        raise invalid_gguf(path, f"its alignment is {excerpt(str(found))}")
     return found
 
 
@@ -78,5 +78,5 @@ def _length(path: str, tensor: Tensor) -> int:
     except ValueError as error:
         raise invalid_gguf(path, str(error)) from None
     if not found:
-        raise invalid_gguf(path, f"the tensor {short(tensor.name)} is empty")
+        raise invalid_gguf(path, f"the tensor {excerpt(tensor.name)} is empty")
     return found

@@ -30,7 +30,7 @@ from ndani.store.weights_info import WeightsInfo
 from ndani.types import Details, Model
 
 #: A blob that nobody refers to is left alone while it is younger than this: an upload may be about to name it.
-YOUNG = 3600.0
+MIN_UNUSED_AGE = 3600.0
 
 
 class Store:
@@ -61,7 +61,7 @@ class Store:
         """Let nobody of this process wait for another's lock any more: a server that stops must not."""
         self._locks.close()
 
-    def list(self) -> list[Model]:
+    def list_models(self) -> list[Model]:
         """Every model, the newest first. A damaged manifest is left out and noted in `damaged`."""
         known: dict[str, tuple[tuple[int, int, int], Model]] = {}
         damaged, closed = [], dict[str, str]()
@@ -80,7 +80,7 @@ class Store:
             self._models, self.damaged = known if generation == self.generation else {}, [*damaged, *closed.values()]
         return sorted((model for _, model in known.values()), key=lambda model: (-model.modified, model.name))
 
-    def entries(self, repository: str = "") -> builtins.list[StoredModel]:
+    def stored_models(self, repository: str = "") -> builtins.list[StoredModel]:
         """Every entry, or those of one `namespace/model`, however its letters are cased; damaged ones are left out. Raises StoreFailed."""
         found = []
         with translate_disk_errors(self.layout.root):
@@ -91,7 +91,7 @@ class Store:
                     found.append(self._read(name, path, _stamp(status)))
         return found
 
-    def find(self, name: Name, missing: str | None = None) -> StoredModel:
+    def find(self, name: Name, not_found: str | None = None) -> StoredModel:
         """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
         with translate_disk_errors(self.layout.root), contextlib.suppress(FileNotFoundError):
             self._look()
@@ -99,7 +99,7 @@ class Store:
             if found:
                 return self._read(*found, _stamp(_status(found[1])))
         self._entries.pop(name.full, None)
-        raise NotFound(missing or f"model '{name}' not found")
+        raise NotFound(not_found or f"model '{name}' not found")
 
     def _look(self) -> int:
         """Forget what was read of blobs when one was found damaged, or replaced, by whatever process; the generation now."""
@@ -142,27 +142,27 @@ class Store:
             entry.digest,
             entry.size,
             entry.modified,
-            _details(config, header, entry.made_from),
+            _details(config, header, entry.weights_source),
             self._capabilities(entry, config, header),
         )
 
-    def copy(self, source: Name, target: Name, missing: str | None = None) -> None:
+    def copy(self, source: Name, target: Name, not_found: str | None = None) -> None:
         """Give a model one more name; blobs that only its old one needed are removed. Raises NotFound with `missing`, StoreFailed."""
-        with translate_disk_errors(self.layout.root), self._locks.store():
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
             found = self._manifests.locate(source)
             if not found:
-                raise NotFound(missing or f'model "{source}" not found')
+                raise NotFound(not_found or f'model "{source}" not found')
             kept = self._manifests.read(*found).digests  # a damaged one is not worth a second name
             old = self._needs(target)
             self._manifests.write(target, found[1].read_bytes())
             self._sweep(old - kept)
 
-    def delete(self, name: Name, missing: str | None = None) -> None:
+    def delete(self, name: Name, not_found: str | None = None) -> None:
         """Remove a name, and the blobs that no other name and no running pull needs. Raises NotFound, StoreFailed."""
-        with translate_disk_errors(self.layout.root), self._locks.store():
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
             found = self._manifests.locate(name)
             if not found:
-                raise NotFound(missing or f"model '{name}' not found")
+                raise NotFound(not_found or f"model '{name}' not found")
             orphans: set[str] = set()
             with contextlib.suppress(StoreFailed):
                 orphans = self._manifests.read(*found).digests
@@ -175,7 +175,7 @@ class Store:
         The name appears here and nowhere earlier: its blobs must all be in place. That is looked at once more, under the
         lock: another program that knows no claims may have removed one.
         """
-        with translate_disk_errors(self.layout.root, len(manifest)), self._locks.store():
+        with translate_disk_errors(self.layout.root, len(manifest)), self._locks.lock_store():
             self._require_whole(name, manifest)
             old = self._needs(name)
             make_folder(self.layout.manifests)
@@ -195,10 +195,10 @@ class Store:
         if any(not self.blobs.has(layer.digest, layer.size) for layer in (said.config, *said.layers)):
             raise StoreFailed(f"another program has removed a file of {name} from the model store meanwhile; pull or create it again")
 
-    def drop(self, digests: set[str]) -> None:
+    def remove_unused(self, digests: set[str]) -> None:
         """Remove these blobs where no name and no running pull needs them. Raises StoreFailed."""
         if digests:
-            with translate_disk_errors(self.layout.root), self._locks.store():
+            with translate_disk_errors(self.layout.root), self._locks.lock_store():
                 self._sweep(digests)
 
     def prune(self) -> tuple[str, ...]:
@@ -208,9 +208,9 @@ class Store:
         """
         if not self.layout.blobs.is_dir():
             return ()
-        with translate_disk_errors(self.layout.root), self._locks.store():
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
             old = {digest for digest, status in self.blobs.scan() if _settled(status)}
-            self.blobs.remove_stale(self._locks.claimed())
+            self.blobs.remove_stale(self._locks.claimed_digests())
             return self._sweep(old)
 
     def names(self) -> tuple[Name, ...]:
@@ -248,16 +248,16 @@ class Store:
         with translate_disk_errors(self.layout.root):
             # Listed before the names are read: what is named in between is known by its name.
             found = {digest: status for digest, status in self.blobs.scan() if _settled(status)}
-            unfinished = dict(self.blobs.stale_files(self._locks.claimed() if self.layout.locks.is_dir() else set()))
+            unfinished = dict(self.blobs.stale_files(self._locks.claimed_digests() if self.layout.locks.is_dir() else set()))
             needed = self._needed()
         return {} if needed is None else {digest: status for digest, status in found.items() if digest not in needed}, unfinished
 
-    def discard(self, digests: set[str], unfinished: set[Path]) -> tuple[str, ...]:
+    def remove(self, digests: set[str], unfinished: set[Path]) -> tuple[str, ...]:
         """Remove those of these that may still go; the digests that went. Raises StoreFailed, as `removable`."""
-        with translate_disk_errors(self.layout.root), self._locks.store():
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
             needed = self._needed()
             gone = () if needed is None else self._drop(digests - needed)
-            self.blobs.remove_stale(self._locks.claimed(), unfinished)
+            self.blobs.remove_stale(self._locks.claimed_digests(), unfinished)
         return gone
 
     def _needed(self) -> set[str] | None:
@@ -265,7 +265,7 @@ class Store:
         entries, damaged = self.survey()
         if damaged:
             return None
-        claimed = self._locks.claimed() if self.layout.locks.is_dir() else set()
+        claimed = self._locks.claimed_digests() if self.layout.locks.is_dir() else set()
         return claimed.union(*(entry.digests for entry in entries))
 
     @contextmanager
@@ -276,16 +276,16 @@ class Store:
                 stack.enter_context(self._locks.claim(digests))
             yield
 
-    def lock(self, digest: str) -> Lock | None:
+    def lock_blob(self, digest: str) -> Lock | None:
         """The right to bring a blob, or None while another process is bringing it. Raises StoreFailed."""
         with translate_disk_errors(self.layout.root):
-            return self._locks.blob(digest)
+            return self._locks.lock_blob(digest)
 
-    def partial(self, digest: str, size: int, keep: int | None = 0) -> PartialBlob:
+    def open_partial(self, digest: str, size: int, keep: int | None = 0) -> PartialBlob:
         """The file that becomes this blob, with the first `keep` bytes it already has (None: see `Partial`). Its lock must be held."""
         return PartialBlob(self.layout, digest, size, keep)
 
-    def incoming(self, digest: str, size: int) -> PartialBlob:
+    def open_upload(self, digest: str, size: int) -> PartialBlob:
         """A file of its own that becomes this blob: for bytes from a client, who may be slow and must keep nobody waiting."""
         return PartialBlob(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
 
@@ -301,7 +301,7 @@ class Store:
         """Remove those blobs that nobody needs. Called under the store's lock."""
         if not candidates:
             return ()
-        needed, closed = self._locks.claimed(), dict[str, str]()
+        needed, closed = self._locks.claimed_digests(), dict[str, str]()
         for name, path, status in self._manifests.walk(closed):
             try:
                 needed |= self._read(name, path, _stamp(status)).digests
@@ -322,7 +322,7 @@ class Store:
 
 def _settled(status: os.stat_result) -> bool:
     """Whether a blob has been here for long enough that nobody is about to name it."""
-    oldest = time.time() - YOUNG
+    oldest = time.time() - MIN_UNUSED_AGE
     # A file that was linked keeps the time of its making; when it came here, its last change of a name tells.
     return status.st_mtime < oldest and (status.st_nlink < 2 or status.st_ctime < oldest)
 

@@ -24,7 +24,7 @@ from ndani.store.file_locking import UNSUPPORTED_ERRNOS, OwnerRecord, has_live_o
 from ndani.store.layout import Layout, hex_of
 
 #: Seconds to wait for the store's lock, which is held for milliseconds: whoever holds it longer hangs.
-PATIENCE = 30.0
+STORE_LOCK_TIMEOUT = 30.0
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Lock:
         write_all(self._handle, content)
 
 
-def take(path: Path) -> Lock | None:
+def acquire(path: Path) -> Lock | None:
     """The lock at `path`, or None when somebody else has it. Raises OSError."""
     while True:
         handle, ours = _open(path)
@@ -121,7 +121,7 @@ class Locks:
         self._ending.set()
 
     @contextmanager
-    def store(self) -> Iterator[None]:
+    def lock_store(self) -> Iterator[None]:
         """Held while names or blobs come and go; for milliseconds only. Raises OSError, StoreFailed when it cannot be had.
 
         Two things are locked: a file, and the store's folder itself, which needs no room. On a disk so full that the file
@@ -139,7 +139,7 @@ class Locks:
             try:
                 if full:
                     raise full
-                stack.callback(self._wait(lambda: take(self._folder / "store")).release)
+                stack.callback(self._wait(lambda: acquire(self._folder / "store")).release)
             except OSError as error:
                 if error.errno not in DISK_FULL_ERRNOS or not alone:
                     raise
@@ -166,20 +166,20 @@ class Locks:
 
     def _wait(self, attempt: Callable[[], T | None]) -> T:
         """Try until it gives something. In steps, because a thread that waits inside the kernel cannot be called back."""
-        until, pause = time.monotonic() + PATIENCE, 0.001
+        until, pause = time.monotonic() + STORE_LOCK_TIMEOUT, 0.001
         while (got := attempt()) is None:
             if self._ending.wait(pause):
                 raise StoreFailed("the server is stopping, and another program holds the model store; try again")
             if time.monotonic() > until:
-                held = f"another program has held the model store {self._root} for {PATIENCE:.0f} seconds"
+                held = f"another program has held the model store {self._root} for {STORE_LOCK_TIMEOUT:.0f} seconds"
                 raise StoreFailed(f"{held}; end it, or wait for it, and try again")
             pause = min(2 * pause, 0.05)
         return got
 
-    def blob(self, digest: str) -> Lock | None:
+    def lock_blob(self, digest: str) -> Lock | None:
         """The right to bring this blob, or None while another process is bringing it. Raises OSError."""
         make_folder(self._folder)
-        lock = take(self._folder / f"blob-{hex_of(digest)}")
+        lock = acquire(self._folder / f"blob-{hex_of(digest)}")
         if lock:
             with contextlib.suppress(OSError):
                 lock.write(b"\n")  # held for long: whoever sees no lock of the kernel's shall not take it for an unmarked one
@@ -188,10 +188,10 @@ class Locks:
     @contextmanager
     def claim(self, digests: Iterable[str]) -> Iterator[None]:
         """Keep these blobs from being removed while inside. Raises OSError."""
-        with self.store():
+        with self.lock_store():
             path = self._folder / f"claim-{uuid.uuid4().hex}"
             # The name is new, so nobody holds it for long: somebody only looks whether it is held.
-            lock = self._wait(lambda: take(path))
+            lock = self._wait(lambda: acquire(path))
             try:
                 lock.write("\n".join(sorted(digests)).encode())
             except BaseException:
@@ -202,11 +202,11 @@ class Locks:
         finally:
             lock.release()
 
-    def claimed(self) -> set[str]:
+    def claimed_digests(self) -> set[str]:
         """Every digest that a living process has claimed. Call it under `store()`; claims of the dead are removed."""
         found: set[str] = set()
         for path in self._folder.glob("claim-*"):
-            lock = take(path)
+            lock = acquire(path)
             if lock:
                 lock.release()
                 continue

@@ -6,7 +6,7 @@ The rules are llama.cpp's own, which would refuse the pair only when it is loade
 from __future__ import annotations
 
 from ndani.errors import BadRequest
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 from ndani.store.weights_info import WeightsInfo
 
 _DOWN, _UP = ".lora_a", ".lora_b"
@@ -28,7 +28,7 @@ def check_lora(path: str, adapter: WeightsInfo, model: WeightsInfo | None) -> No
         return
     if adapter.architecture != model.architecture:
         raise BadRequest(
-            f"{path} was made for a model of the kind {short(adapter.architecture)}, and this one is {short(model.architecture)}"
+            f"{path} was made for a model of the kind {excerpt(adapter.architecture)}, and this one is {excerpt(model.architecture)}"
         )
     shapes = {tensor.name: tensor.shape for tensor in adapter.tensors}
     whole = {tensor.name: tensor.shape for tensor in model.tensors}

@@ -37,7 +37,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifyResult:
     """The end of `verify`: how many blobs were read, their bytes, and what is wrong."""
 
     blobs: int
@@ -46,7 +46,7 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
-class Unused:
+class UnusedFile:
     """A file that nobody needs, and the bytes it takes."""
 
     file: str
@@ -54,7 +54,7 @@ class Unused:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class PruneResult:
     """The end of `prune`: what went (or would go), and the bytes it took on the disk."""
 
     blobs: int
@@ -68,7 +68,7 @@ def verify(
     damaged: dict[str, str],
     report: Callable[[Progress | Damage], None],
     only: frozenset[str] = frozenset(),
-) -> Verified:
+) -> VerifyResult:
     """Hash every blob of these models (`only` these digests, if any are said); each damage is reported as it is found.
 
     `damaged` are names whose manifests cannot be read, with a sentence for each, as `Store.survey` has them. What is bad is
@@ -103,7 +103,7 @@ def verify(
         elif not problem:
             forget_damage(store.layout, digest)
     report(Progress(status, total=total, completed=total))
-    return Verified(len(needed), total, tuple(found))
+    return VerifyResult(len(needed), total, tuple(found))
 
 
 def _unread(damaged: dict[str, str]) -> list[Damage]:
@@ -137,7 +137,7 @@ def _users(store: Store, digest: str) -> tuple[str, ...]:
     return tuple(sorted(str(entry.name) for entry in store.survey()[0] if digest in entry.digests))
 
 
-def prune(store: Store, report: Callable[[Progress | Damage | Unused], None], *, rehearse: bool = False) -> Pruned:
+def prune(store: Store, report: Callable[[Progress | Damage | UnusedFile], None], *, dry_run: bool = False) -> PruneResult:
     """Remove blobs that nothing refers to and unfinished transfers of long ago; `rehearse` only says which they are.
 
     While a manifest cannot be read, that is said, and no blob goes: what it needs cannot be known. Raises StoreFailed.
@@ -149,24 +149,24 @@ def prune(store: Store, report: Callable[[Progress | Damage | Unused], None], *,
     files = {digest.replace(":", "-"): _taken(status) for digest, status in blobs.items()}
     files |= {path.name: _taken(status) for path, status in unfinished.items()}
     for name, size in sorted(files.items()):
-        report(Unused(name, size))
+        report(UnusedFile(name, size))
     total = sum(files.values())
-    if rehearse:
-        return Pruned(len(blobs), len(unfinished), total)
+    if dry_run:
+        return PruneResult(len(blobs), len(unfinished), total)
     gone, freed = 0, 0
     waiting = sorted(blobs)
     while waiting:
         batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
-        went = store.discard(set(batch), set())
+        went = store.remove(set(batch), set())
         gone += len(went)
         freed += sum(_taken(blobs[digest]) for digest in went)
         report(Progress("removing unused files", total=total or None, completed=freed if total else None))
     left = 0
     if unfinished:
-        store.discard(set(), set(unfinished))
+        store.remove(set(), set(unfinished))
         left = sum(path.exists() for path in unfinished)
         freed += sum(_taken(status) for path, status in unfinished.items() if not path.exists())
-    return Pruned(gone, len(unfinished) - left, freed)
+    return PruneResult(gone, len(unfinished) - left, freed)
 
 
 def _taken(status: object) -> int:
@@ -176,7 +176,7 @@ def _taken(status: object) -> int:
     return length if blocks is None else min(length, int(blocks) * 512)
 
 
-def restorers(store: Store, digest: str) -> tuple[str, ...]:
+def repair_sources(store: Store, digest: str) -> tuple[str, ...]:
     """The models that a blob may be pulled for again: those that were not made from another one here first.
 
     Behind those that need it come those that it was taken from, which need not be here any more. Raises StoreFailed when

@@ -15,9 +15,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ndani.control_characters import visible
+from ndani.control_characters import remove_invisible
 from ndani.errors import BadRequest
-from ndani.store.parameters import ALIASES, DEPRECATED, KINDS, UNOBEYED, ParameterValue, deprecated, items, parse_parameter, plain, short
+from ndani.store.parameters import (
+    ALIASES,
+    DEPRECATED,
+    TYPES,
+    WITHOUT_EFFECT,
+    ParameterValue,
+    as_list,
+    deprecation_warning,
+    excerpt,
+    go_text,
+    parse_parameter,
+)
 from ndani.types import Message
 
 COMMANDS = (
@@ -97,7 +108,7 @@ def check_grammar(text: bytes | str) -> None:
     _read(text)
 
 
-def print_modelfile(modelfile: Modelfile, *, leave_out: bool = False) -> str:
+def print_modelfile(modelfile: Modelfile, *, skip_unwritable: bool = False) -> str:
     """The text that `parse` reads as this Modelfile, quoted as Ollama quotes.
 
     Raises BadRequest where there is no such text. With `leave_out`, for showing what somebody else has stored, an
@@ -108,11 +119,11 @@ def print_modelfile(modelfile: Modelfile, *, leave_out: bool = False) -> str:
         try:
             lines.append(_line(command))
         except BadRequest as error:
-            if not leave_out:
+            if not skip_unwritable:
                 raise
             lines.append(f"# left out: {error}\n")
     text = "".join(lines)
-    if not leave_out and parse(text) != modelfile:
+    if not skip_unwritable and parse(text) != modelfile:
         raise BadRequest("this model cannot be written as a Modelfile: a parameter is empty or said twice")
     return text
 
@@ -211,9 +222,9 @@ def _parameters(commands: list[_Command]) -> tuple[tuple[tuple[str, ParameterVal
             continue
         name = ALIASES.get(command.word, command.word)
         if name in DEPRECATED:
-            warnings.append(f"line {command.line}: {deprecated(name)}")
+            warnings.append(f"line {command.line}: {deprecation_warning(name)}")
             continue
-        text = command.value if KINDS.get(name) == "list" else visible(command.value)
+        text = command.value if TYPES.get(name) == "list" else remove_invisible(command.value)
         if text != command.value:  # as in Ollama: nobody sees them beside a number that was copied from a page
             warnings.append(f"line {command.line}: {name} is read without {_code(command.value)}, which no number holds")
         value = parse_parameter(command.word, text)
@@ -221,7 +232,7 @@ def _parameters(commands: list[_Command]) -> tuple[tuple[tuple[str, ParameterVal
             lists.setdefault(name, []).extend(value)
         elif name in found:
             warnings.append(f"line {command.line}: {name} was said before; this one counts")
-        if name in UNOBEYED:
+        if name in WITHOUT_EFFECT:
             warnings.append(f"line {command.line}: {name} is kept, but nothing in this version obeys it")
         found[name] = value
     found |= {name: tuple(texts) for name, texts in lists.items()}
@@ -255,7 +266,7 @@ def _commands(modelfile: Modelfile) -> Iterator[_Command]:
         if value is not None:
             yield _Command(name, "", value)
     for word, value in modelfile.parameters:
-        yield from (_Command("parameter", word, plain(one)) for one in items(value))
+        yield from (_Command("parameter", word, go_text(one)) for one in as_list(value))
     yield from (_Command("adapter", "", value) for value in modelfile.adapters)
     yield from (_Command("draft", "", value) for value in modelfile.drafts)
     yield from (_Command("license", "", value) for value in modelfile.licenses)
@@ -269,7 +280,7 @@ def _line(command: _Command) -> str:
     shown = f"{command.name.upper()} {command.word}".strip()
     if command.name == "parameter":
         if command.word in DEPRECATED:
-            raise BadRequest(deprecated(command.word))
+            raise BadRequest(deprecation_warning(command.word))
         parse_parameter(command.word, command.value)
     for value in _quotings(command.value):
         line = f"{shown} {value}\n"
@@ -292,7 +303,7 @@ def _quotings(value: str) -> Iterator[str]:
 
 def _named(command: _Command) -> str:
     """An instruction as a sentence names it; what a stored model calls its parameters and roles may be anything."""
-    word = command.word if command.word.isidentifier() and command.word.isascii() else f"'{short(command.word)}'"
+    word = command.word if command.word.isidentifier() and command.word.isascii() else f"'{excerpt(command.word)}'"
     return f"{command.name.upper()} {word}" if command.word else command.name.upper()
 
 
@@ -308,7 +319,7 @@ def _why(command: _Command) -> str:
 
 def _code(text: str) -> str:
     """The first letter of a text that nobody sees, by its number."""
-    return next(f"U+{ord(char):04X}" for char in text if not visible(char))
+    return next(f"U+{ord(char):04X}" for char in text if not remove_invisible(char))
 
 
 def _one_of(words: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from ndani.errors import BadRequest
 ParameterValue = int | float | bool | tuple[str, ...]
 
 #: Every option that a model may carry, and its type. `draft_num_predict` is kept for Ollama; nothing obeys it here.
-KINDS = {
+TYPES = {
     **dict.fromkeys(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "num_predict"), "int"),
     **dict.fromkeys(("top_k", "repeat_last_n", "draft_num_predict"), "int"),
     **dict.fromkeys(("top_p", "min_p", "typical_p", "temperature", "repeat_penalty"), "float"),
@@ -39,7 +39,7 @@ DEPRECATED = frozenset(
 )  # fmt: skip
 
 #: Known and kept, and nothing here does anything with them.
-UNOBEYED = frozenset(("draft_num_predict",))
+WITHOUT_EFFECT = frozenset(("draft_num_predict",))
 
 _INT = re.compile(r"[+-]?[0-9]+\Z")
 _FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
@@ -54,7 +54,7 @@ def parse_parameter(name: str, text: str) -> ParameterValue:
 
     Raises BadRequest in Ollama's words for a name that is no option and for text that is not of its type.
     """
-    kind = KINDS.get(ALIASES.get(name, name))
+    kind = TYPES.get(ALIASES.get(name, name))
     if kind == "list":
         return (text,)
     if kind == "int" and _INT.match(text) and len(text) <= 20 and -(2**63) <= int(text) < 2**63:
@@ -63,7 +63,7 @@ def parse_parameter(name: str, text: str) -> ParameterValue:
         return float(text)
     if kind == "bool" and text in (*_TRUE, *_FALSE):
         return text in _TRUE
-    raise BadRequest(f"invalid {kind} value [{short(text)}]") if kind else _unknown(name)
+    raise BadRequest(f"invalid {kind} value [{excerpt(text)}]") if kind else _unknown(name)
 
 
 def check_parameters(said: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -75,33 +75,33 @@ def check_parameters(said: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str
     warnings = []
     for name, value in said.items():
         if name in DEPRECATED:
-            warnings.append(deprecated(name))
+            warnings.append(deprecation_warning(name))
         elif value is not None:
             found[ALIASES.get(name, name)] = _checked(name, value)
     return found, tuple(warnings)
 
 
-def deprecated(name: str) -> str:
+def deprecation_warning(name: str) -> str:
     """The sentence about an option that is accepted and dropped; its first words are Ollama's."""
     return f"parameter {name} is deprecated: nothing obeys it, and it is left out"
 
 
 def render_parameters(params: Mapping[str, Any]) -> str:
     """Options as `show` prints them: by name, the name padded to 30 columns, the value in Go's syntax, one line per item."""
-    return "\n".join(f"{short(name):<30} {literal(one)}" for name, value in sorted(params.items()) for one in items(value))
+    return "\n".join(f"{excerpt(name):<30} {go_literal(one)}" for name, value in sorted(params.items()) for one in as_list(value))
 
 
-def items(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """A list's items, or the one value there is."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def literal(value: Any) -> str:
+def go_literal(value: Any) -> str:
     """A value as Go source: strings in double quotes, with what cannot be printed escaped."""
-    return f'"{"".join(_escaped(char) for char in value)}"' if isinstance(value, str) else plain(value)
+    return f'"{"".join(_escaped(char) for char in value)}"' if isinstance(value, str) else go_text(value)
 
 
-def plain(value: Any) -> str:
+def go_text(value: Any) -> str:
     """A value as Go prints it, strings as they are. Whole numbers keep all their digits, so that they can be read again."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -111,7 +111,7 @@ def plain(value: Any) -> str:
 
 
 def _checked(name: str, value: Any) -> Any:
-    kind = KINDS.get(ALIASES.get(name, name))
+    kind = TYPES.get(ALIASES.get(name, name))
     if kind is None:
         raise _unknown(name)
     if kind == "list" and isinstance(value, (list, tuple)):
@@ -130,10 +130,10 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _unknown(name: str) -> BadRequest:
-    return BadRequest(f"unknown parameter '{short(name)}'")
+    return BadRequest(f"unknown parameter '{excerpt(name)}'")
 
 
-def short(text: str) -> str:
+def excerpt(text: str) -> str:
     """Somebody's text in a sentence of one line: nothing unprintable, and no more than a glance takes in."""
     shown = "".join(char if is_visible(char) else _escaped(char) for char in text[:80])
     return f"{shown}…" if len(text) > 80 else shown

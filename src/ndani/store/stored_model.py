@@ -15,7 +15,7 @@ from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.blobs import Blobs
 from ndani.store.layout import Layout
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 from ndani.types import Message
 
 T = TypeVar("T")
@@ -61,15 +61,15 @@ class Config(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] | None = None
 
     @property
-    def unobeyed(self) -> dict[str, str]:
+    def unsupported_parts(self) -> dict[str, str]:
         """The parts of Ollama's own that this model asks for by name, and nothing here obeys."""
         return {word: name for word, name in (("renderer", self.renderer), ("parser", self.parser)) if name}
 
     @property
     def warnings(self) -> list[str]:
         """What is to be said of them wherever the model is made or shown: at most one sentence."""
-        asked = " and ".join(f"the {word} {short(name)}" for word, name in self.unobeyed.items())
-        instead = " and ".join(_INSTEAD[word] for word in self.unobeyed)
+        asked = " and ".join(f"the {word} {excerpt(name)}" for word, name in self.unsupported_parts.items())
+        instead = " and ".join(_INSTEAD[word] for word in self.unsupported_parts)
         return [f"this model asks for {asked} of Ollama's own, which this version does not have; {instead}"] if asked else []
 
 
@@ -110,7 +110,7 @@ class StoredModel:
         return decode(self._content(self.manifest.config.digest), Config, f"the config of {self.name}")
 
     @property
-    def made_from(self) -> str:
+    def weights_source(self) -> str:
         """The name that the weights were taken from, as the manifest says it, or nothing."""
         layer = self._first(kinds.MODEL)
         return layer.source if layer else ""
@@ -118,7 +118,7 @@ class StoredModel:
     @property
     def parent(self) -> str:
         """The other model that this one was made from, or nothing."""
-        return self.made_from if self.made_from != str(self.name) else ""
+        return self.weights_source if self.weights_source != str(self.name) else ""
 
     @property
     def weights(self) -> Layer:

@@ -35,7 +35,7 @@ class TemporaryBlob:
 
         Raises StoreFailed.
         """
-        self.size, self.digest, self.fresh = 0, "", False
+        self.size, self.digest, self.is_new = 0, "", False
         self._layout = layout
         # A dot, and without a key a name of its own, like an upload's: what a server that died left is tidied away after a week.
         self._path = layout.blobs / f".{key or uuid.uuid4().hex}"
@@ -80,12 +80,12 @@ class TemporaryBlob:
             os.fsync(self.descriptor)
         self.digest = f"sha256:{seen.hexdigest()}"
 
-    def name(self) -> None:
+    def publish(self) -> None:
         """Give it its digest for a name. Raises StoreFailed."""
         assert self.digest, "it is computed before it is named"
         place = self._layout.blob(self.digest)
         with translate_disk_errors(self._layout.root):
-            self.fresh = not place.exists()
+            self.is_new = not place.exists()
             publish_blob(self._layout, self._path, self.digest)
 
     def discard(self) -> None:

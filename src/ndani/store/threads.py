@@ -61,17 +61,17 @@ class _Stopped(BaseException):
     """Ends work in a thread at its next report. Like a GeneratorExit it is no Exception, so that no handler takes it for one."""
 
 
-async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do `work` in a thread. Cancelled, it waits for the thread first: what comes after may then clean up in peace."""
     task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await ended(task)
+        await wait_until_done(task)
         raise
 
 
-async def in_thread_reporting(work: Callable[[Callable[[Step], None]], T], report: Callable[[Step], None]) -> T:
+async def run_in_thread_reporting(work: Callable[[Callable[[Step], None]], T], report: Callable[[Step], None]) -> T:
     """Do `work(report)` in a thread of its own, for it may last; here, in the loop, `report` is called with what it reports.
 
     Cancelled, or when `report` raises, `work` is stopped at its next report, and waited for.
@@ -100,11 +100,11 @@ async def in_thread_reporting(work: Callable[[Callable[[Step], None]], T], repor
         return task.result()
     except BaseException:
         stopped.set()
-        await ended(task)
+        await wait_until_done(task)
         raise
 
 
-async def ended(task: asyncio.Future[Any]) -> None:
+async def wait_until_done(task: asyncio.Future[Any]) -> None:
     """Wait until it has ended, whatever comes of it, and however often this is cancelled meanwhile; only then say that it was.
 
     A web server's task group cancels again and again until its tasks have left.

@@ -13,7 +13,7 @@ from ndani.store.blobs import CHUNK_SIZE, DigestMismatch, PartialBlob
 from ndani.store.disk import require_free_space
 from ndani.store.layout import normalize_digest
 from ndani.store.library import Store
-from ndani.store.threads import in_thread
+from ndani.store.threads import run_in_thread
 
 
 async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
@@ -23,22 +23,22 @@ async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[by
     another, StoreFailed for the disk; whatever is raised, by `pieces` too, nothing of it stays.
     """
     digest = normalize_digest(digest)
-    if await in_thread(store.blobs.is_intact, digest):
+    if await run_in_thread(store.blobs.is_intact, digest):
         return False
-    partial = store.incoming(digest, size)
+    partial = store.open_upload(digest, size)
     try:
-        await in_thread(require_free_space, store.layout.root, size)
+        await run_in_thread(require_free_space, store.layout.root, size)
         held = bytearray()
         async for piece in pieces:
             held += piece
             if len(held) >= CHUNK_SIZE:
-                await in_thread(partial.write, bytes(held))
+                await run_in_thread(partial.write, bytes(held))
                 held = bytearray()
-        await in_thread(_finish, partial, bytes(held))
+        await run_in_thread(_finish, partial, bytes(held))
     except DigestMismatch as error:
         raise BadRequest(f'digest mismatch, expected "{error.expected}", got "{error.actual}"') from None
     except BaseException:
-        await in_thread(partial.discard)
+        await run_in_thread(partial.discard)
         raise
     return True
 

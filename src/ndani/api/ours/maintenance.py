@@ -13,7 +13,7 @@ from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.maintenance import MaintenanceStep
 from ndani.store.layout import normalize_digest
-from ndani.store.maintenance import Damage, Pruned, Unused, Verified
+from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResult
 
 
 class MaintenanceRoutes:
@@ -49,12 +49,12 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
 def _line(step: MaintenanceStep) -> bytes:
     if isinstance(step, Damage):
         shown: dict[str, Any] = {"status": "damaged", **_damage(step)}
-    elif isinstance(step, Verified):
+    elif isinstance(step, VerifyResult):
         damaged = [_damage(damage) for damage in step.damaged]
         shown = {"status": "success", "files": step.blobs, "size": step.size, "damaged": damaged}
-    elif isinstance(step, Unused):
+    elif isinstance(step, UnusedFile):
         shown = {"status": "unused", "file": step.file, "size": step.size}
-    elif isinstance(step, Pruned):
+    elif isinstance(step, PruneResult):
         shown = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
         return long_work.step_line(step)
