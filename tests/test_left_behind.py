@@ -53,7 +53,7 @@ def test_what_was_never_named_goes_wherever_it_was_left(store: Store) -> None:
         path.touch()
         if path.name[1] != "b":
             age(path)
-    said = [step.file for step in listed(prune, store, rehearse=True) if isinstance(step, UnusedFile)]
+    said = [step.file for step in listed(prune, store, dry_run=True) if isinstance(step, UnusedFile)]
     assert said == [f".{'a' * 32}"]
     store.prune()
     assert [path for path in (*paths, *others) if path.exists()] == [*(path for path in paths if path.name[1] == "b"), *others]

@@ -45,7 +45,7 @@ def test_a_model_can_be_removed_where_not_even_a_lock_has_room(tmp_path: Path, m
 def test_nor_where_the_folder_is_there_and_the_file_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_echo(tmp_path / "models", "echo")
     monkeypatch.setattr(locks, "acquire", full)
-    monkeypatch.setattr(locks.Locks, "claimed", lambda _: set())
+    monkeypatch.setattr(locks.Locks, "claimed_digests", lambda _: set())
     Store(tmp_path / "models").delete(names.parse("echo"))
     assert Store(tmp_path / "models").list_models() == []
 
@@ -173,7 +173,7 @@ def test_processes_keep_apart_on_a_disk_without_flock(tmp_path: Path, ofd: bool)
     count.write_text("0")
     code = """
 for number in range(25):
-    with store._locks.store():
+    with store._locks.lock_store():
         seen = int(Path(sys.argv[2]).read_text())
         Path(sys.argv[2]).write_text(str(seen + 1))
     name = names.parse(f"copy{os.getpid()}:{number}")
@@ -199,7 +199,7 @@ def test_who_dies_on_a_disk_without_flock_holds_nothing(tmp_path: Path, ofd: boo
     store = Store(tmp_path / "models")
     digest = store.find(names.parse("a")).weights.digest
     code = """
-lock = store.lock(sys.argv[2])
+lock = store.lock_blob(sys.argv[2])
 with store.claim({sys.argv[2]}):
     print("held", flush=True)
     sys.stdin.read()

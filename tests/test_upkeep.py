@@ -169,7 +169,7 @@ def test_only_what_nobody_needs_is_removed(tmp_path: Path) -> None:
     fresh = store.layout.blobs / f"sha256-{'b' * 64}-partial"
     fresh.write_bytes(b"x")
     with store.claim({f"sha256:{claimed.name[7:]}"}):
-        steps = listed(prune, store, rehearse=True)
+        steps = listed(prune, store, dry_run=True)
         assert {step.file for step in steps if isinstance(step, UnusedFile)} == {unused.name, partial.name}
         assert isinstance(steps[-1], PruneResult) and (steps[-1].blobs, steps[-1].unfinished) == (1, 1)
         assert unused.exists() and partial.exists(), "a rehearsal removes nothing"
