@@ -20,49 +20,49 @@ BLOCKS = {
 }  # fmt: skip
 
 ALIGNMENT = 32
-_MOST_ALIGNMENT = 1 << 20
+_MAX_ALIGNMENT = 1 << 20
 
 
-def find_extents(path: str, keys: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
+def find_extents(path: str, metadata: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
     """For each tensor where its numbers begin in the file, and how many bytes they are.
 
     `path` is what the file's owner calls it, `end` the size of its head, `size` that of the file. Raises BadRequest when
     they are not all there, or lie over one another: such a file is no use, and is found out only when it is loaded.
     """
-    start = align_up(end, read_alignment(path, keys))
-    found: dict[str, tuple[int, int]] = {}
+    start = align_up(end, read_alignment(path, metadata))
+    extents: dict[str, tuple[int, int]] = {}
     for tensor in tensors:
-        if tensor.name in found:
+        if tensor.name in extents:
             raise invalid_gguf(path, f"it has the tensor {excerpt(tensor.name)} twice")
         length = _length(path, tensor)
         if start + tensor.offset + length > size:
             raise invalid_gguf(path, f"the tensor {excerpt(tensor.name)} is cut off", cut=True)
-        found[tensor.name] = start + tensor.offset, length
-    behind = 0
-    for name, (begin, length) in sorted(found.items(), key=lambda item: item[1]):
-        if begin < behind:
+        extents[tensor.name] = start + tensor.offset, length
+    previous_end = 0
+    for name, (start_of_tensor, length) in sorted(extents.items(), key=lambda item: item[1]):
+        if start_of_tensor < previous_end:
             raise invalid_gguf(path, f"the tensor {excerpt(name)} lies over another one")
-        behind = begin + length
-    return found
+        previous_end = start_of_tensor + length
+    return extents
 
 
-def read_alignment(path: str, keys: Mapping[str, Any]) -> int:
+def read_alignment(path: str, metadata: Mapping[str, Any]) -> int:
     """What the places of a file's tensors are multiples of. Raises BadRequest for what cannot be that."""
-    found = keys.get("general.alignment", ALIGNMENT)
-    if not isinstance(found, int) or not 8 <= found <= _MOST_ALIGNMENT or found & (found - 1):
-        raise invalid_gguf(path, f"its alignment is {excerpt(str(found))}")
-    return found
+    value = metadata.get("general.alignment", ALIGNMENT)
+    if not isinstance(value, int) or not 8 <= value <= _MAX_ALIGNMENT or value & (value - 1):
+        raise invalid_gguf(path, f"its alignment is {excerpt(str(value))}")
+    return value
 
 
 def tensor_size(kind: str, shape: Sequence[int]) -> int:
     """Bytes that the numbers of a tensor take. Raises ValueError when its rows do not fill the type's blocks."""
-    numbers, size = BLOCKS[kind]
-    columns, rest = divmod(shape[0], numbers)
-    if rest:
+    block_length, block_size = BLOCKS[kind]
+    blocks, remainder = divmod(shape[0], block_length)
+    if remainder:
         raise ValueError(f"rows of {shape[0]} numbers do not fill blocks of {kind}")
-    for more in shape[1:]:
-        columns *= more
-    return columns * size
+    for dimension in shape[1:]:
+        blocks *= dimension
+    return blocks * block_size
 
 
 def align_up(size: int, alignment: int) -> int:
@@ -74,9 +74,9 @@ def _length(path: str, tensor: Tensor) -> int:
     if tensor.type not in BLOCKS:
         raise BadRequest(f"{path} holds weights of the {tensor.type}, which this version does not know; update ndani")
     try:
-        found = tensor_size(tensor.type, tensor.shape)
+        length = tensor_size(tensor.type, tensor.shape)
     except ValueError as error:
         raise invalid_gguf(path, str(error)) from None
-    if not found:
+    if not length:
         raise invalid_gguf(path, f"the tensor {excerpt(tensor.name)} is empty")
-    return found
+    return length

@@ -20,11 +20,11 @@ from ndani.store.layout import Layout
 from ndani.store.weights_info import WeightsInfo, inspect
 from ndani.untrusted_json import InvalidJson, decode
 
-_LARGEST = 1 << 24
+_MAX_NOTE_SIZE = 1 << 24
 #: Bytes of memory that all heads that are kept may take: one that is as large as can be, and hundreds as models have them.
-_MOST_HELD = 4 * MAX_HEADER_MEMORY
-_INFLATED = 8  # times the size of a note, which is text, in memory
-_LEAST = 1 << 12  # what a head takes beside its keys and tensors
+_MAX_MEMORY = 4 * MAX_HEADER_MEMORY
+_MEMORY_PER_NOTE_BYTE = 8  # times the size of a note, which is text, in memory
+_BASE_MEMORY = 1 << 12  # what a head takes beside its keys and tensors
 
 
 class _DiskNote(msgspec.Struct, frozen=True):
@@ -39,23 +39,23 @@ class _MemoryCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._heads: dict[str, WeightsInfo] = {}
-        self._held = 0
+        self._headers: dict[str, WeightsInfo] = {}
+        self._memory = 0
 
     def get(self, digest: str) -> WeightsInfo | None:
         with self._lock:
-            found = self._heads.pop(digest, None)
-            if found:
-                self._heads[digest] = found  # to the end, where the newest are
-            return found
+            header = self._headers.pop(digest, None)
+            if header:
+                self._headers[digest] = header  # to the end, where the newest are
+            return header
 
     def put(self, digest: str, header: WeightsInfo) -> None:
         with self._lock:
             self._pop(digest)
-            self._heads[digest] = header
-            self._held += header.memory + _LEAST
-            while self._held > _MOST_HELD and len(self._heads) > 1:
-                self._pop(next(iter(self._heads)))
+            self._headers[digest] = header
+            self._memory += header.memory + _BASE_MEMORY
+            while self._memory > _MAX_MEMORY and len(self._headers) > 1:
+                self._pop(next(iter(self._headers)))
 
     def pop(self, digest: str) -> None:
         with self._lock:
@@ -63,11 +63,11 @@ class _MemoryCache:
 
     def clear(self) -> None:
         with self._lock:
-            self._heads, self._held = {}, 0
+            self._headers, self._memory = {}, 0
 
     def _pop(self, digest: str) -> None:
-        if found := self._heads.pop(digest, None):
-            self._held -= found.memory + _LEAST
+        if header := self._headers.pop(digest, None):
+            self._memory -= header.memory + _BASE_MEMORY
 
 
 class HeaderCache:
@@ -75,15 +75,15 @@ class HeaderCache:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._whole, self._noted = _MemoryCache(), _MemoryCache()
+        self._full, self._summaries = _MemoryCache(), _MemoryCache()
 
     def inspect(self, digest: str) -> WeightsInfo:
         """All that the weights of this digest say of themselves. Raises as `inspect.inspect` does."""
-        found = self._whole.get(digest)
-        if not found:
-            found = inspect(self._layout.blob(digest))
-            self._whole.put(digest, found)
-        return found
+        header = self._full.get(digest)
+        if not header:
+            header = inspect(self._layout.blob(digest))
+            self._full.put(digest, header)
+        return header
 
     def header(self, digest: str) -> WeightsInfo:
         """The same. Raises StoreFailed when they are missing or not usable."""
@@ -92,43 +92,43 @@ class HeaderCache:
 
     def summary(self, digest: str) -> WeightsInfo:
         """The same without the tensors, from a note where there is one. Raises StoreFailed."""
-        found = self._noted.get(digest)
-        if not found:
-            found = self._whole.get(digest) or self._read(digest)
-            self._noted.put(digest, found)
-        return found
+        header = self._summaries.get(digest)
+        if not header:
+            header = self._full.get(digest) or self._read(digest)
+            self._summaries.put(digest, header)
+        return header
 
     def remove(self, digest: str) -> None:
         """Of weights that are gone keep nothing; that there is no note is fine."""
-        self._whole.pop(digest)
-        self._noted.pop(digest)
+        self._full.pop(digest)
+        self._summaries.pop(digest)
         with contextlib.suppress(OSError):
             self._layout.header_note(digest).unlink()
 
     def clear(self) -> None:
         """Keep nothing in memory: a file may have taken the place of a damaged one."""
-        self._whole.clear()
-        self._noted.clear()
+        self._full.clear()
+        self._summaries.clear()
 
     def _read(self, digest: str) -> WeightsInfo:
         with contextlib.suppress(OSError, InvalidJson):
             with open(self._layout.header_note(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
-                text = file.read(_LARGEST)
+                text = file.read(_MAX_NOTE_SIZE)
             note = decode(text, _DiskNote)
             # The weights must be there all the same: a listing that knows of weights that are gone would lie.
             os.stat(self._layout.blob(digest))  # noqa: PTH116
-            return WeightsInfo(self._layout.blob(digest), note.keys, (), note.count, memory=_INFLATED * len(text))
+            return WeightsInfo(self._layout.blob(digest), note.keys, (), note.count, memory=_MEMORY_PER_NOTE_BYTE * len(text))
         with translate_gguf_errors(self._layout.blob(digest)):
             header = inspect(self._layout.blob(digest))
         self._write(digest, header)
         return WeightsInfo(header.path, header.metadata, (), header.parameter_count, memory=header.memory)
 
     def _write(self, digest: str, header: WeightsInfo) -> None:
-        fresh = self._layout.header_notes / f".{uuid.uuid4().hex}"
+        temporary = self._layout.header_notes / f".{uuid.uuid4().hex}"
         try:
             self._layout.header_notes.mkdir(exist_ok=True, mode=0o755)
-            fresh.write_bytes(msgspec.json.encode(_DiskNote(header.metadata, header.parameter_count)))
-            fresh.replace(self._layout.header_note(digest))
+            temporary.write_bytes(msgspec.json.encode(_DiskNote(header.metadata, header.parameter_count)))
+            temporary.replace(self._layout.header_note(digest))
         except (OSError, msgspec.EncodeError, ValueError):
             with contextlib.suppress(OSError):
-                fresh.unlink()
+                temporary.unlink()

@@ -47,39 +47,39 @@ KNOWN_TEMPLATES = (
 )
 
 
-def find_known_template(spelled: str | None) -> KnownTemplate | None:
+def find_known_template(jinja: str | None) -> KnownTemplate | None:
     """The family that a chat template is of, the nearest one; None where it is of none that is known."""
-    if not spelled:
+    if not jinja:
         return None
-    near = [
-        (edit_distance(known, spelled), number)
-        for number, chat in enumerate(KNOWN_TEMPLATES)
-        if all(mark in spelled for mark in chat.stops)
-        for known in chat.jinja_variants
-        if abs(len(known) - len(spelled)) < EDIT_LIMIT  # so many edits are needed at the least
+    candidates = [
+        (edit_distance(variant, jinja), index)
+        for index, family in enumerate(KNOWN_TEMPLATES)
+        if all(stop in jinja for stop in family.stops)
+        for variant in family.jinja_variants
+        if abs(len(variant) - len(jinja)) < EDIT_LIMIT  # so many edits are needed at the least
     ]
-    fewest, number = min(near, default=(EDIT_LIMIT, 0))
-    return KNOWN_TEMPLATES[number] if fewest < EDIT_LIMIT else None
+    fewest, index = min(candidates, default=(EDIT_LIMIT, 0))
+    return KNOWN_TEMPLATES[index] if fewest < EDIT_LIMIT else None
 
 
-def edit_distance(one: str, other: str) -> int:
+def edit_distance(first: str, second: str) -> int:
     """Levenshtein's distance of two texts.
 
     A whole column of the table at once, in the bits of a number (Myers 1999, in Hyyrö's form of 2003).
     """
-    if not one:
-        return len(other)
-    places: dict[str, int] = {}
-    for place, letter in enumerate(one):
-        places[letter] = places.get(letter, 0) | 1 << place
-    every, last, distance = (1 << len(one)) - 1, 1 << len(one) - 1, len(one)
-    more, less = every, 0  # where a cell is one more, or one less, than the cell above it
-    for letter in other:
-        same = places.get(letter, 0)
-        straight = same | less
-        slanted = (((same & more) + more) ^ more) | same
-        up, down = less | ~(slanted | more) & every, more & slanted
-        distance += bool(up & last) - bool(down & last)
-        up, down = (up << 1 | 1) & every, down << 1 & every
-        more, less = down | ~(straight | up) & every, up & straight
+    if not first:
+        return len(second)
+    positions: dict[str, int] = {}
+    for position, letter in enumerate(first):
+        positions[letter] = positions.get(letter, 0) | 1 << position
+    mask, top, distance = (1 << len(first)) - 1, 1 << len(first) - 1, len(first)
+    plus, minus = mask, 0  # where a cell is one more, or one less, than the cell above it
+    for letter in second:
+        same = positions.get(letter, 0)
+        vertical = same | minus
+        horizontal = (((same & plus) + plus) ^ plus) | same
+        up, down = minus | ~(horizontal | plus) & mask, plus & horizontal
+        distance += bool(up & top) - bool(down & top)
+        up, down = (up << 1 | 1) & mask, down << 1 & mask
+        plus, minus = down | ~(vertical | up) & mask, up & vertical
     return distance

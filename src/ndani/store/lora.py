@@ -22,8 +22,8 @@ def check_lora(path: str, adapter: WeightsInfo, model: WeightsInfo | None) -> No
         raise BadRequest(f"{path} is not an adapter; ADAPTER takes a LoRA in GGUF format")
     kind = adapter.metadata.get("adapter.type")
     if kind != "lora":
-        said = kind if isinstance(kind, str) and kind.isidentifier() else "unknown"
-        raise BadRequest(f"{path} is an adapter of the kind {said}; ADAPTER takes a LoRA in GGUF format")
+        stated = kind if isinstance(kind, str) and kind.isidentifier() else "unknown"
+        raise BadRequest(f"{path} is an adapter of the kind {stated}; ADAPTER takes a LoRA in GGUF format")
     if model is None:
         return
     if adapter.architecture != model.architecture:
@@ -31,16 +31,16 @@ def check_lora(path: str, adapter: WeightsInfo, model: WeightsInfo | None) -> No
             f"{path} was made for a model of the kind {excerpt(adapter.architecture)}, and this one is {excerpt(model.architecture)}"
         )
     shapes = {tensor.name: tensor.shape for tensor in adapter.tensors}
-    whole = {tensor.name: tensor.shape for tensor in model.tensors}
+    model_shapes = {tensor.name: tensor.shape for tensor in model.tensors}
     for name, shape in shapes.items():
         if name.endswith("_norm.weight"):
             continue  # llama.cpp passes over these
         base = name.removesuffix(_DOWN).removesuffix(_UP)
         if base == name or base + _DOWN not in shapes or base + _UP not in shapes:
             raise BadRequest(f"{path} is not a whole LoRA: it lacks the other half of one of its tensors; convert or fetch it again")
-        if base not in whole:
+        if base not in model_shapes:
             raise BadRequest(f"{path} was made for another model: this one has no tensor of the name that it changes; use its own base")
-        if name.endswith(_DOWN) and not _fits(base, whole[base], shape, shapes[base + _UP]):
+        if name.endswith(_DOWN) and not _fits(base, model_shapes[base], shape, shapes[base + _UP]):
             raise BadRequest(f"{path} was made for a model of another size: its tensors do not fit this one; use its own base")
 
 

@@ -100,8 +100,8 @@ class WeightsInfo:
     @property
     def chat_template(self) -> str | None:
         """The model's own chat template (jinja), or None: then it is a base model and gets raw prompts."""
-        found = self.metadata.get("tokenizer.chat_template")
-        return found if isinstance(found, str) and found else None
+        template = self.metadata.get("tokenizer.chat_template")
+        return template if isinstance(template, str) and template else None
 
     def kv_bytes_per_token(self, cache_type: str = "f16") -> int:
         """Bytes that one token of context takes in the key/value cache, over all blocks.
@@ -114,51 +114,51 @@ class WeightsInfo:
     def capabilities(self, template_capabilities: Collection[str] | None, *, projector: bool = False) -> tuple[str, ...]:
         """What the model can do, in Ollama's words; `able` is what its Go template adds, which then counts instead of its own."""
         arch = self.architecture
-        found = ["embedding" if f"{arch}.pooling_type" in self.metadata else "completion"]
+        capabilities = ["embedding" if f"{arch}.pooling_type" in self.metadata else "completion"]
         jinja = self.chat_template or ""
         if template_capabilities is None:
             calls, thinks = "tools" in jinja or "tool_call" in jinja, "<think>" in jinja or "</think>" in jinja
             template_capabilities = {word for word, true in {"tools": calls, "thinking": thinks}.items() if true}
         vision = projector or f"{arch}.vision.block_count" in self.metadata
         audio = f"{arch}.audio.block_count" in self.metadata
-        found += [word for word, true in {"vision": vision, "audio": audio}.items() if true]
-        return (*found, *(word for word in ("tools", "insert", "thinking") if word in template_capabilities))
+        capabilities += [word for word, true in {"vision": vision, "audio": audio}.items() if true]
+        return (*capabilities, *(word for word in ("tools", "insert", "thinking") if word in template_capabilities))
 
     def model_info(self, *, verbose: bool = False) -> dict[str, Any]:
         """The key/values for `show`. Arrays are None unless `verbose`, when the file is read again in full (StoreFailed)."""
-        keys = self.metadata
+        metadata = self.metadata
         if verbose:
             with translate_gguf_errors(self.path):
-                keys = read_header(self.path, verbose=True).metadata
-        shown = {key: value for key, value in keys.items() if key not in _HIDDEN}
+                metadata = read_header(self.path, verbose=True).metadata
+        info = {key: value for key, value in metadata.items() if key not in _HIDDEN}
         if not verbose:
             # The real Ollama withholds every array here, short ones too (recorded: general.languages is null).
-            shown = {key: None if isinstance(value, list) else value for key, value in shown.items()}
-        shown = {key: _finite(value) for key, value in shown.items()}
-        return dict(sorted({**shown, "general.parameter_count": self.parameter_count}.items()))
+            info = {key: None if isinstance(value, list) else value for key, value in info.items()}
+        info = {key: _finite(value) for key, value in info.items()}
+        return dict(sorted({**info, "general.parameter_count": self.parameter_count}.items()))
 
     def _kv_heads(self) -> list[int]:
         return self._per_block("attention.head_count_kv") or self._per_block("attention.head_count")
 
     def _per_block(self, key: str) -> list[int]:
         """A number per block: some models give one for all, some a list."""
-        found = self.metadata.get(f"{self.architecture}.{key}")
-        if isinstance(found, list):
-            return [item for item in found if isinstance(item, int) and item >= 0]
-        return [found] * self.block_count if isinstance(found, int) and found >= 0 and self.block_count <= 1 << 16 else []
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        if isinstance(value, list):
+            return [item for item in value if isinstance(item, int) and item >= 0]
+        return [value] * self.block_count if isinstance(value, int) and value >= 0 and self.block_count <= 1 << 16 else []
 
     def _number(self, key: str) -> int:
-        found = self.metadata.get(f"{self.architecture}.{key}")
-        return found if isinstance(found, int) and found >= 0 else 0
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        return value if isinstance(value, int) and value >= 0 else 0
 
     def _head_size(self) -> int:
         return self.embedding_length // self.head_count if self.head_count else 0
 
 
-def file_type_of(keys: Mapping[str, Any]) -> str:
+def file_type_of(metadata: Mapping[str, Any]) -> str:
     """The quantisation that a file's key/values say it has, in llama.cpp's words, or nothing."""
-    found = keys.get("general.file_type")
-    return FILE_TYPES.get(found, "") if isinstance(found, int) else ""
+    file_type = metadata.get("general.file_type")
+    return FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else ""
 
 
 def inspect(path: Path) -> WeightsInfo:
@@ -166,11 +166,11 @@ def inspect(path: Path) -> WeightsInfo:
 
     `gguf.in_sentences` and `gguf.refuse` make sentences of them.
     """
-    head = read_header(path)
+    header = read_header(path)
     # Of several parts only the first says it: gguf-split gives the others nothing but their place among them.
-    if not isinstance(head.metadata.get("general.architecture"), str) and head.metadata.get("split.no", 0) == 0:
+    if not isinstance(header.metadata.get("general.architecture"), str) and header.metadata.get("split.no", 0) == 0:
         raise ValueError("it does not say its architecture")
-    return WeightsInfo(path, head.metadata, head.tensors, end=head.end, memory=head.memory)
+    return WeightsInfo(path, header.metadata, header.tensors, end=header.end, memory=header.memory)
 
 
 def format_count(number: int) -> str:
