@@ -1,4 +1,4 @@
-"""Where the numbers of a GGUF file's tensors lie, and whether they are all there. Pure: of what its head says and its size."""
+"""Computes where the data of a GGUF file's tensors lies, and checks that it is all there. Pure: uses the header and the file size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ndani.errors import BadRequest
 from ndani.store.gguf import Tensor, invalid_gguf
 from ndani.store.parameters import excerpt
 
-#: Numbers in a block of a type, and the bytes that they take.
+#: For each type, the numbers in a block and the bytes of a block.
 BLOCKS = {
     "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "F64": (1, 8), "I8": (1, 1), "I16": (1, 2), "I32": (1, 4), "I64": (1, 8),
     "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "Q8_1": (32, 36),
@@ -24,10 +24,10 @@ _MAX_ALIGNMENT = 1 << 20
 
 
 def find_extents(path: str, metadata: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
-    """For each tensor where its numbers begin in the file, and how many bytes they are.
+    """For each tensor, the offset of its data in the file, and its length in bytes.
 
-    `path` is what the file's owner calls it, `end` the size of its head, `size` that of the file. Raises BadRequest when
-    they are not all there, or lie over one another: such a file is no use, and is found out only when it is loaded.
+    `path` is the client's name for the file, `end` the size of its header, `size` that of the file. Raises BadRequest if data is
+    missing or tensors overlap; otherwise such a file would fail only when it is loaded.
     """
     start = align_up(end, read_alignment(path, metadata))
     extents: dict[str, tuple[int, int]] = {}
@@ -47,7 +47,7 @@ def find_extents(path: str, metadata: Mapping[str, Any], tensors: Sequence[Tenso
 
 
 def read_alignment(path: str, metadata: Mapping[str, Any]) -> int:
-    """What the places of a file's tensors are multiples of. Raises BadRequest for what cannot be that."""
+    """The alignment of the tensor data. Raises BadRequest if it is invalid."""
     value = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(value, int) or not 8 <= value <= _MAX_ALIGNMENT or value & (value - 1):
         raise invalid_gguf(path, f"its alignment is {excerpt(str(value))}")
@@ -55,7 +55,7 @@ def read_alignment(path: str, metadata: Mapping[str, Any]) -> int:
 
 
 def tensor_size(kind: str, shape: Sequence[int]) -> int:
-    """Bytes that the numbers of a tensor take. Raises ValueError when its rows do not fill the type's blocks."""
+    """The bytes of a tensor's data. Raises ValueError if its rows do not fill the blocks of its type."""
     block_length, block_size = BLOCKS[kind]
     blocks, remainder = divmod(shape[0], block_length)
     if remainder:
@@ -66,7 +66,7 @@ def tensor_size(kind: str, shape: Sequence[int]) -> int:
 
 
 def align_up(size: int, alignment: int) -> int:
-    """`size`, and as much more as it takes to the next whole `alignment`."""
+    """`size` rounded up to a multiple of `alignment`."""
     return -(-size // alignment) * alignment
 
 

@@ -1,7 +1,7 @@
-"""What form a file of weights has: said by its first bytes, whatever it is called. Pure, but for one short read.
+"""Detects the format of a weights file from its first bytes, with one short read.
 
-Names mislead: a GGUF file is as often called `ggml-model-q4_0.bin` as `.gguf`, and what is called so may be a web's or git's
-stand-in for it.
+File names mislead: a GGUF file may be called `ggml-model-q4_0.bin`, and a file called `.gguf` may be a web page or a git LFS
+pointer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ndani.errors import BadRequest, Unsupported
 
 GGUF, SAFETENSORS, PYTORCH, GGML, LFS_POINTER = "GGUF", "safetensors", "PyTorch", "GGML", "git-lfs"
 
-#: Bytes that are looked at.
+#: Bytes that are read.
 _PREFIX_LENGTH = 64
 _MAGIC = {
     b"GGUF": GGUF,
@@ -26,7 +26,7 @@ _CONVERT_ADVICE = "in this version; convert it to GGUF and give that file"
 
 
 def detect_format(descriptor: int) -> str:
-    """The form of an open file: one of the names above, or nothing where it is none of them. Raises OSError."""
+    """The format of an open file: one of the constants above, or an empty text if it is unknown. Raises OSError."""
     prefix = os.pread(descriptor, _PREFIX_LENGTH, 0)
     for magic, form in _MAGIC.items():
         if prefix.startswith(magic):
@@ -38,7 +38,7 @@ def detect_format(descriptor: int) -> str:
 
 
 def wrong_format(path: str, form: str, adapter: bool = False) -> BadRequest:
-    """The sentence about a file that is no GGUF file where one is needed; `path` is what its owner calls it."""
+    """The error about a file that is not GGUF where GGUF is needed; `path` is the client's name for it."""
     if form == LFS_POINTER:
         return BadRequest(f"{path} is git's stand-in for the file and not the file itself; fetch it with `git lfs pull`")
     if form == GGML:

@@ -1,8 +1,8 @@
-"""What weights files say of themselves, read once: kept in memory, and as notes, one small file each, so that a listing
-reads none of the weights.
+"""Caches the headers of weights files in memory and in notes on the disk, one small file each, so that a listing reads no
+weights.
 
-A blob never changes, so what was read of its digest is right for ever; a note that is missing or damaged is made again.
-Nothing depends on a note being there: a store that may not be written to is only slower to list.
+A blob never changes, so a cached header stays valid; a missing or damaged note is written again. Nothing depends on the
+notes: a read-only store is only slower to list.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ndani.store.weights_info import WeightsInfo, inspect
 from ndani.untrusted_json import InvalidJson, decode
 
 _MAX_NOTE_SIZE = 1 << 24
-#: Bytes of memory that all heads that are kept may take: one that is as large as can be, and hundreds as models have them.
+#: Bytes of memory for all cached headers: enough for one of the maximum size, and for hundreds of usual ones.
 _MAX_MEMORY = 4 * MAX_HEADER_MEMORY
-_MEMORY_PER_NOTE_BYTE = 8  # times the size of a note, which is text, in memory
-_BASE_MEMORY = 1 << 12  # what a head takes beside its keys and tensors
+_MEMORY_PER_NOTE_BYTE = 8  # a decoded note takes about this many times its size
+_BASE_MEMORY = 1 << 12  # bytes of a header in addition to its metadata and tensors
 
 
 class _DiskNote(msgspec.Struct, frozen=True):
-    """The key/values of a file, long arrays left out, and how many numbers its tensors hold."""
+    """The metadata of a file without long arrays, and the number of parameters in its tensors."""
 
     keys: dict[str, Any]
     count: int
 
 
 class _MemoryCache:
-    """HeaderCache by digest, those that were asked for last: as many as `_MOST_HELD` bytes of memory hold. Safe in threads."""
+    """An LRU cache of headers by digest, limited to `_MAX_MEMORY` bytes. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,14 +71,14 @@ class _MemoryCache:
 
 
 class HeaderCache:
-    """The heads of one store's weights."""
+    """The headers of one store's weights."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._full, self._summaries = _MemoryCache(), _MemoryCache()
 
     def inspect(self, digest: str) -> WeightsInfo:
-        """All that the weights of this digest say of themselves. Raises as `inspect.inspect` does."""
+        """The full header of the weights of this digest. Raises as `weights_info.inspect`."""
         header = self._full.get(digest)
         if not header:
             header = inspect(self._layout.blob(digest))
@@ -86,12 +86,12 @@ class HeaderCache:
         return header
 
     def header(self, digest: str) -> WeightsInfo:
-        """The same. Raises StoreFailed when they are missing or not usable."""
+        """As `inspect`, but raises StoreFailed when the weights are missing or invalid."""
         with translate_gguf_errors(self._layout.blob(digest)):
             return self.inspect(digest)
 
     def summary(self, digest: str) -> WeightsInfo:
-        """The same without the tensors, from a note where there is one. Raises StoreFailed."""
+        """The header without the tensors, from a note if there is one. Raises StoreFailed."""
         header = self._summaries.get(digest)
         if not header:
             header = self._full.get(digest) or self._read(digest)
@@ -99,14 +99,14 @@ class HeaderCache:
         return header
 
     def remove(self, digest: str) -> None:
-        """Of weights that are gone keep nothing; that there is no note is fine."""
+        """Remove everything that is cached of weights that were removed."""
         self._full.pop(digest)
         self._summaries.pop(digest)
         with contextlib.suppress(OSError):
             self._layout.header_note(digest).unlink()
 
     def clear(self) -> None:
-        """Keep nothing in memory: a file may have taken the place of a damaged one."""
+        """Clear the memory caches, because a damaged file may have been replaced."""
         self._full.clear()
         self._summaries.clear()
 
@@ -115,7 +115,7 @@ class HeaderCache:
             with open(self._layout.header_note(digest), "rb") as file:  # noqa: PTH123 - three hundred of these are a listing
                 text = file.read(_MAX_NOTE_SIZE)
             note = decode(text, _DiskNote)
-            # The weights must be there all the same: a listing that knows of weights that are gone would lie.
+            # Fails if the weights are missing, so that a listing does not describe weights that are gone.
             os.stat(self._layout.blob(digest))  # noqa: PTH116
             return WeightsInfo(self._layout.blob(digest), note.keys, (), note.count, memory=_MEMORY_PER_NOTE_BYTE * len(text))
         with translate_gguf_errors(self._layout.blob(digest)):

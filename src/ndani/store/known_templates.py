@@ -1,9 +1,9 @@
-"""Known chat templates: weights that carry one of them get, at create, the Go template and the stop words that belong to it.
+"""Known chat templates: a model created from weights with one of them gets the matching Go template and stop sequences.
 
-As in Ollama, a chat template counts as known when fewer than `NEAR` letters of it have to be changed, for models carry it
-with a system sentence of their own; unlike there, the marks between its turns must also be the family's. What is not known
-stays as it is: the engine applies the template that the weights carry. Data and pure functions. To add a family, add a
-`KnownTemplate`; its Go template must say what its chat template says.
+As in Ollama, a chat template counts as known if its edit distance to a known one is below `EDIT_LIMIT`, because models
+change its system prompt. Unlike there, it must also contain the family's stop sequences. For an unknown template, the engine
+applies the one in the weights. Data and pure functions. To add a family, add a `KnownTemplate`; its Go template must produce
+the same prompts as its chat template.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: Edits (a letter put in, taken out or changed) from which on a chat template is another one.
+#: The edit distance from which a chat template counts as a different one.
 EDIT_LIMIT = 100
 
 _BEGIN = "{% for message in messages %}"
@@ -48,7 +48,7 @@ KNOWN_TEMPLATES = (
 
 
 def find_known_template(jinja: str | None) -> KnownTemplate | None:
-    """The family that a chat template is of, the nearest one; None where it is of none that is known."""
+    """The nearest known family of a chat template, or None."""
     if not jinja:
         return None
     candidates = [
@@ -56,16 +56,16 @@ def find_known_template(jinja: str | None) -> KnownTemplate | None:
         for index, family in enumerate(KNOWN_TEMPLATES)
         if all(stop in jinja for stop in family.stops)
         for variant in family.jinja_variants
-        if abs(len(variant) - len(jinja)) < EDIT_LIMIT  # so many edits are needed at the least
+        if abs(len(variant) - len(jinja)) < EDIT_LIMIT  # a lower bound of the edit distance
     ]
     fewest, index = min(candidates, default=(EDIT_LIMIT, 0))
     return KNOWN_TEMPLATES[index] if fewest < EDIT_LIMIT else None
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Levenshtein's distance of two texts.
+    """The Levenshtein distance of two texts.
 
-    A whole column of the table at once, in the bits of a number (Myers 1999, in Hyyrö's form of 2003).
+    Computes a column of the table at once, in the bits of an integer (Myers 1999, in Hyyrö's form of 2003).
     """
     if not first:
         return len(second)

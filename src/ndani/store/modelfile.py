@@ -109,10 +109,10 @@ def check_grammar(text: bytes | str) -> None:
 
 
 def print_modelfile(modelfile: Modelfile, *, skip_unwritable: bool = False) -> str:
-    """The text that `parse` reads as this Modelfile, quoted as Ollama quotes.
+    """The text that `parse` reads as this Modelfile, with Ollama's quoting.
 
-    Raises BadRequest where there is no such text. With `leave_out`, for showing what somebody else has stored, an
-    instruction that cannot be written becomes a comment that says so, and everything else is printed.
+    Raises BadRequest if there is no such text. With `skip_unwritable`, for showing any stored model, an instruction that
+    cannot be written becomes a comment that says so, and everything else is printed.
     """
     lines = []
     for command in _commands(modelfile):

@@ -1,6 +1,6 @@
-"""What a weights file says of itself, in the words of a listing, of `show`, and of the memory estimate.
+"""The properties of a weights file that listings, `show` and the memory estimate need.
 
-The bytes are read in `gguf`; here they get their meaning. Pure but for `inspect` and `model_info`.
+`gguf` reads the bytes; here they are interpreted. Pure except for `inspect` and `model_info`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _HIDDEN = ("general.name", "tokenizer.chat_template")
 
 @dataclass(frozen=True, slots=True)
 class WeightsInfo:
-    """The head of one GGUF file. Numbers that the file does not give are 0.
+    """The header of a GGUF file. Numbers that the file does not give are 0.
 
-    One that comes from a note of what was read before (`heads`) has no tensors, and `counted` says their numbers.
+    A header from a note (`header_cache`) has no tensors, and `stored_parameter_count` instead.
     """
 
     path: Path
     metadata: dict[str, Any]
     tensors: tuple[Tensor, ...]
     stored_parameter_count: int | None = None
-    end: int = 0  # where the head ends
-    memory: int = 0  # bytes of memory that keys and tensors take, about
+    end: int = 0  # the size of the header
+    memory: int = 0  # about how many bytes of memory metadata and tensors take
 
     @property
     def architecture(self) -> str:
@@ -67,7 +67,7 @@ class WeightsInfo:
 
     @property
     def context_length(self) -> int:
-        """Tokens the model was trained to look back on."""
+        """The context length in tokens that the model was trained with."""
         return self._number("context_length")
 
     @property
@@ -106,13 +106,13 @@ class WeightsInfo:
     def kv_bytes_per_token(self, cache_type: str = "f16") -> int:
         """Bytes that one token of context takes in the key/value cache, over all blocks.
 
-        Counts every block as if it looked at the whole context; sliding windows only make it less.
+        Counts every block as if it attended to the whole context; sliding windows only reduce this.
         """
         numbers = sum(self._kv_heads()) * (self.key_length + self.value_length)
         return math.ceil(numbers * CACHE_BYTES[cache_type])
 
     def capabilities(self, template_capabilities: Collection[str] | None, *, projector: bool = False) -> tuple[str, ...]:
-        """What the model can do, in Ollama's words; `able` is what its Go template adds, which then counts instead of its own."""
+        """The model's capabilities in Ollama's words; those of its Go template, if it has one, replace those of its chat template."""
         arch = self.architecture
         capabilities = ["embedding" if f"{arch}.pooling_type" in self.metadata else "completion"]
         jinja = self.chat_template or ""
