@@ -67,8 +67,8 @@ class Recipe:
     requires: str = ""
     renderer: str = ""
     parser: str = ""
-    #: The kind that the weights are to be quantised to. Done before `create`, which finds the result in `files` or, for a
-    #: base's own weights, in `weights`; `made` has the digests of what came of it.
+    #: The type to quantise the weights to. This is done before `create`, which finds the result in `files` or, for a base's own
+    #: weights, in `converted_weights`; `converted` has the digests of the blobs that were made for this recipe.
     quantize: str = ""
     converted_weights: str = ""
     converted: frozenset[str] = frozenset()

@@ -6,7 +6,6 @@ Safe with several processes: names and blobs are added and removed under the sto
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import os
 import threading
@@ -80,7 +79,7 @@ class Store:
             self._models, self.damaged = models if generation == self.generation else {}, [*damaged, *unreadable.values()]
         return sorted((model for _, model in models.values()), key=lambda model: (-model.modified, model.name))
 
-    def stored_models(self, repository: str = "") -> builtins.list[StoredModel]:
+    def stored_models(self, repository: str = "") -> list[StoredModel]:
         """Every model, or those of one `namespace/model`, in any case; damaged ones are left out. Raises StoreFailed."""
         models = []
         with translate_disk_errors(self.layout.root):

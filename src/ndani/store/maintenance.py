@@ -112,12 +112,12 @@ def _damaged_manifests(damaged: dict[str, str]) -> list[Damage]:
 
 def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
     """Read a blob and yield the number of bytes read so far; at the end, a sentence about what is wrong, if anything is."""
-    path, seen, length = store.layout.blob(digest), hashlib.sha256(), 0
-    piece = memoryview(bytearray(CHUNK_SIZE))  # reused: allocating one for each read would cost as much as hashing
+    path, hasher, length = store.layout.blob(digest), hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK_SIZE))  # reused: allocating one for each read would cost as much as hashing
     try:
         with path.open("rb", buffering=0) as file:
-            while count := file.readinto(piece):
-                seen.update(piece[:count])
+            while count := file.readinto(buffer):
+                hasher.update(buffer[:count])
                 length += count
                 yield length
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
         return
     if length != size:
         yield f"it has {length} bytes, and should have {size}"
-    elif seen.hexdigest() != digest.removeprefix("sha256:"):
+    elif hasher.hexdigest() != digest.removeprefix("sha256:"):
         yield "its bytes are not those of its digest"
 
 

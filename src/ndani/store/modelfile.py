@@ -186,19 +186,19 @@ def _scan(text: str) -> Iterator[_Command]:
         yield _Command(name, argument, value, number)
 
 
-def _value(name: str, argument: str, number: int, rest: str, lines: Iterator[tuple[int, str]]) -> str:
-    """The value that begins with `rest`; consumes further `lines` for a quoted value."""
+def _value(name: str, argument: str, number: int, remainder: str, lines: Iterator[tuple[int, str]]) -> str:
+    """The value that begins with `remainder`; consumes further `lines` for a quoted value."""
     instruction = f"{name.upper()} {argument}".strip()
-    start = rest.strip(_WHITESPACE)
+    start = remainder.strip(_WHITESPACE)
     if not start.startswith('"'):
         # As in Ollama, whitespace after the name tells an empty value from a missing one.
-        if not start and (name == "parameter" or (name == "message" and (not argument or rest[:1] not in (" ", "\t")))):
+        if not start and (name == "parameter" or (name == "message" and (not argument or remainder[:1] not in (" ", "\t")))):
             raise BadRequest(f"unexpected EOF: {instruction} on line {number} has no value")
-        if not start and (name not in _MAY_BE_EMPTY or rest[:1] not in (" ", "\t")):
+        if not start and (name not in _MAY_BE_EMPTY or remainder[:1] not in (" ", "\t")):
             raise _line_error(number, f"{instruction} has no value; write it on the same line, or between quotes")
         return start
     quote = '"""' if start.startswith('"""') else '"'
-    parts = [rest.lstrip(_WHITESPACE)]
+    parts = [remainder.lstrip(_WHITESPACE)]
     length = len(start)
     while not (parts[-1].rstrip(_WHITESPACE).endswith(quote) and length >= 2 * len(quote)):
         next_line = next(lines, None)

@@ -29,8 +29,8 @@ async def receive(store: Store, digest: str, size: int, chunks: AsyncIterator[by
     try:
         await run_in_thread(require_free_space, store.layout.root, size)
         buffer = bytearray()
-        async for piece in chunks:
-            buffer += piece
+        async for chunk in chunks:
+            buffer += chunk
             if len(buffer) >= CHUNK_SIZE:
                 await run_in_thread(partial.write, bytes(buffer))
                 buffer = bytearray()
