@@ -86,7 +86,7 @@ def put_echo(root: Path, name: str, weights: bytes | None = None, engine: str = 
 
     config = {"model_format": engine, "model_family": "llama", "model_type": "1M", "file_type": "F16"}
     model = layer(kinds.MODEL, weights)
-    texts = [layer(kinds.kind(k), v.encode() if isinstance(v, str) else json.dumps(v).encode()) for k, v in layers.items()]
+    texts = [layer(kinds.media_type_of(k), v.encode() if isinstance(v, str) else json.dumps(v).encode()) for k, v in layers.items()]
     manifest = {
         "schemaVersion": 2,
         "mediaType": kinds.MANIFEST,

@@ -30,7 +30,7 @@ def test_a_size_that_no_client_could_read_is_no_size(store: Store) -> None:
     said = json.loads(path.read_bytes())
     said["layers"][0]["size"] = 10**30
     path.write_text(json.dumps(said))
-    assert [model.name for model in store.list()] == ["a:latest"]
+    assert [model.name for model in store.list_models()] == ["a:latest"]
     assert store.damaged == [
         "the manifest of huge:latest is damaged in the store; run `ndani verify --repair`, or remove it with `ndani rm`"
     ]

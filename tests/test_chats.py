@@ -14,13 +14,13 @@ from ndani import names
 from ndani.prompts.template import Conversation, Turn, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
-from ndani.store.known_templates import KNOWN_TEMPLATES, NEAR, edits, recognise
+from ndani.store.known_templates import EDIT_LIMIT, KNOWN_TEMPLATES, edit_distance, find_known_template
 from server import Server
 from stores import REAL, gguf
 
 RECORDED = ROOT.parent / "shared" / "golden" / "templates.json"
 [CHATML] = (chat for chat in KNOWN_TEMPLATES if chat.name == "chatml")
-PLAIN = CHATML.spelled[0]
+PLAIN = CHATML.jinja_variants[0]
 STOPS = {"stop": ["<|im_start|>", "<|im_end|>"]}
 
 
@@ -39,21 +39,21 @@ def test_edits_are_counted_as_cell_by_cell() -> None:
     pairs = [("", ""), ("", "abc"), ("abc", ""), ("kitten", "sitting"), ("é\n", "e\\n")]
     pairs += [("".join(chosen.choices("abcd", k=chosen.randrange(90))), "".join(chosen.choices("abcd", k=70))) for _ in range(60)]
     for one, other in pairs:
-        assert edits(one, other) == slow_edits(one, other) == edits(other, one)
+        assert edit_distance(one, other) == slow_edits(one, other) == edit_distance(other, one)
 
 
 def test_near_is_known_and_far_is_not() -> None:
-    assert recognise(PLAIN) is CHATML and recognise(PLAIN.replace("\n", "\\n")) is CHATML
-    assert recognise(PLAIN + "#" * (NEAR - 1)) is CHATML and recognise(PLAIN + "#" * NEAR) is None
-    assert recognise(None) is recognise("") is recognise("echo") is None
+    assert find_known_template(PLAIN) is CHATML and find_known_template(PLAIN.replace("\n", "\\n")) is CHATML
+    assert find_known_template(PLAIN + "#" * (EDIT_LIMIT - 1)) is CHATML and find_known_template(PLAIN + "#" * EDIT_LIMIT) is None
+    assert find_known_template(None) is find_known_template("") is find_known_template("echo") is None
     # A short loop with other marks is nearer than a hundred letters, and yet another family's.
     other = PLAIN.replace("<|im_start|>", "[").replace("<|im_end|>", "]")
-    assert edits(PLAIN, other) < NEAR and recognise(other) is None
+    assert edit_distance(PLAIN, other) < EDIT_LIMIT and find_known_template(other) is None
 
 
 def test_a_long_template_costs_nothing() -> None:
     began = time.perf_counter()
-    assert recognise("{% for message in messages %}" * 400_000) is None
+    assert find_known_template("{% for message in messages %}" * 400_000) is None
     assert time.perf_counter() - began < 5
 
 
@@ -98,4 +98,4 @@ def test_create_lays_them_over_a_file_and_what_is_said_over_them(start: Start, t
 @pytest.mark.weights
 def test_the_real_models_own_template_is_known(models: Path) -> None:
     store = Store(models)
-    assert recognise(store.header(store.find(names.parse(REAL))).chat_template) is CHATML
+    assert find_known_template(store.header(store.find(names.parse(REAL))).chat_template) is CHATML

@@ -12,7 +12,7 @@ import pytest
 from checkpoints import byte_level, made_of, tiny_llama
 from ndani.convert.file_selection import choose
 from ndani.errors import BadRequest
-from ndani.store.file_formats import GGML, GGUF, POINTER, PYTORCH, SAFETENSORS, detect_format, refusal
+from ndani.store.file_formats import GGML, GGUF, LFS_POINTER, PYTORCH, SAFETENSORS, detect_format, wrong_format
 
 FORMS = {
     b"GGUF": GGUF,
@@ -20,7 +20,7 @@ FORMS = {
     b"PK\x03\x04" + bytes(60): PYTORCH,
     b"\x80\x02\x8a\nl\xfc\x9cF": PYTORCH,
     b"tjgg" + bytes(60): GGML,
-    b"version https://git-lfs.github.com/spec/v1": POINTER,
+    b"version https://git-lfs.github.com/spec/v1": LFS_POINTER,
     struct.pack("<Q", 8) + b'{"a":{}}' + bytes(9): SAFETENSORS,
     struct.pack("<Q", 8) + b'["a",{}]' + bytes(9): "",
     struct.pack("<Q", 99) + b'{"a":{}}' + bytes(9): "",
@@ -36,7 +36,7 @@ def test_the_first_bytes_say_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with (tmp_path / "model.safetensors").open("rb") as file:
         assert detect_format(file.fileno()) == FORMS[content]
-    assert "\n" not in str(refusal("x", FORMS[content])) and "\n" not in str(refusal("x", FORMS[content], adapter=True))
+    assert "\n" not in str(wrong_format("x", FORMS[content])) and "\n" not in str(wrong_format("x", FORMS[content], adapter=True))
 
 
 def test_the_outermost_weights_are_the_model() -> None:

@@ -17,7 +17,7 @@ from golden_cli import run
 from ndani.cli.create import gather
 from ndani.errors import BadRequest, NdaniError
 from ndani.store.modelfile import parse
-from ndani.store.threads import in_thread
+from ndani.store.threads import run_in_thread
 from stores import gguf
 
 pytestmark = pytest.mark.slow
@@ -195,7 +195,7 @@ async def test_work_that_is_cancelled_is_waited_for() -> None:
         done.append("done")
         raise BadRequest("nobody is there to be told")
 
-    task = asyncio.create_task(in_thread(work))
+    task = asyncio.create_task(run_in_thread(work))
     await asyncio.to_thread(begun.wait, 60)
     for _ in range(3):  # a task group cancels again until its tasks have left
         task.cancel()

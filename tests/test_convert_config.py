@@ -15,7 +15,7 @@ import pytest
 
 from checkpoints import made_of
 from ndani.errors import BadRequest, Unsupported
-from ndani.store.gguf import read_head
+from ndani.store.gguf import read_header
 from spoils import Spoil, both, edit, reweigh, shaped, text
 
 MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
@@ -130,7 +130,7 @@ def test_what_is_said_is_done(kind: str, spoil: Spoil, key: str, value: Any, req
     folder: Path = request.getfixturevalue(kind)
     spoil(folder)
     (tmp_path / "made.gguf").write_bytes(made_of(folder))
-    assert read_head(tmp_path / "made.gguf").keys.get(key) == (pytest.approx(value) if isinstance(value, float) else value)
+    assert read_header(tmp_path / "made.gguf").metadata.get(key) == (pytest.approx(value) if isinstance(value, float) else value)
 
 
 NO_PLACE = "there is no place for the tensor model.layers.0."
@@ -246,7 +246,7 @@ def test_a_tied_output_is_left_out_and_an_untied_one_is_not(llama: Path, tmp_pat
     for tied in (True, False):
         said(tie_word_embeddings=tied)(llama)
         (tmp_path / "made.gguf").write_bytes(made_of(llama))
-        assert ("output.weight" in {tensor.name for tensor in read_head(tmp_path / "made.gguf").tensors}) is not tied
+        assert ("output.weight" in {tensor.name for tensor in read_header(tmp_path / "made.gguf").tensors}) is not tied
 
 
 def test_what_a_text_is_called_makes_no_other_file(llama: Path) -> None:

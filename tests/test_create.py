@@ -325,7 +325,7 @@ def test_a_base_that_is_of_no_use_is_refused(store: Store, lost: str) -> None:
 
 def test_a_listing_shows_no_control_characters_of_a_file(store: Store) -> None:
     make(store, "red", Recipe(files={"m.gguf": sent(store, **{"general.architecture": "\x1b[31mred"})}))
-    assert [(m.details.family, m.details.families) for m in store.list()] == [(r"\x1b[31mred", (r"\x1b[31mred",))]
+    assert [(m.details.family, m.details.families) for m in store.list_models()] == [(r"\x1b[31mred", (r"\x1b[31mred",))]
 
 
 def test_a_head_is_read_once(store: Store) -> None:
@@ -350,7 +350,7 @@ def test_a_create_that_is_left_half_way_leaves_no_name_and_no_claim(store: Store
     with pytest.raises(Left):
         create(store, names.parse("new"), Recipe(base=old, system="half"), leave)
     assert not list(store.layout.locks.glob("claim-*"))
-    assert store.list() == []
+    assert store.list_models() == []
 
 
 def test_a_modelfile_becomes_a_model_that_shows_the_same_modelfile(store: Store) -> None:

@@ -112,7 +112,7 @@ async def test_a_fetcher_that_is_killed_in_the_middle_is_taken_up_where_it_stopp
             async for step in steps:
                 if (step.completed or 0) > place.layer.packed // 2:
                     kill_children()
-    assert not place.store.list()
+    assert not place.store.list_models()
     first, place.house.pause = len(place.house.spans), 0
     steps = await collect(fetcher)
     assert steps[-1].status == "success"
@@ -231,7 +231,7 @@ async def test_the_first_model_comes_through_the_users_own_index(tmp_path: Path)
     steps = await collect(Fetcher(settings.load({"NDANI_MODELS": str(tmp_path / "models")})), name)
     assert steps[-1].status == "success"
     store = Store(tmp_path / "models", abilities)
-    entry, [model] = store.find(name), store.list()
+    entry, [model] = store.find(name), store.list_models()
     assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]} and "Apache License" in entry.licenses[0]
     head = store.header(entry)
     assert min(timed(inspect, entry.weights_path) for _ in range(5)) < 0.03 * slowness(), "reading the head must not hold up a load"

@@ -68,7 +68,7 @@ async def test_a_flipped_byte_is_refused_removed_and_said(store: Store, disk: Pa
         file.write(b"\xff\x00\xff")
     with pytest.raises(SourceFailed, match="digest mismatch, file must be downloaded again"):
         await collect(store, "tiny", disk)
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == [] and not store.list_models()
     there.layout.blob(digest_of(WEIGHTS)).write_bytes(WEIGHTS[:-1])
     with pytest.raises(SourceFailed, match=r"bytes, and \d+ were expected; copy it there again"):
         await collect(store, "tiny", disk)
@@ -96,7 +96,7 @@ async def test_a_folder_of_gguf_files(store: Store, disk: Path, model: str, file
     steps = await collect(store, model, disk)
     assert any(step.status == f"reading {Path(file).name}" for step in steps), "its sum is taken first, with progress"
     assert store.find(parse(model)).weights_path.read_bytes() == WEIGHTS
-    assert store.list()[0].details.family == "llama"
+    assert store.list_models()[0].details.family == "llama"
     with pytest.raises(Offline):
         await collect(store, "tiny:70b", disk)
 
@@ -120,7 +120,7 @@ async def test_sums_beside_the_files_count(store: Store, disk: Path, where: str)
     (disk / "tiny-1b.gguf").write_bytes(WEIGHTS[:-1] + b"\xee")
     with pytest.raises(SourceFailed, match="digest mismatch"):
         await collect(store, "tiny:1b", disk)
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == [] and not store.list_models()
 
 
 async def test_shards_in_a_folder_are_joined(store: Store, disk: Path) -> None:
@@ -139,14 +139,14 @@ async def test_shards_that_do_not_belong_together_are_refused(store: Store, disk
         (disk / f"tiny-1b-0000{number + 1}-of-00003.gguf").write_bytes(part)
     with pytest.raises(SourceFailed, match=r"do not make a model: .* which is there already"):
         await collect(store, "tiny:1b", disk)
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == [] and not store.list_models()
 
 
 async def test_a_file_that_is_no_model_is_the_folders_fault_and_is_not_kept(store: Store, disk: Path, tmp_path: Path) -> None:
     (disk / "tiny-1b.gguf").write_bytes(b"GGUF" + bytes(1000))
     with pytest.raises(SourceFailed, match=r"the files of tiny:1b do not make a model: .*; look at them where they come from"):
         await collect(store, "tiny:1b", disk)
-    assert list(store.blobs.listed()) == [] and left_over(store) == []
+    assert list(store.blobs.scan()) == [] and left_over(store) == []
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "tiny-1b.gguf").write_bytes(WEIGHTS)
     folders = (disk, tmp_path / "second")

@@ -21,8 +21,8 @@ from golden_cli import run
 from ndani.cli import handover as linking
 from ndani.errors import BadRequest, NdaniError, NotFound, StoreFailed
 from ndani.store import Store
-from ndani.store.handover import accept, prepare
-from ndani.store.maintenance import Pruned, prune
+from ndani.store.handover import accept_file, create_slot
+from ndani.store.maintenance import PruneResult, prune
 from server import Server, serving, until
 from steps import at_first, listed
 from stores import gguf, put_echo
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 def placed(store: Store) -> tuple[str, Path]:
     """A place, and the path of the file that is to be in it."""
-    place = prepare(store.layout)
+    place = create_slot(store.layout)
     return place, store.layout.handover / place / "file"
 
 
@@ -49,7 +49,7 @@ def test_a_file_becomes_a_blob_and_its_place_is_gone(store: Store) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and folder.stat().st_uid == os.geteuid()
     path.write_bytes(WEIGHTS)
     inode = path.stat().st_ino
-    steps = listed(accept, store, place)
+    steps = listed(accept_file, store, place)
     assert steps[0].status == "verifying sha256 digest" and steps[-2].completed == steps[-2].total == len(WEIGHTS)
     assert (steps[-1].status, steps[-1].digest) == ("success", DIGEST)
     blob = store.layout.blob(DIGEST)
@@ -57,7 +57,7 @@ def test_a_file_becomes_a_blob_and_its_place_is_gone(store: Store) -> None:
     assert list(store.layout.handover.iterdir()) == []
     again, path = placed(store)
     path.write_bytes(WEIGHTS)
-    assert listed(accept, store, again)[-1].digest == DIGEST
+    assert listed(accept_file, store, again)[-1].digest == DIGEST
     assert blob.stat().st_ino == inode and not path.parent.exists(), "what is there already stays"
 
 
@@ -95,7 +95,7 @@ def test_what_is_not_the_owners_own_file_is_refused(store: Store, what: str, kin
     place, path = placed(store)
     wrongs(path, what)
     with pytest.raises(kind) as met:
-        listed(accept, store, place)
+        listed(accept_file, store, place)
     assert not store.layout.blobs.exists() and "\n" not in str(met.value)
     assert str(met.value).endswith("; send the file to /api/blobs instead"), met.value
 
@@ -105,7 +105,7 @@ def test_a_file_that_changes_while_it_is_read_is_no_blob(store: Store) -> None:
         place, path = placed(store)
         path.write_bytes(b"x" * (9 << 20))
         with pytest.raises((BadRequest, StoreFailed)):
-            accept(store, place, at_first(partial(change, path)))
+            accept_file(store, place, at_first(partial(change, path)))
         assert not store.layout.blobs.exists()
 
 
@@ -113,15 +113,15 @@ def test_places_that_nobody_came_back_to_are_swept_and_there_is_an_end_to_them(s
     left, path = placed(store)
     path.write_bytes(b"x")
     os.utime(path.parent, (1000, 1000))
-    prepare(store.layout)
+    create_slot(store.layout)
     assert not (store.layout.handover / left).exists()
     for _ in range(63):
-        prepare(store.layout)
+        create_slot(store.layout)
     with pytest.raises(StoreFailed, match="too many files are being handed over at once"):
-        prepare(store.layout)
+        create_slot(store.layout)
     store.layout.handover.chmod(0o755)
     with pytest.raises(StoreFailed, match="can be entered by others"):
-        prepare(store.layout)
+        create_slot(store.layout)
 
 
 def test_a_server_sweeps_them_when_it_starts(start: Start, store: Store) -> None:
@@ -139,9 +139,9 @@ def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_p
     os.utime(old, (1000, 1000))
     place, path = placed(store)
     path.hardlink_to(old)
-    listed(accept, store, place)
+    listed(accept_file, store, place)
     assert store.prune() == () and store.blobs.has(DIGEST), "nothing names it yet, and somebody is about to"
-    assert listed(prune, store)[-1] == Pruned(0, 0, 0), "nor by `ndani prune`"
+    assert listed(prune, store)[-1] == PruneResult(0, 0, 0), "nor by `ndani prune`"
 
 
 # ---------------------------------------------------------------- over HTTP

@@ -26,7 +26,7 @@ from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
-from ndani.store.gguf import read_head
+from ndani.store.gguf import read_header
 from ndani.types import Progress
 from registries import StandIn
 from steps import following
@@ -83,7 +83,7 @@ async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
     said = [step.status for step in steps]
     assert said[0] == "pulling manifest" and said[-2:] == ["writing manifest", "success"]
     assert held(store, NAME) == MODEL and left_over(store) == []
-    [model] = store.list()
+    [model] = store.list_models()
     assert model.name == "hf.co/ns/tiny:Q8_0" and model.details.family == "llama"
     other = parse("hf.co/ns/tiny:f16")
     await collect(store, other, ask(other))
@@ -108,12 +108,12 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     await runner.cleanup()
     assert any(step.status.startswith("joining ") for step in steps)
     entry = store.find(name)
-    found = read_head(entry.weights_path).tensors
+    found = read_header(entry.weights_path).tensors
     assert {tensor.name: tensor.shape for tensor in found} == {key: (len(raw),) for key, raw in content.items()}
     whole = entry.weights_path.read_bytes()
     assert all(raw in whole for raw in content.values()) and b"split." not in whole
     assert (entry.system, entry.template, entry.params, entry.licenses) == ("Be kind.", "{{ .Prompt }}", {"temperature": 0.5}, ("Free.",))
-    assert {digest for digest, _ in store.blobs.listed()} == entry.digests, "the shards are gone"
+    assert {digest for digest, _ in store.blobs.scan()} == entry.digests, "the shards are gone"
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
     ):
         await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
     await runner.cleanup()
-    assert store.list() == [] and left_over(store) == []
+    assert store.list_models() == [] and left_over(store) == []
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
                 if step.digest == hub.model and (step.completed or 0) > len(MODEL) // 3:
                     kill_children()
     there = store.layout.partial(hub.model).stat().st_size
-    assert there > len(MODEL) // 3 and not store.list()
+    assert there > len(MODEL) // 3 and not store.list_models()
     await asyncio.sleep(0.2)
     while hub.at_once:
         await asyncio.sleep(0.02)
@@ -306,7 +306,7 @@ async def test_a_small_file_with_other_bytes_is_refused(hub: Hub, store: Store, 
     with pytest.raises(SourceFailed, match="digest mismatch, template must be downloaded again"):
         await collect(store, NAME, ask(NAME))
     await runner.cleanup()
-    assert not store.list()
+    assert not store.list_models()
 
 
 # What goes wrong, at both kinds of places. Each ends in success, or in one sentence.
@@ -352,7 +352,7 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
         if sentence:
             with pytest.raises(SourceFailed, match=sentence) as caught:
                 await collect(store, place.name, source)
-            assert "\n" not in str(caught.value) and not store.list()
+            assert "\n" not in str(caught.value) and not store.list_models()
             assert what != "a wrong byte" or not left_over(store), "nothing wrong may be taken for a beginning"
         else:
             await collect(store, place.name, source)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ndani.errors import StoreFailed
-from ndani.store.gguf import KEPT, in_sentences
-from ndani.store.weights_info import WeightsInfo, counted, inspect
+from ndani.store.gguf import MAX_KEPT_ITEMS, translate_gguf_errors
+from ndani.store.weights_info import WeightsInfo, format_count, inspect
 
 KINDS = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
 
@@ -43,7 +43,7 @@ def gguf(keys: dict[str, Any], tensors: list[tuple[str, tuple[int, ...], int]] =
 
 def look(path: Path) -> WeightsInfo:
     """A file of the store, whatever is wrong with it said in a sentence."""
-    with in_sentences(path):
+    with translate_gguf_errors(path):
         return inspect(path)
 
 
@@ -137,7 +137,7 @@ def test_capabilities_follow_the_keys_and_the_template(tmp_path: Path, extra: An
     [(134515008, "134.52M"), (22565376, "22.57M"), (1235814432, "1.2B"), (7_000_000_000, "7B"), (999, "999"), (192064, "192K")],
 )
 def test_a_count_is_printed_as_ollama_prints_it(number: int, said: str) -> None:
-    assert counted(number) == said
+    assert format_count(number) == said
 
 
 @pytest.mark.slow
@@ -175,16 +175,20 @@ def test_a_hostile_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
 
 
 def test_what_is_kept_of_a_head_has_a_bound_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ndani.store.gguf.PURSE", 1 << 20)
-    many = {f"k{number}": [1.0] * KEPT for number in range(50)} | {f"n{number}": number for number in range(100)} | {"last": ["a"] * KEPT}
+    monkeypatch.setattr("ndani.store.gguf.MAX_HEADER_MEMORY", 1 << 20)
+    many = (
+        {f"k{number}": [1.0] * MAX_KEPT_ITEMS for number in range(50)}
+        | {f"n{number}": number for number in range(100)}
+        | {"last": ["a"] * MAX_KEPT_ITEMS}
+    )
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf({"general.architecture": "x"} | many, TENSORS))
     head = inspect(path)
-    kept = [key for key, value in head.keys.items() if isinstance(value, list)]
-    assert kept[0] == "k0" and 10 < len(kept) < 20 and head.held <= 1 << 20
+    kept = [key for key, value in head.metadata.items() if isinstance(value, list)]
+    assert kept[0] == "k0" and 10 < len(kept) < 20 and head.memory <= 1 << 20
     assert (
-        head.keys["last"] is None
-        and head.keys["n99"] == 99
+        head.metadata["last"] is None
+        and head.metadata["n99"] == 99
         and [tensor.name for tensor in head.tensors] == ["token_embd.weight", "output_norm.weight"]
     )
     for content in (gguf({f"{number}": 1 for number in range(5000)}), gguf({}, [(f"{number}", (1,), 0) for number in range(3000)])):

@@ -13,8 +13,8 @@ import pytest
 from conftest import Start
 from ndani import names
 from ndani.store import Store
-from ndani.store.handover import FILE, accept, prepare
-from ndani.store.maintenance import Unused, prune
+from ndani.store.handover import FILE, accept_file, create_slot
+from ndani.store.maintenance import UnusedFile, prune
 from server import until
 from steps import listed
 from stores import gguf, put_echo
@@ -46,14 +46,14 @@ def test_a_file_systems_own_folder_among_the_blobs_is_passed_over(store: Store) 
 
 def test_what_was_never_named_goes_wherever_it_was_left(store: Store) -> None:
     layout = store.layout
-    paths = [folder / f".{digit * 32}" for folder in (layout.manifests, layout.locks, layout.heads) for digit in "ab"]
+    paths = [folder / f".{digit * 32}" for folder in (layout.manifests, layout.locks, layout.header_notes) for digit in "ab"]
     others = [layout.manifests / ".DS_Store", layout.locks / ".hidden"]
     for path in (*paths, *others):
         path.parent.mkdir(exist_ok=True)
         path.touch()
         if path.name[1] != "b":
             age(path)
-    said = [step.file for step in listed(prune, store, rehearse=True) if isinstance(step, Unused)]
+    said = [step.file for step in listed(prune, store, dry_run=True) if isinstance(step, UnusedFile)]
     assert said == [f".{'a' * 32}"]
     store.prune()
     assert [path for path in (*paths, *others) if path.exists()] == [*(path for path in paths if path.name[1] == "b"), *others]
@@ -86,26 +86,26 @@ def test_what_was_noted_of_a_damaged_file_is_forgotten_though_another_program_re
     path.write_bytes(whole.replace(struct.pack("<II", 4, 8192), struct.pack("<II", 4, 4096)))
 
     def context(of: Store) -> int:
-        return next(model.details.context_length for model in of.list() if model.name == "note:latest")
+        return next(model.details.context_length for model in of.list_models() if model.name == "note:latest")
 
     assert context(store) == 4096
     path.unlink()
     if way == "put":
         store.blobs.put(whole)
     else:
-        place = prepare(store.layout)
+        place = create_slot(store.layout)
         (store.layout.handover / place / FILE).write_bytes(whole)
-        assert [step.status for step in listed(accept, store, place)][-1] == "success"
+        assert [step.status for step in listed(accept_file, store, place)][-1] == "success"
     assert context(Store(store.layout.root)) == context(store) == 8192
 
 
 SEEN = """
 mount -t ramfs ramfs "$1" && exec "$2" -c 'import sys; from pathlib import Path; from ndani.store import Store
-from ndani.store.damage_notes import last_change, note_damage, note_replaced
+from ndani.store.damage_notes import last_change, note_damage, note_replacement
 layout = Store(Path(sys.argv[1]) / "models").layout
 layout.root.mkdir()
 seen, digest = [], "sha256:" + "0" * 64
-for change in 50 * [lambda: note_replaced(layout, digest), lambda: note_damage(layout, digest, "state")]:
+for change in 50 * [lambda: note_replacement(layout, digest), lambda: note_damage(layout, digest, "state")]:
     change()
     seen.append(last_change(layout))
 print(len(set(seen)))' "$1"

@@ -44,10 +44,10 @@ def test_a_model_can_be_removed_where_not_even_a_lock_has_room(tmp_path: Path, m
 
 def test_nor_where_the_folder_is_there_and_the_file_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_echo(tmp_path / "models", "echo")
-    monkeypatch.setattr(locks, "take", full)
-    monkeypatch.setattr(locks.Locks, "claimed", lambda _: set())
+    monkeypatch.setattr(locks, "acquire", full)
+    monkeypatch.setattr(locks.Locks, "claimed_digests", lambda _: set())
     Store(tmp_path / "models").delete(names.parse("echo"))
-    assert Store(tmp_path / "models").list() == []
+    assert Store(tmp_path / "models").list_models() == []
 
 
 def run_among_own_mounts(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -72,7 +72,7 @@ rm -rf "$1/models/.locks"
 i=0; while touch "$1/fill-$i" 2>/dev/null; do i=$((i+1)); done
 ! mkdir "$1/models/.locks" 2>/dev/null
 "$3" -c 'import sys; from pathlib import Path; from ndani import names; from ndani.store import Store
-Store(Path(sys.argv[1])).delete(names.parse("echo")); print(len(Store(Path(sys.argv[1])).list()), "left")' "$1/models"
+Store(Path(sys.argv[1])).delete(names.parse("echo")); print(len(Store(Path(sys.argv[1])).list_models()), "left")' "$1/models"
 """
     put_echo(tmp_path / "models", "echo")
     (tmp_path / "disk").mkdir()
@@ -85,7 +85,7 @@ Store(Path(sys.argv[1])).delete(names.parse("echo")); print(len(Store(Path(sys.a
 def test_two_processes_exclude_each_other_by_either_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     put_echo(tmp_path / "models", "echo")
     store = Store(tmp_path / "models")
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "STORE_LOCK_TIMEOUT", 0.2)
     path = store.layout.root if what == "the folder" else store.layout.locks / "store"
     if what == "the file":
         path.touch()
@@ -108,7 +108,7 @@ def test_who_waits_gets_it_as_soon_as_it_is_free(tmp_path: Path) -> None:
     assert deleting.is_alive() and store.find(names.parse("echo"))
     os.close(handle)
     deleting.join(60)
-    assert not deleting.is_alive() and store.list() == []
+    assert not deleting.is_alive() and store.list_models() == []
 
 
 def test_a_lock_that_another_program_holds_does_not_keep_a_server_from_ending(start: Start, echo_store: Path) -> None:
@@ -128,22 +128,22 @@ def test_a_lock_that_another_program_holds_does_not_keep_a_server_from_ending(st
             assert time.monotonic() - began < 12 * slowness()
             waiting.join(60)
             holder.kill()
-    assert {m.name for m in Store(echo_store).list()} == {"echo:latest", "other:latest"}
+    assert {m.name for m in Store(echo_store).list_models()} == {"echo:latest", "other:latest"}
 
 
 def test_a_claim_is_made_even_while_somebody_looks_who_claims_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, take, looks = Store(tmp_path), locks.take, iter((True, False))
+    store, take, looks = Store(tmp_path), locks.acquire, iter((True, False))
 
     def looked_at(path: Path) -> locks.Lock | None:
         # The first try meets somebody who has just opened the new file to see whether it is held.
         return None if path.name.startswith("claim-") and next(looks, False) else take(path)
 
-    monkeypatch.setattr(locks, "take", looked_at)
+    monkeypatch.setattr(locks, "acquire", looked_at)
     digest = "sha256:" + "a" * 64
     with store.claim({digest}):
         monkeypatch.undo()
         [claim] = store.layout.locks.glob("claim-*")
-        assert claim.read_text() == digest and locks.take(claim) is None
+        assert claim.read_text() == digest and locks.acquire(claim) is None
     assert not list(store.layout.locks.glob("claim-*"))
 
 
@@ -173,7 +173,7 @@ def test_processes_keep_apart_on_a_disk_without_flock(tmp_path: Path, ofd: bool)
     count.write_text("0")
     code = """
 for number in range(25):
-    with store._locks.store():
+    with store._locks.lock_store():
         seen = int(Path(sys.argv[2]).read_text())
         Path(sys.argv[2]).write_text(str(seen + 1))
     name = names.parse(f"copy{os.getpid()}:{number}")
@@ -189,7 +189,7 @@ for number in range(25):
 
     without_locks(work, ofd=ofd)
     assert count.read_text() == "100"
-    assert [model.name for model in store.list()] == ["a:latest"] and not list(store.layout.locks.iterdir())
+    assert [model.name for model in store.list_models()] == ["a:latest"] and not list(store.layout.locks.iterdir())
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_who_dies_on_a_disk_without_flock_holds_nothing(tmp_path: Path, ofd: boo
     store = Store(tmp_path / "models")
     digest = store.find(names.parse("a")).weights.digest
     code = """
-lock = store.lock(sys.argv[2])
+lock = store.lock_blob(sys.argv[2])
 with store.claim({sys.argv[2]}):
     print("held", flush=True)
     sys.stdin.read()
@@ -208,15 +208,15 @@ with store.claim({sys.argv[2]}):
     def work() -> None:
         with child(store, code, digest) as other:
             hear(other, "held")
-            assert store.lock(digest) is None
+            assert store.lock_blob(digest) is None
             store.delete(names.parse("a"))
             assert store.blobs.has(digest), "claimed by who lives"
             other.kill()
             other.wait()
-            mine = store.lock(digest)
+            mine = store.lock_blob(digest)
             assert mine
             mine.release()
-            store.drop({digest})
+            store.remove_unused({digest})
         assert not store.blobs.has(digest) and not list(store.layout.locks.iterdir())
 
     without_locks(work, ofd=ofd)
@@ -225,7 +225,7 @@ with store.claim({sys.argv[2]}):
 def test_a_file_of_another_machines_counts_while_it_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_echo(tmp_path / "models", "a")
     store = Store(tmp_path / "models")
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "STORE_LOCK_TIMEOUT", 0.2)
     held = store.layout.locks / "store"
     held.write_bytes(b"held by elsewhere 17 4711 " + b"0" * 32 + b"\n")
 
@@ -233,7 +233,7 @@ def test_a_file_of_another_machines_counts_while_it_is_touched(tmp_path: Path, m
         with pytest.raises(StoreFailed, match="another program has held the model store"):
             store.delete(names.parse("a"))
         assert held.exists()
-        os.utime(held, (time.time() - file_locking.STALE - 60,) * 2)
+        os.utime(held, (time.time() - file_locking.FOREIGN_STALE_AFTER - 60,) * 2)
         store.delete(names.parse("a"))
         assert not list(store.layout.locks.iterdir())
 
@@ -243,7 +243,7 @@ def test_a_file_of_another_machines_counts_while_it_is_touched(tmp_path: Path, m
 def test_a_file_of_who_was_ended_before_it_was_marked_holds_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_echo(tmp_path / "models", "a")
     store = Store(tmp_path / "models")
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "STORE_LOCK_TIMEOUT", 0.2)
     held = store.layout.locks / "store"
     held.touch()
 
@@ -272,16 +272,16 @@ def test_two_who_clear_one_file_away_leave_what_a_third_has_made(tmp_path: Path,
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    assert without_locks(lambda: store.lock(DIGEST)) is None
+    assert without_locks(lambda: store.lock_blob(DIGEST)) is None
     assert held.read_bytes() == mark and list(store.layout.locks.iterdir()) == [held]
 
 
 def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_locking, "TOUCH", 0.05)
+    monkeypatch.setattr(file_locking, "TOUCH_INTERVAL", 0.05)
     store = Store(tmp_path)
 
     def work() -> None:
-        lock = store.lock(DIGEST)
+        lock = store.lock_blob(DIGEST)
         assert lock
         os.utime(lock.path, (0, 0))
         until(lambda: lock.path.stat().st_mtime > 0, 20, "it is touched")
@@ -294,11 +294,11 @@ def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_who_has_locks_heeds_who_has_none(tmp_path: Path) -> None:
     """The same store under two mounts: what one holds by a file, the other does not take by a lock."""
     store = Store(tmp_path)
-    lock = without_locks(lambda: store.lock(DIGEST))
-    assert lock and store.lock(DIGEST) is None
+    lock = without_locks(lambda: store.lock_blob(DIGEST))
+    assert lock and store.lock_blob(DIGEST) is None
     lock.release()
-    mine = store.lock(DIGEST)
-    assert mine and without_locks(lambda: store.lock(DIGEST)) is None
+    mine = store.lock_blob(DIGEST)
+    assert mine and without_locks(lambda: store.lock_blob(DIGEST)) is None
     mine.release()
     assert not list(store.layout.locks.iterdir())
 

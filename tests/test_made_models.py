@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from checkpoints import LLAMA3, byte_level, read_safetensors, sentence_pieces, sources, split, tiny_bert, tiny_llama, write_safetensors
 from ndani import names
 from ndani.store import Store
-from ndani.store.gguf import read_head
+from ndani.store.gguf import read_header
 from server import Server, serving
 from stores import REAL, put_echo
 
@@ -238,7 +238,7 @@ class File:
 
     @classmethod
     def read(cls, path: Path) -> File:
-        head = read_head(path, verbose=True)
+        head = read_header(path, verbose=True)
         widths = {one.name: one.shape[0] * WIDTHS[one.type][0] // WIDTHS[one.type][1] for one in head.tensors}
         sizes = {one.name: widths[one.name] * math.prod(one.shape[1:]) for one in head.tensors}
         raw = np.fromfile(path, np.uint8)
@@ -246,7 +246,7 @@ class File:
         for one in head.tensors:
             found[one.name] = one.type, raw[at : at + sizes[one.name]].reshape(-1, widths[one.name])
             at += sizes[one.name] + -sizes[one.name] % 32
-        return cls(head.keys, found)
+        return cls(head.metadata, found)
 
 
 #: Bytes for so many numbers.

@@ -21,7 +21,7 @@ from ndani.prompts.template.formats import quote
 from ndani.service.models import Shown
 from ndani.store import Store
 from ndani.store.modelfile import Modelfile, parse, print_modelfile
-from ndani.store.parameters import KINDS, check_parameters, literal, render_parameters, short
+from ndani.store.parameters import TYPES, check_parameters, excerpt, go_literal, render_parameters
 from ndani.types import Message
 from stores import gguf, put_echo
 
@@ -318,7 +318,7 @@ def test_what_can_be_seen_is_not_the_interpreters_to_say() -> None:
     known = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) != "Cn"]
     assert [hex(ord(char)) for char in known if is_visible(char) != char.isprintable()] == []
     for char in ("\U0001fa77", "\U0001fae9", "\u0378"):  # of Unicode 15, of 16, of none
-        assert is_visible(char) and quote(char) == f'"{char}"' == literal(char) and short(char) == char
+        assert is_visible(char) and quote(char) == f'"{char}"' == go_literal(char) and excerpt(char) == char
 
 
 def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> None:
@@ -350,10 +350,10 @@ def test_whole_modelfiles_of_random_parts_read_back() -> None:
         "list": lambda: (text(), *several()),
     }
     for _ in range(1500):
-        chosen = draw.sample(sorted(KINDS), draw.randint(0, 5))
+        chosen = draw.sample(sorted(TYPES), draw.randint(0, 5))
         model = Modelfile(
             (text(False), *several(empty=False)), draw.choice([None, text()]), draw.choice([None, text()]),
-            tuple((name, values[KINDS[name]]()) for name in chosen), several(empty=False), several(),
+            tuple((name, values[TYPES[name]]()) for name in chosen), several(empty=False), several(),
             tuple(Message(draw.choice(["user", "system", "assistant"]), one) for one in several()),
             draw.choice([None, "0.14.0", "1", "2.1", "1.2.3-rc.1+b.5"]), draw.choice([None, text(False)]), None, several(empty=False),
         )  # fmt: skip
@@ -434,7 +434,7 @@ def test_parameters_in_go_syntax() -> None:
 
 
 def test_the_options_are_those_that_the_sampler_knows() -> None:
-    assert set(KINDS) == OPTIONS | {"draft_num_predict"}
+    assert set(TYPES) == OPTIONS | {"draft_num_predict"}
 
 
 def test_parameters_of_a_request() -> None:

@@ -46,8 +46,8 @@ def test_what_is_no_name_is_refused(typed: str) -> None:
 
 def test_a_scheme_can_be_refused() -> None:
     with pytest.raises(BadName):
-        parse("https://hf.co/n/x", scheme=False)
-    assert parse("hf.co/n/x", scheme=False).host == "hf.co"
+        parse("https://hf.co/n/x", allow_scheme=False)
+    assert parse("hf.co/n/x", allow_scheme=False).host == "hf.co"
 
 
 def test_the_longest_parts_pass_and_case_does_not_matter() -> None:

@@ -18,7 +18,7 @@ from ndani.api.ollama.show import parse_show
 from ndani.engines.sampling import merge, read, translate
 from ndani.errors import BadRequest
 from ndani.service.resolver import FOREVER
-from ndani.store.parameters import KINDS, check_parameters, render_parameters
+from ndani.store.parameters import TYPES, check_parameters, render_parameters
 from stores import put_echo
 
 #: As they stand in a body; what no 64-bit float can hold (1e999) is refused before any field is looked at.
@@ -57,14 +57,14 @@ def test_a_number_in_any_field_is_read_or_refused(route: str, number: str) -> No
 @pytest.mark.parametrize("number", NUMBERS, ids=[n[:24] for n in NUMBERS])
 def test_an_option_of_any_number_is_something_that_the_engine_can_read(number: str) -> None:
     value = msgspec.json.decode(number.encode())
-    for name in KINDS:
+    for name in TYPES:
         try:
             sent = translate(merge(read({name: value})[0]), 4096)
         except BadRequest:
             continue
         assert all(abs(n) < 2**32 or isinstance(n, float) for n in sent.values() if isinstance(n, int | float))
         msgspec.json.encode(sent)
-    for name in KINDS:
+    for name in TYPES:
         try:
             kept = check_parameters({name: value})[0]
         except BadRequest:

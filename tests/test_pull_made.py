@@ -122,7 +122,7 @@ async def test_other_bytes_than_the_catalogue_names_are_refused(house: House, tm
     store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert", digest=f"sha256:{'7' * 64}")
     with pytest.raises(SourceFailed, match="converted to another file than the catalogue names"):
         await fetch(store, house, found)
-    assert store.list() == [] and not [name for name in blobs(store) if "partial" in name or "7777" in name]
+    assert store.list_models() == [] and not [name for name in blobs(store) if "partial" in name or "7777" in name]
 
 
 async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ndani.convert.kernels import Kernels
 from ndani.convert.quantise import QuantisationPlan, open_source, plan, write
 from ndani.errors import BadRequest
 from ndani.store import Store, extents
-from ndani.store.gguf import Tensor, read_head
+from ndani.store.gguf import Tensor, read_header
 from stores import REAL
 from weights import file, numbers, recorded_types, small, split, traits, types_of, unpack
 
@@ -63,7 +63,7 @@ def content(path: Path, work: QuantisationPlan, name: str) -> bytes:
     piece = next(piece for piece in work.pieces if piece.name == name)
     with path.open("rb") as made:
         made.seek(piece.place)
-        return made.read(extents.bytes_of(piece.becomes, (piece.columns, piece.rows)))
+        return made.read(extents.tensor_size(piece.becomes, (piece.columns, piece.rows)))
 
 
 @pytest.mark.weights
@@ -73,14 +73,14 @@ def test_five_tensors_are_the_bytes_that_were_recorded(kind: str, f16: Path, tmp
     work = do([f16], tmp_path / "made", engine, kind, only=list(want))
     assert {name: sha256(content(tmp_path / "made", work, name)).hexdigest()[:32] for name in want} == want
     assert work.outline.size == RECORDED[kind]["file_bytes"]
-    assert {piece.name: piece.becomes for piece in work.pieces} == recorded_types(RECORDED[kind], read_head(f16).tensors)
+    assert {piece.name: piece.becomes for piece in work.pieces} == recorded_types(RECORDED[kind], read_header(f16).tensors)
 
 
 @pytest.mark.weights
 def test_the_whole_file_is_the_one_that_ollama_makes(f16: Path, tmp_path: Path, engine: Kernels) -> None:
     do([f16], tmp_path / "made", engine, "Q8_0", threads=3)
     assert sha256((tmp_path / "made").read_bytes()).hexdigest() == OLLAMAS_Q8_0
-    assert read_head(tmp_path / "made").keys["general.file_type"] == 7
+    assert read_header(tmp_path / "made").metadata["general.file_type"] == 7
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_threads_make_no_difference_and_every_key_stays(tmp_path: Path, engine: 
         do([whole], tmp_path / "made", engine, "Q4_K_M", threads)
         digests.add(sha256((tmp_path / "made").read_bytes()).hexdigest())
     assert len(digests) == 1
-    made = read_head(tmp_path / "made").keys
+    made = read_header(tmp_path / "made").metadata
     assert made == dict(keys) | {"general.file_type": 15, "general.quantization_version": 2}
     assert list(made)[-2:] == ["general.quantization_version", "general.file_type"]
 
@@ -135,7 +135,9 @@ def same_weights(one: Path, other: Path) -> bool:
     for path in (one, other):
         descriptor = os.open(path, os.O_RDONLY)
         work = plan([open_source("x", descriptor)])
-        found.append({p.name: (p.kind, os.pread(descriptor, extents.bytes_of(p.kind, (p.columns, p.rows)), p.begin)) for p in work.pieces})
+        found.append(
+            {p.name: (p.kind, os.pread(descriptor, extents.tensor_size(p.kind, (p.columns, p.rows)), p.begin)) for p in work.pieces}
+        )
         os.close(descriptor)
     return found[0] == found[1]
 

@@ -113,7 +113,7 @@ async def test_pulls_from_a_real_registry_over_plain_http_when_told_to(debian: B
     assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
     assert held(store, name) == WEIGHTS and left_over(store) == []
     assert store.layout.manifest(name).read_bytes() == manifest, "to the letter"
-    assert store.list()[0].digest == hashlib.sha256(manifest).hexdigest()
+    assert store.list_models()[0].digest == hashlib.sha256(manifest).hexdigest()
     assert registry.requests("GET", "/blobs/").count((206, PIECE)) == SIZE // PIECE
     with pytest.raises(SourceFailed, match=r"^pull model manifest: insecure protocol http: .* `--insecure` allows that$"):
         await collect(store, name, source(name, home, insecure=False))
@@ -137,7 +137,7 @@ async def test_a_registry_with_tls_and_password(debian: Begin, store: Store, hom
     (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "shut sesame"\n')
     with pytest.raises(SourceFailed, match="refused the user and password of"):
         await collect(store, name, source(name, home, insecure=False))
-    assert not store.list()
+    assert not store.list_models()
     (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "open sesame"\n')
     await collect(store, name, source(name, home, insecure=False))
     assert held(store, name) == WEIGHTS
@@ -162,7 +162,7 @@ async def test_a_fetcher_killed_in_mid_pull_is_taken_up_where_it_stopped(stand_i
             async for step in steps:
                 if step.digest == stand_in.model and (step.completed or 0) > SIZE // 3:
                     kill_children()
-    assert not store.list()
+    assert not store.list_models()
     there = store.layout.partial(stand_in.model).stat().st_size
     assert there > SIZE // 3
     await asyncio.sleep(0.2)
@@ -258,7 +258,7 @@ async def test_a_stall_that_stays_is_one_sentence(stand_in: StandIn, store: Stor
     stand_in.ends_at = SIZE // 2
     with pytest.raises(SourceFailed, match=r"sent nothing for too long; pull again .*: it goes on where it stopped"):
         await collect(store, stand_in.name, source(stand_in.name, home, stall=0.3))
-    assert left_over(store) and not store.list()
+    assert left_over(store) and not store.list_models()
 
 
 async def test_a_server_without_ranges(stand_in: StandIn, store: Store, home: Path) -> None:
@@ -271,7 +271,7 @@ async def test_one_flipped_byte_is_refused_and_removed(stand_in: StandIn, store:
     stand_in.flip = True
     with pytest.raises(SourceFailed, match=r"^digest mismatch, file must be downloaded again: .*want sha256:.*got sha256:"):
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == [] and not store.list_models()
 
 
 async def test_a_partial_of_ollamas_is_no_beginning(stand_in: StandIn, store: Store, home: Path) -> None:
@@ -288,14 +288,14 @@ async def test_a_wrong_length_is_refused(stand_in: StandIn, store: Store, home: 
     stand_in.shorten, stand_in.ranges = 5, ranges
     with pytest.raises(SourceFailed, match=f"has {SIZE - 5} bytes at .*, and {SIZE} were expected"):
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert not store.list()
+    assert not store.list_models()
 
 
 async def test_a_manifest_that_breaks_off_leaves_no_name(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.cuts_manifest = True
     with pytest.raises(SourceFailed, match=r"^pull model manifest: .*broke off"):
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert not store.list() and not store.layout.manifests.exists()
+    assert not store.list_models() and not store.layout.manifests.exists()
 
 
 @pytest.mark.slow
@@ -338,7 +338,7 @@ async def test_a_token_that_is_never_enough_is_one_sentence(stand_in: StandIn, s
     stand_in.token, stand_in.never = "t", True
     with pytest.raises(SourceFailed, match=r"refused access to this model, to the key ssh-ed25519 \S+ as well; check its name") as caught:
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert "\n" not in str(caught.value) and not store.list()
+    assert "\n" not in str(caught.value) and not store.list_models()
     assert str(caught.value).endswith("your account there: a user and a password for it belong into ~/.netrc")
     (home / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
     with pytest.raises(SourceFailed, match=r"or your account there$"):
@@ -430,4 +430,4 @@ async def test_what_is_no_model_is_refused(stand_in: StandIn, store: Store, home
     stand_in.manifest = manifest
     with pytest.raises(SourceFailed, match="no model"):
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert not store.list()
+    assert not store.list_models()

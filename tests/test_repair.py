@@ -25,9 +25,9 @@ from ndani.sources.folder import FolderSource
 from ndani.sources.pull import pull
 from ndani.store import Store
 from ndani.store.create import Recipe, create
-from ndani.store.handover import accept, prepare
+from ndani.store.handover import accept_file, create_slot
 from ndani.store.layout import digest_of
-from ndani.store.maintenance import restorers
+from ndani.store.maintenance import repair_sources
 from server import Server, until
 from steps import following, listed
 from stores import put_echo
@@ -119,10 +119,10 @@ async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> No
     store.copy(NAME, copied)
     listed(create, store, derived, Recipe(base=store.find(NAME), system="Be brief."))
     digest = store.find(derived).weights.digest
-    assert restorers(store, digest) == ("copied:latest", "hf.co/ns/tiny:latest", "derived:latest")
+    assert repair_sources(store, digest) == ("copied:latest", "hf.co/ns/tiny:latest", "derived:latest")
     for name in (NAME, copied):
         store.delete(name)
-    assert restorers(store, digest) == ("derived:latest", "hf.co/ns/tiny:latest")
+    assert repair_sources(store, digest) == ("derived:latest", "hf.co/ns/tiny:latest")
     before = sizes(store)
     spoil(store, digest)
     await bring(store, NAME, ask(NAME), {digest})
@@ -154,16 +154,16 @@ def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store,
     entry = store.find(parse("echo"))
     digest, size = entry.weights.digest, entry.weights.size
     whole = entry.weights_path.read_bytes()
-    assert store.blobs.sound(digest, size)
+    assert store.blobs.is_intact(digest, size)
     spoil(store, digest)
-    assert store.blobs.sound(digest, size), "nobody has looked"
+    assert store.blobs.is_intact(digest, size), "nobody has looked"
     assert [damage.digest for damage in verified(store).damaged] == [digest]
-    assert store.blobs.has(digest, size) and not store.blobs.sound(digest, size)
-    place = prepare(store.layout)
+    assert store.blobs.has(digest, size) and not store.blobs.is_intact(digest, size)
+    place = create_slot(store.layout)
     (store.layout.handover / place / "file").write_bytes(whole)
-    listed(accept, store, place)
-    assert entry.weights_path.read_bytes() == whole and store.blobs.sound(digest, size)
-    assert not list(store.layout.damaged.iterdir())
+    listed(accept_file, store, place)
+    assert entry.weights_path.read_bytes() == whole and store.blobs.is_intact(digest, size)
+    assert not list(store.layout.damage_notes.iterdir())
 
 
 def test_the_mark_is_about_one_state_of_a_file(store: Store) -> None:
@@ -174,8 +174,8 @@ def test_the_mark_is_about_one_state_of_a_file(store: Store) -> None:
     assert verified(store).damaged
     entry.weights_path.unlink()
     entry.weights_path.write_bytes(whole)
-    assert store.blobs.sound(entry.weights.digest)
-    assert not verified(store).damaged and not list(store.layout.damaged.iterdir())
+    assert store.blobs.is_intact(entry.weights.digest)
+    assert not verified(store).damaged and not list(store.layout.damage_notes.iterdir())
 
 
 def test_small_content_replaces_what_is_damaged_under_its_digest(store: Store) -> None:

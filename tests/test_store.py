@@ -19,10 +19,10 @@ from ndani import names
 from ndani.errors import NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store import layout as kinds
-from ndani.store.blobs import Mismatch
-from ndani.store.gguf import PURSE
+from ndani.store.blobs import DigestMismatch
+from ndani.store.gguf import MAX_HEADER_MEMORY
 from ndani.store.header_cache import _MemoryCache
-from ndani.store.maintenance import Verified, verify
+from ndani.store.maintenance import VerifyResult, verify
 from ndani.store.weights_info import WeightsInfo
 from ndani.types import Message
 from server import slowness
@@ -39,13 +39,13 @@ def layer(store: Store, kind: str, content: bytes) -> dict[str, object]:
 
 def put_model(store: Store, name: str, weights: bytes = b"weights", **texts: bytes) -> None:
     config = json.dumps({"model_format": "gguf", "model_family": "llama", "model_type": "1M", "file_type": "F16"}).encode()
-    layers = [layer(store, kinds.MODEL, weights), *(layer(store, kinds.kind(kind), text) for kind, text in texts.items())]
+    layers = [layer(store, kinds.MODEL, weights), *(layer(store, kinds.media_type_of(kind), text) for kind, text in texts.items())]
     manifest = {"schemaVersion": 2, "mediaType": kinds.MANIFEST, "config": layer(store, kinds.CONFIG, config), "layers": layers}
     store.commit(names.parse(name), json.dumps(manifest).encode())
 
 
 def blobs_of(store: Store) -> set[str]:
-    return {digest for digest, _ in store.blobs.listed()}
+    return {digest for digest, _ in store.blobs.scan()}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_an_empty_store_lists_nothing_and_makes_nothing(store: Store) -> None:
-    assert store.list() == []
+    assert store.list_models() == []
     assert store.prune() == ()
     assert not store.layout.root.exists()
 
@@ -63,7 +63,7 @@ def test_a_listing_has_the_newest_first_with_id_size_and_details(store: Store) -
     put_model(store, "old:1")
     put_model(store, "me/new:2", b"more weights", system=b"be brief")
     os.utime(store.layout.manifest(names.parse("old:1")), (1000, 1000))
-    new, old = store.list()
+    new, old = store.list_models()
     assert (new.name, old.name) == ("me/new:2", "old:1")
     raw = store.layout.manifest(names.parse("me/new:2")).read_bytes()
     assert new.digest == hashlib.sha256(raw).hexdigest()
@@ -90,7 +90,7 @@ def test_a_name_is_found_however_its_letters_are_cased_and_keeps_its_spelling(st
     put_model(store, "Team/SmolLM:Big")
     assert str(store.find(names.parse("team/smollm:BIG")).name) == "Team/SmolLM:Big"
     put_model(store, "team/smollm:big", b"others")
-    assert [model.name for model in store.list()] == ["Team/SmolLM:Big"]
+    assert [model.name for model in store.list_models()] == ["Team/SmolLM:Big"]
     assert store.find(names.parse("TEAM/smollm:big")).weights_path.read_bytes() == b"others"
 
 
@@ -124,18 +124,18 @@ def test_a_copy_shares_everything_and_a_delete_takes_only_what_is_its_own(store:
 def test_what_was_read_of_weights_goes_with_them(store: Store) -> None:
     put_model(store, "a", gguf())
     entry = store.find(names.parse("a"))
-    assert store.header(entry).architecture == store.outline(entry).architecture == "llama"
+    assert store.header(entry).architecture == store.header_summary(entry).architecture == "llama"
     store.delete(names.parse("a"))
     with pytest.raises(StoreFailed, match="missing from the store"):
         store.header(entry)
     with pytest.raises(StoreFailed, match="missing from the store"):
-        store.outline(entry)
+        store.header_summary(entry)
 
 
 def test_only_so_much_is_kept_of_heads(store: Store, tmp_path: Path) -> None:
     kept = _MemoryCache()
     for number in range(1000):
-        kept.put(str(number), WeightsInfo(tmp_path, {}, (), held=PURSE))
+        kept.put(str(number), WeightsInfo(tmp_path, {}, (), memory=MAX_HEADER_MEMORY))
         kept.get("1")  # what is asked for stays
     assert [number for number in range(1000) if kept.get(str(number))] == [1, 998, 999]
 
@@ -152,7 +152,7 @@ def test_a_damaged_manifest_is_reported_and_stops_nothing_but_removal(store: Sto
     put_model(store, "good")
     put_model(store, "bad", b"other")
     store.layout.manifest(names.parse("bad")).write_bytes(content)
-    assert [model.name for model in store.list()] == ["good:latest"]
+    assert [model.name for model in store.list_models()] == ["good:latest"]
     assert len(store.damaged) == 1 and "bad:latest" in store.damaged[0]
     with pytest.raises(StoreFailed, match="bad:latest is damaged"):
         store.find(names.parse("bad"))
@@ -162,7 +162,7 @@ def test_a_damaged_manifest_is_reported_and_stops_nothing_but_removal(store: Sto
     assert store.prune() == ()
     assert blobs_of(store) == before
     store.delete(names.parse("bad"))
-    assert store.list() and not store.damaged
+    assert store.list_models() and not store.damaged
     assert store.prune() == (kinds.digest_of(b"other"),)
 
 
@@ -173,13 +173,13 @@ def test_however_a_manifest_spells_a_digest_its_blob_is_needed(store: Store, spe
     odd = spell(weights).replace("SHA256", "sha256")
     store.commit(names.parse("odd"), path.read_bytes().replace(weights.encode(), odd.encode()))
     store.delete(names.parse("a"))
-    for digest, _ in list(store.blobs.listed()):
+    for digest, _ in list(store.blobs.scan()):
         os.utime(store.layout.blob(digest), (1000, 1000))
     assert store.removable() == ({}, {}) and store.prune() == ()
     entry = store.find(names.parse("odd"))
     assert entry.weights_path.read_bytes() == b"weights" and weights in entry.digests
     [*_, last] = listed(verify, store, [entry], {})
-    assert isinstance(last, Verified) and not last.damaged
+    assert isinstance(last, VerifyResult) and not last.damaged
 
 
 def test_a_manifest_of_another_maker_need_not_say_its_own_type(store: Store) -> None:
@@ -187,7 +187,7 @@ def test_a_manifest_of_another_maker_need_not_say_its_own_type(store: Store) -> 
     manifest = json.loads(store.layout.manifest(names.parse("a")).read_bytes())
     del manifest["mediaType"]
     store.commit(names.parse("b"), json.dumps(manifest).encode())
-    assert store.find(names.parse("b")).manifest.media_type == kinds.OCI_MANIFEST and len(store.list()) == 2
+    assert store.find(names.parse("b")).manifest.media_type == kinds.OCI_MANIFEST and len(store.list_models()) == 2
 
 
 def test_a_digest_in_a_manifest_cannot_point_outside_the_store(store: Store) -> None:
@@ -217,12 +217,12 @@ def test_prune_takes_old_orphans_and_leaves_the_young_and_the_named(store: Store
 def test_three_hundred_models_list_within_50_ms_and_a_change_is_seen(store: Store) -> None:
     for number in range(300):
         put_model(store, f"m{number}:t", b"same weights", system=b"%d" % number)
-    assert len(store.list()) == 300
-    best = min(timed(store.list) for _ in range(3))
+    assert len(store.list_models()) == 300
+    best = min(timed(store.list_models) for _ in range(3))
     assert best < 0.05 * slowness(), best
     put_model(store, "m7:t", b"other weights")
-    assert len({model.digest for model in store.list()}) == 300
-    assert store.list()[0].name == "m7:t"
+    assert len({model.digest for model in store.list_models()}) == 300
+    assert store.list_models()[0].name == "m7:t"
 
 
 def timed(call: object) -> float:
@@ -233,15 +233,15 @@ def timed(call: object) -> float:
 
 def test_bytes_that_are_not_what_was_asked_for_leave_no_trace(store: Store) -> None:
     want = kinds.digest_of(b"right bytes")
-    partial = store.partial(want, 11)
+    partial = store.open_partial(want, 11)
     partial.write(b"wrong bytes")
-    with pytest.raises(Mismatch, match=f"want {want}, got {kinds.digest_of(b'wrong bytes')}"):
+    with pytest.raises(DigestMismatch, match=f"want {want}, got {kinds.digest_of(b'wrong bytes')}"):
         partial.finish()
     assert list(store.layout.blobs.iterdir()) == []
-    partial = store.partial(want, 11)
+    partial = store.open_partial(want, 11)
     partial.write(b"right ")
     partial.close()
-    partial = store.partial(want, 11, keep=6)
+    partial = store.open_partial(want, 11, keep=6)
     partial.write(b"bytes")
     partial.finish()
     assert store.blobs.read(want) == b"right bytes"
@@ -283,7 +283,7 @@ try:
     store.blobs.put(b'x')
 except StoreFailed as error:
     print(error)
-print([model.name for model in store.list()])
+print([model.name for model in store.list_models()])
 """
     said, _ = child(store, code).communicate()
     assert "does not allow this" in said and "NDANI_MODELS" in said
@@ -307,12 +307,12 @@ def test_what_another_process_claims_is_not_removed_and_its_death_ends_the_claim
 
 def test_a_blob_is_brought_by_one_process_at_a_time(store: Store) -> None:
     digest = kinds.digest_of(b"x")
-    other = child(store, f"lock = store.lock({digest!r})\nprint(bool(lock), flush=True)\nsys.stdin.read()")
+    other = child(store, f"lock = store.lock_blob({digest!r})\nprint(bool(lock), flush=True)\nsys.stdin.read()")
     assert other.stdout and other.stdout.readline() == "True\n"
-    assert store.lock(digest) is None
+    assert store.lock_blob(digest) is None
     other.kill()
     other.communicate()
-    mine = store.lock(digest)
+    mine = store.lock_blob(digest)
     assert mine is not None
     mine.release()
     assert not list(store.layout.locks.iterdir())
@@ -331,14 +331,14 @@ for number in range(30):
     command = [sys.executable, "-c", CHILD + code, str(store.layout.root)]
     others = [subprocess.Popen([*command, str(number)]) for number in range(3)]
     assert [other.wait() for other in others] == [0, 0, 0]
-    assert [model.name for model in store.list()] == ["a:latest"]
+    assert [model.name for model in store.list_models()] == ["a:latest"]
     assert store.find(names.parse("a")).weights_path.read_bytes() == b"precious"
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded store of a real Ollama is not beside this checkout")
 def test_a_real_ollamas_store_is_read_as_ollama_reads_it() -> None:
     store = Store(GOLDEN)
-    models = {model.name: model for model in store.list()}
+    models = {model.name: model for model in store.list_models()}
     assert set(models) == {"all-minilm:latest", "smollm2:latest", "terse:latest", "thinky:latest", "ns/tooly:v1"}
     assert not store.damaged
     recorded = json.loads((GOLDEN.parent / "ollama.json").read_text())["exchanges"]

@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def age(store: Store) -> None:
-    for digest, _ in list(store.blobs.listed()):
+    for digest, _ in list(store.blobs.scan()):
         os.utime(store.layout.blob(digest), (1000, 1000))
 
 
@@ -42,7 +42,7 @@ def test_json_that_is_nested_too_deeply_costs_its_own_model_alone(store: Store, 
         path.write_bytes(json.dumps(manifest).encode())
     elif what == "manifest":
         path.write_bytes(path.read_bytes()[:-1] + b', "more": ' + DEEP + b"}")
-    assert "good:latest" in {model.name for model in store.list()}
+    assert "good:latest" in {model.name for model in store.list_models()}
     assert [entry for entry in store.survey()[0] if str(entry.name) == "good:latest"]
     with pytest.raises(StoreFailed, match="nested more than 200 levels deep"):
         entry = store.find(names.parse("deep"))
@@ -58,11 +58,11 @@ def test_a_manifest_on_a_disk_that_is_not_mounted_is_damaged_and_not_absent(stor
     linked = {"file": away, "tag folder": away.parent, "model folder": away.parent.parent}[place]
     linked.rename(tmp_path / "disk")
     linked.symlink_to(tmp_path / "disk")
-    assert len(store.list()) == 2 and not store.survey()[1]
+    assert len(store.list_models()) == 2 and not store.survey()[1]
     (tmp_path / "disk").rename(tmp_path / "unmounted")
     age(store)
     before = blobs_of(store)
-    assert [model.name for model in store.list()] == ["good:latest"]
+    assert [model.name for model in store.list_models()] == ["good:latest"]
     (sentence,) = store.damaged
     assert "is a link to a place that" in sentence and "mount its disk, or remove the link" in sentence
     assert list(store.survey()[1].values()) == [sentence]
@@ -70,7 +70,7 @@ def test_a_manifest_on_a_disk_that_is_not_mounted_is_damaged_and_not_absent(stor
         store.find(names.parse("me/away"))
     assert store.prune() == () and store.removable()[0] == {} and blobs_of(store) == before
     (tmp_path / "unmounted").rename(tmp_path / "disk")
-    assert store.find(names.parse("me/away")) and len(store.list()) == 2
+    assert store.find(names.parse("me/away")) and len(store.list_models()) == 2
     assert store.prune() == ()
 
 
@@ -81,7 +81,7 @@ def test_a_whole_store_that_is_not_mounted_is_not_an_empty_one(store: Store, tmp
     linked = store.layout.root if place == "store" else store.layout.manifests
     linked.rename(tmp_path / "unmounted")
     linked.symlink_to(tmp_path / "disk")
-    for ask in (store.list, store.names, store.survey, store.prune, lambda: store.find(names.parse("good"))):
+    for ask in (store.list_models, store.names, store.survey, store.prune, lambda: store.find(names.parse("good"))):
         if ask == store.prune and place == "store":
             continue  # it has no blobs either
         with pytest.raises(StoreFailed, match="is a link to a place that is not there"):
@@ -114,16 +114,16 @@ from pathlib import Path
 from ndani import names
 from ndani.errors import NdaniError
 from ndani.store import Store
-from ndani.store.maintenance import Damage, Pruned, Verified, prune, verify
+from ndani.store.maintenance import Damage, PruneResult, VerifyResult, prune, verify
 store = Store(Path(sys.argv[1]))
-said = {"list": [model.name for model in store.list()], "damaged": store.damaged}
+said = {"list": [model.name for model in store.list_models()], "damaged": store.damaged}
 last = verify(store, *store.survey(), lambda step: None)
 said["verify"] = [[damage.problem, damage.models] for damage in last.damaged]
 steps = []
 steps.append(prune(store, steps.append))
 said["prune"] = [step.problem for step in steps if isinstance(step, Damage)]
-said["removed"] = [steps[-1].blobs, list(store.prune()), sum(1 for _ in store.blobs.listed())]
-said["others"] = len(store.entries()), len(store.names()), str(store.find(names.parse("good")).name)
+said["removed"] = [steps[-1].blobs, list(store.prune()), sum(1 for _ in store.blobs.scan())]
+said["others"] = len(store.stored_models()), len(store.names()), str(store.find(names.parse("good")).name)
 try:
     store.find(names.parse("closed/model"))
 except NdaniError as error:
@@ -157,4 +157,4 @@ def test_nothing_is_named_whose_files_another_program_has_removed(store: Store) 
     for name in ("a", "b"):
         with pytest.raises(StoreFailed, match=f"another program has removed a file of {name}:latest from the model store"):
             store.commit(names.parse(name), json.dumps(manifest).encode())
-    assert path.read_bytes() == before and len(store.list()) == 1
+    assert path.read_bytes() == before and len(store.list_models()) == 1

@@ -20,9 +20,9 @@ from ndani.service.maintenance import Maintenance
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
-from ndani.store.blobs import STALE_PARTIAL
-from ndani.store.library import YOUNG
-from ndani.store.maintenance import Damage, Pruned, Unused, Verified, prune, verify
+from ndani.store.blobs import PARTIAL_MAX_AGE
+from ndani.store.library import MIN_UNUSED_AGE
+from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResult, prune, verify
 from ndani.types import Progress
 from registries import StandIn, put_model
 from server import until
@@ -33,7 +33,7 @@ from test_pull import NAME, QUICK, House, Place, house, make_place, pull
 
 __all__ = ["house"]
 
-OLD = time.time() - YOUNG - 60
+OLD = time.time() - MIN_UNUSED_AGE - 60
 
 
 def spoil(store: Store, digest: str) -> Path:
@@ -52,10 +52,10 @@ def orphan(store: Store, content: bytes = b"nobody's" * 5000, old: float = OLD) 
     return path
 
 
-def verified(store: Store, **more: object) -> Verified:
+def verified(store: Store, **more: object) -> VerifyResult:
     entries, damaged = store.survey()
     *_, last = listed(verify, store, entries, damaged, **more)
-    assert isinstance(last, Verified)
+    assert isinstance(last, VerifyResult)
     return last
 
 
@@ -96,11 +96,11 @@ def test_a_model_that_is_removed_meanwhile_is_no_damage(tmp_path: Path) -> None:
     assert [step for step in steps if isinstance(step, Damage)] == []
 
 
-async def collect(upkeep: Maintenance, **more: object) -> Verified:
+async def collect(upkeep: Maintenance, **more: object) -> VerifyResult:
     asked = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
     async with following(upkeep.verify, **asked) as coming:
         steps = [step async for step in coming]
-    assert isinstance(steps[-1], Verified)
+    assert isinstance(steps[-1], VerifyResult)
     return steps[-1]
 
 
@@ -165,13 +165,13 @@ def test_only_what_nobody_needs_is_removed(tmp_path: Path) -> None:
     unused, young, claimed = orphan(store), orphan(store, b"young", time.time()), orphan(store, b"claimed")
     partial = store.layout.blobs / f"sha256-{'a' * 64}-partial"
     partial.write_bytes(b"x" * 9000)
-    os.utime(partial, (time.time() - STALE_PARTIAL - 60,) * 2)
+    os.utime(partial, (time.time() - PARTIAL_MAX_AGE - 60,) * 2)
     fresh = store.layout.blobs / f"sha256-{'b' * 64}-partial"
     fresh.write_bytes(b"x")
     with store.claim({f"sha256:{claimed.name[7:]}"}):
-        steps = listed(prune, store, rehearse=True)
-        assert {step.file for step in steps if isinstance(step, Unused)} == {unused.name, partial.name}
-        assert isinstance(steps[-1], Pruned) and (steps[-1].blobs, steps[-1].unfinished) == (1, 1)
+        steps = listed(prune, store, dry_run=True)
+        assert {step.file for step in steps if isinstance(step, UnusedFile)} == {unused.name, partial.name}
+        assert isinstance(steps[-1], PruneResult) and (steps[-1].blobs, steps[-1].unfinished) == (1, 1)
         assert unused.exists() and partial.exists(), "a rehearsal removes nothing"
         *_, last = listed(prune, store)
     assert last == steps[-1]
@@ -186,11 +186,11 @@ def test_nothing_is_removed_while_a_manifest_is_damaged(tmp_path: Path) -> None:
     store.layout.manifest(names.parse("echo")).write_text("{")
     partial = store.layout.blobs / f"sha256-{'a' * 64}-partial"
     partial.write_bytes(b"x" * 9000)
-    os.utime(partial, (time.time() - STALE_PARTIAL - 60,) * 2)
+    os.utime(partial, (time.time() - PARTIAL_MAX_AGE - 60,) * 2)
     steps = listed(prune, store)
     (said,) = [step for step in steps if isinstance(step, Damage)]
     assert said.models == ("echo:latest",) and "remove it with `ndani rm`" in said.problem
-    assert isinstance(steps[-1], Pruned) and (steps[-1].blobs, steps[-1].unfinished) == (0, 1)
+    assert isinstance(steps[-1], PruneResult) and (steps[-1].blobs, steps[-1].unfinished) == (0, 1)
     assert unused.exists() and not partial.exists()
     store.delete(names.parse("echo"))
     listed(prune, store)
@@ -198,7 +198,7 @@ def test_nothing_is_removed_while_a_manifest_is_damaged(tmp_path: Path) -> None:
 
 
 def test_an_empty_store_has_nothing_to_prune(tmp_path: Path) -> None:
-    assert listed(prune, Store(tmp_path / "nowhere"))[-1] == Pruned(0, 0, 0)
+    assert listed(prune, Store(tmp_path / "nowhere"))[-1] == PruneResult(0, 0, 0)
 
 
 def test_many_files_go_in_several_steps_that_can_be_left(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_many_files_go_in_several_steps_that_can_be_left(tmp_path: Path) -> None
     left = sum(path.exists() for path in paths)
     assert 0 < left < 150
     *_, last = listed(prune, store)
-    assert isinstance(last, Pruned) and last.blobs == left
+    assert isinstance(last, PruneResult) and last.blobs == left
 
 
 # ---------------------------------------------------------------- notes of heads
@@ -223,7 +223,7 @@ def test_many_files_go_in_several_steps_that_can_be_left(tmp_path: Path) -> None
 
 def test_a_listing_reads_no_weights_twice(tmp_path: Path) -> None:
     build(tmp_path, 3, 3_000_000, tokens=5000)
-    first = Store(tmp_path).list()
+    first = Store(tmp_path).list_models()
     notes = sorted((tmp_path / ".heads").iterdir())
     assert len(notes) == 3
     # Weights that cannot be read any more are listed from what was noted, and so with all that was known.
@@ -231,31 +231,31 @@ def test_a_listing_reads_no_weights_twice(tmp_path: Path) -> None:
         if path.stat().st_size > 900_000:
             with path.open("r+b") as file:
                 file.write(b"none")
-    assert Store(tmp_path).list() == first
+    assert Store(tmp_path).list_models() == first
     for note, content in zip(notes, (b"{", b"", b'{"keys": 3}'), strict=True):
         note.write_bytes(content)
-    assert all(model.details.context_length == 0 for model in Store(tmp_path).list()), "a damaged note counts for nothing"
+    assert all(model.details.context_length == 0 for model in Store(tmp_path).list_models()), "a damaged note counts for nothing"
 
 
 def test_a_note_goes_with_its_weights(tmp_path: Path) -> None:
     store = build(tmp_path, 2, 2_000_000, tokens=5000)
-    store.list()
+    store.list_models()
     store.delete(names.parse("big/model-0000"))
     assert len(list((tmp_path / ".heads").iterdir())) == 1
 
 
 def test_show_has_the_tensors_after_a_listing(tmp_path: Path) -> None:
     store = build(tmp_path, 1, 1_000_000, tokens=5000)
-    store.list()
+    store.list_models()
     again = Store(tmp_path)
-    again.list()
+    again.list_models()
     assert len(again.header(again.find(names.parse("big/model-0000"))).tensors) == 120
 
 
 def test_a_store_that_may_not_be_written_to_is_listed(tmp_path: Path) -> None:
     build(tmp_path, 1, 1_000_000, tokens=5000)
     (tmp_path / ".heads").write_text("in the way")
-    assert Store(tmp_path).list()[0].details.context_length == 8192
+    assert Store(tmp_path).list_models()[0].details.context_length == 8192
 
 
 # ---------------------------------------------------------------- the commands

@@ -14,7 +14,7 @@ from typing import Any
 from ndani.convert import gguf_layout, kernels, quant_types
 from ndani.convert.quantise import PIECE, OpenGguf, open_source
 from ndani.store import extents
-from ndani.store.gguf import Tensor, read_head
+from ndani.store.gguf import Tensor, read_header
 
 Made = tuple[list[tuple[str, Any]], list[tuple[Tensor, bytes]]]
 
@@ -83,10 +83,10 @@ def unpack(source: Path, target: Path) -> None:
         types = {tensor.name: "F32" if len(tensor.shape) == 1 else "F16" for tensor in tensors}
         made = gguf_layout.lay_out_file(_keys(opened, 1), tensors, types)
         out.write(made.head)
-        begin = extents.aligned(opened.head.end, extents.ALIGNMENT)
+        begin = extents.align_up(opened.head.end, extents.ALIGNMENT)
         for tensor, place in zip(tensors, made.places, strict=True):
-            count = extents.bytes_of("F32", tensor.shape) // 4
-            held = os.pread(file.fileno(), extents.bytes_of(tensor.type, tensor.shape), begin + tensor.offset)
+            count = extents.tensor_size("F32", tensor.shape) // 4
+            held = os.pread(file.fileno(), extents.tensor_size(tensor.type, tensor.shape), begin + tensor.offset)
             out.seek(place)
             out.write(held if tensor.type == types[tensor.name] else _halves(tensor.type, held, count))
         out.truncate(made.size)
@@ -161,4 +161,4 @@ def _pair(key: str, value: Any) -> bytes:
 
 def types_of(path: Path) -> dict[str, str]:
     """The type of each tensor in a file."""
-    return {tensor.name: tensor.type for tensor in read_head(path).tensors}
+    return {tensor.name: tensor.type for tensor in read_header(path).tensors}

@@ -1,37 +1,37 @@
-"""Every error that a user can meet: one tree, each leaf with a code and a status.
+"""Every error that a user can see: one class tree, each class with a code and an HTTP status.
 
     NdaniError
-    ├── BadRequest            400  what was asked cannot be done as asked
-    │   ├── BadName           400  a model name that cannot be one
+    ├── BadRequest            400  the request is wrong
+    │   ├── BadName           400  a text that cannot be a model name
     │   └── Unsupported       400  this model or this version cannot do it
-    ├── Forbidden             403  a rule of this machine says no
+    ├── Forbidden             403  a rule of this machine forbids it
     │   └── Offline           403  NDANI_OFFLINE is set
     ├── NotFound              404  no such model here, or at its source
     ├── TooLarge              413  a body above the limit
-    ├── Cancelled             499  the client went away
+    ├── Cancelled             499  the client disconnected
     ├── Failed                500  this machine could not do it
-    │   ├── Misconfigured     500  a setting that cannot be used, a library that is missing
-    │   ├── EngineFailed      500  the runner died, or answered what it never should
-    │   ├── LoadFailed        500  a model that would not load, or not in time
-    │   ├── Unconfined        500  a jail that would not shut (fails closed)
-    │   ├── StoreFailed       500  the disk: full, unreadable, damaged
-    │   ├── NoServer          500  nobody answers at the address that a client was told
-    │   └── SourceFailed      502  the place a model comes from: refused, broken off, wrong bytes
+    │   ├── Misconfigured     500  an unusable setting or a missing library
+    │   ├── EngineFailed      500  the runner died, or sent an invalid response
+    │   ├── LoadFailed        500  the model did not load, or not in time
+    │   ├── Unconfined        500  the jail could not be set up (fails closed)
+    │   ├── StoreFailed       500  the disk is full, unreadable or damaged
+    │   ├── NoServer          500  no server answers at the address that the client uses
+    │   └── SourceFailed      502  a model's source refused, disconnected or sent wrong bytes
     └── Busy                  503  the queue is full
-        └── OutOfMemory       503  no room for this model, even with nothing else loaded
+        └── OutOfMemory       503  not enough memory for this model, even with nothing else loaded
 
-A sentence says what is wrong and what to do; it never holds a prompt, an answer, or an engine's own words
-(an engine quotes prompts in its errors). Dialects render these; nothing else writes an error body.
+A message is one sentence that says what is wrong and what to do. It never contains a prompt, an answer or an engine's own
+message, because engines quote prompts in theirs. Only the API dialects render these errors into response bodies.
 """
 
 from __future__ import annotations
 
-#: Letters of a sentence that comes from a child.
-_MOST_TOLD = 2000
+#: Characters of a child process's message that are kept.
+_MAX_CHILD_MESSAGE = 2000
 
 
 class NdaniError(Exception):
-    """Root of the tree. `str(error)` is the one sentence that the user reads."""
+    """Root of the tree. `str(error)` is the sentence that the user reads."""
 
     status = 500
     code = "error"
@@ -117,19 +117,19 @@ class OutOfMemory(Busy):
 
 
 def errors_by_code(root: type[NdaniError] = NdaniError) -> dict[str, type[NdaniError]]:
-    """Every class of the tree by its code, so that an error can cross a process border and be raised again."""
-    found = {root.code: root}
-    for leaf in root.__subclasses__():
-        found |= errors_by_code(leaf)
-    return found
+    """Every class of the tree by its code, so that an error of another process can be raised again here."""
+    by_code = {root.code: root}
+    for subclass in root.__subclasses__():
+        by_code |= errors_by_code(subclass)
+    return by_code
 
 
-def error_from_child(code: str, sentence: str, otherwise: type[NdaniError] = Failed) -> NdaniError:
-    """The error that a child of ours says it met, or one of `otherwise` where its code is none of the tree.
+def error_from_child(code: str, message: str, default: type[NdaniError] = Failed) -> NdaniError:
+    """The error that a child process reports, or a `default` one when its code is unknown.
 
-    What it has read may have put the words into its mouth: they have an end, and nothing that a terminal would obey.
+    What the child has read may determine its message, so the length is limited and control characters are removed.
     """
-    plain = "".join(letter for letter in " ".join(sentence[:_MOST_TOLD].split()) if letter.isprintable())
-    return errors_by_code().get(code, otherwise)(
-        plain or "a process of this server failed without a word; try again, and report it if it stays"
+    sanitized = "".join(letter for letter in " ".join(message[:_MAX_CHILD_MESSAGE].split()) if letter.isprintable())
+    return errors_by_code().get(code, default)(
+        sanitized or "a process of this server failed without a word; try again, and report it if it stays"
     )

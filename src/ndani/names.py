@@ -1,7 +1,7 @@
 """Model names: `[host/][namespace/]model[:tag]`, as Ollama writes them.
 
-Parse, print, defaults; nothing here looks at a disk. Names are compared without regard to case, and a store
-keeps the spelling that it was first given.
+Parsing, printing and defaults; nothing here reads the disk. Names compare without regard to case, and a store keeps the
+spelling that was given first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
 _SCHEME = re.compile(r"\A(?i:https?)://(?=[^/]+/[^/]+/[^/]+\Z)")
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}\Z")  # it is the name of a folder
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}\Z")  # it becomes a folder's name
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}\Z")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A complete model name. `str()` prints it short: the default host and namespace left out, the tag never."""
+    """A complete model name. `str()` gives the short form, without a default host and namespace but always with the tag."""
 
     host: str
     namespace: str
@@ -39,24 +39,24 @@ class Name:
 
     @property
     def full(self) -> str:
-        """Host, namespace, model and tag, nothing left out."""
+        """The long form: host, namespace, model and tag."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
     @property
     def key(self) -> str:
-        """What two spellings of one model have in common."""
+        """A key that is equal for all spellings of one name."""
         return self.full.lower()
 
 
-def parse(text: str, *, error: str = "invalid model name", scheme: bool = True) -> Name:
-    """Read a name to the letter: a blank around it is no part of any name. Where a host is named, `scheme` allows `https://`
-    in front of it, as a registry's address is copied from a browser; it is dropped.
+def parse(text: str, *, error: str = "invalid model name", allow_scheme: bool = True) -> Name:
+    """Parse a name. Spaces around it are not stripped, so such a text is refused.
 
-    Raises BadName with `error` when the text cannot be a name.
+    With `allow_scheme`, an `https://` before the host is accepted and dropped, because people copy a registry's address from
+    a browser. Raises BadName with the sentence `error`.
     """
     host, namespace, tag = DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG
-    rest = _SCHEME.sub("", text) if scheme else text
-    parts = rest.split("/")
+    address = _SCHEME.sub("", text) if allow_scheme else text
+    parts = address.split("/")
     if len(parts) > 3:
         raise BadName(error)
     model = parts[-1]
@@ -66,7 +66,7 @@ def parse(text: str, *, error: str = "invalid model name", scheme: bool = True) 
         namespace = parts[-2]
     if len(parts) > 2:
         host = parts[0]
-    good = _HOST.match(host) and _NAMESPACE.match(namespace) and _PART.match(model) and _PART.match(tag)
-    if not good:
+    is_valid = _HOST.match(host) and _NAMESPACE.match(namespace) and _PART.match(model) and _PART.match(tag)
+    if not is_valid:
         raise BadName(error)
     return Name(host, namespace, model, tag)

@@ -34,7 +34,7 @@ from ndani.service.resolver import abilities
 from ndani.settings import Settings, make_home, without_effect
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
-from ndani.store.handover import sweep
+from ndani.store.handover import remove_stale_slots
 
 #: Seconds that open answers get to say their last line when the server stops.
 GRACE = 3
@@ -142,8 +142,8 @@ def _tidy(store: Store, settings: Settings, log: Log) -> None:
     Before that every model is looked at once, so that the first listing is as quick as the others.
     """
     try:
-        sweep(store.layout)
-        store.list()
+        remove_stale_slots(store.layout)
+        store.list_models()
         removed = () if settings.noprune else store.prune()
     except Exception as error:  # tidying must never stop a server
         log.debug("not tidied", why=type(error).__name__)

@@ -21,14 +21,14 @@ from ndani.cli.client import ServerClient
 from ndani.cli.command import Command, complete_file, exactly
 from ndani.cli.handover import hand_over
 from ndani.cli.output import emit
-from ndani.control_characters import visible
+from ndani.control_characters import remove_invisible
 from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred
 from ndani.convert.quant_types import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import expand, load
-from ndani.store.file_formats import GGUF, POINTER, detect_format, refusal
+from ndani.store.file_formats import GGUF, LFS_POINTER, detect_format, wrong_format
 from ndani.store.modelfile import Modelfile, check_grammar, parse, to_request
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 
 _PIECE = 1 << 20
 _GATHERING = {"status": "gathering model components"}
@@ -88,7 +88,7 @@ def gather(modelfile: Modelfile, folder: Path) -> tuple[dict[str, Any], dict[str
         if found is None:
             if "from" in body:
                 raise BadRequest("there are two FROM lines with the name of a model; a model is made from one")
-            body["from"] = visible(value)  # as in Ollama: nobody sees them in a name that was copied from a page
+            body["from"] = remove_invisible(value)  # as in Ollama: nobody sees them in a name that was copied from a page
         root = folder / expand(value)
         for path in found or ():
             name = path.relative_to(root).as_posix() if root.is_dir() else path.name
@@ -107,7 +107,7 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
     try:
         path.stat()
     except PermissionError as error:
-        raise NotFound(f"{short(str(error.filename or value))} cannot be read ({error.strerror}); change its owner or mode") from None
+        raise NotFound(f"{excerpt(str(error.filename or value))} cannot be read ({error.strerror}); change its owner or mode") from None
     except (OSError, ValueError):  # too long for a path, among others
         _require_name(value, needed)
         return None
@@ -117,10 +117,10 @@ def _found(value: str, folder: Path, needed: str = "") -> list[Path] | None:
         _require_name(value, needed)
         return None
     form = _form(path)
-    if holds_tensors(path.name, form) and not needed and form != POINTER:
-        raise BadRequest(f"{short(value)} is one file of a model; give FROM its folder, with config.json and the tokenizer's files")
+    if holds_tensors(path.name, form) and not needed and form != LFS_POINTER:
+        raise BadRequest(f"{excerpt(value)} is one file of a model; give FROM its folder, with config.json and the tokenizer's files")
     if form != GGUF:
-        raise refusal(short(value), form, adapter=bool(needed))
+        raise wrong_format(excerpt(value), form, adapter=bool(needed))
     return [path]
 
 
@@ -134,13 +134,13 @@ def _inside(value: str, folder: Path, adapter: bool) -> list[Path]:
         forms = {path: _form(path) for path in paths}
         deeper = {path.parent.name for path in folder.glob("*/*") if path.suffix in (SUFFIX, ".gguf")}
     except PermissionError as error:
-        raise NotFound(f"{short(str(error.filename or value))} cannot be read ({error.strerror}); change its owner or mode") from None
+        raise NotFound(f"{excerpt(str(error.filename or value))} cannot be read ({error.strerror}); change its owner or mode") from None
     if models := [path for path in paths if forms[path] == GGUF]:
         return models
     if other := next((path for path in paths if forms[path] or path.suffix == ".gguf"), None):
-        raise refusal(other.name, forms[other], adapter)
+        raise wrong_format(other.name, forms[other], adapter)
     if deeper:
-        raise NotFound(f"the weights in {short(value)} lie in folders of it; give one of them: {short(', '.join(sorted(deeper)))}")
+        raise NotFound(f"the weights in {excerpt(value)} lie in folders of it; give one of them: {excerpt(', '.join(sorted(deeper)))}")
     raise NotFound(_NOTHING)
 
 
@@ -150,13 +150,13 @@ def _form(path: Path) -> str:
         with path.open("rb") as file:
             return detect_format(file.fileno())
     except OSError as error:
-        raise NotFound(f"{short(str(path))} cannot be read ({error.strerror}); change its owner or mode") from None
+        raise NotFound(f"{excerpt(str(path))} cannot be read ({error.strerror}); change its owner or mode") from None
 
 
 def _require_name(value: str, needed: str) -> None:
     """Refuse what can only be a path, and is not there: asked for as a model's name the answer would be about something else."""
     if needed or value.startswith((".", "/", "~")) or value.lower().endswith((".gguf", SUFFIX, *_WEIGHTS)):
-        raise NotFound(f"the file {short(value)} of {needed or 'FROM'} is not there; a path is relative to the Modelfile's folder")
+        raise NotFound(f"the file {excerpt(value)} of {needed or 'FROM'} is not there; a path is relative to the Modelfile's folder")
 
 
 def checkpoint(folder: Path, paths: Iterable[Path]) -> list[Path]:

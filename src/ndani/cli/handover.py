@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ndani.cli.client import ServerClient
 from ndani.errors import BadRequest, NdaniError, NotFound
-from ndani.store.handover import FILE, is_place, is_private
+from ndani.store.handover import FILE, is_private, is_slot_name
 from ndani.store.layout import Layout
 
 _ROUTE = "/api/handover"
@@ -33,7 +33,7 @@ def hand_over(client: ServerClient, models: Path, path: Path, file: BinaryIO) ->
     except NdaniError:  # another kind of server, or one whose store takes nothing: sending it says what is wrong
         return ""
     name = said.get("place")
-    if not is_place(name):
+    if not is_slot_name(name):
         return ""
     place = Layout(models).handover / str(name)
     try:

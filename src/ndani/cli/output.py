@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from ndani.control_characters import without_controls
+from ndani.control_characters import replace_controls
 
 
 def emit(text: str = "", *, nl: bool = True, err: bool = False) -> None:
     """Print a text on stdout, or on stderr, which is for eyes and has it clean in a pipe too. Raises OSError."""
     stream = sys.stderr if err else sys.stdout
-    shown = without_controls(text) if err or stream.isatty() else text
+    shown = replace_controls(text) if err or stream.isatty() else text
     stream.write(f"{shown}\n" if nl else shown)
     stream.flush()

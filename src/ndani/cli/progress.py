@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ndani.cli.formatting import size
 from ndani.cli.pausing import drawing
-from ndani.control_characters import without_controls
+from ndani.control_characters import replace_controls
 from ndani.errors import Failed
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def follow(events: Iterator[Mapping[str, Any]], incomplete: str, *, quiet_end: b
             status = str(event.get("status") or "")
             if not (quiet_end and status == "success"):
                 display.take(
-                    {**event, "status": without_controls(status).replace("\n", " ")}
+                    {**event, "status": replace_controls(status).replace("\n", " ")}
                 )  # a registry or a folder may have a say in it
     finally:
         display.close()

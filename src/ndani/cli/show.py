@@ -12,7 +12,7 @@ from ndani.cli.client import ServerClient
 from ndani.cli.command import Command, exactly
 from ndani.cli.models import print_json
 from ndani.cli.output import emit
-from ndani.control_characters import without_controls
+from ndani.control_characters import replace_controls
 from ndani.errors import BadRequest
 from ndani.settings import load
 
@@ -62,7 +62,7 @@ def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
 
 def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
     """A table of what a model's publisher wrote, who is not trusted with a screen: each cell on its line, without control characters."""
-    return tables.section(title, [[without_controls(cell).replace("\n", " ") for cell in row] for row in rows])
+    return tables.section(title, [[replace_controls(cell).replace("\n", " ") for cell in row] for row in rows])
 
 
 def _model(answer: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from ndani.cli.formatting import width
-from ndani.control_characters import without_controls
+from ndani.control_characters import replace_controls
 
 _JOINER = "\u200d"  # makes one picture of two
 #: Letters that a word may have for each column of a line: marks without a width would else be collected, and measured, without end.
@@ -34,13 +34,13 @@ class WordWrapper:
             piece, self._held = self._held + piece, ""
             if piece.endswith("\r"):
                 piece, self._held = piece[:-1], "\r"
-            piece = without_controls(piece)
+            piece = replace_controls(piece)
         self._put(piece)
 
     def close(self) -> bool:
         """Write the word that was still being collected; True when anything was written at all."""
         held, self._held = self._held, ""
-        self._put(without_controls(held))
+        self._put(replace_controls(held))
         self._end_word()
         self._out.flush()
         return self._wrote

@@ -16,7 +16,7 @@ from ndani.convert.gguf_writer import ByteSink, GgufValue, TargetTensor, head, p
 from ndani.convert.safetensors import read_object, read_tensors
 from ndani.errors import BadRequest, Unsupported
 from ndani.store.file_formats import detect_format
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 
 #: general.file_type of a file whose numbers are F16, and the version of the form of quantised numbers that all share.
 _F16, _VERSION = 1, 2
@@ -87,7 +87,7 @@ def _require_plain(config: Mapping[str, Any], tensors: Iterable[str]) -> None:
             called = f" ({kind[:30]})" if isinstance(kind, str) else ""
             raise Unsupported(f"these weights are quantised already{called}; send those that they were made of, or use a GGUF file")
     if found := next((name for name in tensors if name.endswith(_QUANTISED)), None):
-        raise Unsupported(f"these weights are quantised already ({short(found)}); send those that they were made of, or use a GGUF file")
+        raise Unsupported(f"these weights are quantised already ({excerpt(found)}); send those that they were made of, or use a GGUF file")
 
 
 def _place(target: TargetTensor) -> tuple[int, str]:

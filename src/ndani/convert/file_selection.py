@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from ndani.errors import BadRequest
 from ndani.store.file_formats import GGML, GGUF, PYTORCH, SAFETENSORS
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 
 SUFFIX = ".safetensors"
 ANOTHER = "there are safetensors and another model; FROM takes one of them"
@@ -49,7 +49,7 @@ def choose(forms: Mapping[str, str]) -> dict[str, str]:
         return {}
     folders = sorted({_folder(path) for path in weights if path.count("/") == depth})
     if len(folders) > 1:
-        both = f"{short(folders[0])} and {short(folders[1])}"
+        both = f"{excerpt(folders[0])} and {excerpt(folders[1])}"
         raise BadRequest(f"there are weights in {both}, and none beside them; give one of these folders")
     inside = {path.removeprefix(folders[0]): form for path, form in forms.items() if path.startswith(folders[0])}
     counts = preferred(name for name, form in inside.items() if "/" not in name and holds_tensors(name, form))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ndani.convert.kernels import NUMBERS
-from ndani.store.extents import ALIGNMENT, aligned, bytes_of
+from ndani.store.extents import ALIGNMENT, align_up, tensor_size
 from ndani.store.gguf import Tensor
 
 _VERSION, _UINT32 = 3, 4
@@ -39,9 +39,9 @@ def lay_out_file(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mappin
         kind = types[tensor.name]
         infos.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, NUMBERS[kind], at))
         offsets.append(at)
-        at += aligned(bytes_of(kind, shape), alignment)
+        at += align_up(tensor_size(kind, shape), alignment)
     head += b"".join(infos)
-    head += bytes(aligned(len(head), alignment) - len(head))
+    head += bytes(align_up(len(head), alignment) - len(head))
     return GgufLayout(head, tuple(len(head) + offset for offset in offsets), len(head) + at)
 
 

@@ -19,9 +19,9 @@ from ndani.convert import quant_types, shards
 from ndani.convert.gguf_layout import GgufLayout, lay_out_file, number_key
 from ndani.convert.kernels import Kernels
 from ndani.errors import BadRequest
-from ndani.store.extents import BLOCKS, alignment, find_extents
-from ndani.store.gguf import GgufHeader, Tensor, read_open, refuse
-from ndani.store.parameters import short
+from ndani.store.extents import BLOCKS, find_extents, read_alignment
+from ndani.store.gguf import GgufHeader, Tensor, invalid_gguf, read_open_header
+from ndani.store.parameters import excerpt
 from ndani.store.weights_info import file_type_of
 
 #: Numbers that one thread works on at a time: 4 MB as floats.
@@ -67,9 +67,9 @@ def open_source(name: str, descriptor: int) -> OpenGguf:
     """Read the head of an open file. Raises BadRequest when it cannot be read as GGUF."""
     size = os.fstat(descriptor).st_size
     try:
-        head, raw = read_open(descriptor)
+        head, raw = read_open_header(descriptor)
     except ValueError as error:
-        raise refuse(name, str(error)) from None
+        raise invalid_gguf(name, str(error)) from None
     return OpenGguf(name, head, raw, size)
 
 
@@ -82,26 +82,26 @@ def plan(sources: Sequence[OpenGguf], kind: str = "") -> QuantisationPlan:
     owners: dict[str, tuple[int, Tensor]] = {}
     lying: dict[str, tuple[int, int]] = {}
     for number, source in enumerate(sources):
-        lying |= find_extents(source.name, source.head.keys, source.head.tensors, source.head.end, source.size)
+        lying |= find_extents(source.name, source.head.metadata, source.head.tensors, source.head.end, source.size)
         for tensor in source.head.tensors:
             if tensor.name in owners:
-                raise BadRequest(f"{source.name} has the tensor {short(tensor.name)}, which is there already; get the file again")
+                raise BadRequest(f"{source.name} has the tensor {excerpt(tensor.name)}, which is there already; get the file again")
             owners[tensor.name] = number, tensor
-    shards.check_whole([(source.name, source.head.keys) for source in sources], len(owners))
+    shards.check_whole([(source.name, source.head.metadata) for source in sources], len(owners))
     tensors = [tensor for _, tensor in owners.values()]
     types = {tensor.name: tensor.type for tensor in tensors}
     keys = {key: first.raw[begin:end] for key, (begin, end) in first.head.spans.items() if key not in shards.KEYS}
     same = len(sources) == 1
     if kind:
         _require_plain(first, tensors)
-        types = quant_types.choose(kind, quant_types.facts(first.head.keys), tensors)
-        same = same and first.head.keys.get(_TYPE_KEY) == quant_types.file_type(kind) and all(t.type == types[t.name] for t in tensors)
+        types = quant_types.choose(kind, quant_types.facts(first.head.metadata), tensors)
+        same = same and first.head.metadata.get(_TYPE_KEY) == quant_types.file_type(kind) and all(t.type == types[t.name] for t in tensors)
         tensors = quant_types.in_order(tensors)
         for key, value in ((_VERSION_KEY, _VERSION), (_TYPE_KEY, quant_types.file_type(kind))):
             keys.pop(key, None)  # they go to the end, where llama.cpp writes them
             keys[key] = number_key(key, value)
     places = [lying[tensor.name] for tensor in tensors]
-    made = lay_out_file(list(keys.values()), tensors, types, alignment(first.name, first.head.keys))
+    made = lay_out_file(list(keys.values()), tensors, types, read_alignment(first.name, first.head.metadata))
     pieces = tuple(
         RowRange(t.name, owners[t.name][0], begin, t.type, types[t.name], t.shape[0], _rows(t), place)
         for t, (begin, _), place in zip(tensors, places, made.places, strict=True)
@@ -149,7 +149,7 @@ class _Bench:
         try:
             made = self._made(piece, rows, read[:length])
         except ValueError as error:
-            raise BadRequest(f"the tensor {short(piece.name)} cannot be quantized: {error}; get the file again") from None
+            raise BadRequest(f"the tensor {excerpt(piece.name)} cannot be quantized: {error}; get the file again") from None
         _write_all(self._output, made, piece.place + _size(piece.becomes, row * piece.columns))
         return length
 
@@ -189,7 +189,7 @@ def _require_plain(first: OpenGguf, tensors: Sequence[Tensor]) -> None:
     # A type without blocks is no quantisation: tables of whole numbers pass.
     quantised = next((tensor.type for tensor in tensors if BLOCKS.get(tensor.type, (2, 0))[0] > 1), None)
     if quantised:
-        called = file_type_of(first.head.keys)
+        called = file_type_of(first.head.metadata)
         raise BadRequest(
             f"quantization is only supported for F16, BF16 and F32 models, and {first.name} is "
             f"{quantised if called in ('', *quant_types.PLAIN) else called}; give the file that it was made from"

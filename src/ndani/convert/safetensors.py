@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ndani.convert.file_selection import holds_tensors
 from ndani.errors import BadRequest, Unsupported
-from ndani.store.file_formats import POINTER, detect_format, refusal
-from ndani.store.parameters import short
+from ndani.store.file_formats import LFS_POINTER, detect_format, wrong_format
+from ndani.store.parameters import excerpt
 from ndani.untrusted_json import InvalidJson, loads
 
 #: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
@@ -90,7 +90,7 @@ def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
             raise BadRequest(f"the headers of these files have more than {MOST_HEADERS} bytes; send the files of one model alone")
         for tensor, stored in _header(name, sources[name], length).items():
             if tensor in found:
-                raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {short(tensor)}; give one set of weights")
+                raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {excerpt(tensor)}; give one set of weights")
             found[tensor] = stored
     if not found:
         raise BadRequest("no files provided to convert: none of them is a safetensors file with tensors")
@@ -117,16 +117,16 @@ def _compare(name: str, places: Mapping[str, Any], found: Mapping[str, Stored]) 
     """Whether the parts hold the tensors that the index says, each the ones that it says of it, and no others beside them."""
     for tensor, file in places.items():
         if tensor not in found or found[tensor].file != file:
-            raise BadRequest(f"{name} names the file {short(str(file))} for {short(tensor)}, and it is not there; send all parts")
+            raise BadRequest(f"{name} names the file {excerpt(str(file))} for {excerpt(tensor)}, and it is not there; send all parts")
     for tensor, stored in found.items():
         if tensor not in places:
-            raise BadRequest(f"{stored.file} holds the tensor {short(tensor)}, and {name} does not name it; send the files of one model")
+            raise BadRequest(f"{stored.file} holds the tensor {excerpt(tensor)}, and {name} does not name it; send the files of one model")
 
 
 def _length(name: str, descriptor: int) -> int:
     """Bytes of a file's header, which are all there."""
-    if detect_format(descriptor) == POINTER:
-        raise refusal(name, POINTER)
+    if detect_format(descriptor) == LFS_POINTER:
+        raise wrong_format(name, LFS_POINTER)
     first = _read(descriptor, 8, 0)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
     if not 2 <= length <= os.fstat(descriptor).st_size - 8:
@@ -149,14 +149,14 @@ def _header(name: str, descriptor: int, length: int) -> dict[str, Stored]:
 
 
 def _stored(name: str, descriptor: int, tensor: str, said: Any, base: int, size: int) -> Stored:
-    wrong = BadRequest(f"{name} says something impossible of its tensor {short(tensor)}; the file is damaged, send it again")
+    wrong = BadRequest(f"{name} says something impossible of its tensor {excerpt(tensor)}; the file is damaged, send it again")
     if not isinstance(said, dict):
         raise wrong
     dtype, shape, offsets = said.get("dtype"), _counts(said.get("shape")), _counts(said.get("data_offsets"))
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2 or len(shape) > 8:
         raise wrong
     if dtype not in _WIDTHS:
-        raise Unsupported(f"{name} holds numbers of the kind {short(dtype)} ({short(tensor)}), which cannot be converted")
+        raise Unsupported(f"{name} holds numbers of the kind {excerpt(dtype)} ({excerpt(tensor)}), which cannot be converted")
     if not offsets[0] <= offsets[1] <= size - base or math.prod(shape) * _WIDTHS[dtype] != offsets[1] - offsets[0]:
         raise wrong
     return Stored(name, descriptor, base + offsets[0], dtype, tuple(shape) or (1,))

@@ -21,9 +21,9 @@ from ndani import errors, jail
 from ndani.convert import Task, worker
 from ndani.jail import threads
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
-from ndani.store.disk import on_disk
+from ndani.store.disk import translate_disk_errors
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.types import Progress, Report
 
 _STOPPING = "the server is stopping; create the model again when it runs"  # a pull's workers end with its fetcher
@@ -60,11 +60,11 @@ class Supervisor:
         def verifying(hashed: int) -> None:
             report(Progress("verifying conversion", total=file.size, completed=hashed))
 
-        with on_disk(file.root):
+        with translate_disk_errors(file.root):
             await self.make(task, working, file.allocate)
         report(Progress(status, digest, total, total))
         verifying(0)
-        await in_thread_reporting(file.compute_digest, verifying)
+        await run_in_thread_reporting(file.compute_digest, verifying)
         verifying(file.size)
 
     async def make(self, task: Task, report: Callable[[worker.Working], None], allocate: Callable[[int], None] | None = None) -> None:
@@ -92,7 +92,7 @@ class Supervisor:
                     case worker.Planned(size) if steps == 1 and size <= worker.most_output(task):
                         steps = 2
                         if allocate:
-                            await in_thread(allocate, size)
+                            await run_in_thread(allocate, size)
                         child.send(worker.Write())
                     case Refused(code, sentence):
                         raise errors.error_from_child(code, sentence)
@@ -167,7 +167,7 @@ class _Worker:
     async def end(self, grace: float = 0.0) -> int:
         """Make sure that it is gone, killed after `grace` seconds, and how it went. May be called again."""
         if self._code is None:
-            self._code = await in_thread(self._reap, grace)
+            self._code = await run_in_thread(self._reap, grace)
             os.close(self._commands)
             self._transport.close() if self._transport else self._events.close()
         return self._code

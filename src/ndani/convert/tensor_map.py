@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ndani.convert.gguf_writer import TargetTensor
 from ndani.convert.safetensors import WEIGHTS, Stored
 from ndani.errors import BadRequest, Unsupported
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 
 #: A tensor's name as a family's layout has it, out of the one that its file has; None for one that the engine does without.
 Rename = Callable[[str], str | None]
@@ -69,7 +69,7 @@ def map_tensors(tensors: Mapping[str, Stored], layout: TensorMap, rename: Rename
         if (name := rename(full)) is not None:
             target = _target(full, name, stored, layout)
             if target.name in made:
-                raise BadRequest(f"the weights hold the tensor {short(full)} twice, under two names; give one set of weights")
+                raise BadRequest(f"the weights hold the tensor {excerpt(full)} twice, under two names; give one set of weights")
             made[target.name] = target
     missing, first = 0, ""
     for name in layout.needed():
@@ -87,20 +87,20 @@ def _target(full: str, name: str, stored: Stored, layout: TensorMap) -> TargetTe
         number, _, stem = stem.removeprefix(layout.begin).partition(".")
         if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) < layout.blocks):
             raise BadRequest(
-                f"the tensor {short(full)} does not belong to a model of {layout.blocks} layers; config.json is another model's"
+                f"the tensor {excerpt(full)} does not belong to a model of {layout.blocks} layers; config.json is another model's"
             )
         before, places = f"blk.{int(number)}.", layout.block
     place = places.get(stem)
     if place is not None and end == "bias" and place.bias is False:
         raise Unsupported(
-            f"there is no place for the tensor {short(full)}: this part of a model has no bias where config.json does not say so"
+            f"there is no place for the tensor {excerpt(full)}: this part of a model has no bias where config.json does not say so"
         )
     if place is None or end not in ("weight", "bias"):
-        raise Unsupported(f"there is no place for the tensor {short(full)} in a model of this kind that the engine runs")
+        raise Unsupported(f"there is no place for the tensor {excerpt(full)} in a model of this kind that the engine runs")
     shape = place.shape if end == "weight" else place.shape[:1]
     if stored.shape != shape:
         sizes = f"the shape {list(stored.shape)[:8]}, and config.json asks for {list(shape)}"
-        raise BadRequest(f"the tensor {short(full)} has {sizes}; it is another model's, send all files of one")
+        raise BadRequest(f"the tensor {excerpt(full)} has {sizes}; it is another model's, send all files of one")
     if stored.dtype not in WEIGHTS:
-        raise Unsupported(f"the tensor {short(full)} is stored as {stored.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
+        raise Unsupported(f"the tensor {excerpt(full)} is stored as {stored.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
     return TargetTensor(f"{before}{place.name}.{end}", "F16" if len(shape) > 1 and not place.plain else "F32", stored)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from ndani.control_characters import without_controls
+from ndani.control_characters import replace_controls
 from ndani.errors import Misconfigured
 
 
@@ -42,7 +42,7 @@ class Log:
         said = "".join(f" {key}={_quote(str(value))}" for key, value in fields.items())
         try:
             # A sentence may quote somebody: it stays on its line, and a terminal obeys none of it.
-            self.stream.write(without_controls(f"{stamp} {level} {event}{said}").replace("\n", " ") + "\n")
+            self.stream.write(replace_controls(f"{stamp} {level} {event}{said}").replace("\n", " ") + "\n")
             self.stream.flush()
         except (OSError, ValueError):
             pass  # a full disk or a closed terminal must not stop an answer

@@ -41,7 +41,7 @@ from ndani.names import DEFAULT_HOST
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
 from ndani.store.layout import digest_of
-from ndani.store.threads import in_thread
+from ndani.store.threads import run_in_thread
 
 #: Where a mirror listens when nobody says where.
 PORT = 11435
@@ -73,7 +73,7 @@ class MirrorRoutes:
 
     async def catalog(self, request: Request) -> Response:
         """GET /v2/_catalog: the repositories, in pages of `n` after `last`."""
-        entries = await asyncio.to_thread(self._store.entries)
+        entries = await asyncio.to_thread(self._store.stored_models)
         return _page(request, "/v2/_catalog", "repositories", sorted({_repository(entry) for entry in entries}), {})
 
     async def tags(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class MirrorRoutes:
 
     async def _entries(self, request: Request) -> list[StoredModel]:
         """The models of the repository in the path; those of the default registry hide others of the same name."""
-        entries = await asyncio.to_thread(self._store.entries, request.path_params["name"])
+        entries = await asyncio.to_thread(self._store.stored_models, request.path_params["name"])
         if not entries:
             raise HTTPException(404, "NAME_UNKNOWN")
         return sorted(entries, key=lambda entry: entry.name.host.lower() != DEFAULT_HOST)
@@ -246,7 +246,7 @@ class _FileRange(StreamingResponse):
 
 
 async def _pieces(handle: int, first: int, end: int) -> AsyncGenerator[bytes]:
-    while first < end and (piece := await in_thread(os.pread, handle, min(_PIECE, end - first), first)):
+    while first < end and (piece := await run_in_thread(os.pread, handle, min(_PIECE, end - first), first)):
         first += len(piece)
         yield piece
 

@@ -8,11 +8,11 @@ from ndani import names
 from ndani.errors import NdaniError, NotFound, Offline
 from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Store, StoredModel
-from ndani.store.maintenance import Damage, Pruned, Unused, Verified, prune, restorers, verify
-from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResult, prune, repair_sources, verify
+from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.types import Progress, Report
 
-MaintenanceStep = Progress | Damage | Verified | Unused | Pruned
+MaintenanceStep = Progress | Damage | VerifyResult | UnusedFile | PruneResult
 
 
 class Maintenance:
@@ -31,10 +31,10 @@ class Maintenance:
         """
         damaged: dict[str, str] = {}
         if model:
-            entries: tuple[StoredModel, ...] = (await in_thread(self.store.find, names.parse(model), f"model '{model}' not found"),)
+            entries: tuple[StoredModel, ...] = (await run_in_thread(self.store.find, names.parse(model), f"model '{model}' not found"),)
         else:
-            entries, damaged = await in_thread(self.store.survey)
-        last = await in_thread_reporting(lambda report: verify(self.store, entries, damaged, report, digests), report)
+            entries, damaged = await run_in_thread(self.store.survey)
+        last = await run_in_thread_reporting(lambda report: verify(self.store, entries, damaged, report, digests), report)
         if not repair or not last.damaged:
             report(last)
             return
@@ -47,14 +47,14 @@ class Maintenance:
                 await self._repair(damage, insecure, report)
             except NdaniError as error:
                 left.append(Damage(f"{damage.problem}; it could not be pulled again: {error}", damage.models, damage.digest))
-        report(Verified(last.blobs, last.size, tuple(left)))
+        report(VerifyResult(last.blobs, last.size, tuple(left)))
 
     async def _repair(self, damage: Damage, insecure: bool, report: Report) -> None:
         """Bring what is damaged again from where it came. Raises what the last source said."""
         if not damage.digest:  # the manifest itself: with it goes what it stood for
             await self._fetcher.pull(names.parse(damage.models[0]), insecure, report)
             return
-        users = await in_thread(restorers, self.store, damage.digest)
+        users = await run_in_thread(repair_sources, self.store, damage.digest)
         failed: NdaniError = NotFound("there is no source for it")
         for name in users:
             try:
@@ -68,4 +68,4 @@ class Maintenance:
 
     async def prune(self, rehearse: bool, report: Callable[[MaintenanceStep], None]) -> None:
         """Remove what no model needs, or only say what that is. The last step is Pruned. Raises StoreFailed."""
-        report(await in_thread_reporting(lambda report: prune(self.store, report, rehearse=rehearse), report))
+        report(await run_in_thread_reporting(lambda report: prune(self.store, report, dry_run=rehearse), report))

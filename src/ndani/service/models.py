@@ -21,9 +21,9 @@ from ndani.service.weights import made
 from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Store, StoredModel
 from ndani.store.create import Recipe, create
-from ndani.store.handover import accept, prepare
+from ndani.store.handover import accept_file, create_slot
 from ndani.store.parameters import check_parameters
-from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.store.upload import receive
 from ndani.store.weights_info import WeightsInfo
 from ndani.types import Model, Progress, Report, Resident
@@ -56,7 +56,7 @@ class Models:
 
         In a thread: what was never looked at is read from the disk.
         """
-        found = await asyncio.to_thread(self.store.list)
+        found = await asyncio.to_thread(self.store.list_models)
         for sentence in self.store.damaged:
             if sentence not in self._told:
                 self._log.warn(sentence)
@@ -82,7 +82,7 @@ class Models:
         new = names.parse(destination, error=f'destination "{destination}" is invalid')
         require_local(new)
         replaced = self._runs(new)
-        await in_thread(self.store.copy, old, new, missing=f'model "{source}" not found')
+        await run_in_thread(self.store.copy, old, new, not_found=f'model "{source}" not found')
         self._let_go(replaced)
 
     async def delete(self, model: str) -> None:
@@ -90,9 +90,9 @@ class Models:
 
         What is removed is gone, so the name is taken to the letter: nothing around it is cut off, and no scheme.
         """
-        name = names.parse(model, error=f'name "{model}" is invalid', scheme=False)
+        name = names.parse(model, error=f'name "{model}" is invalid', allow_scheme=False)
         old = self._runs(name)
-        await in_thread(self.store.delete, name, missing=f"model '{model}' not found")
+        await run_in_thread(self.store.delete, name, not_found=f"model '{model}' not found")
         if old:
             self._let_go(old)
         else:
@@ -112,12 +112,12 @@ class Models:
 
     async def push(self, model: str, insecure: bool, report: Report) -> None:
         """Send a model to the registry that its name says, in the fetcher. Raises NotFound, Offline, SourceFailed, Failed."""
-        name = self.store.find(names.parse(model), missing=f"model '{model}' not found").name
+        name = self.store.find(names.parse(model), not_found=f"model '{model}' not found").name
         await self._fetcher.push(name, insecure, report)
 
     def has_blob(self, digest: str) -> bool:
         """Whether the store has this blob, and it was not found damaged. Raises BadRequest for a digest that is none."""
-        return self.store.blobs.sound(digest)
+        return self.store.blobs.is_intact(digest)
 
     async def receive(self, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
         """Store a blob that a client sends; False when it was here before. Raises BadRequest, StoreFailed."""
@@ -125,11 +125,11 @@ class Models:
 
     async def prepare_handover(self) -> str:
         """A place in the store where its own user may link a file to. Raises StoreFailed, Unsupported."""
-        return await in_thread(prepare, self.store.layout)
+        return await run_in_thread(create_slot, self.store.layout)
 
     async def accept_handover(self, place: str, report: Report) -> None:
         """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
-        await in_thread_reporting(lambda report: accept(self.store, place, report), report)
+        await run_in_thread_reporting(lambda report: accept_file(self.store, place, report), report)
 
     async def create(self, model: str, base: str, recipe: Recipe, report: Report) -> None:
         """Make a model of another (`base`, pulled when it is not here) or of blobs, converted, joined and quantised as it takes.
@@ -148,7 +148,7 @@ class Models:
             recipe = replace(recipe, base=entry)
         old = self._runs(name)
         async with made(self.store, self._supervisor, recipe, report) as ready:
-            await in_thread_reporting(lambda report: create(self.store, name, ready, report), report)
+            await run_in_thread_reporting(lambda report: create(self.store, name, ready, report), report)
         self._let_go(old)
 
     def _warnings(self, name: names.Name) -> list[str]:

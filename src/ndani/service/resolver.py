@@ -62,7 +62,7 @@ class ModelResolver:
         name = names.parse(model)
         if _in_cloud(name):
             raise Forbidden(f"ollama cloud is disabled: {remote}")
-        return self.store.find(name, missing=missing)
+        return self.store.find(name, not_found=missing)
 
     async def resolve(self, entry: StoredModel) -> ResolvedModel:
         """What every request needs to know of a model, worked out once for each content that a name has had."""
@@ -87,7 +87,7 @@ class ModelResolver:
             raise Unsupported(f"models with an adapter are not in this version of the engine {engine.name}")
         listed, header = self.store.describe(entry), self.store.header(entry)
         embeds = "embedding" in listed.capabilities
-        sees_all = embeds and header.keys.get(f"{header.architecture}.attention.causal") is False
+        sees_all = embeds and header.metadata.get(f"{header.architecture}.attention.causal") is False
         spec = RunnerSpec(
             key=runner_key(entry),
             name=str(entry.name),
@@ -109,7 +109,14 @@ class ModelResolver:
             wrong = f"the model {entry.name} has a template that cannot be used ({template.error})"
             template = ChatTemplate(error=f"{wrong}; create it again with another one")
         return ResolvedModel(
-            entry, engine, _own_options(entry), spec, template, native, tuple(entry.config.unobeyed), frozenset(listed.capabilities)
+            entry,
+            engine,
+            _own_options(entry),
+            spec,
+            template,
+            native,
+            tuple(entry.config.unsupported_parts),
+            frozenset(listed.capabilities),
         )
 
     def spec(self, model: ResolvedModel, sampling: Sampling) -> RunnerSpec:

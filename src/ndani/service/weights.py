@@ -22,11 +22,11 @@ from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest
 from ndani.runtime.hardware import detect
 from ndani.store import Store
-from ndani.store.create import Recipe, check, open_blob, projects, read_weights, refuse
-from ndani.store.disk import on_disk
-from ndani.store.file_formats import GGUF, detect_format, refusal
+from ndani.store.create import Recipe, check_recipe, is_projector, open_blob, read_weights, validate
+from ndani.store.disk import translate_disk_errors
+from ndani.store.file_formats import GGUF, detect_format, wrong_format
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import in_thread
+from ndani.store.threads import run_in_thread
 from ndani.store.weights_info import file_type_of
 from ndani.types import Progress, Report
 
@@ -57,17 +57,17 @@ async def made(store: Store, supervisor: Supervisor, recipe: Recipe, report: Rep
     Those of them that no name refers to after the block go again. Raises BadRequest, StoreFailed, Failed, …
     """
     try:
-        recipe, checkpoint = await in_thread(_chosen, store, recipe)
+        recipe, checkpoint = await run_in_thread(_chosen, store, recipe)
         for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
             with ExitStack() as opened:
-                work = await in_thread(begin, store, recipe, opened)
+                work = await run_in_thread(begin, store, recipe, opened)
                 if work:
                     await _make(supervisor, work, report)
                     recipe = _finished(recipe, work)
         yield recipe
     finally:
-        if recipe.made:
-            await in_thread(store.drop, set(recipe.made))
+        if recipe.converted:
+            await run_in_thread(store.remove_unused, set(recipe.converted))
 
 
 async def _make(supervisor: Supervisor, work: _Work, report: Report) -> None:
@@ -76,7 +76,7 @@ async def _make(supervisor: Supervisor, work: _Work, report: Report) -> None:
         report(Progress("parsing GGUF"))
     digest = next(iter(work.parts.values())) if work.plan else None
     await supervisor.fill(work.task, work.file, work.status, digest, report)
-    await in_thread(work.file.name)  # last: what is stopped before this leaves nothing behind
+    await run_in_thread(work.file.publish)  # last: what is stopped before this leaves nothing behind
 
 
 def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
@@ -84,7 +84,7 @@ def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
 
     By what the files are, not by what they are called. In a thread. Raises BadRequest, StoreFailed.
     """
-    refuse(recipe)
+    check_recipe(recipe)
     forms = {}
     for path, digest in recipe.files.items():
         with open_blob(store, path, digest) as file:
@@ -97,7 +97,7 @@ def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
     models = {path: recipe.files[path] for path, form in forms.items() if form == GGUF}
     other = next((path for path, form in forms.items() if form not in ("", GGUF)), "")
     if other and not models:
-        raise refusal(other, forms[other])
+        raise wrong_format(other, forms[other])
     return replace(recipe, files=models) if other else recipe, False
 
 
@@ -115,7 +115,7 @@ def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[
         raise BadRequest(f"these are {len(parts)} files, which is more than one model has; send those of one model alone")
     given = []
     for name, digest in parts.items():
-        with on_disk(store.layout.root):
+        with translate_disk_errors(store.layout.root):
             try:
                 descriptor = os.open(store.layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -144,14 +144,14 @@ def _gguf(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
 
 def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
     """What a file is to be made of: the parts of a model in their order, or what is to be quantised; nothing, if neither."""
-    refuse(recipe)
+    check_recipe(recipe)
     headers = {path: read_weights(store, path, digest)[1] for path, digest in sorted(recipe.files.items())}
-    split = {path: header.keys for path, header in headers.items() if shards.is_shard(header.keys)}
+    split = {path: header.metadata for path, header in headers.items() if shards.is_shard(header.metadata)}
     if not split and not recipe.quantize:
         return {}
     order = shards.in_order(split) if split else []
-    check(store, replace(recipe, files={path: digest for path, digest in recipe.files.items() if path not in order[1:]}))
-    model = order or [path for path, header in headers.items() if not projects(header)]
+    validate(store, replace(recipe, files={path: digest for path, digest in recipe.files.items() if path not in order[1:]}))
+    model = order or [path for path, header in headers.items() if not is_projector(header)]
     if model:
         return {path: recipe.files[path] for path in model}
     assert recipe.base  # else `check` has found that there is no model
@@ -161,16 +161,16 @@ def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
 def _called(source: OpenGguf) -> str:
     """The kind that a file says it is, or that most of it is."""
     largest = max(source.head.tensors, key=lambda tensor: math.prod(tensor.shape), default=None)
-    return file_type_of(source.head.keys) or (largest.type if largest else "F16")
+    return file_type_of(source.head.metadata) or (largest.type if largest else "F16")
 
 
 def _finished(recipe: Recipe, work: _Work) -> Recipe:
     """The recipe with the file that was made in the place of its parts."""
-    fresh = recipe.made | ({work.file.digest} if work.file.fresh else set())
+    fresh = recipe.converted | ({work.file.digest} if work.file.is_new else set())
     if work.plan is None:
-        return replace(recipe, files={"model.gguf": work.file.digest}, made=fresh)
+        return replace(recipe, files={"model.gguf": work.file.digest}, converted=fresh)
     named = [path for path in work.parts if path in recipe.files]
     if not named:
-        return replace(recipe, weights=work.file.digest, made=fresh)
+        return replace(recipe, converted_weights=work.file.digest, converted=fresh)
     others = {path: digest for path, digest in recipe.files.items() if path not in named}
-    return replace(recipe, files=others | {named[0]: work.file.digest}, made=fresh)
+    return replace(recipe, files=others | {named[0]: work.file.digest}, converted=fresh)

@@ -18,12 +18,12 @@ from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
 from ndani.store import Store
-from ndani.store.blobs import PIECE
-from ndani.store.create import Recipe, create, texts
-from ndani.store.disk import on_disk
+from ndani.store.blobs import CHUNK_SIZE
+from ndani.store.create import Recipe, create, small_blobs
+from ndani.store.disk import translate_disk_errors
 from ndani.store.layout import digest_of
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.types import Progress, Report
 
 _POLL_S = 0.2
@@ -47,7 +47,7 @@ async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: 
         return
     # One name for one model, so that a half-made file is replaced and not left lying beside the next.
     key = digest_of("\n".join(sorted(assembly.files.values())).encode())
-    while not (lock := store.lock(key)):
+    while not (lock := store.lock_blob(key)):
         report(Progress("waiting for another pull that makes the same model"))
         await asyncio.sleep(_POLL_S)
     file = None
@@ -55,7 +55,7 @@ async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: 
         file = TemporaryBlob(store.layout, key[7:])
         await _fill(store, supervisor, file, assembly.files, key, report)
         with store.claim({file.digest}):
-            await in_thread(file.name)
+            await run_in_thread(file.publish)
             await _name(store, name, file.digest, assembly, report)
     finally:
         if file:
@@ -80,15 +80,15 @@ async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: As
             try:
                 await _fill(store, supervisor, file, assembly.files, weights or min(repair), report)
                 if file.digest in left:
-                    await in_thread(file.name)
+                    await run_in_thread(file.publish)
                     left.discard(file.digest)
                     weights = file.digest
             finally:
                 file.discard()
         if left and weights and weights not in left:
-            contents = await in_thread(texts, store, _recipe(name, weights, assembly))
+            contents = await run_in_thread(small_blobs, store, _recipe(name, weights, assembly))
             for digest in left & contents.keys():
-                await in_thread(store.blobs.put, contents[digest])
+                await run_in_thread(store.blobs.put, contents[digest])
                 left.discard(digest)
     except BadRequest:
         pass  # these files make no model any more
@@ -112,9 +112,9 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
         await _fill(store, supervisor, file, {name: one.digest for name, one in layer.made}, layer.digest, report)
         if file.digest != layer.digest:
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
-        await in_thread(file.name)
+        await run_in_thread(file.publish)
     except BadRequest as error:
-        await in_thread(_drop_bad, store, [one.digest for one in layer.ingredients])
+        await run_in_thread(_drop_bad, store, [one.digest for one in layer.ingredients])
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
         ) from None
@@ -125,10 +125,10 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
 def _drop_bad(store: Store, digests: list[str]) -> None:
     """Remove those of these files that have gone bad since they came, so that the next pull brings them again."""
     for digest in digests:
-        with on_disk(store.layout.root):
+        with translate_disk_errors(store.layout.root):
             seen = hashlib.sha256()
             with store.layout.blob(digest).open("rb") as file:
-                while piece := file.read(PIECE):
+                while piece := file.read(CHUNK_SIZE):
                     seen.update(piece)
             if f"sha256:{seen.hexdigest()}" != digest:
                 store.blobs.remove(digest)
@@ -139,7 +139,7 @@ async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files
     checkpoint = not any(map(_is_gguf, files))
     with ExitStack() as opened:
         given = []
-        with on_disk(store.layout.root):
+        with translate_disk_errors(store.layout.root):
             for name, digest in files.items():
                 given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
@@ -166,4 +166,4 @@ async def _name(store: Store, name: Name, digest: str, assembly: Assembly, repor
         if step.status == "writing manifest" or step.status.startswith("warning"):
             report(step)
 
-    await in_thread_reporting(lambda report: create(store, name, _recipe(name, digest, assembly), report), some)
+    await run_in_thread_reporting(lambda report: create(store, name, _recipe(name, digest, assembly), report), some)

@@ -136,12 +136,12 @@ def describe(wheel: Path, member: str, project: str) -> Part:
 
 def _planned(pin: LayerPin, origin: Origin) -> PlannedLayer:
     if not pin.made:
-        return PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, origin.parts[pin.digest])
+        return PlannedLayer(kinds.media_type_of(pin.kind), pin.digest, pin.size, origin.parts[pin.digest])
     made = [(name, digest, origin.parts[digest]) for name, digest in pin.made.items()]
     # The largest first: where no ranges can be asked for, the small ones come by with it.
     files = [(name, PlannedLayer("", digest, sum(part.size for part in parts), parts)) for name, digest, parts in made]
     files.sort(key=lambda file: -file[1].size)
-    return PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, made=tuple(files))
+    return PlannedLayer(kinds.media_type_of(pin.kind), pin.digest, pin.size, made=tuple(files))
 
 
 def _inline(media_type: str, content: bytes) -> PlannedLayer:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ndani import jail, names
-from ndani.control_characters import without_controls
+from ndani.control_characters import replace_controls
 from ndani.errors import Failed, NdaniError
 from ndani.sources import choose, open_registry
 from ndani.sources.job import PUSH_GRACE, Job, JobFailed
@@ -90,7 +90,7 @@ class _Reporter:
 
 def _plain(text: str) -> str:
     """A sentence fit for a terminal: what registries and hubs have said in it may hold escapes, and be without end."""
-    plain = without_controls(" ".join(text.split()))
+    plain = replace_controls(" ".join(text.split()))
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}…"
 
 

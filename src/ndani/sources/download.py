@@ -20,8 +20,8 @@ from typing import BinaryIO
 from ndani.errors import SourceFailed
 from ndani.sources import Part, PlannedLayer
 from ndani.store import Store
-from ndani.store.blobs import PIECE, Partial, write_all
-from ndani.store.disk import make_folder, on_disk, require_room
+from ndani.store.blobs import CHUNK_SIZE, PartialBlob, write_all
+from ndani.store.disk import make_folder, require_free_space, translate_disk_errors
 from ndani.store.layout import hex_of
 
 
@@ -42,8 +42,8 @@ class Download:
         self.here = self._base + within
         #: The digest of a layer's only part, where it lies as it came, is the layer's own: the partial reckons it.
         self._reckons = layer.deflated or len(layer.parts) > 1
-        require_room(_existing(self._layout.root), _room(store, layer))
-        self._partial: Partial = store.partial(layer.digest, layer.size, None)
+        require_free_space(_existing(self._layout.root), _room(store, layer))
+        self._partial: PartialBlob = store.open_partial(layer.digest, layer.size, None)
         self._journal: BinaryIO | None = None
         self.received = sum(part.packed for part in done)
         self.within = 0
@@ -54,7 +54,7 @@ class Download:
         It takes as long as reading them does, so it wants a thread. Raises SourceFailed when they are wrong.
         """
         tail, seen = hashlib.sha256(), 0
-        for piece in self._partial.resume(self._base + self._kept):
+        for piece in self._partial.rehash(self._base + self._kept):
             if self._reckons:
                 tail.update(piece[max(self._base - seen, 0) :])
             seen += len(piece)
@@ -77,7 +77,7 @@ class Download:
     def feed(self, chunk: bytes) -> None:
         """Take the next packed bytes of the current part. Raises SourceFailed on bytes that cannot be right."""
         if self._journal:
-            with on_disk(self._layout.root, self._layer.packed - self.received):
+            with translate_disk_errors(self._layout.root, self._layer.packed - self.received):
                 write_all(self._journal, chunk)
         self._unpack(chunk)
 
@@ -102,7 +102,7 @@ class Download:
         """A partial of Ollama's has the length of the whole and holes, listed in files beside it: it is no beginning."""
         partial = self._layout.partial(self._layer.digest)
         lists = list(self._layout.blobs.glob(f"{partial.name}-*"))
-        with on_disk(self._layout.root):
+        with translate_disk_errors(self._layout.root):
             for path in [*lists, partial] if lists else []:
                 path.unlink(missing_ok=True)
 
@@ -118,14 +118,14 @@ class Download:
         if not self._layer.deflated:
             return
         path = self._layout.journal(self._layer.digest, self.number)
-        with on_disk(self._layout.root):
+        with translate_disk_errors(self._layout.root):
             make_folder(path.parent)
             journal = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
             if path.stat().st_size > part.packed:
                 journal.truncate(0)
         self._journal = journal
         # A journal that is complete ends its part, and the next part has a journal of its own.
-        while self._journal is journal and (piece := journal.read(PIECE)):
+        while self._journal is journal and (piece := journal.read(CHUNK_SIZE)):
             self._unpack(piece)
             report(self.within)
 
@@ -151,13 +151,13 @@ class Download:
     def _end(self, part: Part) -> None:
         if self._unpacked != part.size:
             raise self._wrong("unpacks to less than it should")
-        got = self._hash.hexdigest() if self._reckons else hex_of(self._partial.reckoned)
+        got = self._hash.hexdigest() if self._reckons else hex_of(self._partial.current_digest)
         if got != part.sha256:
             raise self._wrong(f"has the wrong bytes (want sha256:{part.sha256}, got sha256:{got})")
         self.number += 1
         if self._journal:
             # First the bytes, then the next journal that vouches for them, then the old journal goes.
-            self._partial.settle()
+            self._partial.sync()
             self._journal.close()
             self._journal = None
         done = self.number - 1
@@ -178,7 +178,7 @@ def _unreported(count: int) -> None:
 
 def received(store: Store, layer: PlannedLayer) -> int:
     """How many packed bytes of a layer are here so far, whoever is bringing it."""
-    if store.blobs.sound(layer.digest, layer.size):
+    if store.blobs.is_intact(layer.digest, layer.size):
         return layer.packed
     number, within = _standing(store, layer)
     return sum(part.packed for part in layer.parts[:number]) + within

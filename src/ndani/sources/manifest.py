@@ -17,7 +17,7 @@ def read_manifest(content: bytes, name: Name, place: str) -> PullPlan:
     try:
         manifest = decode(content, Manifest)
         layers = (*manifest.layers, manifest.config)
-        digests = [kinds.normal_digest(layer.digest) for layer in layers]
+        digests = [kinds.normalize_digest(layer.digest) for layer in layers]
     except (InvalidJson, BadRequest):
         raise SourceFailed(f"{name} at {place} has a manifest that is no model's; check the name") from None
     # Nothing travels for an empty file, so nothing would say that its digest is another file's.

@@ -20,8 +20,8 @@ from ndani.sources.download import Download, received
 from ndani.sources.http import Interrupted
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
-from ndani.store.blobs import Mismatch
-from ndani.store.threads import in_thread, in_thread_reporting
+from ndani.store.blobs import DigestMismatch
+from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.types import Progress, Report
 
 
@@ -94,10 +94,10 @@ async def _pull_from(context: _Context, name: Name, source: Source, repair: froz
                 store.commit(name, plan.manifest)
     except SourceFailed:
         if complete and plan.assembly:  # these are the files, and they make no model: the next pull has no use for them
-            store.drop(set(plan.assembly.files.values()))
+            store.remove_unused(set(plan.assembly.files.values()))
         raise
     # Shards that were joined, and what was converted, are of no more use.
-    store.drop(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
+    store.remove_unused(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
     context.report(Progress("success"))
 
 
@@ -110,7 +110,7 @@ async def _replace(context: _Context, name: Name, source: Source, plan: PullPlan
         raise changed(name)
     files = set(assembly.files.values()) if assembly else set()
     used = files | {one.digest for layer in layers for one in layer.ingredients}
-    lacking = await in_thread(_lacks_weights, store, name, rest) if rest else False
+    lacking = await run_in_thread(_lacks_weights, store, name, rest) if rest else False
     if lacking:
         layers = list(plan.layers)
     with store.claim(set(repair) | used):
@@ -122,7 +122,7 @@ async def _replace(context: _Context, name: Name, source: Source, plan: PullPlan
                 await restore(store, context.supervisor, name, assembly, rest, context.report)
         except SourceFailed as error:
             failed = error
-    store.drop(used)  # of no more use, but where a name needs them
+    store.remove_unused(used)  # of no more use, but where a name needs them
     if failed:
         raise failed
     context.report(Progress("success"))
@@ -143,13 +143,13 @@ async def _bring(context: _Context, source: Source, layer: PlannedLayer, *, afre
         store.blobs.put(layer.content)
         context.report(_progress(layer, layer.size))
         return
-    for ingredient in layer.ingredients if afresh or not store.blobs.sound(layer.digest, layer.size) else ():
+    for ingredient in layer.ingredients if afresh or not store.blobs.is_intact(layer.digest, layer.size) else ():
         await _bring(context, source, ingredient)
-    while not (lock := store.lock(layer.digest)):
+    while not (lock := store.lock_blob(layer.digest)):
         context.report(_progress(layer, received(store, layer)))
         await asyncio.sleep(context.retries.poll)
     try:
-        if not afresh and store.blobs.sound(layer.digest, layer.size):
+        if not afresh and store.blobs.is_intact(layer.digest, layer.size):
             pass  # somebody else has brought it, or it was here
         elif layer.made:
             await convert(store, context.supervisor, layer, context.report)
@@ -169,7 +169,7 @@ async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> N
         context.report(Progress(f"checking what is here of {_short(layer)}", None, download.here, min(seen, download.here)))
 
     try:
-        await in_thread_reporting(download.begin, checking)
+        await run_in_thread_reporting(download.begin, checking)
         while part := download.part:
             before = download.received
             context.report(_progress(layer, before))
@@ -186,12 +186,11 @@ async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> N
                 failures = 0 if download.received > before else failures + 1
                 await asyncio.sleep(context.retries.delay(error, failures))
         download.finish()
-    except Mismatch as error:
+    except DigestMismatch as error:
         download.discard()
-        sentence = (
-            f"digest mismatch, file must be downloaded again: want {error.want}, got {error.got}; pull once more, or use another source"
-        )
-        raise SourceFailed(sentence) from None
+        mismatch = f"want {error.expected}, got {error.actual}"
+        advice = "pull once more, or use another source"
+        raise SourceFailed(f"digest mismatch, file must be downloaded again: {mismatch}; {advice}") from None
     finally:
         download.close()
 

@@ -33,7 +33,7 @@ async def push(store: Store, name: Name, registry: Registry, report: Report, lea
     """
     try:
         report(Progress("retrieving manifest"))
-        entry = store.find(name, missing=f"model '{name}' not found")
+        entry = store.find(name, not_found=f"model '{name}' not found")
         manifest = entry.path.read_bytes()
         remove_stale(store)
         registry.pushes()
@@ -63,7 +63,7 @@ async def push(store: Store, name: Name, registry: Registry, report: Report, lea
 def _lock(store: Store, place: str) -> Lock | bool:
     """The right to send a blob to one place: False while another process sends it, True where the store has none to give."""
     try:
-        return store.lock(place) or False
+        return store.lock_blob(place) or False
     except StoreFailed:  # it may not be written to, and so nothing is noted in it that two could go on with
         return True
 

@@ -1,8 +1,8 @@
-"""Files on this disk: models in Ollama's layout, so that one store serves both. The door is `Store`.
+"""Models on this disk, in Ollama's layout, so that both programs can share one store. The entry point is `Store`.
 
-`layout` names files, `disk` renames the system's errors, `locks` keeps processes apart, `blobs` holds content by its
-digest, `manifests` holds names, `entry` reads one model, `library` is the whole, `inspect` and `gguf` say what a
-weights file says of itself. Nothing here opens a connection.
+`layout` has the paths, `disk` translates the system's errors, `locks` and `file_locking` coordinate processes, `blobs` has
+files by their digests, `manifests` has names, `stored_model` reads one model, `library` puts them together; `gguf` and
+`weights_info` read the header of a weights file. Nothing here opens a connection.
 """
 
 from __future__ import annotations

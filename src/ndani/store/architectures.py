@@ -1,11 +1,11 @@
-"""The kinds of models that the engine knows, by the names that a GGUF file says (`general.architecture`).
+"""The model architectures that the engine supports, by their names in GGUF files (`general.architecture`).
 
-A newer engine may know more, so another kind is no error: it is said when a model is made, and not first when it does not load.
+A newer engine may support more, so another architecture is not an error: the user is warned when the model is created.
 """
 
 from __future__ import annotations
 
-#: As the engine's own table has them (held against it by `tests/test_create.py`); without what only goes beside a model.
+#: From the engine's own table (`tests/test_create.py` compares them), without those that are only used next to a model.
 _NAMES = """
 afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert bitnet bloom chameleon chatglm clef
 codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 deepseek4 dflash dots1

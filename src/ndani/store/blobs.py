@@ -1,6 +1,6 @@
-"""Content by its digest: partial file, verify, rename. A blob is whole or not there.
+"""Files named by their digests: written to a partial file, verified, then renamed. A blob is whole or absent.
 
-Names and what refers to what are in `manifests` and `library`; locks between processes in `locks`.
+Names and references between files are in `manifests` and `library`; locks between processes in `locks`.
 """
 
 from __future__ import annotations
@@ -17,95 +17,95 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ndani.errors import StoreFailed
-from ndani.store.damage_notes import is_noted_damaged, put_in_place
-from ndani.store.disk import make_folder, on_disk
-from ndani.store.layout import Layout, digest_in, digest_of
+from ndani.store.damage_notes import has_damage_note, publish_blob
+from ndani.store.disk import make_folder, translate_disk_errors
+from ndani.store.layout import Layout, digest_from_file_name, digest_of
 
-PIECE = 1 << 20  # bytes read or written at once
+CHUNK_SIZE = 1 << 20  # bytes read or written at once
 
-#: An unfinished pull is worth going on with for a week; after that its bytes are only in the way.
-STALE_PARTIAL = 7 * 86400.0
+#: Seconds for which the file of an unfinished pull is kept so that the pull can resume.
+PARTIAL_MAX_AGE = 7 * 86400.0
 
-#: Bytes of the largest blob that is read as a whole: a text of a model, or its config.
-MOST_READ = 16 * PIECE
+#: Bytes of the largest blob that is read into memory: a text of a model, or its config.
+MAX_SMALL_BLOB_SIZE = 16 * CHUNK_SIZE
 
-#: What a small file is called until it has its name.
-_FRESH = re.compile(r"\.[0-9a-f]{32}\Z")
-
-
-class Mismatch(Exception):
-    """What arrived is not what was asked for. Not of the tree: whose fault it is, the caller knows and says."""
-
-    def __init__(self, want: str, got: str) -> None:
-        super().__init__(f"digest mismatch: want {want}, got {got}")
-        self.want, self.got = want, got
+#: The temporary name of a small file, until it is renamed.
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{32}\Z")
 
 
-class Partial:
-    """A blob that is growing. Bytes are hashed as they are written; `finish` verifies and renames.
+class DigestMismatch(Exception):
+    """The bytes do not have the expected digest. Not an NdaniError: the caller knows who is at fault and raises the right one."""
 
-    Only the process that holds the blob's lock may open one without a path of its own. Errors of the disk are StoreFailed.
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"digest mismatch: want {expected}, got {actual}")
+        self.expected, self.actual = expected, actual
+
+
+class PartialBlob:
+    """A blob that is being written. Bytes are hashed as they are written; `finish` verifies and renames the file.
+
+    Only the process that holds the blob's lock may open one without a `path`. Disk errors are StoreFailed.
     """
 
     def __init__(self, layout: Layout, digest: str, size: int, keep: int | None = 0, path: Path | None = None) -> None:
-        """Open the file with the first `keep` bytes of what it holds; `size` is how many the whole blob has.
+        """Open the file and keep its first `keep` bytes; `size` is the size of the whole blob.
 
-        None leaves it as it is, for `resume`. `path` is another file than the one that pulls of this blob go on with.
+        With `keep` None the file stays as it is, for `rehash`. `path` is a separate file, which no pull of this blob resumes.
         """
         self.layout, self.digest, self.size = layout, digest, size
         self.path = path or layout.partial(digest)
-        with on_disk(layout.root, size):
+        with translate_disk_errors(layout.root, size):
             make_folder(layout.blobs)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._file: BinaryIO = os.fdopen(handle, "r+b", buffering=0)
         self._hash = hashlib.sha256()
         self.length = 0
         if keep is not None:
-            self.keep(keep)
+            self.truncate(keep)
 
-    def keep(self, length: int) -> None:
-        """Cut the file to its first `length` bytes and hash those again; the next write goes behind them."""
-        for _ in self.resume(length):
+    def truncate(self, length: int) -> None:
+        """Cut the file to its first `length` bytes and hash those again; the next write appends to them."""
+        for _ in self.rehash(length):
             pass
 
-    def resume(self, length: int) -> Generator[bytes]:
-        """The same, piece by piece: each when it is hashed. To be exhausted before the next write."""
+    def rehash(self, length: int) -> Generator[bytes]:
+        """As `truncate`, yielding each chunk after it is hashed. Exhaust the generator before the next write."""
         self._hash, self.length = hashlib.sha256(), 0
-        with on_disk(self.layout.root):
+        with translate_disk_errors(self.layout.root):
             self._file.truncate(length)
             self._file.seek(0)
-            while piece := self._file.read(PIECE):
-                self._hash.update(piece)
-                self.length += len(piece)
-                yield piece
+            while chunk := self._file.read(CHUNK_SIZE):
+                self._hash.update(chunk)
+                self.length += len(chunk)
+                yield chunk
 
     @property
-    def reckoned(self) -> str:
-        """The digest of what is in it so far."""
+    def current_digest(self) -> str:
+        """The digest of the bytes so far."""
         return f"sha256:{self._hash.hexdigest()}"
 
     def write(self, content: bytes) -> None:
-        """Append. Raises StoreFailed when the disk is full; what was written before stays for the next pull."""
-        with on_disk(self.layout.root, max(self.size - self.length, len(content))):
+        """Append. Raises StoreFailed when the disk is full; the bytes before stay for the next pull."""
+        with translate_disk_errors(self.layout.root, max(self.size - self.length, len(content))):
             write_all(self._file, content)
         self._hash.update(content)
         self.length += len(content)
 
-    def settle(self) -> None:
-        """Make what is written so far survive a power cut."""
-        with on_disk(self.layout.root):
+    def sync(self) -> None:
+        """Make the bytes so far survive a power cut."""
+        with translate_disk_errors(self.layout.root):
             os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Verify and give the file its name. Raises Mismatch, after removing it, when these are other bytes."""
-        got = self.reckoned
-        if got != self.digest:
+        """Verify the digest and rename the file. On other bytes, removes the file and raises DigestMismatch."""
+        actual = self.current_digest
+        if actual != self.digest:
             self.discard()
-            raise Mismatch(self.digest, got)
-        self.settle()
-        with on_disk(self.layout.root):
+            raise DigestMismatch(self.digest, actual)
+        self.sync()
+        with translate_disk_errors(self.layout.root):
             self._file.close()
-            put_in_place(self.layout, self.path, self.digest)
+            publish_blob(self.layout, self.path, self.digest)
 
     def discard(self) -> None:
         """Remove the file."""
@@ -118,7 +118,7 @@ class Partial:
 
 
 def write_all(file: BinaryIO, content: bytes) -> None:
-    """Write all of it through an unbuffered file: on a nearly full disk one write may take only a part."""
+    """Write all bytes to an unbuffered file: on a nearly full disk one write may accept only some of them."""
     view = memoryview(content)
     while view:
         view = view[file.write(view) :]
@@ -131,22 +131,22 @@ class Blobs:
         self._layout = layout
 
     def has(self, digest: str, size: int | None = None) -> bool:
-        """Whether the whole blob is here; with `size`, also that it has that many bytes."""
+        """Whether the whole blob is in the store, and of this `size` if one is given."""
         try:
-            found = self._layout.blob(digest).stat().st_size
+            actual_size = self._layout.blob(digest).stat().st_size
         except OSError:
             return False
-        return size is None or found == size
+        return size is None or actual_size == size
 
-    def sound(self, digest: str, size: int | None = None) -> bool:
-        """As `has`, for whoever could bring it: False also for one that was found damaged."""
+    def is_intact(self, digest: str, size: int | None = None) -> bool:
+        """As `has`, but False also for a blob that was found damaged, so that a pull fetches it again."""
         try:
             status = self._layout.blob(digest).stat()
         except OSError:
             return False
-        return size in (None, status.st_size) and not is_noted_damaged(self._layout, digest, status)
+        return size in (None, status.st_size) and not has_damage_note(self._layout, digest, status)
 
-    def read(self, digest: str, limit: int = MOST_READ) -> bytes:
+    def read(self, digest: str, limit: int = MAX_SMALL_BLOB_SIZE) -> bytes:
         """A small blob's bytes. Raises StoreFailed when it is missing, unreadable or larger than `limit`."""
         path = self._layout.blob(digest)
         try:
@@ -161,16 +161,16 @@ class Blobs:
         return content
 
     def put(self, content: bytes) -> str:
-        """Store small content, in place of what is damaged under its digest, which is returned. Raises StoreFailed."""
+        """Store small content and return its digest; replaces a damaged file of that digest. Raises StoreFailed."""
         digest = digest_of(content)
         if self._holds(digest, content):
             return digest
-        # A name of its own: two processes may put the same content at once, and both are right.
-        fresh = self._layout.blobs / f".{uuid.uuid4().hex}"
-        with on_disk(self._layout.root, len(content)):
+        # A unique temporary name, because two processes may store the same content at once, and both are right.
+        temporary = self._layout.blobs / f".{uuid.uuid4().hex}"
+        with translate_disk_errors(self._layout.root, len(content)):
             make_folder(self._layout.blobs)
-            write_new(fresh, content)
-            put_in_place(self._layout, fresh, digest)
+            write_new_file(temporary, content)
+            publish_blob(self._layout, temporary, digest)
         return digest
 
     def _holds(self, digest: str, content: bytes) -> bool:
@@ -180,43 +180,45 @@ class Blobs:
         except OSError:
             return False
 
-    def listed(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Every whole blob: its digest and what the disk says of it."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._layout.blobs) as found:
-            for item in found:
-                digest = digest_in(item.name)
+    def scan(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Every whole blob: its digest and its stat result."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._layout.blobs) as items:
+            for item in items:
+                digest = digest_from_file_name(item.name)
                 if digest and item.is_file():
                     yield digest, item.stat()
 
     def remove(self, digest: str) -> None:
-        """Remove a blob; one that is gone already is fine. Raises OSError."""
+        """Remove a blob, if it is there. Raises OSError."""
         self._layout.blob(digest).unlink(missing_ok=True)
 
-    def stale(self, busy: set[str]) -> Iterator[tuple[Path, os.stat_result]]:
-        """Files that unfinished work, most of it pulls, left a week ago; those of `busy` digests are no such. Raises OSError."""
-        oldest = time.time() - STALE_PARTIAL
+    def stale_files(self, busy: set[str]) -> Iterator[tuple[Path, os.stat_result]]:
+        """Files that unfinished work, mostly pulls, left over a week ago, except those of `busy` digests. Raises OSError."""
+        oldest = time.time() - PARTIAL_MAX_AGE
         for path in self._unfinished(busy):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                if status.st_mtime < oldest and stat.S_ISREG(status.st_mode):  # a file system's own folder has a dot, too
+                if status.st_mtime < oldest and stat.S_ISREG(status.st_mode):  # some file systems have a hidden folder of their own
                     yield path, status
 
     def _unfinished(self, busy: set[str]) -> Iterator[Path]:
         for path in self._layout.blobs.glob("*"):
-            if ("-partial" in path.name or path.name.startswith(".")) and f"sha256:{path.name[7:71]}" not in busy:
+            is_unfinished = "-partial" in path.name or path.name.startswith(".")
+            digest = f"sha256:{path.name[7:71]}"
+            if is_unfinished and digest not in busy:
                 yield path
-        for folder in (self._layout.manifests, self._layout.heads, self._layout.locks):  # before each has its name
-            yield from (path for path in folder.glob(".*") if _FRESH.match(path.name))
+        for folder in (self._layout.manifests, self._layout.header_notes, self._layout.locks):
+            yield from (path for path in folder.glob(".*") if _TEMPORARY_NAME.match(path.name))
 
     def remove_stale(self, busy: set[str], only: set[Path] | None = None) -> None:
-        """Remove what `stale` finds; with `only`, none but those. Raises OSError."""
-        for path, _ in self.stale(busy):
+        """Remove the files of `stale_files`, or those of them that are in `only`. Raises OSError."""
+        for path, _ in self.stale_files(busy):
             if only is None or path in only:
                 path.unlink(missing_ok=True)
 
 
-def write_new(path: Path, content: bytes) -> None:
-    """Write a new file durably; on an error nothing of it stays. Raises OSError."""
+def write_new_file(path: Path, content: bytes) -> None:
+    """Create a file and write it durably; on an error it is removed again. Raises OSError."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(handle, "wb", buffering=0) as file:

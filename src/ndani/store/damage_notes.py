@@ -1,8 +1,8 @@
-"""Blobs that were found damaged: a small note of each, so that whoever is asked for such a file brings it again.
+"""Notes about blobs that were found damaged, one small file each, so that the next pull of such a blob fetches it again.
 
-A note is about one state of a file, so that one that was put in its place by whatever means is not doubted. The folder of
-the notes has a second use: its time changes whenever a file is found damaged or takes the place of another one, which
-tells every process that what it has kept of blobs may be of one that is gone.
+A note describes one state of a file (inode, size, time), so it does not apply to a file that replaced the damaged one. The
+folder of the notes has a second use: its modification time changes whenever a blob is found damaged or is replaced, which
+tells every process that its caches of blobs may be out of date.
 """
 
 from __future__ import annotations
@@ -11,84 +11,84 @@ import contextlib
 import os
 from pathlib import Path
 
-from ndani.store.disk import settle
+from ndani.store.disk import sync_folder
 from ndani.store.layout import Layout
 
 
 def file_state(layout: Layout, digest: str) -> str:
-    """What tells one file of this digest from another that takes its place; nothing where there is none."""
+    """The state that tells a blob's file from one that replaces it; an empty text if there is no file."""
     try:
         return _state(layout.blob(digest).stat())
     except OSError:
         return ""
 
 
-def note_damage(layout: Layout, digest: str, seen: str) -> None:
-    """Note that this blob was damaged in the state in which it was `seen`. A store that may not be written to holds no notes."""
-    if not seen:
+def note_damage(layout: Layout, digest: str, state: str) -> None:
+    """Note that the blob was damaged when its file had this `state`. In a read-only store this does nothing."""
+    if not state:
         return
     before = last_change(layout)
     with contextlib.suppress(OSError):
-        layout.damaged.mkdir(exist_ok=True, mode=0o755)
-        layout.doubt(digest).write_text(seen, "ascii")
-    _tell(layout, before)
+        layout.damage_notes.mkdir(exist_ok=True, mode=0o755)
+        layout.damage_note(digest).write_text(state, "ascii")
+    _advance_time(layout, before)
 
 
 def forget_damage(layout: Layout, digest: str) -> None:
-    """Of a blob that is whole, or gone, keep no note."""
+    """Remove the note of a blob that is whole, or gone."""
     with contextlib.suppress(OSError):
-        layout.doubt(digest).unlink()
+        layout.damage_note(digest).unlink()
 
 
-def is_noted_damaged(layout: Layout, digest: str, status: os.stat_result) -> bool:
-    """Whether a blob of which the disk says this was found damaged."""
+def has_damage_note(layout: Layout, digest: str, status: os.stat_result) -> bool:
+    """Whether the blob was found damaged when its file had the state `status`."""
     try:
-        return layout.doubt(digest).read_text("ascii", "replace") == _state(status)
+        return layout.damage_note(digest).read_text("ascii", "replace") == _state(status)
     except OSError:
         return False
 
 
-def put_in_place(layout: Layout, fresh: Path, digest: str) -> None:
-    """Give a file whose bytes are right its name as a blob, durably. Raises OSError."""
-    replaces = was_here(layout, digest)
-    fresh.replace(layout.blob(digest))
-    settle(layout.blobs)
+def publish_blob(layout: Layout, temporary: Path, digest: str) -> None:
+    """Rename a verified file to the blob's name, durably. Raises OSError."""
+    replaces = was_stored(layout, digest)
+    temporary.replace(layout.blob(digest))
+    sync_folder(layout.blobs)
     if replaces:
-        note_replaced(layout, digest)
+        note_replacement(layout, digest)
 
 
-def was_here(layout: Layout, digest: str) -> bool:
-    """Whether there is a file of this digest, or was one that another program has removed: a note of it may be a damaged one's."""
-    return os.path.lexists(layout.blob(digest)) or os.path.lexists(layout.head(digest))
+def was_stored(layout: Layout, digest: str) -> bool:
+    """Whether the blob is or was in the store. Another program may have removed it, and a note about it may describe a damaged file."""
+    return os.path.lexists(layout.blob(digest)) or os.path.lexists(layout.header_note(digest))
 
 
-def note_replaced(layout: Layout, digest: str) -> None:
-    """A file has taken the place of another one of this digest: what was noted of that one counts no more."""
+def note_replacement(layout: Layout, digest: str) -> None:
+    """Drop the notes about a blob whose file was replaced, and let every process see that it was."""
     before = last_change(layout)
     forget_damage(layout, digest)
     with contextlib.suppress(OSError):
-        layout.head(digest).unlink()
+        layout.header_note(digest).unlink()
     with contextlib.suppress(OSError):
-        layout.damaged.mkdir(exist_ok=True, mode=0o755)
-    _tell(layout, before)
+        layout.damage_notes.mkdir(exist_ok=True, mode=0o755)
+    _advance_time(layout, before)
 
 
 def last_change(layout: Layout) -> int:
-    """When that was for the last time: a number that is another one each time, 0 before the first."""
+    """A number that differs after every damage or replacement; 0 before the first."""
     try:
-        return layout.damaged.stat().st_mtime_ns
+        return layout.damage_notes.stat().st_mtime_ns
     except OSError:
         return 0
 
 
-def _tell(layout: Layout, before: int) -> None:
-    """Give the folder another time than it had `before`, also where less has passed since then than the disk's clock counts."""
+def _advance_time(layout: Layout, before: int) -> None:
+    """Move the folder's modification time past `before`, even within one tick of the file system's clock."""
     with contextlib.suppress(OSError):
-        os.utime(layout.damaged)
+        os.utime(layout.damage_notes)
         for later in (1, 2_000_000_000):
             if last_change(layout) > before:
                 break
-            os.utime(layout.damaged, ns=(before + later, before + later))
+            os.utime(layout.damage_notes, ns=(before + later, before + later))
 
 
 def _state(status: os.stat_result) -> str:

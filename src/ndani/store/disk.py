@@ -1,4 +1,4 @@
-"""The border to the operating system's files: its errors become one sentence of ours here, and nowhere else."""
+"""Access to the store's disk: errors of the operating system become one sentence of ours here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from pathlib import Path
 
 from ndani.errors import StoreFailed
 
-#: What the system says when there is no room.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+#: The error numbers of a full disk or an exceeded quota.
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ACCESS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def on_disk(root: Path, needed: int | None = None) -> Iterator[None]:
-    """Rename an OSError inside to StoreFailed; `needed` is how many bytes were still to be written."""
+def translate_disk_errors(root: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn an OSError inside the block into StoreFailed; `needed` is how many bytes were still to be written."""
     try:
         yield
     except OSError as error:
         raise StoreFailed(_sentence(root, error, needed)) from error
 
 
-def require_room(root: Path, needed: int) -> None:
-    """Raise StoreFailed now when `needed` bytes cannot fit, rather than after an hour of transfer."""
-    with on_disk(root):
+def require_free_space(root: Path, needed: int) -> None:
+    """Raise StoreFailed when `needed` bytes do not fit, so that a transfer fails at its start and not after an hour."""
+    with translate_disk_errors(root):
         free = shutil.disk_usage(root).free
     if needed > free:
-        raise StoreFailed(_full(root, needed, free))
+        raise StoreFailed(_disk_full(root, needed, free))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, 0755 as Ollama's are."""
+    """Create a folder and its parents with mode 0755, like Ollama."""
     path.mkdir(parents=True, exist_ok=True, mode=0o755)
 
 
-def settle(path: Path) -> None:
-    """Make a rename in this folder survive a power cut. Systems that cannot open a folder settle by themselves."""
+def sync_folder(path: Path) -> None:
+    """Make renames in this folder survive a power cut. Systems that cannot open a folder do this by themselves."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     except OSError:
         return
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
-def sized(count: int) -> str:
-    """Bytes for a reader, in the decimal units that disks are sold in."""
+def format_bytes(count: int) -> str:
+    """A size for people to read, in decimal units as disks are labelled."""
     for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= step:
             return f"{count / step:.1f} {unit}"
@@ -61,21 +61,21 @@ def sized(count: int) -> str:
 
 
 def _sentence(root: Path, error: OSError, needed: int | None) -> str:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL_ERRNOS:
         try:
             free = shutil.disk_usage(root).free
         except OSError:
             free = 0
-        return _full(root, needed, free)
-    if error.errno in _CLOSED:
-        what = error.filename or root
-        return f"the model store {root} does not allow this ({what}: {error.strerror}); change its owner or set NDANI_MODELS"
+        return _disk_full(root, needed, free)
+    if error.errno in _ACCESS_ERRNOS:
+        path = error.filename or root
+        return f"the model store {root} does not allow this ({path}: {error.strerror}); change its owner or set NDANI_MODELS"
     return f"the model store {root} failed: {error.strerror or type(error).__name__} ({error.filename or root})"
 
 
-def _full(root: Path, needed: int | None, free: int) -> str:
-    wanted = f"{sized(needed)} are needed" if needed else "more is needed"
+def _disk_full(root: Path, needed: int | None, free: int) -> str:
+    requirement = f"{format_bytes(needed)} are needed" if needed else "more is needed"
     return (
-        f"no room in the model store {root}: {wanted}, {sized(free)} are free; "
+        f"no room in the model store {root}: {requirement}, {format_bytes(free)} are free; "
         "free some space or point NDANI_MODELS at another disk, then try again"
     )

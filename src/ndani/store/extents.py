@@ -1,4 +1,4 @@
-"""Where the numbers of a GGUF file's tensors lie, and whether they are all there. Pure: of what its head says and its size."""
+"""Computes where the data of a GGUF file's tensors lies, and checks that it is all there. Pure: uses the header and the file size."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ndani.errors import BadRequest
-from ndani.store.gguf import Tensor, refuse
-from ndani.store.parameters import short
+from ndani.store.gguf import Tensor, invalid_gguf
+from ndani.store.parameters import excerpt
 
-#: Numbers in a block of a type, and the bytes that they take.
+#: For each type, the numbers in a block and the bytes of a block.
 BLOCKS = {
     "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "F64": (1, 8), "I8": (1, 1), "I16": (1, 2), "I32": (1, 4), "I64": (1, 8),
     "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "Q8_1": (32, 36),
@@ -20,53 +20,53 @@ BLOCKS = {
 }  # fmt: skip
 
 ALIGNMENT = 32
-_MOST_ALIGNMENT = 1 << 20
+_MAX_ALIGNMENT = 1 << 20
 
 
-def find_extents(path: str, keys: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
-    """For each tensor where its numbers begin in the file, and how many bytes they are.
+def find_extents(path: str, metadata: Mapping[str, Any], tensors: Sequence[Tensor], end: int, size: int) -> dict[str, tuple[int, int]]:
+    """For each tensor, the offset of its data in the file, and its length in bytes.
 
-    `path` is what the file's owner calls it, `end` the size of its head, `size` that of the file. Raises BadRequest when
-    they are not all there, or lie over one another: such a file is no use, and is found out only when it is loaded.
+    `path` is the client's name for the file, `end` the size of its header, `size` that of the file. Raises BadRequest if data is
+    missing or tensors overlap; otherwise such a file would fail only when it is loaded.
     """
-    start = aligned(end, alignment(path, keys))
-    found: dict[str, tuple[int, int]] = {}
+    start = align_up(end, read_alignment(path, metadata))
+    extents: dict[str, tuple[int, int]] = {}
     for tensor in tensors:
-        if tensor.name in found:
-            raise refuse(path, f"it has the tensor {short(tensor.name)} twice")
+        if tensor.name in extents:
+            raise invalid_gguf(path, f"it has the tensor {excerpt(tensor.name)} twice")
         length = _length(path, tensor)
         if start + tensor.offset + length > size:
-            raise refuse(path, f"the tensor {short(tensor.name)} is cut off", cut=True)
-        found[tensor.name] = start + tensor.offset, length
-    behind = 0
-    for name, (begin, length) in sorted(found.items(), key=lambda item: item[1]):
-        if begin < behind:
-            raise refuse(path, f"the tensor {short(name)} lies over another one")
-        behind = begin + length
-    return found
+            raise invalid_gguf(path, f"the tensor {excerpt(tensor.name)} is cut off", cut=True)
+        extents[tensor.name] = start + tensor.offset, length
+    previous_end = 0
+    for name, (start_of_tensor, length) in sorted(extents.items(), key=lambda item: item[1]):
+        if start_of_tensor < previous_end:
+            raise invalid_gguf(path, f"the tensor {excerpt(name)} lies over another one")
+        previous_end = start_of_tensor + length
+    return extents
 
 
-def alignment(path: str, keys: Mapping[str, Any]) -> int:
-    """What the places of a file's tensors are multiples of. Raises BadRequest for what cannot be that."""
-    found = keys.get("general.alignment", ALIGNMENT)
-    if not isinstance(found, int) or not 8 <= found <= _MOST_ALIGNMENT or found & (found - 1):
-        raise refuse(path, f"its alignment is {short(str(found))}")
-    return found
+def read_alignment(path: str, metadata: Mapping[str, Any]) -> int:
+    """The alignment of the tensor data. Raises BadRequest if it is invalid."""
+    value = metadata.get("general.alignment", ALIGNMENT)
+    if not isinstance(value, int) or not 8 <= value <= _MAX_ALIGNMENT or value & (value - 1):
+        raise invalid_gguf(path, f"its alignment is {excerpt(str(value))}")
+    return value
 
 
-def bytes_of(kind: str, shape: Sequence[int]) -> int:
-    """Bytes that the numbers of a tensor take. Raises ValueError when its rows do not fill the type's blocks."""
-    numbers, size = BLOCKS[kind]
-    columns, rest = divmod(shape[0], numbers)
-    if rest:
+def tensor_size(kind: str, shape: Sequence[int]) -> int:
+    """The bytes of a tensor's data. Raises ValueError if its rows do not fill the blocks of its type."""
+    block_length, block_size = BLOCKS[kind]
+    blocks, remainder = divmod(shape[0], block_length)
+    if remainder:
         raise ValueError(f"rows of {shape[0]} numbers do not fill blocks of {kind}")
-    for more in shape[1:]:
-        columns *= more
-    return columns * size
+    for dimension in shape[1:]:
+        blocks *= dimension
+    return blocks * block_size
 
 
-def aligned(size: int, alignment: int) -> int:
-    """`size`, and as much more as it takes to the next whole `alignment`."""
+def align_up(size: int, alignment: int) -> int:
+    """`size` rounded up to a multiple of `alignment`."""
     return -(-size // alignment) * alignment
 
 
@@ -74,9 +74,9 @@ def _length(path: str, tensor: Tensor) -> int:
     if tensor.type not in BLOCKS:
         raise BadRequest(f"{path} holds weights of the {tensor.type}, which this version does not know; update ndani")
     try:
-        found = bytes_of(tensor.type, tensor.shape)
+        length = tensor_size(tensor.type, tensor.shape)
     except ValueError as error:
-        raise refuse(path, str(error)) from None
-    if not found:
-        raise refuse(path, f"the tensor {short(tensor.name)} is empty")
-    return found
+        raise invalid_gguf(path, str(error)) from None
+    if not length:
+        raise invalid_gguf(path, f"the tensor {excerpt(tensor.name)} is empty")
+    return length

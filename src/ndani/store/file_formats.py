@@ -1,7 +1,7 @@
-"""What form a file of weights has: said by its first bytes, whatever it is called. Pure, but for one short read.
+"""Detects the format of a weights file from its first bytes, with one short read.
 
-Names mislead: a GGUF file is as often called `ggml-model-q4_0.bin` as `.gguf`, and what is called so may be a web's or git's
-stand-in for it.
+File names mislead: a GGUF file may be called `ggml-model-q4_0.bin`, and a file called `.gguf` may be a web page or a git LFS
+pointer.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ import struct
 
 from ndani.errors import BadRequest, Unsupported
 
-GGUF, SAFETENSORS, PYTORCH, GGML, POINTER = "GGUF", "safetensors", "PyTorch", "GGML", "git-lfs"
+GGUF, SAFETENSORS, PYTORCH, GGML, LFS_POINTER = "GGUF", "safetensors", "PyTorch", "GGML", "git-lfs"
 
-#: Bytes that are looked at.
-_FIRST = 64
-_BEGINNINGS = {
+#: Bytes that are read.
+_PREFIX_LENGTH = 64
+_MAGIC = {
     b"GGUF": GGUF,
     b"PK\x03\x04": PYTORCH,
-    b"version https://git-lfs": POINTER,
+    b"version https://git-lfs": LFS_POINTER,
     **dict.fromkeys((b"lmgg", b"fmgg", b"tjgg", b"algg"), GGML),
     **{b"\x80" + bytes([protocol]): PYTORCH for protocol in range(2, 6)},  # a bare pickle, as it was saved before
 }
-_CAN = "in this version; convert it to GGUF and give that file"
+_CONVERT_ADVICE = "in this version; convert it to GGUF and give that file"
 
 
 def detect_format(descriptor: int) -> str:
-    """The form of an open file: one of the names above, or nothing where it is none of them. Raises OSError."""
-    first = os.pread(descriptor, _FIRST, 0)
-    for begin, form in _BEGINNINGS.items():
-        if first.startswith(begin):
+    """The format of an open file: one of the constants above, or an empty text if it is unknown. Raises OSError."""
+    prefix = os.pread(descriptor, _PREFIX_LENGTH, 0)
+    for magic, form in _MAGIC.items():
+        if prefix.startswith(magic):
             return form
-    if len(first) < 10:
+    if len(prefix) < 10:
         return ""
-    length = struct.unpack("<Q", first[:8])[0]  # of a safetensors file's header, which is a JSON object
-    return SAFETENSORS if 2 <= length <= os.fstat(descriptor).st_size - 8 and first[8:9] == b"{" else ""
+    length = struct.unpack("<Q", prefix[:8])[0]  # of a safetensors file's header, which is a JSON object
+    return SAFETENSORS if 2 <= length <= os.fstat(descriptor).st_size - 8 and prefix[8:9] == b"{" else ""
 
 
-def refusal(path: str, form: str, adapter: bool = False) -> BadRequest:
-    """The sentence about a file that is no GGUF file where one is needed; `path` is what its owner calls it."""
-    if form == POINTER:
+def wrong_format(path: str, form: str, adapter: bool = False) -> BadRequest:
+    """The error about a file that is not GGUF where GGUF is needed; `path` is the client's name for it."""
+    if form == LFS_POINTER:
         return BadRequest(f"{path} is git's stand-in for the file and not the file itself; fetch it with `git lfs pull`")
     if form == GGML:
         return Unsupported(f"{path} is a GGML file, the form before GGUF, which nothing reads any more; get a GGUF file of this model")
     if form in (SAFETENSORS, PYTORCH) and adapter:
-        return Unsupported(f"only a GGUF file can be an adapter {_CAN} ({path} is a {form} file)")
+        return Unsupported(f"only a GGUF file can be an adapter {_CONVERT_ADVICE} ({path} is a {form} file)")
     if form == PYTORCH:
-        made = "only safetensors and GGUF files can be made into models in this version"
-        return Unsupported(f"{made}; save the weights as one of them ({path} is a {form} file)")
+        supported = "only safetensors and GGUF files can be made into models in this version"
+        return Unsupported(f"{supported}; save the weights as one of them ({path} is a {form} file)")
     return BadRequest(f"supplied file was not in GGUF format: {path}")

@@ -1,9 +1,9 @@
-"""Known chat templates: weights that carry one of them get, at create, the Go template and the stop words that belong to it.
+"""Known chat templates: a model created from weights with one of them gets the matching Go template and stop sequences.
 
-As in Ollama, a chat template counts as known when fewer than `NEAR` letters of it have to be changed, for models carry it
-with a system sentence of their own; unlike there, the marks between its turns must also be the family's. What is not known
-stays as it is: the engine applies the template that the weights carry. Data and pure functions. To add a family, add a
-`KnownTemplate`; its Go template must say what its chat template says.
+As in Ollama, a chat template counts as known if its edit distance to a known one is below `EDIT_LIMIT`, because models
+change its system prompt. Unlike there, it must also contain the family's stop sequences. For an unknown template, the engine
+applies the one in the weights. Data and pure functions. To add a family, add a `KnownTemplate`; its Go template must produce
+the same prompts as its chat template.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: Edits (a letter put in, taken out or changed) from which on a chat template is another one.
-NEAR = 100
+#: The edit distance from which a chat template counts as a different one.
+EDIT_LIMIT = 100
 
 _BEGIN = "{% for message in messages %}"
 _TURNS = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
@@ -27,7 +27,7 @@ class KnownTemplate:
     """A family of chat templates: how models spell it (jinja), the same as a Go template, and what comes with it."""
 
     name: str
-    spelled: tuple[str, ...]
+    jinja_variants: tuple[str, ...]
     template: str
     stops: tuple[str, ...]  # the marks between turns, and where an answer ends
 
@@ -47,39 +47,39 @@ KNOWN_TEMPLATES = (
 )
 
 
-def recognise(spelled: str | None) -> KnownTemplate | None:
-    """The family that a chat template is of, the nearest one; None where it is of none that is known."""
-    if not spelled:
+def find_known_template(jinja: str | None) -> KnownTemplate | None:
+    """The nearest known family of a chat template, or None."""
+    if not jinja:
         return None
-    near = [
-        (edits(known, spelled), number)
-        for number, chat in enumerate(KNOWN_TEMPLATES)
-        if all(mark in spelled for mark in chat.stops)
-        for known in chat.spelled
-        if abs(len(known) - len(spelled)) < NEAR  # so many edits are needed at the least
+    candidates = [
+        (edit_distance(variant, jinja), index)
+        for index, family in enumerate(KNOWN_TEMPLATES)
+        if all(stop in jinja for stop in family.stops)
+        for variant in family.jinja_variants
+        if abs(len(variant) - len(jinja)) < EDIT_LIMIT  # a lower bound of the edit distance
     ]
-    fewest, number = min(near, default=(NEAR, 0))
-    return KNOWN_TEMPLATES[number] if fewest < NEAR else None
+    fewest, index = min(candidates, default=(EDIT_LIMIT, 0))
+    return KNOWN_TEMPLATES[index] if fewest < EDIT_LIMIT else None
 
 
-def edits(one: str, other: str) -> int:
-    """Levenshtein's distance of two texts.
+def edit_distance(first: str, second: str) -> int:
+    """The Levenshtein distance of two texts.
 
-    A whole column of the table at once, in the bits of a number (Myers 1999, in Hyyrö's form of 2003).
+    Computes a column of the table at once, in the bits of an integer (Myers 1999, in Hyyrö's form of 2003).
     """
-    if not one:
-        return len(other)
-    places: dict[str, int] = {}
-    for place, letter in enumerate(one):
-        places[letter] = places.get(letter, 0) | 1 << place
-    every, last, distance = (1 << len(one)) - 1, 1 << len(one) - 1, len(one)
-    more, less = every, 0  # where a cell is one more, or one less, than the cell above it
-    for letter in other:
-        same = places.get(letter, 0)
-        straight = same | less
-        slanted = (((same & more) + more) ^ more) | same
-        up, down = less | ~(slanted | more) & every, more & slanted
-        distance += bool(up & last) - bool(down & last)
-        up, down = (up << 1 | 1) & every, down << 1 & every
-        more, less = down | ~(straight | up) & every, up & straight
+    if not first:
+        return len(second)
+    positions: dict[str, int] = {}
+    for position, letter in enumerate(first):
+        positions[letter] = positions.get(letter, 0) | 1 << position
+    mask, top, distance = (1 << len(first)) - 1, 1 << len(first) - 1, len(first)
+    plus, minus = mask, 0  # where a cell is one more, or one less, than the cell above it
+    for letter in second:
+        same = positions.get(letter, 0)
+        vertical = same | minus
+        horizontal = (((same & plus) + plus) ^ plus) | same
+        up, down = minus | ~(horizontal | plus) & mask, plus & horizontal
+        distance += bool(up & top) - bool(down & top)
+        up, down = (up << 1 | 1) & mask, down << 1 & mask
+        plus, minus = down | ~(vertical | up) & mask, up & vertical
     return distance

@@ -1,6 +1,6 @@
-"""Where things lie in a store and what they are called: Ollama's folders, file names and media types.
+"""Paths and names in a store: Ollama's folders, file names and media types.
 
-Pure: names in, paths out; nothing here touches a disk.
+Pure functions from names to paths; nothing here reads the disk.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ MESSAGES = _IMAGE + "messages"
 LICENSE = _IMAGE + "license"
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})\Z")
-_BLOB = re.compile(r"sha256-([0-9a-f]{64})\Z")
+_BLOB_FILE_NAME = re.compile(r"sha256-([0-9a-f]{64})\Z")
 
 
-def kind(word: str) -> str:
-    """The media type of a kind of layer: `model`, `license`, …"""
-    return _IMAGE + word
+def media_type_of(kind: str) -> str:
+    """The media type of a layer kind: `model`, `license`, …"""
+    return _IMAGE + kind
 
 
 def hex_of(digest: str) -> str:
     """The 64 hex characters of `sha256:<hex>`. Raises BadRequest with Ollama's sentence for anything else."""
-    found = _DIGEST.match(digest)
-    if not found:
+    match = _DIGEST.match(digest)
+    if not match:
         raise BadRequest("invalid digest format")
-    return found[1].lower()
+    return match[1].lower()
 
 
-def normal_digest(digest: str) -> str:
-    """A digest as everything here spells it: a manifest of another maker's may say `sha256-<HEX>`. Raises as `hex_of`."""
+def normalize_digest(digest: str) -> str:
+    """The digest in the form used here, for another program's manifest may have `sha256-<HEX>`. Raises as `hex_of`."""
     return f"sha256:{hex_of(digest)}"
 
 
 def digest_of(content: bytes) -> str:
-    """`sha256:<hex>` of some bytes."""
+    """The digest `sha256:<hex>` of these bytes."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def digest_in(file_name: str) -> str | None:
-    """The digest that a file in `blobs/` is called by, or None when it is not a whole blob."""
-    found = _BLOB.match(file_name)
-    return f"sha256:{found[1]}" if found else None
+def digest_from_file_name(file_name: str) -> str | None:
+    """The digest that a file in `blobs/` is named after, or None when it is not a whole blob."""
+    match = _BLOB_FILE_NAME.match(file_name)
+    return f"sha256:{match[1]}" if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of one store. `locks` is ours; Ollama looks at the other two folders only."""
+    """The paths of one store. Ollama uses `blobs` and `manifests` only; the other folders are ours."""
 
     root: Path
 
@@ -79,44 +79,44 @@ class Layout:
 
     @property
     def uploads(self) -> Path:
-        """Notes of how far pushes are; ours alone, like `locks`."""
+        """Notes about the progress of pushes."""
         return self.root / ".uploads"
 
     @property
     def handover(self) -> Path:
-        """Places for files that are linked rather than sent; ours alone too."""
+        """Slots for files that are linked into the store rather than sent."""
         return self.root / ".handover"
 
     @property
-    def heads(self) -> Path:
-        """Notes of what weights say of themselves; ours alone, like `locks`, and made again where they are missing."""
+    def header_notes(self) -> Path:
+        """Notes of the headers of weights files; a missing one is written again."""
         return self.root / ".heads"
 
     @property
-    def damaged(self) -> Path:
-        """Notes of blobs that were found damaged (`doubts`); ours alone too."""
+    def damage_notes(self) -> Path:
+        """Notes about blobs that were found damaged."""
         return self.root / ".damaged"
 
-    def doubt(self, digest: str) -> Path:
-        """The note about one damaged blob."""
-        return self.damaged / hex_of(digest)
+    def damage_note(self, digest: str) -> Path:
+        """The file of the note about a damaged blob."""
+        return self.damage_notes / hex_of(digest)
 
-    def head(self, digest: str) -> Path:
-        """The note about one blob of weights."""
-        return self.heads / hex_of(digest)
+    def header_note(self, digest: str) -> Path:
+        """The file of the note about the header of a weights blob."""
+        return self.header_notes / hex_of(digest)
 
     def blob(self, digest: str) -> Path:
         """The file of a blob."""
         return self.blobs / f"sha256-{hex_of(digest)}"
 
     def partial(self, digest: str) -> Path:
-        """The file that grows until it is that blob."""
+        """The file of an unfinished pull of the blob."""
         return self.blobs / f"sha256-{hex_of(digest)}-partial"
 
     def journal(self, digest: str, part: int) -> Path:
-        """The packed bytes of one part, kept while it travels. A dot, because Ollama reads `-partial-*` as its own."""
+        """The compressed bytes of one part, kept during its transfer. Named with a dot, because Ollama takes `-partial-*` for its own."""
         return self.blobs / f"sha256-{hex_of(digest)}-partial.{part}"
 
     def manifest(self, name: Name) -> Path:
-        """The file of a name, in the spelling given."""
+        """The file of a model name, in the given spelling."""
         return self.manifests / name.host / name.namespace / name.model / name.tag

@@ -1,12 +1,11 @@
-"""The store as a whole: list, find, copy, delete, prune, commit. The one writer of names and the one remover of blobs.
+"""The whole store: list, find, copy, delete, prune, commit. Only this module writes names and removes blobs.
 
-Safe under several processes: whatever adds or removes a name or a blob does so under the store's lock, and a pull
-claims its blobs first (`locks`). Reading takes no lock, so that a store may also be read-only.
+Safe with several processes: names and blobs are added and removed under the store lock, and a pull claims its blobs first
+(`locks`). Reading takes no lock, so a store may be read-only.
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import os
 import threading
@@ -18,9 +17,9 @@ from pathlib import Path
 
 from ndani.errors import NotFound, StoreFailed
 from ndani.names import Name
-from ndani.store.blobs import Blobs, Partial
+from ndani.store.blobs import Blobs, PartialBlob
 from ndani.store.damage_notes import forget_damage, last_change
-from ndani.store.disk import make_folder, on_disk
+from ndani.store.disk import make_folder, translate_disk_errors
 from ndani.store.header_cache import HeaderCache
 from ndani.store.layout import Layout
 from ndani.store.locks import Lock, Locks
@@ -29,306 +28,306 @@ from ndani.store.stored_model import Config, Manifest, StoredModel, decode
 from ndani.store.weights_info import WeightsInfo
 from ndani.types import Details, Model
 
-#: A blob that nobody refers to is left alone while it is younger than this: an upload may be about to name it.
-YOUNG = 3600.0
+#: Seconds for which a blob that nothing refers to is kept, because a client may upload it first and name it afterwards.
+MIN_UNUSED_AGE = 3600.0
 
 
 class Store:
-    """One folder of models. Every failure of the disk is StoreFailed, one sentence that says what to do.
+    """One folder of models. Every disk error is StoreFailed, one sentence that says what to do.
 
-    `damaged` holds, after `list`, a sentence for each manifest and each folder of them that cannot be used. `able` tells what
-    a Go template makes a model capable of; who only brings and removes models needs none. `generation` is another number
-    whenever a file has taken the place of a damaged one: what was made of blobs before that is to be made again.
+    After `list_models`, `damaged` has a sentence for each manifest, or folder of manifests, that cannot be read.
+    `template_capabilities` returns what a Go template makes a model capable of; a caller that only pulls and removes models
+    needs none. `generation` changes whenever a blob is found damaged or is replaced; caches made from blobs are then invalid.
     """
 
-    def __init__(self, root: Path, able: Callable[[str], Collection[str]] = lambda _: ()) -> None:
+    def __init__(self, root: Path, template_capabilities: Callable[[str], Collection[str]] = lambda _: ()) -> None:
         self.layout = Layout(root)
-        self._able = able
+        self._template_capabilities = template_capabilities
         self.blobs = Blobs(self.layout)
         self.damaged: list[str] = []
         self.generation = 0
         self._manifests = Manifests(self.layout, self.blobs)
         self._locks = Locks(self.layout)
-        self._heads = HeaderCache(self.layout)
-        # Blobs never change, so what was read of one is right until a damaged one is replaced; a manifest is read again
-        # when its file changed.
+        self._headers = HeaderCache(self.layout)
+        # Blobs never change, so caches made from them are valid until a damaged one is replaced. A manifest is read again when
+        # its file has changed.
         self._changed = last_change(self.layout)
         self._listing = threading.Lock()
         self._models: dict[str, tuple[tuple[int, int, int], Model]] = {}
         self._entries: dict[str, tuple[tuple[int, int, int], StoredModel]] = {}
 
     def close(self) -> None:
-        """Let nobody of this process wait for another's lock any more: a server that stops must not."""
+        """End every wait for a lock of another process, so that the server can stop."""
         self._locks.close()
 
-    def list(self) -> list[Model]:
-        """Every model, the newest first. A damaged manifest is left out and noted in `damaged`."""
-        known: dict[str, tuple[tuple[int, int, int], Model]] = {}
-        damaged, closed = [], dict[str, str]()
-        # One at a time: a second listing beside the first would only do the same work again.
-        with self._listing, on_disk(self.layout.root):
-            generation = self._look()
-            for name, path, status in self._manifests.walk(closed):
+    def list_models(self) -> list[Model]:
+        """Every model, the newest first. A damaged manifest is left out and reported in `damaged`."""
+        models: dict[str, tuple[tuple[int, int, int], Model]] = {}
+        damaged, unreadable = [], dict[str, str]()
+        # One listing at a time: a parallel one would only repeat the same work.
+        with self._listing, translate_disk_errors(self.layout.root):
+            generation = self._refresh()
+            for name, path, status in self._manifests.walk(unreadable):
                 stamp = _stamp(status)
-                kept = self._models.get(name.full)
+                cached = self._models.get(name.full)
                 try:
-                    known[name.full] = kept if kept and kept[0] == stamp else (stamp, self.describe(self._read(name, path, stamp)))
+                    models[name.full] = cached if cached and cached[0] == stamp else (stamp, self.describe(self._read(name, path, stamp)))
                 except FileNotFoundError:
                     continue
                 except StoreFailed as error:
                     damaged.append(str(error))
-            self._models, self.damaged = known if generation == self.generation else {}, [*damaged, *closed.values()]
-        return sorted((model for _, model in known.values()), key=lambda model: (-model.modified, model.name))
+            self._models, self.damaged = models if generation == self.generation else {}, [*damaged, *unreadable.values()]
+        return sorted((model for _, model in models.values()), key=lambda model: (-model.modified, model.name))
 
-    def entries(self, repository: str = "") -> builtins.list[StoredModel]:
-        """Every entry, or those of one `namespace/model`, however its letters are cased; damaged ones are left out. Raises StoreFailed."""
-        found = []
-        with on_disk(self.layout.root):
+    def stored_models(self, repository: str = "") -> list[StoredModel]:
+        """Every model, or those of one `namespace/model`, in any case; damaged ones are left out. Raises StoreFailed."""
+        models = []
+        with translate_disk_errors(self.layout.root):
             for name, path, status in self._manifests.walk({}):
                 if repository and f"{name.namespace}/{name.model}".lower() != repository.lower():
                     continue
                 with contextlib.suppress(StoreFailed, FileNotFoundError):
-                    found.append(self._read(name, path, _stamp(status)))
-        return found
+                    models.append(self._read(name, path, _stamp(status)))
+        return models
 
-    def find(self, name: Name, missing: str | None = None) -> StoredModel:
+    def find(self, name: Name, not_found: str | None = None) -> StoredModel:
         """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
-        with on_disk(self.layout.root), contextlib.suppress(FileNotFoundError):
-            self._look()
-            found = self._manifests.locate(name)
-            if found:
-                return self._read(*found, _stamp(_status(found[1])))
+        with translate_disk_errors(self.layout.root), contextlib.suppress(FileNotFoundError):
+            self._refresh()
+            located = self._manifests.locate(name)
+            if located:
+                return self._read(*located, _stamp(_status(located[1])))
         self._entries.pop(name.full, None)
-        raise NotFound(missing or f"model '{name}' not found")
+        raise NotFound(not_found or f"model '{name}' not found")
 
-    def _look(self) -> int:
-        """Forget what was read of blobs when one was found damaged, or replaced, by whatever process; the generation now."""
+    def _refresh(self) -> int:
+        """Clear the caches if any process found a blob damaged or replaced one; returns the current generation."""
         now = last_change(self.layout)
         if now != self._changed:
             self._changed = now
             self.generation += 1
             self._models, self._entries = {}, {}
-            self._heads.clear()
+            self._headers.clear()
         return self.generation
 
     def _read(self, name: Name, path: Path, stamp: tuple[int, int, int]) -> StoredModel:
-        """The entry of a name, read once for each state that its file has had. Raises StoreFailed, FileNotFoundError."""
-        kept = self._entries.get(name.full)
-        if not kept or kept[0] != stamp:
-            kept = self._entries[name.full] = (stamp, self._manifests.read(name, path))
-        return kept[1]
+        """The model of a name, cached while its manifest file does not change. Raises StoreFailed, FileNotFoundError."""
+        cached = self._entries.get(name.full)
+        if not cached or cached[0] != stamp:
+            cached = self._entries[name.full] = (stamp, self._manifests.read(name, path))
+        return cached[1]
 
     def header(self, entry: StoredModel) -> WeightsInfo:
-        """What the weights of a model say of themselves. Raises StoreFailed when they are missing or are no GGUF file."""
-        return self._heads.whole(entry.weights.digest)
+        """The header of a model's weights. Raises StoreFailed when they are missing or not a GGUF file."""
+        return self._headers.header(entry.weights.digest)
 
     def inspect(self, digest: str) -> WeightsInfo:
-        """What any GGUF file here says of itself. Raises ValueError with a few words where it is none, OSError."""
-        return self._heads.inspect(digest)
+        """The header of any GGUF file in the store. Raises ValueError with a short reason if it is not one, OSError."""
+        return self._headers.inspect(digest)
 
-    def outline(self, entry: StoredModel) -> WeightsInfo:
-        """As `header`, but without the tensors; quick where the weights were looked at before, by whatever process."""
-        return self._heads.outline(entry.weights.digest)
+    def header_summary(self, entry: StoredModel) -> WeightsInfo:
+        """As `header`, without the tensors; fast if any process has read these weights before."""
+        return self._headers.summary(entry.weights.digest)
 
     def describe(self, entry: StoredModel) -> Model:
-        """A model as a listing shows it. Raises StoreFailed when its config is damaged."""
+        """A model's entry in a listing. Raises StoreFailed when its config is damaged."""
         config = entry.config
         header = None
-        # A listing must not fail for weights that are gone or odd; loading them will say so.
+        # A listing must not fail because weights are missing or damaged; loading them reports that.
         with contextlib.suppress(StoreFailed):
-            header = self.outline(entry)
+            header = self.header_summary(entry)
         return Model(
             str(entry.name),
             entry.digest,
             entry.size,
             entry.modified,
-            _details(config, header, entry.made_from),
+            _details(config, header, entry.weights_source),
             self._capabilities(entry, config, header),
         )
 
-    def copy(self, source: Name, target: Name, missing: str | None = None) -> None:
+    def copy(self, source: Name, target: Name, not_found: str | None = None) -> None:
         """Give a model one more name; blobs that only its old one needed are removed. Raises NotFound with `missing`, StoreFailed."""
-        with on_disk(self.layout.root), self._locks.store():
-            found = self._manifests.locate(source)
-            if not found:
-                raise NotFound(missing or f'model "{source}" not found')
-            kept = self._manifests.read(*found).digests  # a damaged one is not worth a second name
-            old = self._needs(target)
-            self._manifests.write(target, found[1].read_bytes())
-            self._sweep(old - kept)
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
+            located = self._manifests.locate(source)
+            if not located:
+                raise NotFound(not_found or f'model "{source}" not found')
+            digests = self._manifests.read(*located).digests  # fails for a damaged manifest, which should not get a second name
+            old = self._digests_of(target)
+            self._manifests.write(target, located[1].read_bytes())
+            self._sweep(old - digests)
 
-    def delete(self, name: Name, missing: str | None = None) -> None:
+    def delete(self, name: Name, not_found: str | None = None) -> None:
         """Remove a name, and the blobs that no other name and no running pull needs. Raises NotFound, StoreFailed."""
-        with on_disk(self.layout.root), self._locks.store():
-            found = self._manifests.locate(name)
-            if not found:
-                raise NotFound(missing or f"model '{name}' not found")
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
+            located = self._manifests.locate(name)
+            if not located:
+                raise NotFound(not_found or f"model '{name}' not found")
             orphans: set[str] = set()
             with contextlib.suppress(StoreFailed):
-                orphans = self._manifests.read(*found).digests
-            self._manifests.remove(found[1])
+                orphans = self._manifests.read(*located).digests
+            self._manifests.remove(located[1])
             self._sweep(orphans)
 
     def commit(self, name: Name, manifest: bytes) -> None:
-        """Make `name` stand for this manifest; blobs that only its old one needed are removed. Raises StoreFailed.
+        """Write the manifest of a name; blobs that only its old manifest needed are removed. Raises StoreFailed.
 
-        The name appears here and nowhere earlier: its blobs must all be in place. That is looked at once more, under the
-        lock: another program that knows no claims may have removed one.
+        This is the only place where a name appears, so all its blobs must be in the store. That is checked again under the
+        lock, because another program, which knows no claims, may have removed one.
         """
-        with on_disk(self.layout.root, len(manifest)), self._locks.store():
-            self._require_whole(name, manifest)
-            old = self._needs(name)
+        with translate_disk_errors(self.layout.root, len(manifest)), self._locks.lock_store():
+            self._require_blobs(name, manifest)
+            old = self._digests_of(name)
             make_folder(self.layout.manifests)
             self._manifests.write(name, manifest)
             self._sweep(old)
 
-    def _needs(self, name: Name) -> set[str]:
-        """The blobs of what a name stands for now, as far as that can be read. Raises OSError, StoreFailed."""
-        found = self._manifests.locate(name)
-        if found:
+    def _digests_of(self, name: Name) -> set[str]:
+        """The digests of a name's present manifest; none if it is missing or damaged. Raises OSError, StoreFailed."""
+        located = self._manifests.locate(name)
+        if located:
             with contextlib.suppress(StoreFailed, FileNotFoundError):
-                return self._manifests.read(*found).digests
+                return self._manifests.read(*located).digests
         return set()
 
-    def _require_whole(self, name: Name, manifest: bytes) -> None:
-        said = decode(manifest, Manifest, f"the manifest of {name}")
-        if any(not self.blobs.has(layer.digest, layer.size) for layer in (said.config, *said.layers)):
+    def _require_blobs(self, name: Name, manifest: bytes) -> None:
+        parsed = decode(manifest, Manifest, f"the manifest of {name}")
+        if any(not self.blobs.has(layer.digest, layer.size) for layer in (parsed.config, *parsed.layers)):
             raise StoreFailed(f"another program has removed a file of {name} from the model store meanwhile; pull or create it again")
 
-    def drop(self, digests: set[str]) -> None:
-        """Remove these blobs where no name and no running pull needs them. Raises StoreFailed."""
+    def remove_unused(self, digests: set[str]) -> None:
+        """Remove those of these blobs that no name and no running pull needs. Raises StoreFailed."""
         if digests:
-            with on_disk(self.layout.root), self._locks.store():
+            with translate_disk_errors(self.layout.root), self._locks.lock_store():
                 self._sweep(digests)
 
     def prune(self) -> tuple[str, ...]:
-        """Remove blobs that nothing refers to and unfinished pulls of long ago; digests removed. Raises StoreFailed.
+        """Remove blobs that nothing refers to and old unfinished pulls; returns the digests removed. Raises StoreFailed.
 
-        No blob is removed while a manifest is damaged: what it refers to cannot be known. (`upkeep` does it step by step.)
+        While a manifest is damaged no blob is removed, because its references are unknown. `maintenance` does the same in steps.
         """
         if not self.layout.blobs.is_dir():
             return ()
-        with on_disk(self.layout.root), self._locks.store():
-            old = {digest for digest, status in self.blobs.listed() if _settled(status)}
-            self.blobs.remove_stale(self._locks.claimed())
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
+            old = {digest for digest, status in self.blobs.scan() if _is_old(status)}
+            self.blobs.remove_stale(self._locks.claimed_digests())
             return self._sweep(old)
 
     def names(self) -> tuple[Name, ...]:
-        """Every name here, in no order, without a look at what it stands for. Raises StoreFailed."""
+        """Every name in the store, in no order; no manifest is read. Raises StoreFailed."""
         return self._names({})
 
-    def _names(self, closed: dict[str, str]) -> tuple[Name, ...]:
-        with on_disk(self.layout.root):
-            return tuple(name for name, _, _ in self._manifests.walk(closed))
+    def _names(self, unreadable: dict[str, str]) -> tuple[Name, ...]:
+        with translate_disk_errors(self.layout.root):
+            return tuple(name for name, _, _ in self._manifests.walk(unreadable))
 
     def survey(self) -> tuple[tuple[StoredModel, ...], dict[str, str]]:
-        """Every model's entry; and for each name whose manifest is damaged a sentence. Raises StoreFailed.
+        """Every model; and a sentence for each name whose manifest is damaged. Raises StoreFailed.
 
-        A folder of manifests that cannot be read is among the damaged, by its path, which ends in a stroke as no name does.
+        A folder of manifests that cannot be read is among the damaged by its path, which ends in a slash, as no name does.
         """
-        found, closed = [], dict[str, str]()
-        names = self._names(closed)
-        damaged = {f"{folder}/": sentence for folder, sentence in closed.items()}
+        models, unreadable = [], dict[str, str]()
+        names = self._names(unreadable)
+        damaged = {f"{folder}/": sentence for folder, sentence in unreadable.items()}
         for name in names:
             try:
-                found.append(self.find(name))
+                models.append(self.find(name))
             except NotFound:
                 continue  # removed in the meantime
             except StoreFailed as error:
                 damaged[str(name)] = str(error)
-        return tuple(found), damaged
+        return tuple(models), damaged
 
     def removable(self) -> tuple[dict[str, os.stat_result], dict[Path, os.stat_result]]:
-        """What may go: blobs by their digests, files of unfinished transfers by their paths. Raises StoreFailed.
+        """The blobs, by digest, and files of unfinished transfers, by path, that may be removed. Raises StoreFailed.
 
-        While a manifest is damaged no blob may: what it refers to cannot be known.
+        While a manifest is damaged no blob may be removed, because its references are unknown.
         """
         if not self.layout.blobs.is_dir():
             return {}, {}
-        with on_disk(self.layout.root):
-            # Listed before the names are read: what is named in between is known by its name.
-            found = {digest: status for digest, status in self.blobs.listed() if _settled(status)}
-            unfinished = dict(self.blobs.stale(self._locks.claimed() if self.layout.locks.is_dir() else set()))
+        with translate_disk_errors(self.layout.root):
+            # Listed before the names are read, so that a blob that gets a name in between is not removed.
+            candidates = {digest: status for digest, status in self.blobs.scan() if _is_old(status)}
+            unfinished = dict(self.blobs.stale_files(self._locks.claimed_digests() if self.layout.locks.is_dir() else set()))
             needed = self._needed()
-        return {} if needed is None else {digest: status for digest, status in found.items() if digest not in needed}, unfinished
+        return {} if needed is None else {digest: status for digest, status in candidates.items() if digest not in needed}, unfinished
 
-    def discard(self, digests: set[str], unfinished: set[Path]) -> tuple[str, ...]:
-        """Remove those of these that may still go; the digests that went. Raises StoreFailed, as `removable`."""
-        with on_disk(self.layout.root), self._locks.store():
+    def remove(self, digests: set[str], unfinished: set[Path]) -> tuple[str, ...]:
+        """Remove those of these files that may still be removed; returns the digests removed. Raises StoreFailed, as `removable`."""
+        with translate_disk_errors(self.layout.root), self._locks.lock_store():
             needed = self._needed()
-            gone = () if needed is None else self._drop(digests - needed)
-            self.blobs.remove_stale(self._locks.claimed(), unfinished)
-        return gone
+            removed = () if needed is None else self._remove_blobs(digests - needed)
+            self.blobs.remove_stale(self._locks.claimed_digests(), unfinished)
+        return removed
 
     def _needed(self) -> set[str] | None:
         """Every digest that a name or a running pull needs; None when a manifest is damaged. Raises StoreFailed."""
         entries, damaged = self.survey()
         if damaged:
             return None
-        claimed = self._locks.claimed() if self.layout.locks.is_dir() else set()
+        claimed = self._locks.claimed_digests() if self.layout.locks.is_dir() else set()
         return claimed.union(*(entry.digests for entry in entries))
 
     @contextmanager
     def claim(self, digests: set[str]) -> Iterator[None]:
-        """Keep these blobs, here or yet to come, from being removed by any process while inside. Raises StoreFailed."""
+        """Protect these blobs, present or expected, from removal by any process inside the block. Raises StoreFailed."""
         with contextlib.ExitStack() as stack:
-            with on_disk(self.layout.root):
+            with translate_disk_errors(self.layout.root):
                 stack.enter_context(self._locks.claim(digests))
             yield
 
-    def lock(self, digest: str) -> Lock | None:
-        """The right to bring a blob, or None while another process is bringing it. Raises StoreFailed."""
-        with on_disk(self.layout.root):
-            return self._locks.blob(digest)
+    def lock_blob(self, digest: str) -> Lock | None:
+        """The lock for writing a blob, or None while another process holds it. Raises StoreFailed."""
+        with translate_disk_errors(self.layout.root):
+            return self._locks.lock_blob(digest)
 
-    def partial(self, digest: str, size: int, keep: int | None = 0) -> Partial:
-        """The file that becomes this blob, with the first `keep` bytes it already has (None: see `Partial`). Its lock must be held."""
-        return Partial(self.layout, digest, size, keep)
+    def open_partial(self, digest: str, size: int, keep: int | None = 0) -> PartialBlob:
+        """The file of an unfinished pull of this blob, cut to `keep` bytes (None: see `PartialBlob`). The blob lock must be held."""
+        return PartialBlob(self.layout, digest, size, keep)
 
-    def incoming(self, digest: str, size: int) -> Partial:
-        """A file of its own that becomes this blob: for bytes from a client, who may be slow and must keep nobody waiting."""
-        return Partial(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
+    def open_upload(self, digest: str, size: int) -> PartialBlob:
+        """A separate file that becomes this blob: for an upload by a client, which may be slow and must not delay a pull."""
+        return PartialBlob(self.layout, digest, size, path=self.layout.blobs / f".{uuid.uuid4().hex}")
 
     def _capabilities(self, entry: StoredModel, config: Config, header: WeightsInfo | None) -> tuple[str, ...]:
         if header is None:
             return config.capabilities or ("completion",)
-        able: Collection[str] | None = None
+        template_capabilities: Collection[str] | None = None
         with contextlib.suppress(StoreFailed):
-            able = None if entry.template is None else self._able(entry.template)
-        return header.capabilities(able, projector=entry.projector is not None)
+            template_capabilities = None if entry.template is None else self._template_capabilities(entry.template)
+        return header.capabilities(template_capabilities, projector=entry.projector is not None)
 
     def _sweep(self, candidates: set[str]) -> tuple[str, ...]:
-        """Remove those blobs that nobody needs. Called under the store's lock."""
+        """Remove those blobs that no name and no claim needs. Called under the store lock."""
         if not candidates:
             return ()
-        needed, closed = self._locks.claimed(), dict[str, str]()
-        for name, path, status in self._manifests.walk(closed):
+        needed, unreadable = self._locks.claimed_digests(), dict[str, str]()
+        for name, path, status in self._manifests.walk(unreadable):
             try:
                 needed |= self._read(name, path, _stamp(status)).digests
             except FileNotFoundError:
                 continue
             except StoreFailed:
                 return ()
-        return () if closed else self._drop(candidates - needed)
+        return () if unreadable else self._remove_blobs(candidates - needed)
 
-    def _drop(self, digests: set[str]) -> tuple[str, ...]:
-        gone = tuple(sorted(digests))
-        for digest in gone:
+    def _remove_blobs(self, digests: set[str]) -> tuple[str, ...]:
+        removed = tuple(sorted(digests))
+        for digest in removed:
             self.blobs.remove(digest)
-            self._heads.forget(digest)
+            self._headers.remove(digest)
             forget_damage(self.layout, digest)
-        return gone
+        return removed
 
 
-def _settled(status: os.stat_result) -> bool:
-    """Whether a blob has been here for long enough that nobody is about to name it."""
-    oldest = time.time() - YOUNG
-    # A file that was linked keeps the time of its making; when it came here, its last change of a name tells.
+def _is_old(status: os.stat_result) -> bool:
+    """Whether a blob is so old that no client is about to name it."""
+    oldest = time.time() - MIN_UNUSED_AGE
+    # A linked file keeps its modification time. The time when it was linked into the store is its change time.
     return status.st_mtime < oldest and (status.st_nlink < 2 or status.st_ctime < oldest)
 
 
 def _status(path: Path) -> os.stat_result:
-    """What the disk says of a manifest's file, or of a link whose file is not there. Raises OSError."""
+    """The stat result of a manifest's file, or of a broken link. Raises OSError."""
     try:
         return path.stat()
     except OSError:
@@ -336,7 +335,7 @@ def _status(path: Path) -> os.stat_result:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    """What changes with a file's content."""
+    """Values that change when a file's content changes."""
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 

@@ -1,9 +1,9 @@
-"""Locks between processes: files under `.locks`, held by the kernel, so that a process that dies holds nothing; on a disk
-that has no such locks, held by their being there (`exclusion`).
+"""Locks between processes: files under `.locks` with a kernel lock, which ends with its process. On a file system without
+kernel locks, the existence of the file is the lock (`file_locking`).
 
-Three kinds. The *store's* lock is held for milliseconds while names or blobs come and go. A *blob's* lock is held by
-the one process that is bringing that blob. A *claim* lists blobs that a pull has or will have before any name does,
-so that a delete or a prune elsewhere leaves them alone.
+There are three kinds. The *store lock* is held for milliseconds while names or blobs are added or removed. A *blob lock* is
+held by the one process that writes that blob. A *claim* lists the blobs of a pull that no name refers to yet, so that a
+delete or a prune in another process does not remove them.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from pathlib import Path
 from typing import TypeVar
 
 from ndani.errors import StoreFailed
-from ndani.store.disk import FULL, make_folder
-from ndani.store.file_locking import UNSUPPORTED, LockMark, clear_away, is_marked, seize, write_all
+from ndani.store.disk import DISK_FULL_ERRNOS, make_folder
+from ndani.store.file_locking import UNSUPPORTED_ERRNOS, OwnerRecord, has_live_owner, lock_file, remove_abandoned, write_all
 from ndani.store.layout import Layout, hex_of
 
-#: Seconds to wait for the store's lock, which is held for milliseconds: whoever holds it longer hangs.
-PATIENCE = 30.0
+#: Seconds to wait for the store lock. It is held for milliseconds, so a process that holds it for longer hangs.
+STORE_LOCK_TIMEOUT = 30.0
 
 T = TypeVar("T")
 
 
 class Lock:
-    """One lock file, taken at construction by `take`. Gone from the disk when it is released.
+    """A lock file that is held, made by `acquire`. Releasing it removes the file.
 
-    With a `mark` it is no lock of the kernel's that holds it, but the file's being there.
+    With an `owner` there is no kernel lock: the existence of the file is the lock.
     """
 
-    def __init__(self, path: Path, handle: int, mark: LockMark | None = None) -> None:
+    def __init__(self, path: Path, handle: int, owner: OwnerRecord | None = None) -> None:
         self.path = path
         self._handle = handle
-        self._mark = mark
+        self._owner = owner
 
     def release(self) -> None:
-        """Let go; the file is removed first, while it is still ours, so that no lock files pile up."""
+        """Release the lock. The file is removed first, while the lock is still held, so that lock files do not accumulate."""
         if self._handle < 0:
             return
-        if self._mark:
-            self._mark.remove()
+        if self._owner:
+            self._owner.remove()
         else:
             with contextlib.suppress(OSError):
                 self.path.unlink()
@@ -53,28 +53,28 @@ class Lock:
         self._handle = -1
 
     def write(self, content: bytes) -> None:
-        """What the holder wants others to read. Raises OSError."""
+        """Write content that other processes may read. Raises OSError."""
         write_all(self._handle, content)
 
 
-def take(path: Path) -> Lock | None:
-    """The lock at `path`, or None when somebody else has it. Raises OSError."""
+def acquire(path: Path) -> Lock | None:
+    """The lock at `path`, or None when another process holds it. Raises OSError."""
     while True:
-        handle, ours = _open(path)
+        handle, created = _open_or_create(path)
         try:
-            lock, again = _take(path, handle, ours)
+            lock, retry = _try_acquire(path, handle, created)
         except BaseException:
             os.close(handle)
             raise
         if lock:
             return lock
         os.close(handle)
-        if not again:
+        if not retry:
             return None
 
 
-def _open(path: Path) -> tuple[int, bool]:
-    """The file, open; and whether it was not there before. Raises OSError."""
+def _open_or_create(path: Path) -> tuple[int, bool]:
+    """Open the file; also returns whether this call created it. Raises OSError."""
     while True:
         with contextlib.suppress(FileExistsError):
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), True
@@ -85,27 +85,27 @@ def _open(path: Path) -> tuple[int, bool]:
                 raise
 
 
-def _take(path: Path, handle: int, ours: bool) -> tuple[Lock | None, bool]:
-    """The lock, if it can be had; and whether to try again."""
+def _try_acquire(path: Path, handle: int, created: bool) -> tuple[Lock | None, bool]:
+    """The lock, if it is free, and whether to retry. Raises OSError."""
     try:
-        seize(handle)
-        # The holder before us may have removed the file between our open and our lock: then ours guards nothing.
+        lock_file(handle)
+        # The last holder may have removed the file between our open and our lock. Then our lock is on a deleted file.
         if not os.path.samestat(os.fstat(handle), path.stat()):
             return None, True
-        return (None, False) if not ours and is_marked(path, handle) else (Lock(path, handle), False)
+        return (None, False) if not created and has_live_owner(path, handle) else (Lock(path, handle), False)
     except FileNotFoundError:
         return None, True
     except BlockingIOError:
         return None, False
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        if error.errno not in UNSUPPORTED_ERRNOS:
             raise
-    if ours:
+    if created:
         try:
-            return Lock(path, handle, LockMark(path, handle)), False
+            return Lock(path, handle, OwnerRecord(path, handle)), False
         except FileNotFoundError:
             return None, True
-    return None, clear_away(path, handle)
+    return None, remove_abandoned(path, handle)
 
 
 class Locks:
@@ -114,39 +114,39 @@ class Locks:
     def __init__(self, layout: Layout) -> None:
         self._root = layout.root
         self._folder = layout.locks
-        self._ending = threading.Event()
+        self._closing = threading.Event()
 
     def close(self) -> None:
-        """Nobody waits for the store's lock any more: who does, or will, gets StoreFailed at once."""
-        self._ending.set()
+        """Stop waiting for the store lock: every wait, also a later one, raises StoreFailed at once."""
+        self._closing.set()
 
     @contextmanager
-    def store(self) -> Iterator[None]:
-        """Held while names or blobs come and go; for milliseconds only. Raises OSError, StoreFailed when it cannot be had.
+    def lock_store(self) -> Iterator[None]:
+        """Hold the store lock, for milliseconds only, while names or blobs change. Raises OSError, StoreFailed on a timeout.
 
-        Two things are locked: a file, and the store's folder itself, which needs no room. On a disk so full that the file
-        cannot be made, the folder alone has to do: then a model can still be removed.
+        Two things are locked: a file, and the store's folder itself, which takes no space. If the disk is too full to create
+        the file, the lock on the folder is enough, so that a model can still be removed.
         """
         with contextlib.ExitStack() as stack:
-            full: OSError | None = None
+            disk_full: OSError | None = None
             try:
                 make_folder(self._folder)
             except OSError as error:
-                if error.errno not in FULL:
+                if error.errno not in DISK_FULL_ERRNOS:
                     raise
-                full = error
-            alone = self._take_folder(stack)
+                disk_full = error
+            folder_locked = self._lock_folder(stack)
             try:
-                if full:
-                    raise full
-                stack.callback(self._wait(lambda: take(self._folder / "store")).release)
+                if disk_full:
+                    raise disk_full
+                stack.callback(self._wait(lambda: acquire(self._folder / "store")).release)
             except OSError as error:
-                if error.errno not in FULL or not alone:
+                if error.errno not in DISK_FULL_ERRNOS or not folder_locked:
                     raise
             yield
 
-    def _take_folder(self, stack: contextlib.ExitStack) -> bool:
-        """Lock the store's folder itself until the stack ends; False where a folder cannot be locked."""
+    def _lock_folder(self, stack: contextlib.ExitStack) -> bool:
+        """Lock the store's folder itself until the stack is closed; False where a folder cannot be locked."""
         try:
             handle = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -155,43 +155,43 @@ class Locks:
 
         def attempt() -> bool | None:
             try:
-                seize(handle)
+                lock_file(handle)
             except BlockingIOError:
                 return None
-            except OSError:  # a network's file system locks only files that are open for writing
+            except OSError:  # a network file system locks only files that are open for writing
                 return False
             return True
 
         return self._wait(attempt)
 
     def _wait(self, attempt: Callable[[], T | None]) -> T:
-        """Try until it gives something. In steps, because a thread that waits inside the kernel cannot be called back."""
-        until, pause = time.monotonic() + PATIENCE, 0.001
-        while (got := attempt()) is None:
-            if self._ending.wait(pause):
+        """Call `attempt` until it returns a result. This polls, because a thread that blocks in the kernel cannot be interrupted."""
+        deadline, delay = time.monotonic() + STORE_LOCK_TIMEOUT, 0.001
+        while (result := attempt()) is None:
+            if self._closing.wait(delay):
                 raise StoreFailed("the server is stopping, and another program holds the model store; try again")
-            if time.monotonic() > until:
-                held = f"another program has held the model store {self._root} for {PATIENCE:.0f} seconds"
-                raise StoreFailed(f"{held}; end it, or wait for it, and try again")
-            pause = min(2 * pause, 0.05)
-        return got
+            if time.monotonic() > deadline:
+                problem = f"another program has held the model store {self._root} for {STORE_LOCK_TIMEOUT:.0f} seconds"
+                raise StoreFailed(f"{problem}; end it, or wait for it, and try again")
+            delay = min(2 * delay, 0.05)
+        return result
 
-    def blob(self, digest: str) -> Lock | None:
-        """The right to bring this blob, or None while another process is bringing it. Raises OSError."""
+    def lock_blob(self, digest: str) -> Lock | None:
+        """The lock for writing this blob, or None while another process holds it. Raises OSError."""
         make_folder(self._folder)
-        lock = take(self._folder / f"blob-{hex_of(digest)}")
+        lock = acquire(self._folder / f"blob-{hex_of(digest)}")
         if lock:
             with contextlib.suppress(OSError):
-                lock.write(b"\n")  # held for long: whoever sees no lock of the kernel's shall not take it for an unmarked one
+                lock.write(b"\n")  # held for long, and an empty file would soon count as abandoned where kernel locks are not seen
         return lock
 
     @contextmanager
     def claim(self, digests: Iterable[str]) -> Iterator[None]:
-        """Keep these blobs from being removed while inside. Raises OSError."""
-        with self.store():
+        """Protect these blobs from removal inside the block. Raises OSError."""
+        with self.lock_store():
             path = self._folder / f"claim-{uuid.uuid4().hex}"
-            # The name is new, so nobody holds it for long: somebody only looks whether it is held.
-            lock = self._wait(lambda: take(path))
+            # The name is new, so another process can hold the file only for a moment, while it checks whether it is held.
+            lock = self._wait(lambda: acquire(path))
             try:
                 lock.write("\n".join(sorted(digests)).encode())
             except BaseException:
@@ -202,14 +202,14 @@ class Locks:
         finally:
             lock.release()
 
-    def claimed(self) -> set[str]:
-        """Every digest that a living process has claimed. Call it under `store()`; claims of the dead are removed."""
-        found: set[str] = set()
+    def claimed_digests(self) -> set[str]:
+        """Every digest that a running process claims. Call it under the store lock; claims of ended processes are removed."""
+        digests: set[str] = set()
         for path in self._folder.glob("claim-*"):
-            lock = take(path)
+            lock = acquire(path)
             if lock:
                 lock.release()
                 continue
             with contextlib.suppress(FileNotFoundError):
-                found.update(word for word in path.read_text("ascii", "replace").split() if word.startswith("sha256:"))
-        return found
+                digests.update(line for line in path.read_text("ascii", "replace").split() if line.startswith("sha256:"))
+        return digests

@@ -1,8 +1,8 @@
-"""Looking after a store: every blob hashed again (`verify`), what nobody needs removed (`prune`).
+"""Store maintenance: `verify` hashes every blob again, `prune` removes files that nothing refers to.
 
-Both report as they go, and a report that raises ends them, so that whoever asked can leave. Reading takes no lock: what is
-found wrong is held against the names once more before it is said, for a model may be removed while its files are read.
-Bringing a bad blob again is `sources`' business.
+Both report progress; a report that raises ends them, so that the caller can cancel. Reading takes no lock: before damage is
+reported, the names are read again, because a model may be removed while its files are read. `sources` fetches damaged blobs
+again.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ndani.errors import StoreFailed
-from ndani.store.blobs import PIECE
+from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.damage_notes import file_state, forget_damage, note_damage
-from ndani.store.disk import sized
+from ndani.store.disk import format_bytes
 from ndani.store.library import Store
 from ndani.store.stored_model import StoredModel
 from ndani.types import Progress
 
-_EVERY = 0.1  # seconds between two words of progress
-_BATCH = 64  # files that are removed under one hold of the store's lock
+_REPORT_INTERVAL = 0.1  # seconds between two progress reports
+_BATCH_SIZE = 64  # files removed each time the store lock is held
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A blob that is not what its digest says, and the models that need it; without a digest, a manifest that cannot be read.
+    """A damaged blob and the models that need it; without a digest, a manifest that cannot be read.
 
-    With neither digest nor models it is a folder of manifests.
+    With neither a digest nor models, a folder of manifests that cannot be read.
     """
 
     problem: str
@@ -37,8 +37,8 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """The end of `verify`: how many blobs were read, their bytes, and what is wrong."""
+class VerifyResult:
+    """The result of `verify`: the number of blobs read, their bytes, and the damage found."""
 
     blobs: int
     size: int
@@ -46,16 +46,16 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
-class Unused:
-    """A file that nobody needs, and the bytes it takes."""
+class UnusedFile:
+    """A file that nothing refers to, and its bytes on the disk."""
 
     file: str
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
-    """The end of `prune`: what went (or would go), and the bytes it took on the disk."""
+class PruneResult:
+    """The result of `prune`: the numbers of files removed (or to be removed), and the bytes freed on the disk."""
 
     blobs: int
     unfinished: int
@@ -68,56 +68,56 @@ def verify(
     damaged: dict[str, str],
     report: Callable[[Progress | Damage], None],
     only: frozenset[str] = frozenset(),
-) -> Verified:
-    """Hash every blob of these models (`only` these digests, if any are said); each damage is reported as it is found.
+) -> VerifyResult:
+    """Hash every blob of these models, or `only` these digests if there are any; damage is reported when it is found.
 
-    `damaged` are names whose manifests cannot be read, with a sentence for each, as `Store.survey` has them. What is bad is
-    noted, so that whoever is asked to bring it does. Raises StoreFailed.
+    `damaged` has a sentence for each name whose manifest cannot be read, as returned by `Store.survey`. A damaged blob gets a
+    note, so that the next pull fetches it again. Raises StoreFailed.
     """
     needed: dict[str, int] = {}
     for entry in entries:
         for layer in (entry.manifest.config, *entry.layers):
             if not only or layer.digest in only:
                 needed[layer.digest] = layer.size
-    found = _unread(damaged)
-    for damage in found:
+    damages = _damaged_manifests(damaged)
+    for damage in damages:
         report(damage)
-    total, done, reported = sum(needed.values()), 0, 0.0
-    status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {sized(total)}"
+    total, completed, reported = sum(needed.values()), 0, 0.0
+    status = f"verifying {len(needed)} {'file' if len(needed) == 1 else 'files'}, {format_bytes(total)}"
     report(Progress(status, total=total, completed=0))
     for digest, size in needed.items():
-        problem, begin, seen = "", done, file_state(store.layout, digest)
+        problem, start, state = "", completed, file_state(store.layout, digest)
         for step in _read(store, digest, size):
             if isinstance(step, str):
                 problem = step
             else:
-                done = begin + min(step, size)
-                if time.monotonic() - reported >= _EVERY:
+                completed = start + min(step, size)
+                if time.monotonic() - reported >= _REPORT_INTERVAL:
                     reported = time.monotonic()
-                    report(Progress(status, total=total, completed=done))
-        done = begin + size
+                    report(Progress(status, total=total, completed=completed))
+        completed = start + size
         if problem and (models := _users(store, digest)):
-            note_damage(store.layout, digest, seen)
-            found.append(Damage(problem, models, digest))
-            report(found[-1])
+            note_damage(store.layout, digest, state)
+            damages.append(Damage(problem, models, digest))
+            report(damages[-1])
         elif not problem:
             forget_damage(store.layout, digest)
     report(Progress(status, total=total, completed=total))
-    return Verified(len(needed), total, tuple(found))
+    return VerifyResult(len(needed), total, tuple(damages))
 
 
-def _unread(damaged: dict[str, str]) -> list[Damage]:
+def _damaged_manifests(damaged: dict[str, str]) -> list[Damage]:
     return [Damage(sentence, () if name.endswith("/") else (name,)) for name, sentence in sorted(damaged.items())]
 
 
 def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
-    """How many bytes of a blob were read, again and again; in the end what is wrong with it, if anything is."""
-    path, seen, length = store.layout.blob(digest), hashlib.sha256(), 0
-    piece = memoryview(bytearray(PIECE))  # one for all: a new one for each read would cost as much as hashing it
+    """Read a blob and yield the number of bytes read so far; at the end, a sentence about what is wrong, if anything is."""
+    path, hasher, length = store.layout.blob(digest), hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK_SIZE))  # reused: allocating one for each read would cost as much as hashing
     try:
         with path.open("rb", buffering=0) as file:
-            while count := file.readinto(piece):
-                seen.update(piece[:count])
+            while count := file.readinto(buffer):
+                hasher.update(buffer[:count])
                 length += count
                 yield length
     except FileNotFoundError:
@@ -128,59 +128,60 @@ def _read(store: Store, digest: str, size: int) -> Iterator[int | str]:
         return
     if length != size:
         yield f"it has {length} bytes, and should have {size}"
-    elif seen.hexdigest() != digest.removeprefix("sha256:"):
+    elif hasher.hexdigest() != digest.removeprefix("sha256:"):
         yield "its bytes are not those of its digest"
 
 
 def _users(store: Store, digest: str) -> tuple[str, ...]:
-    """The models that need a blob at this moment."""
+    """The models that need a blob at present."""
     return tuple(sorted(str(entry.name) for entry in store.survey()[0] if digest in entry.digests))
 
 
-def prune(store: Store, report: Callable[[Progress | Damage | Unused], None], *, rehearse: bool = False) -> Pruned:
-    """Remove blobs that nothing refers to and unfinished transfers of long ago; `rehearse` only says which they are.
+def prune(store: Store, report: Callable[[Progress | Damage | UnusedFile], None], *, dry_run: bool = False) -> PruneResult:
+    """Remove blobs that nothing refers to and old unfinished transfers; `dry_run` only reports them.
 
-    While a manifest cannot be read, that is said, and no blob goes: what it needs cannot be known. Raises StoreFailed.
+    While a manifest cannot be read, it is reported and no blob is removed, because its references are unknown. Raises
+    StoreFailed.
     """
     report(Progress("looking for unused files"))
-    for damage in _unread(store.survey()[1]):
+    for damage in _damaged_manifests(store.survey()[1]):
         report(damage)
     blobs, unfinished = store.removable()
-    files = {digest.replace(":", "-"): _taken(status) for digest, status in blobs.items()}
-    files |= {path.name: _taken(status) for path, status in unfinished.items()}
+    files = {digest.replace(":", "-"): _disk_usage(status) for digest, status in blobs.items()}
+    files |= {path.name: _disk_usage(status) for path, status in unfinished.items()}
     for name, size in sorted(files.items()):
-        report(Unused(name, size))
+        report(UnusedFile(name, size))
     total = sum(files.values())
-    if rehearse:
-        return Pruned(len(blobs), len(unfinished), total)
-    gone, freed = 0, 0
-    waiting = sorted(blobs)
-    while waiting:
-        batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
-        went = store.discard(set(batch), set())
-        gone += len(went)
-        freed += sum(_taken(blobs[digest]) for digest in went)
+    if dry_run:
+        return PruneResult(len(blobs), len(unfinished), total)
+    removed_blobs, freed = 0, 0
+    pending = sorted(blobs)
+    while pending:
+        batch, pending = pending[:_BATCH_SIZE], pending[_BATCH_SIZE:]
+        removed = store.remove(set(batch), set())
+        removed_blobs += len(removed)
+        freed += sum(_disk_usage(blobs[digest]) for digest in removed)
         report(Progress("removing unused files", total=total or None, completed=freed if total else None))
-    left = 0
+    remaining = 0
     if unfinished:
-        store.discard(set(), set(unfinished))
-        left = sum(path.exists() for path in unfinished)
-        freed += sum(_taken(status) for path, status in unfinished.items() if not path.exists())
-    return Pruned(gone, len(unfinished) - left, freed)
+        store.remove(set(), set(unfinished))
+        remaining = sum(path.exists() for path in unfinished)
+        freed += sum(_disk_usage(status) for path, status in unfinished.items() if not path.exists())
+    return PruneResult(removed_blobs, len(unfinished) - remaining, freed)
 
 
-def _taken(status: object) -> int:
-    """Bytes that a file takes on the disk: a sparse one takes less than it is long."""
+def _disk_usage(status: object) -> int:
+    """Bytes that a file takes on the disk; a sparse file takes less than its length."""
     blocks = getattr(status, "st_blocks", None)
     length = int(getattr(status, "st_size", 0))
     return length if blocks is None else min(length, int(blocks) * 512)
 
 
-def restorers(store: Store, digest: str) -> tuple[str, ...]:
-    """The models that a blob may be pulled for again: those that were not made from another one here first.
+def repair_sources(store: Store, digest: str) -> tuple[str, ...]:
+    """The models that can be pulled to restore a blob, with those that were not created from another model first.
 
-    Behind those that need it come those that it was taken from, which need not be here any more. Raises StoreFailed when
-    nobody needs it any more.
+    After the models that need it come those it was taken from, which need not be in the store any more. Raises StoreFailed
+    when no model needs it any more.
     """
     users = [entry for entry in store.survey()[0] if digest in entry.digests]
     if not users:

@@ -1,7 +1,7 @@
-"""Names on the disk: one file each, in four folders deep. Read, walk, write, remove.
+"""Model names on the disk: one manifest file each, four levels deep. Reads, lists, writes and removes them.
 
-A name is looked up without regard to case, and keeps the spelling it was first given. Writing is temporary file,
-fsync, rename: a reader sees the old manifest or the new one, never half of one.
+A name is found without regard to case, and keeps the spelling that was given first. A manifest is written to a temporary
+file, synced and renamed, so a reader sees the old manifest or the new one, never half of one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from ndani import names
 from ndani.errors import BadName, BadRequest, StoreFailed
 from ndani.names import Name
-from ndani.store.blobs import Blobs, write_new
-from ndani.store.disk import make_folder, settle
+from ndani.store.blobs import Blobs, write_new_file
+from ndani.store.disk import make_folder, sync_folder
 from ndani.store.layout import Layout, hex_of
 from ndani.store.stored_model import Manifest, StoredModel, decode
 
-_DEPTH = 4  # folders: host, namespace and model, and the tag's file
-_MOUNT = "mount its disk, or remove the link"
-_LARGEST = 1 << 22  # a manifest is a few hundred bytes; four megabytes is not one
-_MOST_BYTES = 1 << 47  # of one file: all that a manifest can name stay a number of 64 bits together, and Go's clients have no other
+_DEPTH = 4  # the folders of host, namespace and model, and the file of the tag
+_MOUNT_ADVICE = "mount its disk, or remove the link"
+_MAX_MANIFEST_SIZE = 1 << 22  # a real one has a few hundred bytes
+_MAX_BLOB_SIZE = 1 << 47  # so that the sum over a manifest fits into the 64-bit integer of clients in Go
 
 
 class Manifests:
@@ -35,62 +35,62 @@ class Manifests:
         self._layout, self._blobs = layout, blobs
 
     def locate(self, name: Name) -> tuple[Name, Path] | None:
-        """The name as it is spelt here, and its file; None when there is none. Raises OSError."""
+        """The name as it is spelled in the store, and its file; None when there is none. Raises OSError."""
         exact = self._layout.manifest(name)
-        if _is_named(exact):
+        if _exists(exact):
             return name, exact
-        found = next(self._spelt(self._layout.manifests, (name.host, name.namespace, name.model, name.tag)), None)
-        if not found:
+        path = next(self._find_ignoring_case(self._layout.manifests, (name.host, name.namespace, name.model, name.tag)), None)
+        if not path:
             self._require_mounted(exact)
-        return (Name(*found.parts[-4:]), found) if found else None
+        return (Name(*path.parts[-4:]), path) if path else None
 
-    def walk(self, closed: dict[str, str]) -> Iterator[tuple[Name, Path, os.stat_result]]:
-        """Every name here, its file and what the disk says of that file; other files are passed over. Raises OSError, StoreFailed.
+    def walk(self, unreadable: dict[str, str]) -> Iterator[tuple[Name, Path, os.stat_result]]:
+        """Every name in the store, its file and that file's stat result; other files are skipped. Raises OSError, StoreFailed.
 
-        A folder that cannot be read is passed over too, and noted in `closed` with a sentence.
+        A folder that cannot be read is skipped too, and added to `unreadable` with a sentence.
         """
         self._require_mounted(self._layout.manifests / "-")
-        for path, status in _files(str(self._layout.manifests), _DEPTH, closed):
+        for path, status in _files(str(self._layout.manifests), _DEPTH, unreadable):
             parts = path.rsplit(os.sep, 4)[1:]
             with contextlib.suppress(BadName):
                 names.parse("{}/{}/{}:{}".format(*parts))
                 yield Name(*parts), Path(path), status
 
     def read(self, name: Name, path: Path) -> StoredModel:
-        """The entry of a name. Raises StoreFailed when its file is damaged, FileNotFoundError when it is gone."""
+        """The model of a name. Raises StoreFailed when its manifest is damaged, FileNotFoundError when it is gone."""
         try:
             with path.open("rb") as file:
-                content = file.read(_LARGEST)
+                content = file.read(_MAX_MANIFEST_SIZE)
                 modified = os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             if not path.is_symlink():
                 raise
-            raise StoreFailed(f"the model {name} is a link to a place that is not there ({path}); {_MOUNT}") from None
+            raise StoreFailed(f"the model {name} is a link to a place that is not there ({path}); {_MOUNT_ADVICE}") from None
         except OSError as error:
             raise StoreFailed(f"the model {name} cannot be read ({path}: {error.strerror}); change its owner or mode") from None
         what = f"the manifest of {name}"
         manifest = decode(content, Manifest, what, "remove it with `ndani rm`")
         for layer in (manifest.config, *manifest.layers):
-            _check(layer.digest, layer.size, what)
+            _check_layer(layer.digest, layer.size, what)
         return StoredModel(name, hashlib.sha256(content).hexdigest(), modified, manifest, self._layout, self._blobs)
 
     def write(self, name: Name, content: bytes) -> None:
-        """Make `name` stand for this manifest, from now on and at once. Raises OSError; the old one then stays."""
-        found = self.locate(name)
-        path = found[1] if found else self._layout.manifest(name)
+        """Write the manifest of a name, atomically. Raises OSError, and the old manifest stays."""
+        existing = self.locate(name)
+        path = existing[1] if existing else self._layout.manifest(name)
         make_folder(path.parent)
-        # Not beside the name: Ollama would read the temporary file as one more tag.
-        fresh = self._layout.manifests / f".{uuid.uuid4().hex}"
-        write_new(fresh, content)
+        # Not in the same folder: Ollama would take the temporary file for another tag.
+        temporary = self._layout.manifests / f".{uuid.uuid4().hex}"
+        write_new_file(temporary, content)
         try:
-            fresh.replace(path)
+            temporary.replace(path)
         except OSError:
-            fresh.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        settle(path.parent)
+        sync_folder(path.parent)
 
     def remove(self, path: Path) -> None:
-        """Remove a name, and the folders that it leaves empty. Raises OSError."""
+        """Remove a name's file, and the folders that are empty afterwards. Raises OSError."""
         path.unlink()
         for folder in list(path.parents)[:3]:
             try:
@@ -98,28 +98,28 @@ class Manifests:
             except OSError:
                 break
 
-    def _spelt(self, folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-        wanted = parts[0].lower()
+    def _find_ignoring_case(self, folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+        name = parts[0].lower()
         try:
-            found = sorted(path for path in folder.iterdir() if path.name.lower() == wanted)
+            matches = sorted(path for path in folder.iterdir() if path.name.lower() == name)
         except (FileNotFoundError, NotADirectoryError):
             return
-        for path in found:
+        for path in matches:
             if len(parts) > 1:
-                yield from self._spelt(path, parts[1:])
-            elif _is_named(path):
+                yield from self._find_ignoring_case(path, parts[1:])
+            elif _exists(path):
                 yield path
 
     def _require_mounted(self, path: Path) -> None:
-        """Raise StoreFailed where a folder above `path` is a link to what is not there: its models are away, and not gone."""
+        """Raise StoreFailed if a folder above `path` is a broken link: its models are not mounted, rather than removed."""
         above = [self._layout.root, *(folder for folder in reversed(path.parents) if folder.is_relative_to(self._layout.manifests))]
         for folder in above:
             if folder.is_symlink() and not folder.exists():
-                raise StoreFailed(f"the folder {folder} of the model store is a link to a place that is not there; {_MOUNT}")
+                raise StoreFailed(f"the folder {folder} of the model store is a link to a place that is not there; {_MOUNT_ADVICE}")
 
 
-def _is_named(path: Path) -> bool:
-    """Whether a name has this file; a link to one that cannot be reached counts. Raises OSError."""
+def _exists(path: Path) -> bool:
+    """Whether a name has this file; a broken link counts. Raises OSError."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -130,41 +130,43 @@ def _is_named(path: Path) -> bool:
         raise
 
 
-def _files(folder: str, depth: int, closed: dict[str, str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Files exactly `depth` folders down, hidden ones left out; strings, because listings are many and Paths are slow.
+def _files(folder: str, depth: int, unreadable: dict[str, str]) -> Iterator[tuple[str, os.stat_result]]:
+    """The files exactly `depth` levels down, without hidden ones. Paths are strings, because Path objects make listings slow.
 
-    A folder that cannot be read is passed over and noted in `closed`, but for the topmost. Raises OSError.
+    A folder that cannot be read is skipped and added to `unreadable`; for the topmost one, raises OSError.
     """
     try:
-        found = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):  # removed while we walked, or a store that does not exist yet
+        items = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):  # removed in the meantime, or the store does not exist yet
         return
     except OSError as error:
         if depth == _DEPTH:
             raise
-        closed[folder] = _unread(folder, error)
+        unreadable[folder] = _unreadable_folder(folder, error)
         return
-    with found:
-        for item in found:
+    with items:
+        for item in items:
             if item.name.startswith("."):
                 continue
             try:
                 status = _status(item)
             except FileNotFoundError:
                 continue
-            except OSError as error:  # a folder whose files may be listed and not looked at
-                closed[folder] = _unread(folder, error)
+            except OSError as error:  # the folder may be listed, but its files may not be read
+                unreadable[folder] = _unreadable_folder(folder, error)
                 continue
             if depth > 1 and stat.S_ISDIR(status.st_mode):
-                yield from _files(item.path, depth - 1, closed)
+                yield from _files(item.path, depth - 1, unreadable)
             elif depth > 1 and stat.S_ISLNK(status.st_mode):
-                closed[item.path] = f"the folder {item.path} of the model store is a link to a place that cannot be reached; {_MOUNT}"
+                unreadable[item.path] = (
+                    f"the folder {item.path} of the model store is a link to a place that cannot be reached; {_MOUNT_ADVICE}"
+                )
             elif depth == 1 and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
                 yield item.path, status
 
 
 def _status(item: os.DirEntry[str]) -> os.stat_result:
-    """What the disk says of a file or folder; of the link itself where what it leads to cannot be reached. Raises OSError."""
+    """The stat result of a file or folder; for a broken link, that of the link. Raises OSError."""
     try:
         return item.stat()
     except OSError:
@@ -173,14 +175,14 @@ def _status(item: os.DirEntry[str]) -> os.stat_result:
         raise
 
 
-def _unread(folder: str, error: OSError) -> str:
+def _unreadable_folder(folder: str, error: OSError) -> str:
     return f"the folder {folder} of the model store cannot be read ({error.strerror}); change its owner or mode"
 
 
-def _check(digest: str, size: int, what: str) -> None:
+def _check_layer(digest: str, size: int, what: str) -> None:
     try:
         hex_of(digest)
     except BadRequest:
         size = -1
-    if not 0 <= size < _MOST_BYTES:
+    if not 0 <= size < _MAX_BLOB_SIZE:
         raise StoreFailed(f"{what} is damaged in the store; run `ndani verify --repair`, or remove it with `ndani rm`")

@@ -1,7 +1,6 @@
-"""A model's own options: their names and types, read from text or JSON, printed in Go's syntax.
+"""A model's default options: their names and types, parsed from text or JSON, printed in Go's syntax.
 
-Names and types are reference 1.4's. What an option does to an answer, and which numbers make sense, is `engines.sampling`'s
-business; how a PARAMETER line is cut and quoted is `modelfile`'s.
+What an option does, and which values make sense, is in `engines.sampling`; the syntax of a PARAMETER line is in `modelfile`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 from ndani.control_characters import is_visible
 from ndani.errors import BadRequest
 
-#: What one option of a Modelfile can be. A list keeps its order and is a tuple, so that a Modelfile can be compared.
+#: The value of an option in a Modelfile. A list is a tuple, so that Modelfiles can be compared.
 ParameterValue = int | float | bool | tuple[str, ...]
 
-#: Every option that a model may carry, and its type. `draft_num_predict` is kept for Ollama; nothing obeys it here.
-KINDS = {
+#: Every option that a model may have, and its type. `draft_num_predict` is stored for Ollama and has no effect here.
+TYPES = {
     **dict.fromkeys(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "num_predict"), "int"),
     **dict.fromkeys(("top_k", "repeat_last_n", "draft_num_predict"), "int"),
     **dict.fromkeys(("top_p", "min_p", "typical_p", "temperature", "repeat_penalty"), "float"),
@@ -27,10 +26,10 @@ KINDS = {
     "stop": "list",
 }
 
-#: The same thing by the name that other tools use.
+#: Names that other tools use for the same option.
 ALIASES = {"context_length": "num_ctx"}
 
-#: Accepted and dropped, as in Ollama; whoever drops one says so.
+#: Accepted and dropped, as in Ollama, with a warning.
 DEPRECATED = frozenset(
     (
         "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "mirostat", "mirostat_tau",
@@ -38,23 +37,23 @@ DEPRECATED = frozenset(
     )
 )  # fmt: skip
 
-#: Known and kept, and nothing here does anything with them.
-UNOBEYED = frozenset(("draft_num_predict",))
+#: Stored, but without effect in this version.
+WITHOUT_EFFECT = frozenset(("draft_num_predict",))
 
 _INT = re.compile(r"[+-]?[0-9]+\Z")
 _FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 _TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 _LARGEST_FLOAT = 3.4028234663852886e38  # options are 32-bit floats in Ollama
-_WORDS = {"int": "integer", "float": "float32", "bool": "boolean", "list": "array"}
+_OLLAMA_TYPE_NAMES = {"int": "integer", "float": "float32", "bool": "boolean", "list": "array"}
 _ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v", '"': r"\"", "\\": r"\\"}
 
 
 def parse_parameter(name: str, text: str) -> ParameterValue:
-    """The value that a PARAMETER line gives to the option `name`; one `stop` is a tuple of one.
+    """The value of the option `name` from a PARAMETER line; a `stop` is a tuple of one text.
 
-    Raises BadRequest in Ollama's words for a name that is no option and for text that is not of its type.
+    Raises BadRequest in Ollama's words for an unknown name and for a text that is not of the option's type.
     """
-    kind = KINDS.get(ALIASES.get(name, name))
+    kind = TYPES.get(ALIASES.get(name, name))
     if kind == "list":
         return (text,)
     if kind == "int" and _INT.match(text) and len(text) <= 20 and -(2**63) <= int(text) < 2**63:
@@ -63,46 +62,46 @@ def parse_parameter(name: str, text: str) -> ParameterValue:
         return float(text)
     if kind == "bool" and text in (*_TRUE, *_FALSE):
         return text in _TRUE
-    raise BadRequest(f"invalid {kind} value [{short(text)}]") if kind else _unknown(name)
+    raise BadRequest(f"invalid {kind} value [{excerpt(text)}]") if kind else _unknown(name)
 
 
-def check_parameters(said: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def check_parameters(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The parameters of a create request: as a params layer holds them, and a sentence for each that was dropped.
 
     Raises BadRequest for an unknown name or a wrong type (both accepted by Ollama, which then fails at use).
     """
-    found: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     warnings = []
-    for name, value in said.items():
+    for name, value in parameters.items():
         if name in DEPRECATED:
-            warnings.append(deprecated(name))
+            warnings.append(deprecation_warning(name))
         elif value is not None:
-            found[ALIASES.get(name, name)] = _checked(name, value)
-    return found, tuple(warnings)
+            checked[ALIASES.get(name, name)] = _checked(name, value)
+    return checked, tuple(warnings)
 
 
-def deprecated(name: str) -> str:
+def deprecation_warning(name: str) -> str:
     """The sentence about an option that is accepted and dropped; its first words are Ollama's."""
     return f"parameter {name} is deprecated: nothing obeys it, and it is left out"
 
 
 def render_parameters(params: Mapping[str, Any]) -> str:
     """Options as `show` prints them: by name, the name padded to 30 columns, the value in Go's syntax, one line per item."""
-    return "\n".join(f"{short(name):<30} {literal(one)}" for name, value in sorted(params.items()) for one in items(value))
+    return "\n".join(f"{excerpt(name):<30} {go_literal(item)}" for name, value in sorted(params.items()) for item in as_list(value))
 
 
-def items(value: Any) -> list[Any]:
-    """A list's items, or the one value there is."""
+def as_list(value: Any) -> list[Any]:
+    """The items of a list, or a list of the one value."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def literal(value: Any) -> str:
-    """A value as Go source: strings in double quotes, with what cannot be printed escaped."""
-    return f'"{"".join(_escaped(char) for char in value)}"' if isinstance(value, str) else plain(value)
+def go_literal(value: Any) -> str:
+    """A value in Go's source syntax: strings in double quotes, with invisible characters escaped."""
+    return f'"{"".join(_escaped(char) for char in value)}"' if isinstance(value, str) else go_text(value)
 
 
-def plain(value: Any) -> str:
-    """A value as Go prints it, strings as they are. Whole numbers keep all their digits, so that they can be read again."""
+def go_text(value: Any) -> str:
+    """A value as Go prints it, strings unchanged. Whole numbers keep all digits, so that they can be parsed again."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -111,7 +110,7 @@ def plain(value: Any) -> str:
 
 
 def _checked(name: str, value: Any) -> Any:
-    kind = KINDS.get(ALIASES.get(name, name))
+    kind = TYPES.get(ALIASES.get(name, name))
     if kind is None:
         raise _unknown(name)
     if kind == "list" and isinstance(value, (list, tuple)):
@@ -126,17 +125,17 @@ def _checked(name: str, value: Any) -> Any:
             return int(value)
         if kind == "float" and abs(value) <= _LARGEST_FLOAT:
             return float(value)
-    raise BadRequest(f'option "{name}" must be of type {_WORDS[kind]}')
+    raise BadRequest(f'option "{name}" must be of type {_OLLAMA_TYPE_NAMES[kind]}')
 
 
 def _unknown(name: str) -> BadRequest:
-    return BadRequest(f"unknown parameter '{short(name)}'")
+    return BadRequest(f"unknown parameter '{excerpt(name)}'")
 
 
-def short(text: str) -> str:
-    """Somebody's text in a sentence of one line: nothing unprintable, and no more than a glance takes in."""
-    shown = "".join(char if is_visible(char) else _escaped(char) for char in text[:80])
-    return f"{shown}…" if len(text) > 80 else shown
+def excerpt(text: str) -> str:
+    """The first 80 characters of a text from outside, for use in an error message: invisible characters are escaped."""
+    visible = "".join(char if is_visible(char) else _escaped(char) for char in text[:80])
+    return f"{visible}…" if len(text) > 80 else visible
 
 
 def _float(number: float) -> str:

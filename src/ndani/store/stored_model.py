@@ -1,4 +1,4 @@
-"""One model in the store: its manifest, and what its layers say. Reading only; `library` changes things."""
+"""One model in the store: its manifest and the content of its layers. Only reads; `library` makes changes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ndani.names import Name
 from ndani.store import layout as kinds
 from ndani.store.blobs import Blobs
 from ndani.store.layout import Layout
-from ndani.store.parameters import short
+from ndani.store.parameters import excerpt
 from ndani.types import Message
 
 T = TypeVar("T")
 
-#: What is done without a part of Ollama's own that a model asks for.
-_INSTEAD = {"renderer": "its chat template makes the prompts", "parser": "answers come as the model writes them"}
+#: What happens instead of a built-in part of Ollama that a model names.
+_FALLBACKS = {"renderer": "its chat template makes the prompts", "parser": "answers come as the model writes them"}
 
 
 class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "source": "from"}, omit_defaults=True):
-    """One file of a model, as a manifest names it; its digest as the store spells it, for it is compared with others."""
+    """One file of a model, as its manifest lists it. The digest is normalized, because it is compared with others."""
 
     media_type: str
     digest: str
@@ -33,12 +33,12 @@ class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "sou
     source: str = ""
 
     def __post_init__(self) -> None:
-        with contextlib.suppress(BadRequest):  # what is no digest at all stays as it is, and is refused by whoever reads manifests
-            msgspec.structs.force_setattr(self, "digest", kinds.normal_digest(self.digest))
+        with contextlib.suppress(BadRequest):  # an invalid digest stays as it is; the readers of manifests refuse it
+            msgspec.structs.force_setattr(self, "digest", kinds.normalize_digest(self.digest))
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
-    """What a name stands for. Field order is Ollama's, so that equal models have equal ids. Only OCI's may lack a `mediaType`."""
+    """The manifest of a name. The field order is Ollama's, so that equal models have equal ids. Only OCI manifests may lack `mediaType`."""
 
     schema_version: int = 2
     media_type: str = kinds.OCI_MANIFEST
@@ -47,7 +47,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_versio
 
 
 class Config(msgspec.Struct, frozen=True):
-    """The config file of a model, as far as it is read here; Ollama writes more."""
+    """The fields of a model's config file that are used here; Ollama writes more."""
 
     model_format: str = ""
     model_family: str = ""
@@ -61,21 +61,21 @@ class Config(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] | None = None
 
     @property
-    def unobeyed(self) -> dict[str, str]:
-        """The parts of Ollama's own that this model asks for by name, and nothing here obeys."""
-        return {word: name for word, name in (("renderer", self.renderer), ("parser", self.parser)) if name}
+    def unsupported_parts(self) -> dict[str, str]:
+        """The built-in renderer and parser of Ollama that this model names; this version has neither."""
+        return {part: name for part, name in (("renderer", self.renderer), ("parser", self.parser)) if name}
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be said of them wherever the model is made or shown: at most one sentence."""
-        asked = " and ".join(f"the {word} {short(name)}" for word, name in self.unobeyed.items())
-        instead = " and ".join(_INSTEAD[word] for word in self.unobeyed)
-        return [f"this model asks for {asked} of Ollama's own, which this version does not have; {instead}"] if asked else []
+        """A sentence about the unsupported parts, for when the model is created or shown; empty if there are none."""
+        parts = " and ".join(f"the {part} {excerpt(name)}" for part, name in self.unsupported_parts.items())
+        fallbacks = " and ".join(_FALLBACKS[part] for part in self.unsupported_parts)
+        return [f"this model asks for {parts} of Ollama's own, which this version does not have; {fallbacks}"] if parts else []
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A name and everything that belongs to it. `digest` is the bare hex of the manifest's bytes, `modified` POSIX seconds."""
+    """A model name and its files. `digest` is the hex digest of the manifest, without a prefix; `modified` is in POSIX seconds."""
 
     name: Name
     digest: str
@@ -83,7 +83,7 @@ class StoredModel:
     manifest: Manifest
     layout: Layout
     blobs: Blobs
-    _kept: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    _small_blobs: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def path(self) -> Path:
@@ -110,15 +110,15 @@ class StoredModel:
         return decode(self._content(self.manifest.config.digest), Config, f"the config of {self.name}")
 
     @property
-    def made_from(self) -> str:
-        """The name that the weights were taken from, as the manifest says it, or nothing."""
+    def weights_source(self) -> str:
+        """The name of the model that the weights were taken from, as the manifest has it, or an empty text."""
         layer = self._first(kinds.MODEL)
         return layer.source if layer else ""
 
     @property
     def parent(self) -> str:
-        """The other model that this one was made from, or nothing."""
-        return self.made_from if self.made_from != str(self.name) else ""
+        """The other model that this one was created from, or an empty text."""
+        return self.weights_source if self.weights_source != str(self.name) else ""
 
     @property
     def weights(self) -> Layer:
@@ -130,7 +130,7 @@ class StoredModel:
 
     @property
     def weights_path(self) -> Path:
-        """The file with the weights; it need not be there."""
+        """The path of the weights file, which may be missing."""
         return self.layout.blob(self.weights.digest)
 
     @property
@@ -190,14 +190,14 @@ class StoredModel:
         return self._content(layer.digest).decode("utf-8", "replace")
 
     def _content(self, digest: str) -> bytes:
-        """A small blob, read once: a digest's bytes never change, and every request asks for them."""
-        if digest not in self._kept:
-            self._kept[digest] = self.blobs.read(digest)
-        return self._kept[digest]
+        """A small blob, cached: the bytes of a digest never change, and every request needs them."""
+        if digest not in self._small_blobs:
+            self._small_blobs[digest] = self.blobs.read(digest)
+        return self._small_blobs[digest]
 
 
 def decode(content: bytes, kind: type[T], what: str, advice: str = "create the model again") -> T:
-    """JSON as `kind`, within bounds. Raises StoreFailed naming `what` when it is something else; `advice` is beside a repair."""
+    """Decode JSON as `kind`, within limits. Otherwise raises StoreFailed about `what`, which offers a repair or the `advice`."""
     try:
         return untrusted_json.decode(content, kind)
     except untrusted_json.InvalidJson as error:

@@ -1,7 +1,7 @@
-"""A file that grows into a blob whose digest nobody knows yet: it is hashed when it is whole, and named last.
+"""A file that becomes a blob whose digest is not known yet: it is hashed when it is complete, and then renamed.
 
-The one way by which weights that are made on this machine come into the store. Who fills it does so through the
-descriptor, and need not be trusted with more: its size is set, its digest is computed here.
+All weights that are made on this machine enter the store this way. The process that fills the file gets the descriptor
+only and need not be trusted further: the size is set here, and the digest is computed here.
 """
 
 from __future__ import annotations
@@ -16,80 +16,80 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ndani.errors import StoreFailed
-from ndani.store.blobs import PIECE
-from ndani.store.damage_notes import put_in_place
-from ndani.store.disk import make_folder, on_disk, require_room
+from ndani.store.blobs import CHUNK_SIZE
+from ndani.store.damage_notes import publish_blob
+from ndani.store.disk import make_folder, require_free_space, translate_disk_errors
 from ndani.store.layout import Layout
 
-_STRIDE = 64 * PIECE  # bytes hashed between two reports
+_REPORT_INTERVAL = 64 * CHUNK_SIZE  # bytes hashed between two reports
 
 
 class TemporaryBlob:
-    """The file, open for reading and writing: `allocate`, then fill it, then `compute_digest`, then `name`; `discard` in any case.
+    """The file, open for reading and writing. Call `allocate`, fill it, `compute_digest`, `publish`; and `discard` in any case.
 
-    `digest` is computed; `fresh` says, once it is named, whether the store lacked that blob before.
+    After `publish`, `is_new` says whether the store lacked the blob before.
     """
 
     def __init__(self, layout: Layout, key: str = "") -> None:
-        """Make it. With a `key`, it takes the place of what a killed process left under the same key, whose lock must be held.
+        """Create the file. With a `key`, replaces what a killed process left under that key, whose lock must be held.
 
         Raises StoreFailed.
         """
-        self.size, self.digest, self.fresh = 0, "", False
+        self.size, self.digest, self.is_new = 0, "", False
         self._layout = layout
-        # A dot, and without a key a name of its own, like an upload's: what a server that died left is tidied away after a week.
+        # A hidden name, unique without a key, as of an upload: if this process dies, the file is removed after a week.
         self._path = layout.blobs / f".{key or uuid.uuid4().hex}"
-        with on_disk(layout.root):
+        with translate_disk_errors(layout.root):
             make_folder(layout.blobs)
             if key:
-                self._path.unlink(missing_ok=True)  # another file, not the same one emptied: a child that is dying may still write to that
+                self._path.unlink(missing_ok=True)  # not truncated: a child that is still exiting may write to the old file
             self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL, 0o644)
 
     @property
     def root(self) -> Path:
-        """The store that it lies in."""
+        """The store's folder."""
         return self._layout.root
 
     def allocate(self, size: int) -> None:
-        """Say how many bytes it will have, which are then taken at once, where the file system can do that.
+        """Set the size and reserve that space at once, where the file system can.
 
-        Raises StoreFailed now when there is not that much room, rather than when it is half done.
+        Raises StoreFailed if the space is not free, so that the work fails before it starts and not halfway.
         """
         self.size = size
-        require_room(self._layout.root, size)
-        with on_disk(self._layout.root, size):
+        require_free_space(self._layout.root, size)
+        with translate_disk_errors(self._layout.root, size):
             try:
                 if size and sys.platform == "linux":
                     os.posix_fallocate(self.descriptor, 0, size)
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # the file system cannot reserve space
                     raise
 
     def compute_digest(self, report: Callable[[int], None]) -> None:
-        """Work out its digest; reports how many bytes are hashed. Nobody may write to it any more. Raises StoreFailed."""
-        seen, done = hashlib.sha256(), 0
-        with on_disk(self._layout.root):
+        """Compute the digest and report the number of bytes hashed. The file may not be written to any more. Raises StoreFailed."""
+        hasher, offset = hashlib.sha256(), 0
+        with translate_disk_errors(self._layout.root):
             if os.fstat(self.descriptor).st_size != self.size:
                 raise StoreFailed("the file that was made has another size than it should; try again, and report it if it stays")
-            os.ftruncate(self.descriptor, self.size)  # what was set aside beyond its end is given back
-            while piece := os.pread(self.descriptor, PIECE, done):
-                seen.update(piece)
-                done += len(piece)
-                if done % _STRIDE == 0:
-                    report(done)
+            os.ftruncate(self.descriptor, self.size)  # releases space reserved beyond the end
+            while chunk := os.pread(self.descriptor, CHUNK_SIZE, offset):
+                hasher.update(chunk)
+                offset += len(chunk)
+                if offset % _REPORT_INTERVAL == 0:
+                    report(offset)
             os.fsync(self.descriptor)
-        self.digest = f"sha256:{seen.hexdigest()}"
+        self.digest = f"sha256:{hasher.hexdigest()}"
 
-    def name(self) -> None:
-        """Give it its digest for a name. Raises StoreFailed."""
-        assert self.digest, "it is computed before it is named"
-        place = self._layout.blob(self.digest)
-        with on_disk(self._layout.root):
-            self.fresh = not place.exists()
-            put_in_place(self._layout, self._path, self.digest)
+    def publish(self) -> None:
+        """Rename the file to its digest. Raises StoreFailed."""
+        assert self.digest, "compute_digest comes first"
+        path = self._layout.blob(self.digest)
+        with translate_disk_errors(self._layout.root):
+            self.is_new = not path.exists()
+            publish_blob(self._layout, self._path, self.digest)
 
     def discard(self) -> None:
-        """Close the file, and remove it unless it has its name. May be called again."""
+        """Close the file, and remove it unless it was published. May be called again."""
         if self.descriptor < 0:
             return
         os.close(self.descriptor)

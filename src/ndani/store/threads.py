@@ -1,7 +1,4 @@
-"""Work beside the event loop: done in threads, never left behind by it, and what it reports brought back in order.
-
-Who works, and on what, is not known here.
-"""
+"""Runs blocking work in threads beside the event loop: the loop waits for its end, and its progress reports arrive in order."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Step = TypeVar("Step")
 
-#: Steps that may wait before any of them is replaced by a newer one.
-_KEPT = 16
+#: Unread steps from which on a newer step may replace the last one.
+_MAX_UNMERGED = 16
 
 
 class Backlog(Generic[Step]):
-    """Steps that were reported and not yet read, in order; any thread may add to it.
+    """Progress steps that are reported and not yet read, in order; any thread may add to it.
 
-    Who reads as fast as they come gets every one. Where many wait, one that only counts further takes the place of the
-    one before it: so what waits is bounded by how many different steps the work has, and the last of each arrives.
+    A fast reader gets every step. For a slow one, a step that only raises the count of the last one replaces it. So the
+    number of unread steps is bounded by the number of different steps, and the last of each always arrives.
     """
 
     def __init__(self) -> None:
@@ -34,15 +31,15 @@ class Backlog(Generic[Step]):
         self._lock = Lock()
 
     def add(self, step: Step) -> bool:
-        """Put it behind the others; whether it is the only one."""
+        """Append a step. True if it is now the only one."""
         with self._lock:
-            if len(self._steps) >= _KEPT and _counts_further(self._steps[-1], step):
+            if len(self._steps) >= _MAX_UNMERGED and _only_advances(self._steps[-1], step):
                 self._steps.pop()
             self._steps.append(step)
             return len(self._steps) == 1
 
     def drain(self) -> Iterator[Step]:
-        """Take out what waits, one after the other, until nothing does."""
+        """Remove and yield the steps until none is left."""
         while True:
             with self._lock:
                 if not self._steps:
@@ -51,30 +48,30 @@ class Backlog(Generic[Step]):
             yield step
 
 
-def _counts_further(old: object, new: object) -> bool:
+def _only_advances(old: object, new: object) -> bool:
     if not isinstance(old, Progress) or not isinstance(new, Progress) or None in (old.completed, new.completed):
         return False
     return (old.status, old.digest) == (new.status, new.digest)
 
 
 class _Stopped(BaseException):
-    """Ends work in a thread at its next report. Like a GeneratorExit it is no Exception, so that no handler takes it for one."""
+    """Ends work in a thread at its next report. A BaseException, like GeneratorExit, so that no `except Exception` catches it."""
 
 
-async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do `work` in a thread. Cancelled, it waits for the thread first: what comes after may then clean up in peace."""
+async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` in a thread. When cancelled, waits for the thread first, so that the caller can clean up safely."""
     task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await ended(task)
+        await wait_until_done(task)
         raise
 
 
-async def in_thread_reporting(work: Callable[[Callable[[Step], None]], T], report: Callable[[Step], None]) -> T:
-    """Do `work(report)` in a thread of its own, for it may last; here, in the loop, `report` is called with what it reports.
+async def run_in_thread_reporting(work: Callable[[Callable[[Step], None]], T], report: Callable[[Step], None]) -> T:
+    """Run `work(report)` in a separate thread, as it may take long. Each step that it reports goes to `report`, in the event loop.
 
-    Cancelled, or when `report` raises, `work` is stopped at its next report, and waited for.
+    On cancellation, or when `report` raises, `work` is stopped at its next report, and waited for.
     """
     loop, changed, stopped = asyncio.get_running_loop(), asyncio.Event(), Event()
     backlog: Backlog[Step] = Backlog()
@@ -94,20 +91,20 @@ async def in_thread_reporting(work: Callable[[Callable[[Step], None]], T], repor
         while not done:
             await changed.wait()
             changed.clear()
-            done = task.done()  # asked first: then everything that it has reported is in the backlog
+            done = task.done()  # read before draining: once it is done, every step is in the backlog
             for step in backlog.drain():
                 report(step)
         return task.result()
     except BaseException:
         stopped.set()
-        await ended(task)
+        await wait_until_done(task)
         raise
 
 
-async def ended(task: asyncio.Future[Any]) -> None:
-    """Wait until it has ended, whatever comes of it, and however often this is cancelled meanwhile; only then say that it was.
+async def wait_until_done(task: asyncio.Future[Any]) -> None:
+    """Wait for the task's end, whatever its result. A cancellation in the meantime, or several, is raised only then.
 
-    A web server's task group cancels again and again until its tasks have left.
+    A web server's task group cancels repeatedly until its tasks have ended.
     """
     cancelled = None
     while not task.done():
@@ -116,6 +113,6 @@ async def ended(task: asyncio.Future[Any]) -> None:
         except asyncio.CancelledError as error:
             cancelled = error
     if not task.cancelled():
-        task.exception()  # seen: nobody is there to be told
+        task.exception()  # marks it as retrieved, so that asyncio does not log it
     if cancelled:
         raise cancelled

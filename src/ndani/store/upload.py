@@ -1,7 +1,7 @@
-"""A blob that a client sends: hashed while it is written, to a file of its own, and named when it is whole and right.
+"""A blob that a client uploads: written and hashed in a separate file, which is renamed when it is complete and correct.
 
-Two that send the same at once both succeed: each writes its own file, and the rename is one step. No lock is held in
-the meantime, so that a client who dawdles keeps no pull of the same blob waiting.
+Two clients that upload the same blob at once both succeed: each writes its own file, and the rename is atomic. No lock is
+held during the upload, so a slow client does not delay a pull of the same blob.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from ndani.errors import BadRequest
-from ndani.store.blobs import PIECE, Mismatch, Partial
-from ndani.store.disk import require_room
-from ndani.store.layout import normal_digest
+from ndani.store.blobs import CHUNK_SIZE, DigestMismatch, PartialBlob
+from ndani.store.disk import require_free_space
+from ndani.store.layout import normalize_digest
 from ndani.store.library import Store
-from ndani.store.threads import in_thread
+from ndani.store.threads import run_in_thread
 
 
-async def receive(store: Store, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
-    """Store what `pieces` bring as the blob `digest`; False when it was there already (then nothing is read).
+async def receive(store: Store, digest: str, size: int, chunks: AsyncIterator[bytes]) -> bool:
+    """Store `chunks` as the blob `digest`. False when the store has it already; then nothing is read.
 
-    `size` is how many bytes are said to come, 0 where nobody said. Raises BadRequest for a digest that is none or is
-    another, StoreFailed for the disk; whatever is raised, by `pieces` too, nothing of it stays.
+    `size` is the announced number of bytes, 0 if unknown. Raises BadRequest for an invalid or wrong digest, StoreFailed for
+    the disk. On any exception, also one from `chunks`, the file is removed.
     """
-    digest = normal_digest(digest)
-    if await in_thread(store.blobs.sound, digest):
+    digest = normalize_digest(digest)
+    if await run_in_thread(store.blobs.is_intact, digest):
         return False
-    partial = store.incoming(digest, size)
+    partial = store.open_upload(digest, size)
     try:
-        await in_thread(require_room, store.layout.root, size)
-        held = bytearray()
-        async for piece in pieces:
-            held += piece
-            if len(held) >= PIECE:
-                await in_thread(partial.write, bytes(held))
-                held = bytearray()
-        await in_thread(_finish, partial, bytes(held))
-    except Mismatch as error:
-        raise BadRequest(f'digest mismatch, expected "{error.want}", got "{error.got}"') from None
+        await run_in_thread(require_free_space, store.layout.root, size)
+        buffer = bytearray()
+        async for chunk in chunks:
+            buffer += chunk
+            if len(buffer) >= CHUNK_SIZE:
+                await run_in_thread(partial.write, bytes(buffer))
+                buffer = bytearray()
+        await run_in_thread(_finish, partial, bytes(buffer))
+    except DigestMismatch as error:
+        raise BadRequest(f'digest mismatch, expected "{error.expected}", got "{error.actual}"') from None
     except BaseException:
-        await in_thread(partial.discard)
+        await run_in_thread(partial.discard)
         raise
     return True
 
 
-def _finish(partial: Partial, last: bytes) -> None:
+def _finish(partial: PartialBlob, last: bytes) -> None:
     partial.write(last)
     partial.finish()

@@ -1,6 +1,6 @@
-"""What a weights file says of itself, in the words of a listing, of `show`, and of the memory estimate.
+"""The properties of a weights file that listings, `show` and the memory estimate need.
 
-The bytes are read in `gguf`; here they get their meaning. Pure but for `inspect` and `model_info`.
+`gguf` reads the bytes; here they are interpreted. Pure except for `inspect` and `model_info`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ndani.store.gguf import Tensor, in_sentences, read_head
+from ndani.store.gguf import Tensor, read_header, translate_gguf_errors
 
 #: Bytes per number of a key/value cache, by the type's name: block bytes over numbers per block.
 CACHE_BYTES = {
@@ -32,40 +32,42 @@ _HIDDEN = ("general.name", "tokenizer.chat_template")
 
 @dataclass(frozen=True, slots=True)
 class WeightsInfo:
-    """The head of one GGUF file. Numbers that the file does not give are 0.
+    """The header of a GGUF file. Numbers that the file does not give are 0.
 
-    One that comes from a note of what was read before (`heads`) has no tensors, and `counted` says their numbers.
+    A header from a note (`header_cache`) has no tensors, and `stored_parameter_count` instead.
     """
 
     path: Path
-    keys: dict[str, Any]
+    metadata: dict[str, Any]
     tensors: tuple[Tensor, ...]
-    counted: int | None = None
-    end: int = 0  # where the head ends
-    held: int = 0  # bytes of memory that keys and tensors take, about
+    stored_parameter_count: int | None = None
+    end: int = 0  # the size of the header
+    memory: int = 0  # about how many bytes of memory metadata and tensors take
 
     @property
     def architecture(self) -> str:
-        return str(self.keys.get("general.architecture", ""))
+        return str(self.metadata.get("general.architecture", ""))
 
     @property
     def parameter_count(self) -> int:
         """Numbers in all tensors together."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors) if self.counted is None else self.counted
+        if self.stored_parameter_count is not None:
+            return self.stored_parameter_count
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     @property
     def parameter_size(self) -> str:
         """The parameter count for a reader: `134.52M`, `1.2B`."""
-        return counted(self.parameter_count)
+        return format_count(self.parameter_count)
 
     @property
     def file_type(self) -> str:
         """The quantisation, in llama.cpp's words."""
-        return file_type_of(self.keys) or "unknown"
+        return file_type_of(self.metadata) or "unknown"
 
     @property
     def context_length(self) -> int:
-        """Tokens the model was trained to look back on."""
+        """The context length in tokens that the model was trained with."""
         return self._number("context_length")
 
     @property
@@ -98,65 +100,65 @@ class WeightsInfo:
     @property
     def chat_template(self) -> str | None:
         """The model's own chat template (jinja), or None: then it is a base model and gets raw prompts."""
-        found = self.keys.get("tokenizer.chat_template")
-        return found if isinstance(found, str) and found else None
+        template = self.metadata.get("tokenizer.chat_template")
+        return template if isinstance(template, str) and template else None
 
     def kv_bytes_per_token(self, cache_type: str = "f16") -> int:
         """Bytes that one token of context takes in the key/value cache, over all blocks.
 
-        Counts every block as if it looked at the whole context; sliding windows only make it less.
+        Counts every block as if it attended to the whole context; sliding windows only reduce this.
         """
         numbers = sum(self._kv_heads()) * (self.key_length + self.value_length)
         return math.ceil(numbers * CACHE_BYTES[cache_type])
 
-    def capabilities(self, able: Collection[str] | None, *, projector: bool = False) -> tuple[str, ...]:
-        """What the model can do, in Ollama's words; `able` is what its Go template adds, which then counts instead of its own."""
+    def capabilities(self, template_capabilities: Collection[str] | None, *, projector: bool = False) -> tuple[str, ...]:
+        """The model's capabilities in Ollama's words; those of its Go template, if it has one, replace those of its chat template."""
         arch = self.architecture
-        found = ["embedding" if f"{arch}.pooling_type" in self.keys else "completion"]
+        capabilities = ["embedding" if f"{arch}.pooling_type" in self.metadata else "completion"]
         jinja = self.chat_template or ""
-        if able is None:
+        if template_capabilities is None:
             calls, thinks = "tools" in jinja or "tool_call" in jinja, "<think>" in jinja or "</think>" in jinja
-            able = {word for word, true in {"tools": calls, "thinking": thinks}.items() if true}
-        vision = projector or f"{arch}.vision.block_count" in self.keys
-        audio = f"{arch}.audio.block_count" in self.keys
-        found += [word for word, true in {"vision": vision, "audio": audio}.items() if true]
-        return (*found, *(word for word in ("tools", "insert", "thinking") if word in able))
+            template_capabilities = {word for word, true in {"tools": calls, "thinking": thinks}.items() if true}
+        vision = projector or f"{arch}.vision.block_count" in self.metadata
+        audio = f"{arch}.audio.block_count" in self.metadata
+        capabilities += [word for word, true in {"vision": vision, "audio": audio}.items() if true]
+        return (*capabilities, *(word for word in ("tools", "insert", "thinking") if word in template_capabilities))
 
     def model_info(self, *, verbose: bool = False) -> dict[str, Any]:
         """The key/values for `show`. Arrays are None unless `verbose`, when the file is read again in full (StoreFailed)."""
-        keys = self.keys
+        metadata = self.metadata
         if verbose:
-            with in_sentences(self.path):
-                keys = read_head(self.path, verbose=True).keys
-        shown = {key: value for key, value in keys.items() if key not in _HIDDEN}
+            with translate_gguf_errors(self.path):
+                metadata = read_header(self.path, verbose=True).metadata
+        info = {key: value for key, value in metadata.items() if key not in _HIDDEN}
         if not verbose:
             # The real Ollama withholds every array here, short ones too (recorded: general.languages is null).
-            shown = {key: None if isinstance(value, list) else value for key, value in shown.items()}
-        shown = {key: _finite(value) for key, value in shown.items()}
-        return dict(sorted({**shown, "general.parameter_count": self.parameter_count}.items()))
+            info = {key: None if isinstance(value, list) else value for key, value in info.items()}
+        info = {key: _finite(value) for key, value in info.items()}
+        return dict(sorted({**info, "general.parameter_count": self.parameter_count}.items()))
 
     def _kv_heads(self) -> list[int]:
         return self._per_block("attention.head_count_kv") or self._per_block("attention.head_count")
 
     def _per_block(self, key: str) -> list[int]:
         """A number per block: some models give one for all, some a list."""
-        found = self.keys.get(f"{self.architecture}.{key}")
-        if isinstance(found, list):
-            return [item for item in found if isinstance(item, int) and item >= 0]
-        return [found] * self.block_count if isinstance(found, int) and found >= 0 and self.block_count <= 1 << 16 else []
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        if isinstance(value, list):
+            return [item for item in value if isinstance(item, int) and item >= 0]
+        return [value] * self.block_count if isinstance(value, int) and value >= 0 and self.block_count <= 1 << 16 else []
 
     def _number(self, key: str) -> int:
-        found = self.keys.get(f"{self.architecture}.{key}")
-        return found if isinstance(found, int) and found >= 0 else 0
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        return value if isinstance(value, int) and value >= 0 else 0
 
     def _head_size(self) -> int:
         return self.embedding_length // self.head_count if self.head_count else 0
 
 
-def file_type_of(keys: Mapping[str, Any]) -> str:
+def file_type_of(metadata: Mapping[str, Any]) -> str:
     """The quantisation that a file's key/values say it has, in llama.cpp's words, or nothing."""
-    found = keys.get("general.file_type")
-    return FILE_TYPES.get(found, "") if isinstance(found, int) else ""
+    file_type = metadata.get("general.file_type")
+    return FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else ""
 
 
 def inspect(path: Path) -> WeightsInfo:
@@ -164,14 +166,14 @@ def inspect(path: Path) -> WeightsInfo:
 
     `gguf.in_sentences` and `gguf.refuse` make sentences of them.
     """
-    head = read_head(path)
+    header = read_header(path)
     # Of several parts only the first says it: gguf-split gives the others nothing but their place among them.
-    if not isinstance(head.keys.get("general.architecture"), str) and head.keys.get("split.no", 0) == 0:
+    if not isinstance(header.metadata.get("general.architecture"), str) and header.metadata.get("split.no", 0) == 0:
         raise ValueError("it does not say its architecture")
-    return WeightsInfo(path, head.keys, head.tensors, end=head.end, held=head.held)
+    return WeightsInfo(path, header.metadata, header.tensors, end=header.end, memory=header.memory)
 
 
-def counted(number: int) -> str:
+def format_count(number: int) -> str:
     """A count as Ollama prints it: 134515008 → `134.52M`, 1235814432 → `1.2B`."""
     for step, letter, digits in ((10**12, "T", 1), (10**9, "B", 1), (10**6, "M", 2)):
         if number >= step:

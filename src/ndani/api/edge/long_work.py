@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ndani.api.edge.json_response import JSON, encode
 from ndani.api.edge.streaming import Lines
-from ndani.store.threads import Backlog, ended
+from ndani.store.threads import Backlog, wait_until_done
 from ndani.types import Progress
 
 Step = TypeVar("Step")
@@ -60,7 +60,7 @@ async def steps_of(work: Work[Step]) -> AsyncGenerator[Step]:
         task.result()
     finally:
         task.cancel()
-        await ended(task)
+        await wait_until_done(task)
 
 
 def step_line(step: Progress) -> bytes:

@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from ndani.errors import BadRequest, Cancelled
-from ndani.untrusted_json import MARK, InvalidJson, require_bounds
+from ndani.untrusted_json import BYTE_ORDER_MARK, InvalidJson, require_bounds
 
 #: What a body may hold: a conversation of 30,000 turns, or 500,000 token ids. More would be read while everybody else waits.
 MOST_VALUES, MOST_CONTAINERS = 500_000, 30_000
@@ -49,7 +49,7 @@ async def decode(request: Request) -> dict[str, Any]:
         raise BadRequest("missing request body")
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise BadRequest("the request body is compressed; send it as it is, without Content-Encoding")
-    body = body.removeprefix(MARK)
+    body = body.removeprefix(BYTE_ORDER_MARK)
     try:
         bounded = partial(require_bounds, body, values=MOST_VALUES, containers=MOST_CONTAINERS)
         if len(body) > _SHORT:

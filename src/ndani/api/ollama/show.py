@@ -96,7 +96,7 @@ def _modelfile(shown: Shown, built: _Built, asked: ShowRequest) -> str:
             renderer=built.renderer or None,
             parser=built.parser or None,
         ),
-        leave_out=True,
+        skip_unwritable=True,
     )
 
 

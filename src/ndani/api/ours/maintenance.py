@@ -12,8 +12,8 @@ from ndani.api.edge import fields, json_response, long_work, request_body
 from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.maintenance import MaintenanceStep
-from ndani.store.layout import normal_digest
-from ndani.store.maintenance import Damage, Pruned, Unused, Verified
+from ndani.store.layout import normalize_digest
+from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResult
 
 
 class MaintenanceRoutes:
@@ -25,7 +25,7 @@ class MaintenanceRoutes:
     async def verify(self, request: Request) -> Response:
         """POST /api/verify: `model` (all when empty), `repair`, `insecure`, `digests` (none but these files)."""
         body = await request_body.decode(request)
-        digests = frozenset(normal_digest(digest) for digest in _texts(body, "digests"))
+        digests = frozenset(normalize_digest(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         work = partial(self._service.maintenance.verify, fields.model(body), digests, repair, insecure)
         return await long_work.respond(work, fields.flag(body, "stream", True), _line)
@@ -49,12 +49,12 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
 def _line(step: MaintenanceStep) -> bytes:
     if isinstance(step, Damage):
         shown: dict[str, Any] = {"status": "damaged", **_damage(step)}
-    elif isinstance(step, Verified):
+    elif isinstance(step, VerifyResult):
         damaged = [_damage(damage) for damage in step.damaged]
         shown = {"status": "success", "files": step.blobs, "size": step.size, "damaged": damaged}
-    elif isinstance(step, Unused):
+    elif isinstance(step, UnusedFile):
         shown = {"status": "unused", "file": step.file, "size": step.size}
-    elif isinstance(step, Pruned):
+    elif isinstance(step, PruneResult):
         shown = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
         return long_work.step_line(step)

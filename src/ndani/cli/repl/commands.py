@@ -142,14 +142,14 @@ class Commands:
         if len(rest) < 3:
             emit(help_texts.PARAMETERS)
             return
-        from ndani.store.parameters import ALIASES, literal
+        from ndani.store.parameters import ALIASES, go_literal
 
         name, values = rest[1], rest[2:]
         try:
             # Two names of one option would else be two, and the server would say which of them counts.
             self._session.options[ALIASES.get(name, name)] = _read(name, values)
         except BadRequest as error:
-            emit(f"Couldn't set parameter: {literal(str(error))}")
+            emit(f"Couldn't set parameter: {go_literal(str(error))}")
         else:
             emit(f"Set parameter '{name}' to '{', '.join(values)}'")
 
@@ -204,7 +204,7 @@ class Commands:
         read = parse(text)
         parameters = dict(read.parameters) | {k: tuple(v) if isinstance(v, list) else v for k, v in session.options.items()}
         changed = dataclasses.replace(read, system=session.system or read.system, parameters=tuple(parameters.items()))
-        return text.partition("\n\n")[0] + "\n\n" + print_modelfile(changed, leave_out=True)
+        return text.partition("\n\n")[0] + "\n\n" + print_modelfile(changed, skip_unwritable=True)
 
 
 def gather(line: LineReader, first: str) -> str:
@@ -223,9 +223,9 @@ def _cut(text: str) -> tuple[str, bool]:
 def _read(name: str, values: list[str]) -> Any:
     """The value of an option, as a request holds it. Raises BadRequest in the words of a Modelfile."""
     from ndani.engines.sampling import read
-    from ndani.store.parameters import ALIASES, KINDS, parse_parameter
+    from ndani.store.parameters import ALIASES, TYPES, parse_parameter
 
-    if KINDS.get(ALIASES.get(name, name)) == "list":
+    if TYPES.get(ALIASES.get(name, name)) == "list":
         return list(values)
     value = parse_parameter(name, values[0])
     if len(values) > 1:

@@ -18,7 +18,7 @@ from ndani.cli.client import ServerClient
 from ndani.cli.output import emit
 from ndani.cli.pausing import drawing, pausing
 from ndani.cli.word_wrap import WordWrapper
-from ndani.control_characters import without_controls
+from ndani.control_characters import replace_controls
 from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings
 
@@ -178,5 +178,5 @@ def _waiting(words: str) -> Any:
     from rich.text import Text
 
     console = Console(stderr=True)
-    with console.status(Text(without_controls(words))), drawing(lambda: 1) if console.is_terminal else contextlib.nullcontext():
+    with console.status(Text(replace_controls(words))), drawing(lambda: 1) if console.is_terminal else contextlib.nullcontext():
         yield
