@@ -242,7 +242,7 @@ def test_doctor_is_content_only_when_every_route_is_blocked() -> None:
 )
 def test_addresses(host: str, url: str, local: bool) -> None:
     client = ServerClient(load({"OLLAMA_HOST": host}))
-    assert (client.url, client.local) == (url, local)
+    assert (client.url, client.is_local) == (url, local)
 
 
 def test_no_server_is_started_for_another_machine() -> None:

@@ -12,7 +12,7 @@ from ndani.cli.output import emit
 from ndani.errors import BadRequest, Failed
 
 
-def root(table: Mapping[str, CommandEntry]) -> LazyGroup:
+def root(entries: Mapping[str, CommandEntry]) -> LazyGroup:
     """`ndani` itself: with no command it shows its help."""
 
     @click.pass_context
@@ -24,7 +24,7 @@ def root(table: Mapping[str, CommandEntry]) -> LazyGroup:
             emit(ctx.get_help())
 
     flag = click.Option(["-v", "--version"], is_flag=True, help="Show version information")
-    return LazyGroup(name="ndani", table=table, help="Small language models inside your own walls", callback=start, params=[flag])
+    return LazyGroup(name="ndani", entries=entries, help="Small language models inside your own walls", callback=start, params=[flag])
 
 
 def _print_version() -> None:
@@ -33,7 +33,7 @@ def _print_version() -> None:
 
     server, client = "", ServerClient(load())
     try:
-        answer = client.ask("GET", "/api/version")
+        answer = client.request_json("GET", "/api/version")
         # `version` is the level of Ollama's API; a server of ours says its own version beside it.
         server = str(answer.get("ndani") or answer.get("version") or "")
     except Failed:  # nobody there, or nobody of ours
@@ -44,7 +44,7 @@ def _print_version() -> None:
         emit(f"Warning: client version is {__version__}")
 
 
-@click.command("help", cls=Command, usage="help [command]", takes=(0, None), environment=(), help="Help about any command")
+@click.command("help", cls=Command, usage="help [command]", arity=(0, None), environment=(), help="Help about any command")
 @click.pass_context
 def help_(ctx: click.Context, args: tuple[str, ...]) -> None:
     """Print the help of a command, or of `ndani` itself."""

@@ -36,17 +36,17 @@ def connect_or_start(settings: Settings, *, quiet: bool = False) -> ServerClient
     Raises NoServer for another machine's silence, Failed with the server's own last sentence when it would not start.
     """
     client = ServerClient(settings)
-    if client.alive():
+    if client.is_alive():
         return client
-    if not client.local:
-        raise NoServer(client.absent)
+    if not client.is_local:
+        raise NoServer(client.absent_message)
     folder = home() / "logs"
     make_home()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _turn(folder / f"start-{settings.address[1]}.lock"):
             # Whoever had the lock before has started it.
-            if not client.alive():
+            if not client.is_alive():
                 begun = _start(client, settings, folder / "server.log")
                 if begun and not quiet:
                     emit(begun, err=True)
@@ -106,7 +106,7 @@ def _await(client: ServerClient, child: subprocess.Popen[bytes], log: Path, begi
     died = False
     while time.monotonic() < deadline:
         ended = child.poll() is not None
-        if client.alive():
+        if client.is_alive():
             return not ended
         if ended and not died:
             died, deadline = True, time.monotonic() + _RIVAL_S

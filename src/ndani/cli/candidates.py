@@ -41,8 +41,8 @@ def _models(*, running: bool) -> Sequence[str]:
     settings = load()
     client = ServerClient(settings)
     with contextlib.suppress(NdaniError):
-        if client.alive(_PATIENCE):
-            found = client.models("/api/ps" if running else "/api/tags")["models"]
+        if client.is_alive(_PATIENCE):
+            found = client.list_models("/api/ps" if running else "/api/tags")["models"]
             return [model["name"] for model in found if _is_name(model["name"])]
     if running:
         return ()

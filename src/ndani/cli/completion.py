@@ -60,7 +60,7 @@ class _Bash(BashComplete):
     "completion",
     cls=Command,
     usage="completion bash|zsh|fish",
-    takes=exactly(1),
+    arity=exactly(1),
     environment=(),
     help="Print what makes a shell complete ndani's words",
 )

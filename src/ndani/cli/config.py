@@ -15,7 +15,7 @@ from ndani.settings import fields, load, without_effect
 CONFIG = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml)")
 
 
-@click.command("show", cls=Command, usage="show", takes=exactly(0), environment=(CONFIG,), help="Show each setting and where it came from")
+@click.command("show", cls=Command, usage="show", arity=exactly(0), environment=(CONFIG,), help="Show each setting and where it came from")
 def show(args: tuple[str, ...]) -> None:
     """Print each setting, its value and its origin: default, a variable's name, or the settings file."""
     settings = load()
@@ -46,7 +46,7 @@ def _help(ctx: click.Context) -> None:
 
 config = LazyGroup(
     name="config",
-    table={"show": CommandEntry("ndani.cli.config", "show", "Show each setting and where it came from")},
+    entries={"show": CommandEntry("ndani.cli.config", "show", "Show each setting and where it came from")},
     help="Show the settings",
     callback=_help,
 )

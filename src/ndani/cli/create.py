@@ -38,7 +38,7 @@ _WEIGHTS = (".bin", ".pth", ".pt", ".onnx")
 _BESIDE, _NOTES = (".json", ".txt", ".jinja"), ("trainer_state.json",)
 
 
-@click.command("create", cls=Command, usage="create MODEL", takes=exactly(1), help="Create a model")
+@click.command("create", cls=Command, usage="create MODEL", arity=exactly(1), help="Create a model")
 @click.option("-f", "--file", "place", default="", shell_complete=complete_file, help='Name of the Modelfile (default "Modelfile")')
 @click.option("-q", "--quantize", default="", help="Quantize model to this level (e.g. q4_K_M)")
 def create(args: tuple[str, ...], place: str, quantize: str) -> None:
@@ -203,7 +203,7 @@ def _sent(client: ServerClient, path: Path, file: BinaryIO) -> Generator[dict[st
     digest = f"sha256:{visible.hexdigest()}"
     route = f"/api/blobs/{digest}"
     try:
-        client.tell("HEAD", route)
+        client.request_empty("HEAD", route)
     except NotFound:
         file.seek(0)
         with contextlib.closing(client.upload(route, file, size)) as sending:

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from ndani.cli import formatting, tables
-from ndani.cli.command import HOST, Command, exactly
+from ndani.cli.command import HOST_VARIABLE, Command, exactly
 from ndani.cli.output import emit
 from ndani.settings import Settings, load
 
@@ -38,8 +38,8 @@ class Check:
     "doctor",
     cls=Command,
     usage="doctor",
-    takes=exactly(0),
-    environment=(HOST,),
+    arity=exactly(0),
+    environment=(HOST_VARIABLE,),
     help="Check this machine, and that a running model cannot get out",
 )
 def doctor(args: tuple[str, ...]) -> int:
@@ -52,7 +52,7 @@ def doctor(args: tuple[str, ...]) -> int:
     mark = {True: "ok", False: "MISSING", None: "note"}
     emit(tables.pairs([(mark[check.good], check.name, check.words) for check in checks]))
     client = connect_or_start(settings)
-    report = client.ask("POST", "/api/doctor", holds="routes")
+    report = client.request_json("POST", "/api/doctor", required_field="routes")
     emit(f"Server at {client.url}")
     emit(tables.pairs(_server(report)))
     routes = report.get("routes") or []

@@ -16,12 +16,12 @@ _ON = {"": True, "true": True, "t": True, "1": True, "false": False, "f": False,
 def embeds(client: ServerClient, model: str, insecure: bool) -> bool:
     """Whether this model makes vectors and nothing else; it is pulled first where it is missing."""
     try:
-        shown = client.ask("POST", "/api/show", {"model": model}, holds="details")
+        shown = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
     except NotFound:
         from ndani.cli.models import fetch
 
         fetch(client, model, insecure=insecure)
-        shown = client.ask("POST", "/api/show", {"model": model}, holds="details")
+        shown = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
     return "embedding" in (shown.get("capabilities") or [])
 
 
@@ -42,7 +42,7 @@ def vector(client: ServerClient, ask: Mapping[str, Any], asked: Mapping[str, Any
     body = {"model": ask["model"], "input": ask["prompt"], **asked}
     if "keep_alive" in ask:
         body["keep_alive"] = ask["keep_alive"]
-    answer = client.ask("POST", "/api/embed", body, holds="embeddings")
+    answer = client.request_json("POST", "/api/embed", body, required_field="embeddings")
     if cut := answer.get("truncated"):
         emit(f"Warning: the text is longer than the model's context; {cut} of its tokens were not read", err=True)
     return json.dumps(answer["embeddings"][0], separators=(",", ":"))

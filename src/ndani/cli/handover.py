@@ -26,10 +26,10 @@ _FICLONE = 0x40049409
 
 def hand_over(client: ServerClient, models: Path, path: Path, file: BinaryIO) -> Generator[dict[str, Any], None, str]:
     """Link an open file into the store at `models`, if that is the server's; its digest, or nothing where it must be sent."""
-    if not client.local or sys.platform == "win32":
+    if not client.is_local or sys.platform == "win32":
         return ""
     try:
-        said = client.ask("POST", _ROUTE, {})
+        said = client.request_json("POST", _ROUTE, {})
     except NdaniError:  # another kind of server, or one whose store takes nothing: sending it says what is wrong
         return ""
     name = said.get("place")

@@ -20,7 +20,7 @@ from ndani.errors import Failed
 from ndani.settings import load
 
 
-@click.command("verify", cls=Command, usage="verify [MODEL]", takes=at_most(1), help="Check that the files of models are whole")
+@click.command("verify", cls=Command, usage="verify [MODEL]", arity=at_most(1), help="Check that the files of models are whole")
 @click.option("--repair", is_flag=True, help="Pull again what is damaged, without asking")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry for repairs")
 def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
@@ -75,7 +75,7 @@ def _agreed(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-@click.command("prune", cls=Command, usage="prune", takes=exactly(0), help="Remove files that no model needs")
+@click.command("prune", cls=Command, usage="prune", arity=exactly(0), help="Remove files that no model needs")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed")
 def prune(args: tuple[str, ...], dry_run: bool) -> None:
     """Remove blobs that no name needs, and unfinished pulls of more than a week ago.

@@ -13,7 +13,7 @@ _ENVIRONMENT = (("NDANI_MODELS", "folder of the model store"), ("NDANI_LOG_FILE"
 
 
 @click.command(
-    "mirror", cls=Command, usage="mirror", takes=exactly(0), environment=_ENVIRONMENT, help="Let others pull the models of this store"
+    "mirror", cls=Command, usage="mirror", arity=exactly(0), environment=_ENVIRONMENT, help="Let others pull the models of this store"
 )
 @click.option("--host", metavar="HOST[:PORT]", default="127.0.0.1", help="address to listen on (default 127.0.0.1:11435)")
 def mirror(args: tuple[str, ...], host: str) -> int:

@@ -24,11 +24,11 @@ def print_json(value: Any) -> None:
     emit(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-@click.command("list", cls=Command, usage="list [PREFIX]", takes=at_most(1), aliases=("ls",), help="List models")
+@click.command("list", cls=Command, usage="list [PREFIX]", arity=at_most(1), aliases=("ls",), help="List models")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def list_(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models of the store, newest first."""
-    answer = ServerClient(load()).models("/api/tags")
+    answer = ServerClient(load()).list_models("/api/tags")
     prefix = args[0] if args else ""
     if as_json:
         return print_json(answer | {"models": _beginning(answer["models"], prefix)})
@@ -48,7 +48,7 @@ def _beginning(models: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]
     return [model for model in models if model["name"].lower().startswith(prefix.lower())]
 
 
-@click.command("pull", cls=Command, usage="pull MODEL", takes=exactly(1), help="Pull a model from its source")
+@click.command("pull", cls=Command, usage="pull MODEL", arity=exactly(1), help="Pull a model from its source")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
 def pull(args: tuple[str, ...], insecure: bool) -> None:
     """Bring a model into the store, with its progress on stderr."""
@@ -75,7 +75,7 @@ def fetch(client: ServerClient, model: str, *, insecure: bool = False) -> None:
         raise
 
 
-@click.command("push", cls=Command, usage="push MODEL", takes=exactly(1), help="Push a model to a registry")
+@click.command("push", cls=Command, usage="push MODEL", arity=exactly(1), help="Push a model to a registry")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
 def push(args: tuple[str, ...], insecure: bool) -> None:
     """Send a model to the registry that its name says, with its progress on stderr."""
@@ -93,20 +93,20 @@ def push(args: tuple[str, ...], insecure: bool) -> None:
         raise
 
 
-@click.command("cp", cls=Command, usage="cp SOURCE DESTINATION", takes=exactly(2), help="Copy a model")
+@click.command("cp", cls=Command, usage="cp SOURCE DESTINATION", arity=exactly(2), help="Copy a model")
 def cp(args: tuple[str, ...]) -> None:
     """Give a model a second name."""
     source, destination = args
-    ServerClient(load()).tell("POST", "/api/copy", {"source": source, "destination": destination})
+    ServerClient(load()).request_empty("POST", "/api/copy", {"source": source, "destination": destination})
     emit(f"copied '{source}' to '{destination}'")
 
 
-@click.command("rm", cls=Command, usage="rm MODEL [MODEL...]", takes=at_least(1), help="Remove a model")
+@click.command("rm", cls=Command, usage="rm MODEL [MODEL...]", arity=at_least(1), help="Remove a model")
 def rm(args: tuple[str, ...]) -> None:
     """Remove models, out of memory first; stops at the first that cannot be removed."""
     client = ServerClient(load())
     for name in args:
         with contextlib.suppress(NotFound):  # the delete below says it, in its own words
-            client.ask("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, holds="done")
-        client.tell("DELETE", "/api/delete", {"model": name})
+            client.request_json("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, required_field="done")
+        client.request_empty("DELETE", "/api/delete", {"model": name})
         emit(f"deleted '{name}'")

@@ -17,7 +17,7 @@ import click
 
 from ndani.cli.answer_summary import answer_summary
 from ndani.cli.client import ServerClient
-from ndani.cli.command import HOST, Command, at_least
+from ndani.cli.command import HOST_VARIABLE, Command, at_least
 from ndani.cli.output import emit
 from ndani.cli.word_wrap import WordWrapper
 from ndani.durations import parse_duration
@@ -27,18 +27,20 @@ from ndani.settings import load
 _THINK = {"": True, "true": True, "false": False} | {level: level for level in ("high", "medium", "low", "max")}
 _ENVIRONMENT = (
     ("NDANI_EDITOR", "Path to editor for interactive prompt editing (Ctrl+G)"),
-    HOST,
+    HOST_VARIABLE,
     ("NDANI_NOHISTORY", "Do not preserve readline history"),
 )
 
 
-class RunCommand(Command):
-    """`--think` and `--truncate` may stand alone, or with a value behind `=`."""
-
-    bare_values = {"--think": "true", "--truncate": "true"}  # noqa: RUF012
-
-
-@click.command("run", cls=RunCommand, usage="run MODEL [PROMPT]", takes=at_least(1), environment=_ENVIRONMENT, help="Run a model")
+@click.command(
+    "run",
+    cls=Command,
+    usage="run MODEL [PROMPT]",
+    arity=at_least(1),
+    environment=_ENVIRONMENT,
+    implicit_values={"--think": "true", "--truncate": "true"},
+    help="Run a model",
+)
 @click.option("--keepalive", default="", help="Duration to keep a model loaded (e.g. 5m)")
 @click.option("--verbose", is_flag=True, help="Show timings for response")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")

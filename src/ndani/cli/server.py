@@ -55,7 +55,7 @@ def _serve(args: tuple[str, ...], **given: str | None) -> int:
 serve = Command(
     name="serve",
     usage="serve",
-    takes=exactly(0),
+    arity=exactly(0),
     aliases=("start",),
     environment=_environment(),
     help="Start ndani",
@@ -64,11 +64,11 @@ serve = Command(
 )
 
 
-@click.command("ps", cls=Command, usage="ps [PREFIX]", takes=at_most(1), help="List running models")
+@click.command("ps", cls=Command, usage="ps [PREFIX]", arity=at_most(1), help="List running models")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def ps(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models in memory."""
-    answer = ServerClient(load()).models("/api/ps")
+    answer = ServerClient(load()).list_models("/api/ps")
     prefix = args[0].lower() if args else ""
     models = [model for model in answer["models"] if model["name"].lower().startswith(prefix)]
     if as_json:
@@ -99,10 +99,10 @@ def _until(model: dict[str, Any], now: float) -> str:
     return formatting.when(expires, now) if expires is not None and expires > now else "Stopping..."
 
 
-@click.command("stop", cls=Command, usage="stop MODEL", takes=exactly(1), help="Stop a running model")
+@click.command("stop", cls=Command, usage="stop MODEL", arity=exactly(1), help="Stop a running model")
 def stop(args: tuple[str, ...]) -> None:
     """Take a model out of memory."""
     try:
-        ServerClient(load()).ask("POST", "/api/generate", {"model": args[0], "prompt": "", "keep_alive": 0}, holds="done")
+        ServerClient(load()).request_json("POST", "/api/generate", {"model": args[0], "prompt": "", "keep_alive": 0}, required_field="done")
     except NotFound:
         raise NotFound(f'couldn\'t find model "{args[0]}" to stop') from None

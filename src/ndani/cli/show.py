@@ -20,7 +20,7 @@ _PARTS = ("license", "modelfile", "parameters", "system", "template")
 _ARRAY_WIDTH = 10  # columns that the first items of a long list may take
 
 
-@click.command("show", cls=Command, usage="show MODEL", takes=exactly(1), help="Show information for a model")
+@click.command("show", cls=Command, usage="show MODEL", arity=exactly(1), help="Show information for a model")
 @click.option("--license", is_flag=True, help="Show license of a model")
 @click.option("--modelfile", is_flag=True, help="Show Modelfile of a model")
 @click.option("--parameters", is_flag=True, help="Show parameters of a model")
@@ -33,7 +33,8 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
     wanted = [part for part in _PARTS if parts[part]]
     if len(wanted) > 1:
         raise BadRequest("only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified")
-    answer = ServerClient(load()).ask("POST", "/api/show", {"model": args[0]} | ({"verbose": True} if verbose else {}), holds="details")
+    request = {"model": args[0]} | ({"verbose": True} if verbose else {})
+    answer = ServerClient(load()).request_json("POST", "/api/show", request, required_field="details")
     if as_json:
         return print_json(answer)
     for warning in answer.get("warnings") or ():

@@ -91,7 +91,7 @@ class Commands:
     def _list(self, text: str, rest: list[str]) -> None:
         from ndani.cli.models import listing
 
-        emit(listing(self._session.reach().models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
+        emit(listing(self._session.reach().list_models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
 
     # /set
 

@@ -60,22 +60,22 @@ class Session:
 
             fetch(self.reach(), model, insecure=insecure)
             self._load(model)
-        shown = self.reach().ask("POST", "/api/show", {"model": model})
+        shown = self.reach().request_json("POST", "/api/show", {"model": model})
         self.said["model"] = model
         self.before = [{"role": turn["role"], "content": turn["content"]} for turn in shown.get("messages") or ()]
         self.turns = []
 
     def _load(self, model: str) -> None:
         with _waiting(f"loading {model}"):
-            self.reach().ask("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
+            self.reach().request_json("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
 
     def require(self, **fields: Any) -> None:
         """Raise what the server says of a request with these fields; nothing is generated."""
-        self.reach().ask("POST", "/api/chat", self._request([]) | fields | {"stream": False})
+        self.reach().request_json("POST", "/api/chat", self._request([]) | fields | {"stream": False})
 
     def show(self) -> dict[str, Any]:
         """What the server knows of the model."""
-        return dict(self.reach().ask("POST", "/api/show", {"model": self.model}))
+        return dict(self.reach().request_json("POST", "/api/show", {"model": self.model}))
 
     def say(self, text: str) -> None:
         """Send a message and print the answer as it comes. Ctrl-C ends the answer: what came of it stays in the conversation."""
