@@ -89,9 +89,9 @@ class Commands:
         emit("Cleared session context")
 
     def _list(self, text: str, rest: list[str]) -> None:
-        from ndani.cli.models import listing
+        from ndani.cli.models import model_table
 
-        emit(listing(self._session.reach().list_models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
+        emit(model_table(self._session.reach().list_models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
 
     # /set
 

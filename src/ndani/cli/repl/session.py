@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ndani import names
-from ndani.cli.answer_summary import answer_summary
+from ndani.cli.answer_summary import print_answer_summary
 from ndani.cli.autostart import connect_or_start
 from ndani.cli.client import ServerClient
 from ndani.cli.output import emit
-from ndani.cli.pausing import drawing, pausing
+from ndani.cli.suspend import restoring_cursor_on_suspend, restoring_on_suspend
 from ndani.cli.word_wrap import WordWrapper
 from ndani.control_characters import without_controls
 from ndani.errors import Failed, NdaniError, NotFound
@@ -103,7 +103,7 @@ class Session:
         else:
             writer.close()
             emit("\n")
-            answer_summary(done, verbose=self.verbose)
+            print_answer_summary(done, verbose=self.verbose)
         # A question without any answer is not part of a conversation: models expect the turns to alternate.
         if done or any(answer):
             self.turns = [*turns, {"role": "assistant", "content": "".join(answer)}]
@@ -163,7 +163,7 @@ def _unechoed() -> Iterator[None]:
         with contextlib.suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
 
-    with pausing(lambda: become(before), lambda: become(silent)):
+    with restoring_on_suspend(lambda: become(before), lambda: become(silent)):
         become(silent)
         try:
             yield
@@ -178,5 +178,8 @@ def _waiting(words: str) -> Any:
     from rich.text import Text
 
     console = Console(stderr=True)
-    with console.status(Text(without_controls(words))), drawing(lambda: 1) if console.is_terminal else contextlib.nullcontext():
+    with (
+        console.status(Text(without_controls(words))),
+        restoring_cursor_on_suspend(lambda: 1) if console.is_terminal else contextlib.nullcontext(),
+    ):
         yield
