@@ -52,10 +52,10 @@ def _model_names(*, running: bool) -> Sequence[str]:
     return [str(name) for name in Store(settings.models).names()]
 
 
-def _is_safe_name(word: str) -> bool:
+def _is_safe_name(name: str) -> bool:
     # The shell inserts the name into the command line, where other text could be shell syntax.
     try:
-        names.parse(word)
+        names.parse(name)
     except NdaniError:
         return False
-    return word == word.strip() and "//" not in word
+    return name == name.strip() and "//" not in name

@@ -63,7 +63,7 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         is_number = keepalive.lstrip("+-").replace(".", "").isdigit()
         request["keep_alive"] = float(keepalive) if is_number else keepalive
     if not words and sys.stdin.isatty() and sys.stdout.isatty():
-        from ndani.cli.repl import converse
+        from ndani.cli.repl import run_repl
 
         settings = load()
         client = connect_or_start(settings)
@@ -71,7 +71,7 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
             # An embedding model has no interactive prompt: this raises that a text is needed.
             emit(embed_prompt(client, request, embed_fields))
         _refuse_embed_fields(embed_fields)
-        return converse(settings, request, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
+        return run_repl(settings, request, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     request["prompt"] = read_prompt(words)
     client = connect_or_start(load())
     if is_embedding_model(client, model, insecure):
