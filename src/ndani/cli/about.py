@@ -35,9 +35,9 @@ def _print_version() -> None:
 
     server, client = "", ServerClient(load())
     try:
-        answer = client.request_json("GET", "/api/version")
+        response = client.request_json("GET", "/api/version")
         # `version` is the version of Ollama's API; an ndani server has its own version in `ndani`.
-        server = str(answer.get("ndani") or answer.get("version") or "")
+        server = str(response.get("ndani") or response.get("version") or "")
     except Failed:  # no server, or a foreign one
         emit("Warning: could not connect to a running ndani instance")
     if server:

@@ -1,7 +1,7 @@
 """The HTTP client of the command line, on the standard library alone.
 
 It connects only to the address that the user configured (`NDANI_HOST`, `OLLAMA_HOST`). It never uses a proxy, so that a
-prompt reaches no other machine. It is synchronous, because a command sends one request at a time; importing `aiohttp`
+prompt passes through no other machine. It is synchronous, because a command sends one request at a time; importing `aiohttp`
 would add a fifth of a second to each `ndani list`.
 """
 
@@ -76,23 +76,23 @@ class ServerClient:
 
     def request_json(self, method: str, path: str, body: Any = None, *, required_field: str = "") -> dict[str, Any]:
         """Send a request and return its JSON object. Raises Failed when the object has no `required_field`."""
-        answer = self._parse_object(self._read_all(method, path, body))
-        if required_field and required_field not in answer:
-            raise Failed(self._foreign_message)
-        return answer
+        response = self._parse_object(self._read_all(method, path, body))
+        if required_field and required_field not in response:
+            raise Failed(self._not_ndani_message)
+        return response
 
     def list_models(self, path: str) -> dict[str, Any]:
         """Return the answer of a route that lists models: its `models` is a list of objects, each with a `name`."""
-        answer = self.request_json("GET", path, required_field="models")
-        answer["models"] = answer["models"] or []
-        if not all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in answer["models"]):
-            raise Failed(self._foreign_message)
-        return answer
+        response = self.request_json("GET", path, required_field="models")
+        response["models"] = response["models"] or []
+        if not all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in response["models"]):
+            raise Failed(self._not_ndani_message)
+        return response
 
     def request_empty(self, method: str, path: str, body: Any = None) -> None:
         """Send a request whose successful response has an empty body."""
         if self._read_all(method, path, body).strip():
-            raise Failed(self._foreign_message)
+            raise Failed(self._not_ndani_message)
 
     def stream(self, path: str, body: Any) -> Generator[dict[str, Any]]:
         """POST and yield the response line by line; a line that is an error is raised. Closing the generator cancels the work."""
@@ -138,10 +138,10 @@ class ServerClient:
                 return value
         if text.startswith(b"{") and not text.endswith(b"\n"):
             raise Failed("the server broke off in the middle of a line; its log says why")
-        raise Failed(self._foreign_message)
+        raise Failed(self._not_ndani_message)
 
     @property
-    def _foreign_message(self) -> str:
+    def _not_ndani_message(self) -> str:
         return f"what listens at {self.url} answered something else than a server of ndani's would; is it one?"
 
     def _receive(self, read: Callable[[], bytes]) -> bytes:

@@ -99,9 +99,9 @@ class Command(click.Command):
 class LazyGroup(click.Group):
     """A group that imports each command only when it is used: `ndani list` must not wait for the import of `ndani serve`."""
 
-    def __init__(self, *, entries: Mapping[str, CommandEntry], aliases: Sequence[str] = (), **click_options: Any) -> None:
+    def __init__(self, *, entries: Mapping[str, CommandEntry], **click_options: Any) -> None:
         super().__init__(invoke_without_command=True, **click_options)
-        self.entries, self.aliases = entries, aliases
+        self.entries = entries
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -44,7 +44,7 @@ def embed_prompt(client: ServerClient, request: Mapping[str, Any], embed_fields:
     body = {"model": request["model"], "input": request["prompt"], **embed_fields}
     if "keep_alive" in request:
         body["keep_alive"] = request["keep_alive"]
-    answer = client.request_json("POST", "/api/embed", body, required_field="embeddings")
-    if truncated_tokens := answer.get("truncated"):
+    response = client.request_json("POST", "/api/embed", body, required_field="embeddings")
+    if truncated_tokens := response.get("truncated"):
         emit(f"Warning: the text is longer than the model's context; {truncated_tokens} of its tokens were not read", err=True)
-    return json.dumps(answer["embeddings"][0], separators=(",", ":"))
+    return json.dumps(response["embeddings"][0], separators=(",", ":"))

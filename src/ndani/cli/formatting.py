@@ -78,9 +78,9 @@ def rough_duration(seconds: float) -> str:
     hours = math.floor(seconds / 3600 + 0.5)
     if hours < 48:
         return "About an hour" if hours == 1 else f"{hours} hours"
-    for limit, unit, suffix in ((24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 730, 24 * 30, "months")):
+    for limit, unit, unit_name in ((24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 730, 24 * 30, "months")):
         if hours < limit:
-            return f"{hours // unit} {suffix}"
+            return f"{hours // unit} {unit_name}"
     return f"{hours // 24 // 365} years"
 
 

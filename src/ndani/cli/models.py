@@ -28,11 +28,11 @@ def print_json(value: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def list_(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models of the store, newest first."""
-    answer = ServerClient(load()).list_models("/api/tags")
+    response = ServerClient(load()).list_models("/api/tags")
     prefix = args[0] if args else ""
     if as_json:
-        return print_json(answer | {"models": _with_prefix(answer["models"], prefix)})
-    return emit(model_table(answer["models"], prefix), nl=False)
+        return print_json(response | {"models": _with_prefix(response["models"], prefix)})
+    return emit(model_table(response["models"], prefix), nl=False)
 
 
 def model_table(models: list[dict[str, Any]], prefix: str = "") -> str:

@@ -68,11 +68,11 @@ serve = Command(
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def ps(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models that are loaded in memory."""
-    answer = ServerClient(load()).list_models("/api/ps")
+    response = ServerClient(load()).list_models("/api/ps")
     prefix = args[0].lower() if args else ""
-    models = [model for model in answer["models"] if model["name"].lower().startswith(prefix)]
+    models = [model for model in response["models"] if model["name"].lower().startswith(prefix)]
     if as_json:
-        return print_json(answer | {"models": models})
+        return print_json(response | {"models": models})
     now = time.time()
     rows = [
         (m["name"], m["digest"][:12], formatting.size(m["size"]), _processor(m), str(m.get("context_length", 0)), _until(m, now))

@@ -17,7 +17,8 @@ from ndani.errors import BadRequest
 from ndani.settings import load
 
 _PARTS = ("license", "modelfile", "parameters", "system", "template")
-_ARRAY_WIDTH = 10  # columns for the first items of a long list
+_MAX_TEXT_LINES = 2  # lines of a system message or a license
+_MAX_ARRAY_COLUMNS = 10  # columns for the first items of a long list
 
 
 @click.command("show", cls=Command, usage="show MODEL", arity=exactly(1), help="Show information for a model")
@@ -34,31 +35,31 @@ def show(args: tuple[str, ...], verbose: bool, as_json: bool, **parts: bool) -> 
     if len(requested) > 1:
         raise BadRequest("only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified")
     request = {"model": args[0]} | ({"verbose": True} if verbose else {})
-    answer = ServerClient(load()).request_json("POST", "/api/show", request, required_field="details")
+    response = ServerClient(load()).request_json("POST", "/api/show", request, required_field="details")
     if as_json:
-        return print_json(answer)
-    for warning in answer.get("warnings") or ():
+        return print_json(response)
+    for warning in response.get("warnings") or ():
         emit(f"Warning: {warning}", err=True)
     if not requested:
-        return emit(card(answer, verbose=verbose), nl=False)
+        return emit(card(response, verbose=verbose), nl=False)
     # System and template are printed unchanged, without an added newline.
-    text = answer.get(requested[0]) or ""
+    text = response.get(requested[0]) or ""
     return emit(text, nl=requested[0] not in ("system", "template"))
 
 
-def card(answer: Mapping[str, Any], *, verbose: bool = False) -> str:
+def card(response: Mapping[str, Any], *, verbose: bool = False) -> str:
     """The sections of an answer of `/api/show`, as text."""
-    info = answer.get("model_info") or {}
-    text = _section("Model", _model_rows(answer, info))
-    text += _section("Capabilities", [(word,) for word in answer.get("capabilities") or ()])
-    lines = [line.split(None, 1) for line in (answer.get("parameters") or "").split("\n")]
+    info = response.get("model_info") or {}
+    text = _section("Model", _model_rows(response, info))
+    text += _section("Capabilities", [(word,) for word in response.get("capabilities") or ()])
+    lines = [line.split(None, 1) for line in (response.get("parameters") or "").split("\n")]
     text += _section("Parameters", [(words[0], words[1].strip()) for words in lines if len(words) == 2])
     if verbose:
         text += _section("Metadata", [(key, format_value(info[key])) for key in sorted(info)])
-        tensors = answer.get("tensors") or ()
+        tensors = response.get("tensors") or ()
         text += _section("Tensors", [(t["name"], t["type"], _array(t["shape"])) for t in tensors])
-    text += _section("System", _first_lines(answer.get("system") or ""))
-    return text + _section("License", _first_lines(answer.get("license") or ""))
+    text += _section("System", _first_lines(response.get("system") or ""))
+    return text + _section("License", _first_lines(response.get("license") or ""))
 
 
 def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
@@ -66,8 +67,8 @@ def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
     return tables.section(title, [[without_controls(cell).replace("\n", " ") for cell in row] for row in rows])
 
 
-def _model_rows(answer: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    details = answer.get("details") or {}
+def _model_rows(response: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    details = response.get("details") or {}
     family = info.get("general.architecture") or details.get("family") or ""
     count = info.get("general.parameter_count")
     rows = [
@@ -76,7 +77,7 @@ def _model_rows(answer: Mapping[str, Any], info: Mapping[str, Any]) -> list[tupl
         ("context length", format_value(info.get(f"{family}.context_length", ""))),
         ("embedding length", format_value(info.get(f"{family}.embedding_length", ""))),
         ("quantization", details.get("quantization_level") or ""),
-        ("requires", answer.get("requires") or ""),
+        ("requires", response.get("requires") or ""),
     ]
     return [row for row in rows if row[1]]
 
@@ -92,7 +93,7 @@ def format_value(value: Any) -> str:
     columns, count = 1, 0
     for text in map(format_value, value):
         columns += formatting.width(text) + (2 if count else 0)
-        if count and columns > _ARRAY_WIDTH:
+        if count and columns > _MAX_ARRAY_COLUMNS:
             break
         count += 1
     return _array(value) if count == len(value) else f"{_array(value[:count])[:-1]} ...+{len(value) - count} more]"
@@ -102,6 +103,6 @@ def _array(items: list[Any]) -> str:
     return f"[{' '.join(map(format_value, items))}]"
 
 
-def _first_lines(text: str, count: int = 2) -> list[tuple[str]]:
+def _first_lines(text: str) -> list[tuple[str]]:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return [(line,) for line in lines[:count]] + ([("...",)] if len(lines) > count else [])
+    return [(line,) for line in lines[:_MAX_TEXT_LINES]] + ([("...",)] if len(lines) > _MAX_TEXT_LINES else [])

@@ -1,6 +1,6 @@
 """Termination by a signal: it unwinds the stack like Ctrl-C, so that the terminal is restored, and then ends the process.
 
-The process ends by the signal itself, not with an exit code: a shell then also ends its loop over several commands.
+The process ends by the signal itself, not with an exit code: a shell then also ends a loop that runs several commands.
 """
 
 from __future__ import annotations

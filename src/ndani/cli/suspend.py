@@ -28,7 +28,7 @@ def restoring_on_suspend(before_stop: Callable[[], None], after_resume: Callable
         stopping = True
         before_stop()
         signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)  # stops here; does not stop when no shell is there that could continue it
+        signal.raise_signal(number)  # stops here, unless there is no shell that could continue it
         signal.signal(number, stop)
         stopping = False
         after_resume()

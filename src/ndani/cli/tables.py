@@ -27,10 +27,10 @@ def section(title: str, rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def pairs(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
-    """Aligned rows without a header and without trailing spaces."""
+def pairs(rows: Sequence[Sequence[str]]) -> str:
+    """Rows indented by two and aligned, without a header and without trailing spaces."""
     widths = _widths(rows)
-    return "".join((indent + "  ".join(_fill(row, widths))).rstrip() + "\n" for row in rows)
+    return "".join(("  " + "  ".join(_fill(row, widths))).rstrip() + "\n" for row in rows)
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
