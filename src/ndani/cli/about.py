@@ -38,7 +38,7 @@ def _print_version() -> None:
         response = client.request_json("GET", "/api/version")
         # `version` is the version of Ollama's API; an ndani server has its own version in `ndani`.
         server = str(response.get("ndani") or response.get("version") or "")
-    except Failed:  # no server, or a foreign one
+    except Failed:  # no server, or not an ndani server
         emit("Warning: could not connect to a running ndani instance")
     if server:
         emit(f"ndani version is {server}")
