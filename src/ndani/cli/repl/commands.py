@@ -91,7 +91,7 @@ class Commands:
     def _list(self, text: str, args: list[str]) -> None:
         from ndani.cli.models import model_table
 
-        emit(model_table(self._session.connect().list_models("/api/tags")["models"], args[0] if args else ""), nl=False)
+        emit(model_table(self._session.client().list_models("/api/tags")["models"], args[0] if args else ""), nl=False)
 
     # /set
 

@@ -40,7 +40,7 @@ class Session:
         self.messages: list[ChatMessage] = []
         self.preset_messages: list[ChatMessage] = []  # the messages that are part of the model
 
-    def connect(self) -> ServerClient:
+    def client(self) -> ServerClient:
         """A client for one call. Starts the background server again when it has exited because it was idle."""
         return connect_or_start(self._settings, quiet=True)
 
@@ -56,7 +56,7 @@ class Session:
         except NotFound:
             from ndani.cli.models import fetch
 
-            fetch(self.connect(), model, insecure=insecure)
+            fetch(self.client(), model, insecure=insecure)
             self._load(model)
         self._begin_conversation(model)
 
@@ -67,21 +67,21 @@ class Session:
 
     def _load(self, model: str) -> None:
         with _spinner(f"loading {model}"):
-            self.connect().request_json("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
+            self.client().request_json("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
 
     def _begin_conversation(self, model: str) -> None:
-        info = self.connect().request_json("POST", "/api/show", {"model": model})
+        info = self.client().request_json("POST", "/api/show", {"model": model})
         self.request_fields["model"] = model
         self.preset_messages = [{"role": message["role"], "content": message["content"]} for message in info.get("messages") or ()]
         self.messages = []
 
     def check_fields(self, **fields: Any) -> None:
         """Raise the error that the server reports for a request with these fields; nothing is generated."""
-        self.connect().request_json("POST", "/api/chat", self._request([]) | fields | {"stream": False})
+        self.client().request_json("POST", "/api/chat", self._request([]) | fields | {"stream": False})
 
     def show(self) -> dict[str, Any]:
         """The server's information about the model."""
-        return dict(self.connect().request_json("POST", "/api/show", {"model": self.model}))
+        return dict(self.client().request_json("POST", "/api/show", {"model": self.model}))
 
     def send(self, text: str) -> None:
         """Send a message and stream the answer to the screen. Ctrl-C ends the answer; the part that arrived stays in the conversation."""
@@ -91,7 +91,7 @@ class Session:
         answer_chunks: list[str] = []
         final_event: Mapping[str, Any] | None = None
         try:
-            with _without_echo(), contextlib.closing(self.connect().stream("/api/chat", self._request([*system, *messages]))) as events:
+            with _without_echo(), contextlib.closing(self.client().stream("/api/chat", self._request([*system, *messages]))) as events:
                 for event in events:
                     chunk = (event.get("message") or {}).get("content") or ""
                     answer_chunks.append(chunk)
@@ -126,7 +126,7 @@ class Session:
         if self.messages:
             body["messages"] = conversation
         status = ""
-        with contextlib.closing(self.connect().stream("/api/create", body)) as events:
+        with contextlib.closing(self.client().stream("/api/create", body)) as events:
             for event in events:
                 status = str(event.get("status") or "")
         if status != "success":
