@@ -47,7 +47,7 @@ def serving(home: Path, port: int, *, store: Path | None = None, **more: str) ->
 
             def answers() -> bool:
                 assert server.poll() is None, (home / "serve.log").read_text()
-                return client.alive(PATIENCE)
+                return client.is_alive(PATIENCE)
 
             until(answers, PATIENCE, "the server answers")
             yield environment

@@ -114,7 +114,7 @@ def test_a_stream_of_what_is_no_server_of_ours(kind: str) -> None:
 
 def test_a_sentence_of_a_server_is_passed_on() -> None:
     with answering(404, b'{"error":"model \'x\' not found"}') as address, pytest.raises(NdaniError, match=r"^model 'x' not found$"):
-        to(address).ask("POST", "/api/show", {"model": "x"})
+        to(address).request_json("POST", "/api/show", {"model": "x"})
 
 
 @pytest.mark.parametrize(("reset", "reason"), [(False, "the answer is cut short"), (True, "Connection reset by peer")])
@@ -129,7 +129,7 @@ def test_a_server_that_dies_in_a_short_answer(reset: bool, reason: str) -> None:
             met.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with talking(die) as address, pytest.raises(Failed) as met:
-        to(address).ask("GET", "/api/tags")
+        to(address).request_json("GET", "/api/tags")
     assert str(met.value) == f"the connection to http://{address} broke off ({reason})"
 
 
@@ -148,19 +148,19 @@ def test_a_line_that_is_cut() -> None:
 
 
 def test_what_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "_CONNECT_S", 0.2)
+    monkeypatch.setattr(clients, "_CONNECT_TIMEOUT_S", 0.2)
     over = threading.Event()
     with talking(lambda met, asked: over.wait(60) and None) as address:
         try:
             with pytest.raises(NoServer, match=r"does not answer as a server would \(no answer in time\)"):
-                to(address).ask("GET", "/api/tags")
+                to(address).request_json("GET", "/api/tags")
         finally:
             over.set()
 
 
 @pytest.mark.slow
 def test_what_has_answered_once_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "_CONNECT_S", 0.2)
+    monkeypatch.setattr(clients, "_CONNECT_TIMEOUT_S", 0.2)
     asked_for: list[bytes] = []
 
     def slow(met: socket.socket, asked: bytes) -> None:
@@ -173,14 +173,14 @@ def test_what_has_answered_once_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
 
     with talking(slow) as address:
         client = to(address)
-        assert client.ask("GET", "/a") == {} == client.ask("GET", "/b")
+        assert client.request_json("GET", "/a") == {} == client.request_json("GET", "/b")
     assert asked_for == [b"HEAD", b"GET", b"GET"], "it is greeted once"
 
 
 def test_a_program_that_speaks_something_else() -> None:
     sentence = r"does not answer as a server would \(that is no HTTP\)"
     with talking(lambda met, asked: met.sendall(b"SSH-2.0-OpenSSH_9\r\n")) as address, pytest.raises(NoServer, match=sentence):
-        to(address).ask("GET", "/api/tags")
+        to(address).request_json("GET", "/api/tags")
 
 
 def test_bytes_that_are_no_text_are_sent_as_such() -> None:
@@ -194,7 +194,7 @@ def test_bytes_that_are_no_text_are_sent_as_such() -> None:
         met.sendall(GREETED)
 
     with talking(keep) as address:
-        to(address).tell("POST", "/api/copy", {"source": "\u00fcb\udcff"})
+        to(address).request_empty("POST", "/api/copy", {"source": "\u00fcb\udcff"})
     assert json.loads(bodies[0].decode("utf-8")) == {"source": "\u00fcb\ufffd"}
 
 
@@ -221,7 +221,7 @@ def test_the_version_of_what_is_no_server_of_ours(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_an_address_is_this_machines_own_however_it_is_written(written: str, here: bool) -> None:
-    assert ServerClient(load({"NDANI_HOST": f"{written}:9"})).local == here
+    assert ServerClient(load({"NDANI_HOST": f"{written}:9"})).is_local == here
 
 
 @pytest.mark.parametrize(

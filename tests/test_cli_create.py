@@ -14,7 +14,7 @@ import pytest
 
 from cli_server import NDANI, free_port, serving, surroundings
 from golden_cli import run
-from ndani.cli.create import gather
+from ndani.cli.create import build_request
 from ndani.errors import BadRequest, NdaniError
 from ndani.store.modelfile import parse
 from ndani.store.threads import run_in_thread
@@ -43,11 +43,11 @@ def test_a_path_is_the_modelfiles_own_and_a_name_is_a_name(tmp_path: Path, monke
     (tmp_path / "more").mkdir()
     put(tmp_path / "more", a_gguf=WEIGHTS, note_txt="x")
     for value in ("a.gguf", "./a.gguf", str(tmp_path / "a.gguf"), "~/a.gguf", "more/../a.gguf"):
-        body, files = gather(parse(f"FROM {value}"), tmp_path)
+        body, files = build_request(parse(f"FROM {value}"), tmp_path)
         assert "from" not in body and [path.resolve() for path in files["files"].values()] == [tmp_path / "a.gguf"], value
-    assert gather(parse("FROM more"), tmp_path)[1]["files"] == {"a.gguf": tmp_path / "more" / "a.gguf"}
-    assert set(gather(parse("FROM a.gguf\nFROM more/a.gguf"), tmp_path)[1]["files"]) == {"a.gguf", "1/a.gguf"}
-    body, files = gather(parse("FROM smollm2:135m\nADAPTER b.gguf\nPARAMETER context_length 9"), tmp_path)
+    assert build_request(parse("FROM more"), tmp_path)[1]["files"] == {"a.gguf": tmp_path / "more" / "a.gguf"}
+    assert set(build_request(parse("FROM a.gguf\nFROM more/a.gguf"), tmp_path)[1]["files"]) == {"a.gguf", "1/a.gguf"}
+    body, files = build_request(parse("FROM smollm2:135m\nADAPTER b.gguf\nPARAMETER context_length 9"), tmp_path)
     assert body == {"from": "smollm2:135m", "parameters": {"num_ctx": 9}} and files["adapters"] == {"b.gguf": tmp_path / "b.gguf"}
 
 
@@ -83,18 +83,18 @@ def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, text: str, sentenc
         put(tmp_path / name, model_safetensors=b"x")
     put(tmp_path, old_bin=b"lmgg" + bytes(99), pointer_gguf="version https://git-lfs.github.com/spec/v1\n", plain_gguf="hello, world")
     with pytest.raises(NdaniError) as met:
-        gather(parse(text), tmp_path)
+        build_request(parse(text), tmp_path)
     assert str(met.value).startswith(sentence) and "\n" not in str(met.value)
 
 
 def test_a_file_is_what_its_first_bytes_say(tmp_path: Path) -> None:
     put(tmp_path, model_bin=WEIGHTS, model_pth=WEIGHTS, model_safetensors=WEIGHTS, lora_bin=WEIGHTS)
     for name in ("model.bin", "model.pth", "model.safetensors"):
-        assert gather(parse(f"FROM ./{name}"), tmp_path)[1]["files"] == {name: tmp_path / name}
-    assert gather(parse("FROM x\nADAPTER lora.bin"), tmp_path)[1]["adapters"] == {"lora.bin": tmp_path / "lora.bin"}
+        assert build_request(parse(f"FROM ./{name}"), tmp_path)[1]["files"] == {name: tmp_path / name}
+    assert build_request(parse("FROM x\nADAPTER lora.bin"), tmp_path)[1]["adapters"] == {"lora.bin": tmp_path / "lora.bin"}
     (tmp_path / "blobs").mkdir()
     put(tmp_path / "blobs", model_bin=WEIGHTS, notes_txt="hello", more_GGUF=WEIGHTS)
-    assert set(gather(parse("FROM blobs"), tmp_path)[1]["files"]) == {"model.bin", "more.GGUF"}
+    assert set(build_request(parse("FROM blobs"), tmp_path)[1]["files"]) == {"model.bin", "more.GGUF"}
 
 
 def test_what_a_training_program_leaves_behind_is_not_sent(tmp_path: Path) -> None:
@@ -107,11 +107,11 @@ def test_what_a_training_program_leaves_behind_is_not_sent(tmp_path: Path) -> No
     for name in kept | left:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
-    assert set(gather(parse("FROM trained"), tmp_path)[1]["files"]) == kept
+    assert set(build_request(parse("FROM trained"), tmp_path)[1]["files"]) == kept
 
 
 def test_what_is_too_long_for_a_path_is_a_name(tmp_path: Path) -> None:
-    assert gather(parse(f"FROM {'x' * 5000}"), tmp_path) == ({"from": "x" * 5000}, {"files": {}, "adapters": {}})
+    assert build_request(parse(f"FROM {'x' * 5000}"), tmp_path) == ({"from": "x" * 5000}, {"files": {}, "adapters": {}})
 
 
 def test_without_a_modelfile_the_weights_that_lie_here_are_meant(tmp_path: Path, environment: dict[str, str]) -> None:

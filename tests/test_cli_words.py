@@ -11,7 +11,7 @@ from golden_cli import plan
 from ndani.cli import answer_summary, doctor, formatting, show, tables
 from ndani.cli.autostart import connect_or_start
 from ndani.cli.client import ServerClient
-from ndani.cli.config import written
+from ndani.cli.config import format_value
 from ndani.cli.progress import PlainLines
 from ndani.cli.word_wrap import WordWrapper
 from ndani.errors import NoServer
@@ -96,12 +96,12 @@ def test_numbers_as_go_prints_them(value: float, words: str) -> None:
     ],
 )
 def test_times_seen_from_now(ahead: float, words: str) -> None:
-    assert formatting.when(1e9 + ahead, 1e9) == words
+    assert formatting.relative_time(1e9 + ahead, 1e9) == words
 
 
 def test_moments_of_go_and_of_python() -> None:
-    assert formatting.moment("2026-11-22T15:40:06.227393105Z") == formatting.moment("2026-11-22T16:40:06.227393+01:00")
-    assert formatting.moment("0001-01-01T00:00:00Z") is None and formatting.moment("soon") is None
+    assert formatting.parse_time("2026-11-22T15:40:06.227393105Z") == formatting.parse_time("2026-11-22T16:40:06.227393+01:00")
+    assert formatting.parse_time("0001-01-01T00:00:00Z") is None and formatting.parse_time("soon") is None
 
 
 def test_a_listing_is_drawn_letter_for_letter() -> None:
@@ -131,10 +131,10 @@ def test_cards_of_created_models_are_drawn_letter_for_letter() -> None:
 
 
 def test_long_lists_of_metadata_are_cut() -> None:
-    assert show.value(["Ġ t", "Ġ a"] + ["x"] * 48898) == "[Ġ t Ġ a ...+48898 more]"
-    assert show.value([3] * 49152) == "[3 3 3 ...+49149 more]"
-    assert show.value(["<|endoftext|>"] * 49152) == "[<|endoftext|> ...+49151 more]"
-    assert show.value(["en"]) == "[en]" and show.value(True) == "true" and show.value(None) == ""
+    assert show.format_value(["Ġ t", "Ġ a"] + ["x"] * 48898) == "[Ġ t Ġ a ...+48898 more]"
+    assert show.format_value([3] * 49152) == "[3 3 3 ...+49149 more]"
+    assert show.format_value(["<|endoftext|>"] * 49152) == "[<|endoftext|> ...+49151 more]"
+    assert show.format_value(["en"]) == "[en]" and show.format_value(True) == "true" and show.format_value(None) == ""
 
 
 def test_a_card_holds_nothing_that_a_terminal_would_obey() -> None:
@@ -159,7 +159,7 @@ def test_timings_are_those_recorded() -> None:
 
 
 def test_settings_are_written_as_users_write_them() -> None:
-    assert [written(v) for v in (300.0, None, True, (), ("a", "b"), Path("/x"), 0)] == ["5m0s", "-", "true", "-", "a,b", "/x", "0"]
+    assert [format_value(v) for v in (300.0, None, True, (), ("a", "b"), Path("/x"), 0)] == ["5m0s", "-", "true", "-", "a,b", "/x", "0"]
 
 
 # ---------------------------------------------------------------- answers and progress
@@ -207,11 +207,11 @@ def test_a_model_cannot_steer_a_terminal() -> None:
 def test_progress_in_a_pipe_is_few_plain_lines() -> None:
     out = io.StringIO()
     lines = PlainLines(out)
-    lines.take({"status": "pulling manifest"})
+    lines.show({"status": "pulling manifest"})
     for done in range(0, 98_000_001, 98_000):
-        lines.take({"status": "pulling 941f309b54ca", "digest": "sha256:941f", "total": 98_000_000, "completed": done})
+        lines.show({"status": "pulling 941f309b54ca", "digest": "sha256:941f", "total": 98_000_000, "completed": done})
     for _ in range(3):
-        lines.take({"status": "success"})
+        lines.show({"status": "success"})
     said = out.getvalue().splitlines()
     assert said == ["pulling manifest", "pulling 941f309b54ca:   0% of 98 MB", "pulling 941f309b54ca: 100% of 98 MB", "success"]
 
@@ -242,7 +242,7 @@ def test_doctor_is_content_only_when_every_route_is_blocked() -> None:
 )
 def test_addresses(host: str, url: str, local: bool) -> None:
     client = ServerClient(load({"OLLAMA_HOST": host}))
-    assert (client.url, client.local) == (url, local)
+    assert (client.url, client.is_local) == (url, local)
 
 
 def test_no_server_is_started_for_another_machine() -> None:

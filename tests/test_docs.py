@@ -22,7 +22,7 @@ import pytest
 from ndani import __version__, errors
 from ndani.cli import commands
 from ndani.cli.about import root
-from ndani.cli.config import written
+from ndani.cli.config import format_value
 from ndani.settings import WITHOUT_EFFECT, Settings, fields, names_of
 from ndani.sources.catalogue import load
 from server import Server, serving
@@ -78,7 +78,7 @@ def settings_table() -> str:
     rows = ["| Setting | In the environment | Default | Meaning |", "|---|---|---|---|"]
     default = Settings()
     for setting in fields():
-        value = written(getattr(default, setting.name)).replace(home, "~")
+        value = format_value(getattr(default, setting.name)).replace(home, "~")
         variables = ", ".join(f"`{name}`" for name in names_of(setting))
         meaning = setting.metadata["doc"].replace("|", "\\|")
         rows.append(f"| `{setting.name}` | {variables} | {'not set' if value == '-' else f'`{value}`'} | {meaning} |")
@@ -185,13 +185,13 @@ def test_make_targets_exist() -> None:
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=str)
 def test_commands_that_are_not_run_could_be(block: Block) -> None:
-    door = root(commands())
-    context = click.Context(door, info_name="ndani")
+    root_command = root(commands())
+    context = click.Context(root_command, info_name="ndani")
     for line in block.text.splitlines():
         words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
         if words[:1] != ["ndani"]:
             continue
-        command = door.get_command(context, words[1])
+        command = root_command.get_command(context, words[1])
         assert command, f"{block}: there is no command {words[1]}"
         flags = {flag for param in command.params for flag in param.opts}
         assert {word for word in words[2:] if word.startswith("-")} <= flags, f"{block}: {line}"

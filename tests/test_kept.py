@@ -30,15 +30,15 @@ def test_a_history_that_begins_later_is_its_owners_too(tmp_path: Path, folder: b
         path.parent.mkdir()
     before = os.umask(0o022)
     try:
-        history = line_reader.History(path, keeping=False)
+        history = line_reader.History(path, enabled=False)
         history.store_string("not this")
-        history.keep(False)
+        history.set_enabled(False)
         assert not path.exists()
-        history.keep(True)
+        history.set_enabled(True)
         history.store_string("this")
     finally:
         os.umask(before)
-    assert not history.lost and "+this" in path.read_text() and "not this" not in path.read_text()
+    assert not history.failure and "+this" in path.read_text() and "not this" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert folder or stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 

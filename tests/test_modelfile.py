@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from ndani import names
 from ndani.api.ollama.show import ShowRequest, render_show
-from ndani.cli.create import gather
+from ndani.cli.create import build_request
 from ndani.control_characters import is_visible
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
@@ -322,11 +322,11 @@ def test_what_can_be_seen_is_not_the_interpreters_to_say() -> None:
 
 
 def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> None:
-    body, _ = gather(parse("FROM llama\u200b3:8b\u00a0\nPARAMETER num_ctx\t4096\u00a0\nPARAMETER stop \u00a0"), tmp_path)
+    body, _ = build_request(parse("FROM llama\u200b3:8b\u00a0\nPARAMETER num_ctx\t4096\u00a0\nPARAMETER stop \u00a0"), tmp_path)
     assert body == {"from": "llama3:8b", "parameters": {"num_ctx": 4096, "stop": ["\u00a0"]}}
     weights = tmp_path / "می\u200cشود\u00a0.gguf"
     weights.write_bytes(b"GGUF")
-    body, files = gather(parse(f"FROM ./{weights.name}"), tmp_path)
+    body, files = build_request(parse(f"FROM ./{weights.name}"), tmp_path)
     assert body == {} and list(files["files"].values()) == [weights], "a file's name may need them"
 
 

@@ -17,7 +17,7 @@ from cli_server import NDANI, end_server_on, free_port, listeners, serving, surr
 from golden_cli import MODELFILES, run
 from golden_repl import DIFFERS, OF_A_MODEL, brought, sections
 from ndani.cli.repl import line_reader
-from ndani.cli.repl.commands import gather
+from ndani.cli.repl.commands import read_multiline
 from server import until
 from stores import put_echo
 from terminal import KINDS, PATIENCE, Prompt, Pty, drawn, terminal
@@ -155,9 +155,9 @@ def test_what_is_typed_in_an_answer_waits_for_the_prompt(home: Home, kind: str) 
         screen.type("fig and half a li")
         until(lambda: screen.lines()[-1] == ">>> fig and half a li", PATIENCE, "what was typed stands at the prompt", 0.05)
         assert screen.lines()[-2] == "Set parameter 'num_predict' to '3'"
-        answers = [line_reader for line_reader in screen.lines() if "mango mango" in line_reader or "kiwi kiwi" in line_reader]
-        assert not any(word in line_reader for line_reader in answers for word in ("/set", "fig", ">>>")), "it shows among no answer"
-        assert sum(line_reader.startswith(">>> kiwi") for line_reader in screen.lines()) == 1
+        answers = [line for line in screen.lines() if "mango mango" in line or "kiwi kiwi" in line]
+        assert not any(word in line for line in answers for word in ("/set", "fig", ">>>")), "it shows among no answer"
+        assert sum(line.startswith(">>> kiwi") for line in screen.lines()) == 1
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -169,7 +169,7 @@ def test_ctrl_c_in_an_answer_shows_no_letter_of_its_own(home: Home, kind: str) -
         screen.press("Enter")
         prompt.until_shown("mango mango")
         screen.press("C-c")
-        assert not any("^C" in line_reader for line_reader in prompt.wait(2))
+        assert not any("^C" in line for line in prompt.wait(2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -187,7 +187,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(home: Home, number: signal.Signa
         screen.kill(number)
         assert screen.exit() == 128 + number
         assert screen.modes() == before
-        assert not any("Traceback" in line_reader or "Error" in line_reader for line_reader in screen.lines())
+        assert not any("Traceback" in line or "Error" in line for line in screen.lines())
 
 
 def test_two_names_of_one_option_are_one(home: Home) -> None:
@@ -266,8 +266,8 @@ def test_verbose_and_wordwrap(home: Home) -> None:
     with talk(home, "parrot", "--verbose", "--nowordwrap", "--keepalive", "10m") as screen:
         prompt = Prompt(screen)
         shown = prompt.say("one")
-        names = [line_reader.partition(":")[0] for line_reader in shown[1:]]
-        wanted = [line_reader.partition(":")[0] for line_reader in SECTIONS["Say hi again"] if ":" in line_reader]
+        names = [line.partition(":")[0] for line in shown[1:]]
+        wanted = [line.partition(":")[0] for line in SECTIONS["Say hi again"] if ":" in line]
         assert [name for name in wanted if name in names] == names and "eval rate" in names
         assert "10 minutes" in run(("ps", "parrot"), home).stdout or "9 minutes" in run(("ps", "parrot"), home).stdout
         prompt.say("/set quiet")
@@ -346,12 +346,12 @@ def test_a_history_that_cannot_be_kept_costs_the_history_only(home: Home, tmp_pa
 
 
 def test_a_long_history_loses_its_older_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_reader, "MOST_HISTORY", 2000)
+    monkeypatch.setattr(line_reader, "MAX_HISTORY_BYTES", 2000)
     path = tmp_path / "history"
-    history = line_reader.History(path, keeping=True)
+    history = line_reader.History(path, enabled=True)
     for number in range(100):
         history.store_string(f"entry {number}\nof two lines")
-    entries = list(line_reader.History(path, keeping=True).load_history_strings())
+    entries = list(line_reader.History(path, enabled=True).load_history_strings())
     assert entries[0] == "entry 99\nof two lines" and 10 < len(entries) < 60
     assert all(entry.startswith("entry") and entry.endswith("lines") for entry in entries)
 
@@ -367,11 +367,11 @@ def test_three_quotes_end_a_message(home: Home) -> None:
         def __init__(self, *lines: str) -> None:
             self.left = list(lines)
 
-        def read(self, *, more: bool = False) -> str:
-            assert more
+        def read(self, *, continuation: bool = False) -> str:
+            assert continuation
             return self.left.pop(0)
 
-    read: Callable[..., str] = gather  # type: ignore[assignment]
+    read: Callable[..., str] = read_multiline  # type: ignore[assignment]
     assert read(Lines(), '"""a"""') == "a"
     assert read(Lines("b", 'c"""'), '"""a') == "a\nb\nc"
     assert read(Lines('"""'), '"""') == "\n"

@@ -1,8 +1,8 @@
-"""The command line's door: which commands there are, and how a run of the program ends.
+"""The entry point of the command line: the table of commands, and the exit code of the program.
 
-The commands live one family to a file (`run`, `models`, `show`, `server`, `doctor`) and talk to the server over HTTP
-only. To add one: a function with `cls=Verb` in such a file, and a line in `commands()`. Nothing is imported before it
-is needed, for `ndani list` should be there at once.
+Each family of commands has a file (`run`, `models`, `show`, `server`, `doctor`); all talk to the server over HTTP only.
+To add a command: a function with `cls=Command` in such a file, and a line in `commands()`. Modules are imported when they
+are used, so that `ndani list` starts fast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ndani.cli.command import CommandEntry
 
-#: What a shell reports for a program whose reader has left.
-READER_LEFT = 141
+#: The exit code that a shell reports for a program that SIGPIPE has ended: 128 + 13.
+EXIT_BROKEN_PIPE = 141
 
 
 def commands() -> dict[str, CommandEntry]:
-    """Every command by name, in the order the help shows them."""
+    """Every command by name, in the order of the help text."""
     from ndani.cli.command import CommandEntry
 
     return {
@@ -47,43 +47,43 @@ def commands() -> dict[str, CommandEntry]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line (without the program's name) and return its exit code; every failure becomes one sentence.
+    """Run one command line (without the program's name) and return its exit code; every failure is reported as one sentence.
 
-    Ctrl-C, Ctrl-\\, SIGTERM and SIGHUP end the process by that very signal, once everything is as it was.
+    Ctrl-C, Ctrl-\\, SIGTERM and SIGHUP unwind the stack; then the process ends by the same signal.
     """
-    from ndani.cli.signals import Terminated, end_by, unwind_on_signals
+    from ndani.cli.signals import Terminated, exit_by_signal, unwind_on_signals
     from ndani.errors import NdaniError
 
     unwind_on_signals()
-    _open_closed()
+    _reopen_closed_streams()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter, or typed no letter, has a question mark
+            stream.reconfigure(errors="replace")  # a character that the encoding does not have becomes a question mark
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return end_by(signal.SIGINT)
-    except Terminated as ended:
-        return end_by(ended.number)
+        return exit_by_signal(signal.SIGINT)
+    except Terminated as terminated:
+        return exit_by_signal(terminated.number)
     except BrokenPipeError:
-        return _leave_quietly()
+        return _exit_on_broken_pipe()
     except NdaniError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
     except Exception as error:
-        if _debugging():
+        if _debug_enabled():
             raise
         return _fail(f"ndani itself went wrong ({type(error).__name__}); NDANI_DEBUG=1 shows where")
     return code
 
 
-def _open_closed() -> None:
-    """Give each standard stream that was closed (`>&-`) one that leads nowhere, in their order, so that no socket takes its number."""
+def _reopen_closed_streams() -> None:
+    """Open each closed standard stream (`>&-`) on the null device, in their order, so that no socket gets its file descriptor."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 (it is for the whole process)
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 (it stays open until the process ends)
 
 
 def _run(argv: list[str]) -> int:
@@ -91,39 +91,39 @@ def _run(argv: list[str]) -> int:
 
     from ndani.cli.about import root
 
-    door = root(commands())
-    if asked := os.environ.get("_NDANI_COMPLETE"):
-        from ndani.cli.completion import answer
+    root_command = root(commands())
+    if instruction := os.environ.get("_NDANI_COMPLETE"):
+        from ndani.cli.completion import print_completions
 
-        return answer(door, asked)
+        return print_completions(root_command, instruction)
     try:
-        with door.make_context("ndani", list(argv)) as ctx:
-            return int(door.invoke(ctx) or 0)
-    except click.exceptions.Exit as left:
-        return left.exit_code
+        with root_command.make_context("ndani", list(argv)) as ctx:
+            return int(root_command.invoke(ctx) or 0)
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
 
 
-def _debugging() -> bool:
+def _debug_enabled() -> bool:
     from ndani.errors import NdaniError
     from ndani.settings import load
 
     try:
         return load().debug > 0
-    except NdaniError:  # the settings themselves cannot be used
+    except NdaniError:  # the settings are invalid
         return False
 
 
-def _fail(sentence: str) -> int:
+def _fail(message: str) -> int:
     from ndani.cli.output import emit
 
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        emit(f"Error: {sentence}", err=True)
+        emit(f"Error: {message}", err=True)
     return 1
 
 
-def _leave_quietly() -> int:
-    # The interpreter flushes stdout once more on its way out; there must be something that takes it.
+def _exit_on_broken_pipe() -> int:
+    # The interpreter flushes stdout at exit, which must not fail again.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return READER_LEFT
+    return EXIT_BROKEN_PIPE

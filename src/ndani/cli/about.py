@@ -1,4 +1,4 @@
-"""What the program says of itself: its version, its help, and the root command that both hang on."""
+"""The root command `ndani`, its version and its help."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from ndani.cli.output import emit
 from ndani.errors import BadRequest, Failed
 
 
-def root(table: Mapping[str, CommandEntry]) -> LazyGroup:
-    """`ndani` itself: with no command it shows its help."""
+def root(entries: Mapping[str, CommandEntry]) -> LazyGroup:
+    """The root command; without a subcommand it shows the help."""
 
     @click.pass_context
-    def start(ctx: click.Context, version: bool) -> None:
+    def show_help(ctx: click.Context, version: bool) -> None:
         if version:
             _print_version()
             ctx.exit()
         if ctx.invoked_subcommand is None:
             emit(ctx.get_help())
 
-    flag = click.Option(["-v", "--version"], is_flag=True, help="Show version information")
-    return LazyGroup(name="ndani", table=table, help="Small language models inside your own walls", callback=start, params=[flag])
+    version_flag = click.Option(["-v", "--version"], is_flag=True, help="Show version information")
+    return LazyGroup(
+        name="ndani", entries=entries, help="Small language models inside your own walls", callback=show_help, params=[version_flag]
+    )
 
 
 def _print_version() -> None:
@@ -33,10 +35,10 @@ def _print_version() -> None:
 
     server, client = "", ServerClient(load())
     try:
-        answer = client.ask("GET", "/api/version")
-        # `version` is the level of Ollama's API; a server of ours says its own version beside it.
-        server = str(answer.get("ndani") or answer.get("version") or "")
-    except Failed:  # nobody there, or nobody of ours
+        response = client.request_json("GET", "/api/version")
+        # `version` is the version of Ollama's API; an ndani server has its own version in `ndani`.
+        server = str(response.get("ndani") or response.get("version") or "")
+    except Failed:  # no server, or not an ndani server
         emit("Warning: could not connect to a running ndani instance")
     if server:
         emit(f"ndani version is {server}")
@@ -44,14 +46,14 @@ def _print_version() -> None:
         emit(f"Warning: client version is {__version__}")
 
 
-@click.command("help", cls=Command, usage="help [command]", takes=(0, None), environment=(), help="Help about any command")
+@click.command("help", cls=Command, usage="help [command]", arity=(0, None), environment=(), help="Help about any command")
 @click.pass_context
 def help_(ctx: click.Context, args: tuple[str, ...]) -> None:
-    """Print the help of a command, or of `ndani` itself."""
-    at: click.Context = ctx.find_root()
-    for word in args:
-        found = at.command.get_command(at, word) if isinstance(at.command, LazyGroup) else None
-        if found is None:
+    """Print the help of a command, or of `ndani`."""
+    context: click.Context = ctx.find_root()
+    for name in args:
+        command = context.command.get_command(context, name) if isinstance(context.command, LazyGroup) else None
+        if command is None:
             raise BadRequest(f'unknown help topic "{" ".join(args)}"; `ndani help` lists the commands')
-        at = click.Context(found, info_name=found.name, parent=at)
-    emit(at.command.get_help(at))
+        context = click.Context(command, info_name=command.name, parent=context)
+    emit(context.command.get_help(context))

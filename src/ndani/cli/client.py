@@ -1,8 +1,8 @@
-"""The command line's own way to the server: HTTP with the standard library, and nothing else.
+"""The HTTP client of the command line, on the standard library alone.
 
-It calls only the address that the user configured (`NDANI_HOST`, `OLLAMA_HOST`), directly: no proxy is ever asked, so
-that a prompt takes no detour. It is not asynchronous: one command, one request. `aiohttp` would cost each `ndani list`
-a fifth of a second before its first byte.
+It connects only to the address that the user configured (`NDANI_HOST`, `OLLAMA_HOST`). It never uses a proxy, so that a
+prompt passes through no other machine. It is synchronous, because a command sends one request at a time; importing `aiohttp`
+would add a fifth of a second to each `ndani list`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from ndani.errors import BadRequest, Busy, Cancelled, Failed, Forbidden, NdaniEr
 from ndani.hosts import resolves_to_loopback
 from ndani.settings import Settings
 
-_CONNECT_S = 10.0
-_PIECE = 1 << 20
-_NO_TEXT = re.compile("[\ud800-\udfff]")
-_BY_STATUS: dict[int, type[NdaniError]] = {
+_CONNECT_TIMEOUT_S = 10.0
+_CHUNK_BYTES = 1 << 20
+#: Lone surrogates: Python reads bytes of a command line that are not UTF-8 as these.
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_ERROR_BY_STATUS: dict[int, type[NdaniError]] = {
     400: BadRequest,
     403: Forbidden,
     404: NotFound,
@@ -34,30 +35,30 @@ _BY_STATUS: dict[int, type[NdaniError]] = {
 
 
 class ServerClient:
-    """Calls one server. Every method raises NoServer when nobody answers, and the server's own sentence as an error."""
+    """A client of one server. Every method raises NoServer when no server answers, and the error that the server reports."""
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.url
         self._secure = self.url.startswith("https://")
         self._host, self._port = settings.called
-        self._met = False  # whether a server has answered once
-        # A path behind the address (a server behind a gateway) is kept, as Ollama keeps it.
+        self._has_answered = False
+        # The path of the address (a server behind a gateway) is a prefix of every request, as in Ollama.
         _, _, path = settings.host.strip().rpartition("://")[2].partition("/")
         self._path = f"/{path.strip('/')}" if path.strip("/") else ""
 
     @property
-    def local(self) -> bool:
-        """Whether the address is this machine's own loopback, over plain HTTP and without a path."""
+    def is_local(self) -> bool:
+        """Whether the address is a loopback address of this machine, over plain HTTP and without a path."""
         return not (self._secure or self._path) and resolves_to_loopback(self._host)
 
-    def alive(self, patience: float | None = None) -> bool:
-        """Whether a server answers there; False when the connection is refused.
+    def is_alive(self, timeout: float | None = None) -> bool:
+        """Whether a server answers; False when the connection is refused.
 
-        Raises NoServer when the address does not exist, or takes the connection and says nothing for `patience` seconds (ten,
-        where none are said).
+        Raises NoServer when the host does not exist, or when something accepts the connection and does not answer within
+        `timeout` seconds (by default ten).
         """
         try:
-            connection = self._open(_CONNECT_S if patience is None else patience)
+            connection = self._open(_CONNECT_TIMEOUT_S if timeout is None else timeout)
         except ConnectionError:
             return False
         except OSError as error:
@@ -70,43 +71,43 @@ class ServerClient:
             return False
         except (OSError, http.client.HTTPException) as error:
             raise NoServer(f"what listens at {self.url} does not answer as a server would ({_reason(error)})") from None
-        self._met = True
+        self._has_answered = True
         return True
 
-    def ask(self, method: str, path: str, body: Any = None, *, holds: str = "") -> dict[str, Any]:
-        """One request and its whole answer, an object of JSON that has a field `holds`, if that is said."""
-        answer = self._object(self._whole(method, path, body))
-        if holds and holds not in answer:
-            raise Failed(self._foreign)
-        return answer
+    def request_json(self, method: str, path: str, body: Any = None, *, required_field: str = "") -> dict[str, Any]:
+        """Send a request and return its JSON object. Raises Failed when the object has no `required_field`."""
+        response = self._parse_object(self._read_all(method, path, body))
+        if required_field and required_field not in response:
+            raise Failed(self._not_ndani_message)
+        return response
 
-    def models(self, path: str) -> dict[str, Any]:
-        """An answer whose `models` is a list of models, each with a `name`."""
-        answer = self.ask("GET", path, holds="models")
-        answer["models"] = answer["models"] or []
-        if not all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in answer["models"]):
-            raise Failed(self._foreign)
-        return answer
+    def list_models(self, path: str) -> dict[str, Any]:
+        """Return the answer of a route that lists models: its `models` is a list of objects, each with a `name`."""
+        response = self.request_json("GET", path, required_field="models")
+        response["models"] = response["models"] or []
+        if not all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in response["models"]):
+            raise Failed(self._not_ndani_message)
+        return response
 
-    def tell(self, method: str, path: str, body: Any = None) -> None:
-        """One request that is answered by nothing but its success."""
-        if self._whole(method, path, body).strip():
-            raise Failed(self._foreign)
+    def request_empty(self, method: str, path: str, body: Any = None) -> None:
+        """Send a request whose successful response has an empty body."""
+        if self._read_all(method, path, body).strip():
+            raise Failed(self._not_ndani_message)
 
     def stream(self, path: str, body: Any) -> Generator[dict[str, Any]]:
-        """A POST and its answer line by line; a line that holds an error is raised. Closing it hangs up, which stops the work."""
+        """POST and yield the response line by line; a line that is an error is raised. Closing the generator cancels the work."""
         with contextlib.closing(self._connect()) as connection:
-            answer = self._send(connection, "POST", path, body)
-            while line := self._received(answer.readline):
+            response = self._send(connection, "POST", path, body)
+            while line := self._receive(response.readline):
                 if not line.strip():
                     continue
-                event = self._object(line)
+                event = self._parse_object(line)
                 if "error" in event:
-                    raise Failed(_sentence(event) or "the server gave an error without words")
+                    raise Failed(_error_message(event) or "the server gave an error without words")
                 yield event
 
     def upload(self, path: str, file: BinaryIO, size: int) -> Generator[int]:
-        """POST a file's bytes as they are; yields how many are on their way. Raises what the server says of them."""
+        """POST the bytes of a file; yields how many are sent so far. Raises the error that the server reports."""
         with contextlib.closing(self._connect()) as connection:
             try:
                 connection.putrequest("POST", self._path + path)
@@ -115,11 +116,11 @@ class ServerClient:
                 connection.putheader("Content-Length", str(size))
                 connection.endheaders()
                 sent = 0
-                # No more than was said: a file that grows in the meantime is another file.
-                with contextlib.suppress(ConnectionError):  # a server that has refused says why before it hangs up
-                    while piece := file.read(min(_PIECE, size - sent)):
-                        connection.send(piece)
-                        sent += len(piece)
+                # Send no more than Content-Length: a file that grows meanwhile is no longer the file that was hashed.
+                with contextlib.suppress(ConnectionError):  # a server that refuses the file sends its reason before it disconnects
+                    while chunk := file.read(min(_CHUNK_BYTES, size - sent)):
+                        connection.send(chunk)
+                        sent += len(chunk)
                         yield sent
                     if sent < size:
                         raise Failed("the file became shorter while it was sent; run the command again")
@@ -127,31 +128,31 @@ class ServerClient:
             except (OSError, http.client.HTTPException) as error:
                 raise NoServer(f"the connection to {self.url} broke off before an answer ({_reason(error)})") from None
 
-    def _whole(self, method: str, path: str, body: Any) -> bytes:
+    def _read_all(self, method: str, path: str, body: Any) -> bytes:
         with contextlib.closing(self._connect()) as connection:
-            return self._received(self._send(connection, method, path, body).read)
+            return self._receive(self._send(connection, method, path, body).read)
 
-    def _object(self, text: bytes) -> dict[str, Any]:
+    def _parse_object(self, text: bytes) -> dict[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(found := json.loads(text), dict):
-                return found
+            if isinstance(value := json.loads(text), dict):
+                return value
         if text.startswith(b"{") and not text.endswith(b"\n"):
             raise Failed("the server broke off in the middle of a line; its log says why")
-        raise Failed(self._foreign)
+        raise Failed(self._not_ndani_message)
 
     @property
-    def _foreign(self) -> str:
+    def _not_ndani_message(self) -> str:
         return f"what listens at {self.url} answered something else than a server of ndani's would; is it one?"
 
-    def _received(self, read: Callable[[], bytes]) -> bytes:
+    def _receive(self, read: Callable[[], bytes]) -> bytes:
         try:
             return read()
         except (OSError, http.client.HTTPException) as error:
             raise Failed(f"the connection to {self.url} broke off ({_reason(error)})") from None
 
     def _open(self, timeout: float) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=timeout)
+        connection_class = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = connection_class(self._host, self._port, timeout=timeout)
         try:
             connection.connect()
         except BaseException:
@@ -160,22 +161,22 @@ class ServerClient:
         return connection
 
     def _connect(self) -> http.client.HTTPConnection:
-        if not self._met:
-            self.alive()  # as Ollama does, before each command: what listens there and says nothing is found out
+        if not self._has_answered:
+            self.is_alive()  # as Ollama does before each command: detects a listener that never answers
         try:
-            connection = self._open(_CONNECT_S)
+            connection = self._open(_CONNECT_TIMEOUT_S)
         except ConnectionRefusedError:
-            raise NoServer(self.absent) from None
+            raise NoServer(self.absent_message) from None
         except OSError as error:
             raise NoServer(f"could not connect to the ndani server at {self.url} ({_reason(error)})") from None
-        # What has answered once has no limit: a model may take minutes to load, and Ctrl-C ends every wait.
+        # No timeout for a server that has answered once: a model may take minutes to load, and Ctrl-C ends every wait.
         connection.sock.settimeout(None)
         return connection
 
     @property
-    def absent(self) -> str:
-        """The sentence for "nobody is there"."""
-        if self.local:
+    def absent_message(self) -> str:
+        """The error message for a server that is not running."""
+        if self.is_local:
             return "could not connect to ndani server, run 'ndani serve' to start it"
         return f"could not connect to the ndani server at {self.url}; is it running there?"
 
@@ -183,31 +184,32 @@ class ServerClient:
         headers = {"User-Agent": f"ndani/{__version__}", "Accept": "application/x-ndjson, application/json"}
         data = None
         if body is not None:
-            # Bytes of a command line that are no text would be refused as broken JSON.
-            data = _NO_TEXT.sub("\ufffd", json.dumps(body, ensure_ascii=False)).encode()
+            # The server would reject surrogates as broken JSON.
+            data = _SURROGATES.sub("\ufffd", json.dumps(body, ensure_ascii=False)).encode()
             headers["Content-Type"] = "application/json"
         try:
             connection.request(method, self._path + path, data, headers)
-            answer = connection.getresponse()
-            self._require_success(answer)
+            response = connection.getresponse()
+            self._require_success(response)
         except (OSError, http.client.HTTPException) as error:
             raise NoServer(f"the connection to {self.url} broke off before an answer ({_reason(error)})") from None
-        return answer
+        return response
 
-    def _require_success(self, answer: http.client.HTTPResponse) -> None:
-        if 200 <= answer.status < 300:
+    def _require_success(self, response: http.client.HTTPResponse) -> None:
+        if 200 <= response.status < 300:
             return
-        text, body = answer.read(), None
+        text, body = response.read(), None
         with contextlib.suppress(ValueError, RecursionError):
             body = json.loads(text)
-        if sentence := _sentence(body):
-            raise _BY_STATUS.get(answer.status, Failed)(sentence)
-        # What else is said is no sentence of ours, such as the page of a web server.
-        kind = _BY_STATUS.get(answer.status, Failed) if not text.strip() else Failed
-        raise kind(f"what listens at {self.url} answered with {answer.status} {answer.reason} and no sentence; is it an ndani server?")
+        if message := _error_message(body):
+            raise _ERROR_BY_STATUS.get(response.status, Failed)(message)
+        # Any other body is not an error of ndani's, for example the error page of a web server.
+        error_class = Failed if text.strip() else _ERROR_BY_STATUS.get(response.status, Failed)
+        status = f"{response.status} {response.reason}"
+        raise error_class(f"what listens at {self.url} answered with {status} and no sentence; is it an ndani server?")
 
 
-def _sentence(body: Any) -> str:
+def _error_message(body: Any) -> str:
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
         error = error.get("message")

@@ -1,6 +1,7 @@
-"""What a command is here: click underneath, and over it the words, the help and the errors that Ollama's users know.
+"""The classes of commands: click, with the help texts and the error messages of Ollama's command line.
 
-`Command` is one command, `LazyGroup` a group that imports a command only when it is called for. No command lives here.
+`Command` is one command; `LazyGroup` is a group that imports a command only when it is used. The commands themselves are
+in the other modules of this folder.
 """
 
 from __future__ import annotations
@@ -14,68 +15,73 @@ import click
 
 from ndani.errors import BadRequest
 
-HOST = ("NDANI_HOST", "IP address of the ndani server (default 127.0.0.1:11434); OLLAMA_HOST is read too")
+HOST_VARIABLE = ("NDANI_HOST", "IP address of the ndani server (default 127.0.0.1:11434); OLLAMA_HOST is read too")
 _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandEntry:
-    """Where a command lives and how a list of commands shows it."""
+    """The module and attribute of a command, and what the list of commands shows of it."""
 
     module: str
     attribute: str
-    short: str
+    short_help: str
     aliases: tuple[str, ...] = ()
 
 
 def exactly(count: int) -> tuple[int, int | None]:
-    """A command that takes this many arguments."""
+    """The arity of a command that takes this many arguments."""
     return count, count
 
 
 def at_most(count: int) -> tuple[int, int | None]:
-    """A command that takes this many arguments or fewer."""
+    """The arity of a command that takes this many arguments or fewer."""
     return 0, count
 
 
 def at_least(count: int) -> tuple[int, int | None]:
-    """A command that takes this many arguments or more."""
+    """The arity of a command that takes this many arguments or more."""
     return count, None
 
 
 class Command(click.Command):
-    """One command. Its callback gets `args`, the words that are no flags, counted against `takes`."""
+    """One command. Its callback receives the positional arguments as `args`; `arity` is the least and the greatest number of them.
+
+    `implicit_values` has the value of each flag whose `=value` may be missing.
+    """
 
     def __init__(
         self,
         *,
         usage: str,
-        takes: tuple[int, int | None] = (0, None),
-        environment: Sequence[tuple[str, str]] = (HOST,),
+        arity: tuple[int, int | None] = (0, None),
+        environment: Sequence[tuple[str, str]] = (HOST_VARIABLE,),
         aliases: Sequence[str] = (),
-        **rest: Any,
+        implicit_values: Mapping[str, str] | None = None,
+        **click_options: Any,
     ) -> None:
-        super().__init__(**rest)
-        self.usage, self.takes, self.environment, self.aliases = usage, takes, environment, aliases
+        super().__init__(**click_options)
+        self.usage, self.arity, self.environment, self.aliases = usage, arity, environment, aliases
+        self.implicit_values = implicit_values or {}
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
         self.params.append(click.Argument(["args"], nargs=-1, type=click.UNPROCESSED, shell_complete=_complete_args))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read flags and words. Raises BadRequest in the words of Ollama's command line."""
-        if ctx.resilient_parsing:  # a shell asks what may follow a line that is not complete yet
+        """Parse flags and arguments. Raises BadRequest with the message of Ollama's command line."""
+        if ctx.resilient_parsing:  # a shell completes a line that is not finished
             return super().parse_args(ctx, args)
         try:
-            rest = super().parse_args(ctx, _plain(self, args))
+            remaining = super().parse_args(ctx, _normalise_flags(self.params, self.implicit_values, args))
         except click.UsageError as error:
-            raise BadRequest(wording(error, args)) from None
-        given, (least, most) = len(ctx.params["args"]), self.takes
-        if least == most and given != least:
-            raise BadRequest(f"accepts {least} arg(s), received {given}")
-        if given < least:
-            raise BadRequest(f"requires at least {least} arg(s), only received {given}")
-        if most is not None and given > most:
-            raise BadRequest(f"accepts at most {most} arg(s), received {given}")
-        return rest
+            raise BadRequest(usage_error_message(error, args)) from None
+        count, (minimum, maximum) = len(ctx.params["args"]), self.arity
+        if minimum == maximum and count != minimum:
+            raise BadRequest(f"accepts {minimum} arg(s), received {count}")
+        if count < minimum:
+            raise BadRequest(f"requires at least {minimum} arg(s), only received {count}")
+        if maximum is not None and count > maximum:
+            raise BadRequest(f"accepts at most {maximum} arg(s), received {count}")
+        return remaining
 
     def get_help(self, ctx: click.Context) -> str:
         """The help text: what it does, usage, aliases, flags, environment."""
@@ -83,79 +89,81 @@ class Command(click.Command):
         parts = [self.help or "", f"Usage:\n  {path}{self.usage} [flags]"]
         if self.aliases:
             parts.append(f"Aliases:\n  {', '.join((str(self.name), *self.aliases))}")
-        parts.append("Flags:\n" + flag_lines(self, ctx))
+        parts.append("Flags:\n" + format_flags(self, ctx))
         if self.environment:
-            wide = max(27, *(len(name) for name, _ in self.environment))
-            parts.append("Environment Variables:\n" + "\n".join(f"      {n:<{wide}}   {doc}" for n, doc in self.environment))
+            width = max(27, *(len(name) for name, _ in self.environment))
+            parts.append("Environment Variables:\n" + "\n".join(f"      {n:<{width}}   {doc}" for n, doc in self.environment))
         return "\n\n".join(parts)
 
 
 class LazyGroup(click.Group):
-    """A group of commands, each imported when it is called for: listing models must not wait for code that runs them."""
+    """A group that imports each command only when it is used: `ndani list` must not wait for the import of `ndani serve`."""
 
-    def __init__(self, *, table: Mapping[str, CommandEntry], aliases: Sequence[str] = (), **rest: Any) -> None:
-        super().__init__(invoke_without_command=True, **rest)
-        self.table, self.aliases = table, aliases
+    def __init__(self, *, entries: Mapping[str, CommandEntry], **click_options: Any) -> None:
+        super().__init__(invoke_without_command=True, **click_options)
+        self.entries = entries
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order they are shown."""
-        return list(self.table)
+        """The names of the commands in the order of the help text."""
+        return list(self.entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command by its name or an alias; None when there is no such command."""
-        for name, entry in self.table.items():
+        for name, entry in self.entries.items():
             if cmd_name == name or cmd_name in entry.aliases:
-                found: click.Command = getattr(importlib.import_module(entry.module), entry.attribute)
-                return found
+                command: click.Command = getattr(importlib.import_module(entry.module), entry.attribute)
+                return command
         return None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of the first word, under its own name. Raises BadRequest for an unknown one, with what may be meant."""
+        """The command that the first argument names. Raises BadRequest with similar names when there is none."""
         command = self.get_command(ctx, args[0])
         if command is None and ctx.resilient_parsing:
             return None, None, args
         if command is None:
-            raise BadRequest(unknown(args[0], self.table, ctx.command_path))
+            raise BadRequest(unknown_command_message(args[0], self.entries, ctx.command_path))
         return command.name, command, args[1:]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
-        """Names of commands, and flags; no command is imported for it."""
+        """Complete names of commands, and flags, without importing any command."""
         from click.shell_completion import CompletionItem
 
-        found = [CompletionItem(name, help=entry.short) for name, entry in self.table.items() if name.startswith(incomplete)]
-        return found + click.Command.shell_complete(self, ctx, incomplete)
+        matches = [CompletionItem(name, help=entry.short_help) for name, entry in self.entries.items() if name.startswith(incomplete)]
+        return matches + click.Command.shell_complete(self, ctx, incomplete)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the flags before the command's name."""
-        own = next((at for at, word in enumerate(args) if not word.startswith("-")), len(args))
+        """Parse the flags before the name of the command."""
+        command_index = next((index for index, argument in enumerate(args) if not argument.startswith("-")), len(args))
         try:
-            return super().parse_args(ctx, args if ctx.resilient_parsing else _plain(self, args[:own]) + args[own:])
+            if not ctx.resilient_parsing:
+                args = _normalise_flags(self.params, {}, args[:command_index]) + args[command_index:]
+            return super().parse_args(ctx, args)
         except click.UsageError as error:
-            raise BadRequest(wording(error, args)) from None
+            raise BadRequest(usage_error_message(error, args)) from None
 
     def get_help(self, ctx: click.Context) -> str:
         """The help text: usage, commands, flags."""
-        path, wide = ctx.command_path, max(len(name) for name in self.table)
-        commands = "\n".join(f"  {name:<{wide}}   {entry.short}" for name, entry in self.table.items())
+        path, width = ctx.command_path, max(len(name) for name in self.entries)
+        commands = "\n".join(f"  {name:<{width}}   {entry.short_help}" for name, entry in self.entries.items())
         return "\n\n".join(
             [
                 self.help or "",
                 f"Usage:\n  {path} [flags]\n  {path} [command]",
                 f"Available Commands:\n{commands}",
-                "Flags:\n" + flag_lines(self, ctx),
+                "Flags:\n" + format_flags(self, ctx),
                 f'Use "{path} [command] --help" for more information about a command.',
             ]
         )
 
 
 def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[click.shell_completion.CompletionItem]:
-    """A flag's value is a file: the shell knows which there are."""
+    """Complete the value of a flag as the path of a file; the shell lists the files."""
     return [click.shell_completion.CompletionItem(incomplete, type="file")]
 
 
 def complete_folder(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[click.shell_completion.CompletionItem]:
-    """A flag's value is a folder."""
+    """Complete the value of a flag as the path of a folder; the shell lists the folders."""
     return [click.shell_completion.CompletionItem(incomplete, type="dir")]
 
 
@@ -165,23 +173,23 @@ def _complete_args(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return complete_args(ctx, param, incomplete)
 
 
-def unknown(word: str, table: Mapping[str, CommandEntry], path: str) -> str:
-    """The sentence for a command that is not there, and those whose spelling is near."""
+def unknown_command_message(name: str, entries: Mapping[str, CommandEntry], path: str) -> str:
+    """The error message for a command that does not exist, with the commands of similar spelling."""
     import difflib
 
-    near = difflib.get_close_matches(word, table, n=3, cutoff=0.66)  # one wrong letter of three is near
-    hint = "\n\nDid you mean this?\n" + "\n".join(f"\t{name}" for name in near) if near else ""
-    return f'unknown command "{word}" for "{path}"{hint}'
+    similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.66)  # still matches a name of three letters with one wrong
+    hint = "\n\nDid you mean this?\n" + "\n".join(f"\t{candidate}" for candidate in similar) if similar else ""
+    return f'unknown command "{name}" for "{path}"{hint}'
 
 
-def wording(error: click.UsageError, args: Sequence[str]) -> str:
-    """Click's complaint about flags in the words that Ollama's users know."""
+def usage_error_message(error: click.UsageError, args: Sequence[str]) -> str:
+    """Click's error about flags, as the message that Ollama's command line has for it."""
     if isinstance(error, click.NoSuchOption):
         name = error.option_name
         if name.startswith("--"):
             return f"unknown flag: {name}"
-        whole = next((word for word in args if word.startswith(name)), name)
-        return f"unknown shorthand flag: {name[-1]!r} in {whole}"
+        argument = next((arg for arg in args if arg.startswith(name)), name)
+        return f"unknown shorthand flag: {name[-1]!r} in {argument}"
     if isinstance(error, click.BadOptionUsage):
         return f"flag needs an argument: {error.option_name}"
     if isinstance(error, click.BadParameter) and error.param is not None:
@@ -190,39 +198,38 @@ def wording(error: click.UsageError, args: Sequence[str]) -> str:
     return error.format_message()
 
 
-def flag_lines(command: click.Command, ctx: click.Context) -> str:
-    """The flags of a command, aligned, one line each, by name."""
-    left: dict[str, str] = {}
+def format_flags(command: click.Command, ctx: click.Context) -> str:
+    """The help lines of a command's flags, aligned and sorted by name."""
+    lines: dict[str, str] = {}
     for param in command.get_params(ctx):
         if not isinstance(param, click.Option) or param.hidden:
             continue
         long = max(param.opts, key=len)
         short = next((f"{opt}, " for opt in param.opts if not opt.startswith("--")), "    ")
-        kind = "" if param.is_flag else f" {param.metavar or 'string'}"
-        # click's own sentence for --help is not ours
-        left[f"  {short}{long}{kind}"] = f"help for {command.name}" if long == "--help" else param.help or ""
-    wide = max(map(len, left))
-    return "\n".join(f"{flag:<{wide}}   {doc}" for flag, doc in sorted(left.items(), key=lambda item: item[0][6:]))
+        value_type = "" if param.is_flag else f" {param.metavar or 'string'}"
+        # Ollama's text for --help differs from click's
+        lines[f"  {short}{long}{value_type}"] = f"help for {command.name}" if long == "--help" else param.help or ""
+    width = max(map(len, lines))
+    return "\n".join(f"{flag:<{width}}   {doc}" for flag, doc in sorted(lines.items(), key=lambda item: item[0][6:]))
 
 
-def _plain(command: click.Command, args: list[str]) -> list[str]:
-    """Bring flags that Ollama also takes as `--flag=false`, or bare where a value may follow `=`, into click's one form."""
+def _normalise_flags(params: Sequence[click.Parameter], implicit_values: Mapping[str, str], args: Sequence[str]) -> list[str]:
+    """Rewrite the forms of flags that Ollama accepts and click does not: `--flag=false`, and a flag whose `=value` may be missing."""
     flags: dict[str, bool] = {}
-    for param in command.params:
+    for param in params:
         if isinstance(param, click.Option):
             flags |= dict.fromkeys(param.opts, param.is_flag)
-    bare = getattr(command, "bare_values", {})
-    plain: list[str] = []
-    for at, word in enumerate(args):
-        name, equals, value = word.partition("=")
-        if word == "--":
-            return plain + args[at:]
+    normalised: list[str] = []
+    for index, argument in enumerate(args):
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            return [*normalised, *args[index:]]
         if equals and flags.get(name) and name.startswith("--"):
             if value.lower() not in _TRUE + _FALSE:
                 raise BadRequest(f'invalid argument "{value}" for "{name}" flag: true or false is needed')
-            plain += [name] if value.lower() in _TRUE else []
-        elif word in bare:
-            plain.append(f"{word}={bare[word]}")
+            normalised += [name] if value.lower() in _TRUE else []
+        elif argument in implicit_values:
+            normalised.append(f"{argument}={implicit_values[argument]}")
         else:
-            plain.append(word)
-    return plain
+            normalised.append(argument)
+    return normalised

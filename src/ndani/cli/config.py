@@ -1,4 +1,4 @@
-"""`ndani config`: which settings there are, what they are set to, and who set them."""
+"""`ndani config`: every setting, its value, and where the value comes from."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from ndani.cli.command import Command, CommandEntry, LazyGroup, exactly
 from ndani.cli.output import emit
 from ndani.settings import fields, load, without_effect
 
-CONFIG = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml)")
+_CONFIG_VARIABLE = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml)")
 
 
-@click.command("show", cls=Command, usage="show", takes=exactly(0), environment=(CONFIG,), help="Show each setting and where it came from")
+@click.command(
+    "show", cls=Command, usage="show", arity=exactly(0), environment=(_CONFIG_VARIABLE,), help="Show each setting and where it came from"
+)
 def show(args: tuple[str, ...]) -> None:
     """Print each setting, its value and its origin: default, a variable's name, or the settings file."""
     settings = load()
-    rows = [(s.name, written(getattr(settings, s.name)), settings.origins_of[s.name]) for s in fields()]
+    rows = [(s.name, format_value(getattr(settings, s.name)), settings.origins_of[s.name]) for s in fields()]
     emit(tables.columns(("SETTING", "VALUE", "FROM"), rows), nl=False)
     for sentence in without_effect():
         emit(f"Warning: {sentence}", err=True)
 
 
-def written(value: Any) -> str:
-    """A setting's value as a user would write it; `-` for one that is not set."""
+def format_value(value: Any) -> str:
+    """The value of a setting as a user writes it; `-` for one that is not set."""
     if value is None or value in ("", ()):
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):  # every setting with a fraction is a duration in seconds
+    if isinstance(value, float):  # every setting of this type is a duration in seconds
         return formatting.duration(int(value * 1e9))
     if isinstance(value, tuple):
         return ",".join(map(str, value))
@@ -39,14 +41,14 @@ def written(value: Any) -> str:
 
 
 @click.pass_context
-def _help(ctx: click.Context) -> None:
+def _show_help(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         emit(ctx.get_help())
 
 
 config = LazyGroup(
     name="config",
-    table={"show": CommandEntry("ndani.cli.config", "show", "Show each setting and where it came from")},
+    entries={"show": CommandEntry("ndani.cli.config", "show", "Show each setting and where it came from")},
     help="Show the settings",
-    callback=_help,
+    callback=_show_help,
 )

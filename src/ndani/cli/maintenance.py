@@ -20,50 +20,50 @@ from ndani.errors import Failed
 from ndani.settings import load
 
 
-@click.command("verify", cls=Command, usage="verify [MODEL]", takes=at_most(1), help="Check that the files of models are whole")
+@click.command("verify", cls=Command, usage="verify [MODEL]", arity=at_most(1), help="Check that the files of models are whole")
 @click.option("--repair", is_flag=True, help="Pull again what is damaged, without asking")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry for repairs")
 def verify(args: tuple[str, ...], repair: bool, insecure: bool) -> int:
-    """Hash every file of a model, or of all; exit 1 when something is damaged and stays so."""
-    ask: dict[str, Any] = {"model": args[0]} if args else {}
+    """Hash every file of a model, or of all models; exit 1 when a damaged file is not repaired."""
+    request: dict[str, Any] = {"model": args[0]} if args else {}
     for name in args:
         names.parse(name)
     client = connect_or_start(load())
-    last = _verified(client, ask)
-    damaged = last["damaged"]
+    result = _run_verify(client, request)
+    damaged = result["damaged"]
     if not damaged:
-        emit(f"{_files(last['files'])} checked ({size(last['size'])}), all whole")
+        emit(f"{_file_count(result['files'])} checked ({size(result['size'])}), all whole")
         return 0
-    bad = _files(len(damaged))
-    if not repair and not _agreed(f"Pull {bad} again?"):
-        raise Failed(f"{bad} of {last['files']} damaged; `ndani verify --repair` pulls them again")
+    damaged_files = _file_count(len(damaged))
+    if not repair and not _confirm(f"Pull {damaged_files} again?"):
+        raise Failed(f"{damaged_files} of {result['files']} damaged; `ndani verify --repair` pulls them again")
     digests = [damage["digest"] for damage in damaged if "digest" in damage]
-    again = _verified(client, ask | {"repair": True, "insecure": insecure, "digests": digests})
-    if again["damaged"]:
-        raise Failed(f"{_files(len(again['damaged']))} could not be repaired; remove the model, or create it again")
-    emit(f"{bad} repaired")
+    after_repair = _run_verify(client, request | {"repair": True, "insecure": insecure, "digests": digests})
+    if after_repair["damaged"]:
+        raise Failed(f"{_file_count(len(after_repair['damaged']))} could not be repaired; remove the model, or create it again")
+    emit(f"{damaged_files} repaired")
     return 0
 
 
-def _verified(client: ServerClient, ask: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One verification to its end, shown as it goes; its last line. What is damaged is said on stderr."""
+def _run_verify(client: ServerClient, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Run one verification with its progress and return its last event. Damaged files are reported on stderr."""
     try:
-        last = _follow(client, "/api/verify", ask, "the server ended before everything was checked; run it again")
+        result, _ = _follow(client, "/api/verify", request, "the server ended before everything was checked; run it again")
     except KeyboardInterrupt:
-        emit("stopped; nothing was changed" if not ask.get("repair") else "stopped; run it again to go on", err=True)
+        emit("stopped; nothing was changed" if not request.get("repair") else "stopped; run it again to go on", err=True)
         raise
-    for damage in last["damaged"]:
+    for damage in result["damaged"]:
         file = f"{damage['digest'].replace(':', '-')}: " if "digest" in damage else ""
         users = f" (needed by {', '.join(damage['models'])})" if "models" in damage else ""
         emit(f"damaged: {file}{damage['problem']}{users}", err=True)
-    return last
+    return result
 
 
-def _agreed(question: str) -> bool:
-    """Whether a person at a terminal says yes; False for Ctrl-D, and where nobody can be asked. Raises KeyboardInterrupt."""
+def _confirm(question: str) -> bool:
+    """Whether the user confirms at the terminal; False for Ctrl-D, and without a terminal. Raises KeyboardInterrupt."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    # Not click's: it makes one of Ctrl-C and Ctrl-D, and only the first is a user who wants to stop.
+    # Not click.confirm, which treats Ctrl-C and Ctrl-D alike: only Ctrl-C stops the command.
     emit(f"{question} [y/N]: ", nl=False, err=True)
     try:
         answer = sys.stdin.readline()
@@ -75,63 +75,56 @@ def _agreed(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-@click.command("prune", cls=Command, usage="prune", takes=exactly(0), help="Remove files that no model needs")
+@click.command("prune", cls=Command, usage="prune", arity=exactly(0), help="Remove files that no model needs")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed")
 def prune(args: tuple[str, ...], dry_run: bool) -> None:
-    """Remove blobs that no name needs, and unfinished pulls of more than a week ago.
+    """Remove blobs that no manifest needs, and unfinished pulls that are more than a week old.
 
-    While a manifest cannot be read no blob is removed, which is said on stderr.
+    When a manifest cannot be read, no blob is removed, and this is reported on stderr.
     """
-    unused: list[Mapping[str, Any]] = []
-    unread: list[Mapping[str, Any]] = []
     client = connect_or_start(load())
     try:
-        last = _follow(client, "/api/prune", {"dry_run": dry_run}, "the server ended before it was done; run it again", unused, unread)
+        result, reported = _follow(client, "/api/prune", {"dry_run": dry_run}, "the server ended before it was done; run it again")
     except KeyboardInterrupt:
         emit("stopped; what was removed stays removed", err=True)
         raise
-    for damage in unread:
+    for damage in reported["damaged"]:
         emit(f"damaged: {damage['problem']}", err=True)
-    if unread:
+    if reported["damaged"]:
         emit("files of models stay until that is mended: what it needs cannot be known", err=True)
     if dry_run:
-        for file in unused:
+        for file in reported["unused"]:
             emit(f"{file['file']}  {size(file['size'])}")
-    count = last["files"] + last["unfinished"]
+    count = result["files"] + result["unfinished"]
     if not count:
         emit("nothing to remove")
     else:
-        emit(f"{_files(count)} {'would be removed' if dry_run else 'removed'}, {size(last['freed'])} {'to free' if dry_run else 'freed'}")
+        removed, freed = ("would be removed", "to free") if dry_run else ("removed", "freed")
+        emit(f"{_file_count(count)} {removed}, {size(result['freed'])} {freed}")
 
 
 def _follow(
-    client: ServerClient,
-    path: str,
-    body: Mapping[str, Any],
-    incomplete: str,
-    unused: list[Mapping[str, Any]] | None = None,
-    unread: list[Mapping[str, Any]] | None = None,
-) -> Mapping[str, Any]:
-    """Show long work to its end; its last line. Files that are reported on the way go to `unused`, what is damaged to `unread`."""
-    last: dict[str, Any] = {}
+    client: ServerClient, path: str, body: Mapping[str, Any], incomplete: str
+) -> tuple[Mapping[str, Any], dict[str, list[Mapping[str, Any]]]]:
+    """Show the progress of long work. Returns its last event, and the events about single files by status (unused, damaged)."""
+    result: Mapping[str, Any] = {}
+    reported: dict[str, list[Mapping[str, Any]]] = {"unused": [], "damaged": []}
 
-    def shown(events: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    def progress_events(events: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        nonlocal result
         for event in events:
-            last.clear()
-            last.update(event)
-            if event.get("status") == "unused" and unused is not None:
-                unused.append(dict(event))
-            elif event.get("status") == "damaged" and unread is not None:
-                unread.append(dict(event))
-            elif event.get("status") not in ("unused", "damaged", "success"):
+            result, status = event, str(event.get("status") or "")
+            if status in reported:
+                reported[status].append(event)
+            elif status != "success":
                 yield event
-        if last.get("status") == "success":
-            yield {"status": "success"}
+        if result.get("status") == "success":
+            yield result
 
-    with contextlib.closing(client.stream(path, dict(body))) as events:
-        progress.follow(shown(events), incomplete, quiet_end=True)
-    return last
+    with contextlib.closing(client.stream(path, body)) as events:
+        progress.follow(progress_events(events), incomplete, hide_success=True)
+    return result, reported
 
 
-def _files(count: int) -> str:
+def _file_count(count: int) -> str:
     return f"{count} file" if count == 1 else f"{count} files"

@@ -1,4 +1,4 @@
-"""Commands about the models on this disk: list, pull, push, cp, rm. (`show` has a file of its own.)"""
+"""Commands on the models of the store: list, pull, push, cp, rm. (`show` is in `show.py`.)"""
 
 from __future__ import annotations
 
@@ -20,65 +20,69 @@ from ndani.settings import load
 
 
 def print_json(value: Any) -> None:
-    """An answer of the API as it came, indented."""
+    """Print an answer of the API, indented."""
     emit(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-@click.command("list", cls=Command, usage="list [PREFIX]", takes=at_most(1), aliases=("ls",), help="List models")
+@click.command("list", cls=Command, usage="list [PREFIX]", arity=at_most(1), aliases=("ls",), help="List models")
 @click.option("--json", "as_json", is_flag=True, help="Print the API's answer as JSON")
 def list_(args: tuple[str, ...], as_json: bool) -> None:
     """Print the models of the store, newest first."""
-    answer = ServerClient(load()).models("/api/tags")
+    response = ServerClient(load()).list_models("/api/tags")
     prefix = args[0] if args else ""
     if as_json:
-        return print_json(answer | {"models": _beginning(answer["models"], prefix)})
-    return emit(listing(answer["models"], prefix), nl=False)
+        return print_json(response | {"models": _with_prefix(response["models"], prefix)})
+    return emit(model_table(response["models"], prefix), nl=False)
 
 
-def listing(models: list[dict[str, Any]], prefix: str = "") -> str:
-    """A table of models as the API lists them: those whose name begins with `prefix`."""
-    models, now = _beginning(models, prefix), time.time()
+def model_table(models: list[dict[str, Any]], prefix: str = "") -> str:
+    """A table of the models whose name begins with `prefix`, in the order of the API."""
+    models, now = _with_prefix(models, prefix), time.time()
     rows = [
-        (m["name"], m["digest"][:12], formatting.size(m["size"]), formatting.when(formatting.moment(m["modified_at"]), now)) for m in models
+        (m["name"], m["digest"][:12], formatting.size(m["size"]), formatting.relative_time(formatting.parse_time(m["modified_at"]), now))
+        for m in models
     ]
     return tables.columns(("NAME", "ID", "SIZE", "MODIFIED"), rows)
 
 
-def _beginning(models: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]]:
+def _with_prefix(models: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]]:
     return [model for model in models if model["name"].lower().startswith(prefix.lower())]
 
 
-@click.command("pull", cls=Command, usage="pull MODEL", takes=exactly(1), help="Pull a model from its source")
+@click.command("pull", cls=Command, usage="pull MODEL", arity=exactly(1), help="Pull a model from its source")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
 def pull(args: tuple[str, ...], insecure: bool) -> None:
-    """Bring a model into the store, with its progress on stderr."""
+    """Pull a model into the store, with its progress on stderr."""
     from ndani.cli.autostart import connect_or_start
 
     fetch(connect_or_start(load()), args[0], insecure=insecure)
 
 
 def fetch(client: ServerClient, model: str, *, insecure: bool = False) -> None:
-    """Ask the server for a pull and show how it gets on. Ctrl-C says that it can be resumed and raises on.
+    """Have the server pull a model, and show the progress. On Ctrl-C, prints how to resume and raises KeyboardInterrupt.
 
-    Raises BadName, and what the server answers."""
+    Raises BadName, and the error that the server reports.
+    """
     from ndani.cli import progress
 
     names.parse(model)
     events = client.stream("/api/pull", {"model": model} | ({"insecure": True} if insecure else {}))
-    # Said before the server is asked: it may know at once that there is no such model, and then no event comes.
-    begun = [{"status": "pulling manifest"}]
+    # Shown before the request: the server may answer at once that the model does not exist, without any event.
+    first_events = [{"status": "pulling manifest"}]
     try:
         with contextlib.closing(events):
-            progress.follow(itertools.chain(begun, events), f"the pull of {model} ended before it was complete; pull it again to resume")
+            progress.follow(
+                itertools.chain(first_events, events), f"the pull of {model} ended before it was complete; pull it again to resume"
+            )
     except KeyboardInterrupt:
         emit(f"the pull of {model} was stopped; `ndani pull {model}` resumes where it was", err=True)
         raise
 
 
-@click.command("push", cls=Command, usage="push MODEL", takes=exactly(1), help="Push a model to a registry")
+@click.command("push", cls=Command, usage="push MODEL", arity=exactly(1), help="Push a model to a registry")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
 def push(args: tuple[str, ...], insecure: bool) -> None:
-    """Send a model to the registry that its name says, with its progress on stderr."""
+    """Push a model to the registry in its name, with its progress on stderr."""
     from ndani.cli import progress
     from ndani.cli.autostart import connect_or_start
 
@@ -93,20 +97,20 @@ def push(args: tuple[str, ...], insecure: bool) -> None:
         raise
 
 
-@click.command("cp", cls=Command, usage="cp SOURCE DESTINATION", takes=exactly(2), help="Copy a model")
+@click.command("cp", cls=Command, usage="cp SOURCE DESTINATION", arity=exactly(2), help="Copy a model")
 def cp(args: tuple[str, ...]) -> None:
-    """Give a model a second name."""
+    """Copy a model to a second name."""
     source, destination = args
-    ServerClient(load()).tell("POST", "/api/copy", {"source": source, "destination": destination})
+    ServerClient(load()).request_empty("POST", "/api/copy", {"source": source, "destination": destination})
     emit(f"copied '{source}' to '{destination}'")
 
 
-@click.command("rm", cls=Command, usage="rm MODEL [MODEL...]", takes=at_least(1), help="Remove a model")
+@click.command("rm", cls=Command, usage="rm MODEL [MODEL...]", arity=at_least(1), help="Remove a model")
 def rm(args: tuple[str, ...]) -> None:
-    """Remove models, out of memory first; stops at the first that cannot be removed."""
+    """Unload models from memory and remove them; stops at the first that cannot be removed."""
     client = ServerClient(load())
     for name in args:
-        with contextlib.suppress(NotFound):  # the delete below says it, in its own words
-            client.ask("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, holds="done")
-        client.tell("DELETE", "/api/delete", {"model": name})
+        with contextlib.suppress(NotFound):  # the delete request below reports it
+            client.request_json("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, required_field="done")
+        client.request_empty("DELETE", "/api/delete", {"model": name})
         emit(f"deleted '{name}'")

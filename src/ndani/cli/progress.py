@@ -1,4 +1,4 @@
-"""How long work gets on: bars on a terminal, plain lines in a pipe; always on stderr, never an escape into a pipe."""
+"""The progress of long work, on stderr: bars on a terminal, plain lines without escape sequences in a pipe."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ndani.cli.formatting import size
-from ndani.cli.pausing import drawing
+from ndani.cli.suspend import restoring_cursor_on_suspend
 from ndani.control_characters import replace_controls
 from ndani.errors import Failed
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_QUIET_S = 5.0  # a slow download still gives a sign of life this often
+_MAX_SILENCE_S = 5.0  # a slow download writes a line at least this often
 
 
 class Display(Protocol):
-    """Something that shows one event after another."""
+    """Shows the events of long work."""
 
-    def take(self, event: Mapping[str, Any]) -> None:
+    def show(self, event: Mapping[str, Any]) -> None:
         """Show one `{status, digest?, total?, completed?}`."""
         ...
 
     def close(self) -> None:
-        """Leave the screen as it should stay."""
+        """Draw the final state."""
         ...
 
 
-def follow(events: Iterator[Mapping[str, Any]], incomplete: str, *, quiet_end: bool = False) -> None:
-    """Show events to their end. Raises Failed with the sentence `incomplete` when the last was not `success`.
+def follow(events: Iterator[Mapping[str, Any]], incomplete: str, *, hide_success: bool = False) -> None:
+    """Show all events. Raises Failed with the message `incomplete` when the last status is not `success`.
 
-    With `quiet_end` that word is not shown: whoever calls says what it came to.
+    With `hide_success` this status is not shown, because the caller prints the result.
     """
     status = ""
     display = _display()
     try:
         for event in events:
             status = str(event.get("status") or "")
-            if not (quiet_end and status == "success"):
-                display.take(
-                    {**event, "status": replace_controls(status).replace("\n", " ")}
-                )  # a registry or a folder may have a say in it
+            if not (hide_success and status == "success"):
+                # A registry or a file name may be part of the status, and neither is trusted.
+                printable = replace_controls(status).replace("\n", " ")
+                display.show({**event, "status": printable})
     finally:
         display.close()
     if status != "success":
@@ -59,65 +59,65 @@ def _display() -> Display:
 
 
 class PlainLines:
-    """A line for each change of status, and for a download one for every tenth of it or every few seconds."""
+    """A line for each new status, and during a download a line for every tenth of it or every few seconds."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._status = ""
         self._tenth = -1
-        self._last = 0.0
+        self._last_written_at = 0.0
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Write a line, or not."""
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Write a line when one is due."""
         status, total = str(event.get("status") or ""), int(event.get("total") or 0)
-        now, fresh = time.monotonic(), status != self._status
+        now, is_new_status = time.monotonic(), status != self._status
         if not total:
-            if fresh:
+            if is_new_status:
                 self._out.write(f"{status}\n")
         else:
-            done = int(event.get("completed") or 0)
-            tenth = -1 if fresh else self._tenth
-            share = 100 * done // total
-            due = share // 10 > tenth and (fresh or share == 100 or now - self._last >= 1)
-            if due or (now - self._last >= _QUIET_S and share > 0):
-                self._out.write(f"{status}: {share:3d}% of {size(total)}\n")
-                tenth, self._last = share // 10, now
-            self._tenth = tenth
+            completed = int(event.get("completed") or 0)
+            last_tenth = -1 if is_new_status else self._tenth
+            percent = 100 * completed // total
+            is_due = percent // 10 > last_tenth and (is_new_status or percent == 100 or now - self._last_written_at >= 1)
+            if is_due or (now - self._last_written_at >= _MAX_SILENCE_S and percent > 0):
+                self._out.write(f"{status}: {percent:3d}% of {size(total)}\n")
+                last_tenth, self._last_written_at = percent // 10, now
+            self._tenth = last_tenth
         self._status = status
         self._out.flush()
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Nothing to do: every line is complete."""
 
 
 class ProgressBars:
-    """A bar for each file that travels, with bytes, speed and the time it still needs; statuses stay as lines above."""
+    """A bar for each file in transfer, with bytes, speed and remaining time; other statuses are lines above the bars."""
 
     def __init__(self) -> None:
         self._bars = _rich_progress()
         self._tasks: dict[str, Any] = {}
         self._status = ""
-        self._drawn = contextlib.ExitStack()
-        self._drawn.enter_context(self._bars)
-        self._drawn.enter_context(drawing(lambda: len(self._tasks)))
+        self._resources = contextlib.ExitStack()
+        self._resources.enter_context(self._bars)
+        self._resources.enter_context(restoring_cursor_on_suspend(lambda: len(self._tasks)))
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Move a bar, or write a line."""
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Update a bar, or write a line."""
         status, total = str(event.get("status") or ""), int(event.get("total") or 0)
         if total:
-            done = int(event.get("completed") or 0)
+            completed = int(event.get("completed") or 0)
             key = str(event.get("digest") or status)
             if key not in self._tasks:
-                self._tasks[key] = self._bars.add_task(status, total=total, completed=done)
+                self._tasks[key] = self._bars.add_task(status, total=total, completed=completed)
             else:
-                self._bars.update(self._tasks[key], description=status, completed=done, total=total)
+                self._bars.update(self._tasks[key], description=status, completed=completed, total=total)
         elif status != self._status:
             self._bars.console.print(status, markup=False, highlight=False, emoji=False)
         self._status = status
 
     def close(self) -> None:
-        """Draw the bars a last time and give the cursor back."""
-        self._drawn.close()
+        """Draw the bars a last time and show the cursor."""
+        self._resources.close()
 
 
 def _rich_progress() -> Progress:
@@ -138,6 +138,6 @@ def _rich_progress() -> Progress:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
     ]
-    if console.width >= 80:  # a row that does not fit would be broken over several lines
+    if console.width >= 80:  # a wider row would wrap on a narrow terminal
         columns += [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
     return Progress(*columns, console=console)

@@ -1,6 +1,6 @@
-"""`ndani run`: one prompt, one answer, streamed to stdout as it arrives; the model is pulled first where it is missing.
+"""`ndani run`: one prompt and its answer, streamed to stdout; a model that is missing is pulled first.
 
-Without a prompt, at a terminal, it is a conversation: `repl`.
+Without a prompt, at a terminal, it starts the interactive prompt: `repl`.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ from typing import Any
 
 import click
 
-from ndani.cli.answer_summary import answer_summary
+from ndani.cli.answer_summary import print_answer_summary
 from ndani.cli.client import ServerClient
-from ndani.cli.command import HOST, Command, at_least
+from ndani.cli.command import HOST_VARIABLE, Command, at_least
 from ndani.cli.output import emit
 from ndani.cli.word_wrap import WordWrapper
 from ndani.durations import parse_duration
 from ndani.errors import BadRequest, Failed, NotFound
 from ndani.settings import load
 
-_THINK = {"": True, "true": True, "false": False} | {level: level for level in ("high", "medium", "low", "max")}
+_THINK_VALUES = {"": True, "true": True, "false": False} | {level: level for level in ("high", "medium", "low", "max")}
 _ENVIRONMENT = (
     ("NDANI_EDITOR", "Path to editor for interactive prompt editing (Ctrl+G)"),
-    HOST,
+    HOST_VARIABLE,
     ("NDANI_NOHISTORY", "Do not preserve readline history"),
 )
 
 
-class RunCommand(Command):
-    """`--think` and `--truncate` may stand alone, or with a value behind `=`."""
-
-    bare_values = {"--think": "true", "--truncate": "true"}  # noqa: RUF012
-
-
-@click.command("run", cls=RunCommand, usage="run MODEL [PROMPT]", takes=at_least(1), environment=_ENVIRONMENT, help="Run a model")
+@click.command(
+    "run",
+    cls=Command,
+    usage="run MODEL [PROMPT]",
+    arity=at_least(1),
+    environment=_ENVIRONMENT,
+    implicit_values={"--think": "true", "--truncate": "true"},
+    help="Run a model",
+)
 @click.option("--keepalive", default="", help="Duration to keep a model loaded (e.g. 5m)")
 @click.option("--verbose", is_flag=True, help="Show timings for response")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
@@ -48,73 +50,75 @@ class RunCommand(Command):
 @click.option("--hidethinking", is_flag=True, hidden=True)
 @click.option("--dimensions", default="0", metavar="int", help="Numbers of the vector (embedding models only)")
 @click.option("--truncate", default="true", help="Cut a text that is too long (embedding models only)")
-def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **later: Any) -> None:
-    """Answer one prompt: words of the command line, after what is piped in; without any, converse. An embedder gives its vector."""
+def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **request_flags: Any) -> None:
+    """Answer one prompt: the text from stdin, then the arguments. Without either, start the interactive prompt."""
     from ndani.cli.autostart import connect_or_start
-    from ndani.cli.embed import embeds, flags, vector
+    from ndani.cli.embed import embed_prompt, is_embedding_model, parse_flags
 
     model, *words = args
-    of_vectors = flags(later.pop("dimensions"), later.pop("truncate"))
-    ask: dict[str, Any] = {"model": model} | _later(**later)
+    embed_fields = parse_flags(request_flags.pop("dimensions"), request_flags.pop("truncate"))
+    request: dict[str, Any] = {"model": model} | _request_fields(**request_flags)
     if keepalive:
         parse_duration(keepalive)
-        ask["keep_alive"] = keepalive if not keepalive.lstrip("+-").replace(".", "").isdigit() else float(keepalive)
+        is_number = keepalive.lstrip("+-").replace(".", "").isdigit()
+        request["keep_alive"] = float(keepalive) if is_number else keepalive
     if not words and sys.stdin.isatty() and sys.stdout.isatty():
-        from ndani.cli.repl import converse
+        from ndani.cli.repl import run_repl
 
         settings = load()
         client = connect_or_start(settings)
-        if embeds(client, model, insecure):
-            emit(vector(client, ask, of_vectors))  # there is no conversing with it: says that a text is needed
-        _refuse(of_vectors)
-        return converse(settings, ask, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
-    ask["prompt"] = prompt(words)
+        if is_embedding_model(client, model, insecure):
+            # An embedding model has no interactive prompt: this raises that a text is needed.
+            emit(embed_prompt(client, request, embed_fields))
+        _refuse_embed_fields(embed_fields)
+        return run_repl(settings, request, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
+    request["prompt"] = read_prompt(words)
     client = connect_or_start(load())
-    if embeds(client, model, insecure):
-        emit(vector(client, ask, of_vectors))
+    if is_embedding_model(client, model, insecure):
+        emit(embed_prompt(client, request, embed_fields))
         return
-    _refuse(of_vectors)
+    _refuse_embed_fields(embed_fields)
     wrap = sys.stdout.isatty() and not nowordwrap
     writer = WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
     try:
-        done = _answer(client, ask, writer)
+        final_event = _stream_answer(client, request, writer)
     except NotFound:
         from ndani.cli.models import fetch
 
         fetch(client, model, insecure=insecure)
-        done = _answer(client, ask, writer)
-    if ask["prompt"]:
+        final_event = _stream_answer(client, request, writer)
+    if request["prompt"]:
         emit("\n")
-    return answer_summary(done, verbose=verbose)
+    return print_answer_summary(final_event, verbose=verbose)
 
 
-def _refuse(of_vectors: Mapping[str, Any]) -> None:
-    if of_vectors:
+def _refuse_embed_fields(embed_fields: Mapping[str, Any]) -> None:
+    if embed_fields:
         raise BadRequest("--dimensions and --truncate are for models of embeddings; leave them out")
 
 
-def _later(*, format_: str, think: str, hidethinking: bool) -> dict[str, Any]:
-    """Flags of Ollama's that ndani does not have yet: refused when they ask for something."""
-    asked = {
+def _request_fields(*, format_: str, think: str, hidethinking: bool) -> dict[str, Any]:
+    """The fields of a request that the flags set. Raises BadRequest for flags of Ollama's that ndani does not support yet."""
+    unsupported = {
         "--format": bool(format_),
         "--hidethinking": hidethinking,
     }
-    for flag, on in asked.items():
-        if on:
+    for flag, requested in unsupported.items():
+        if requested:
             raise BadRequest(f"{flag} is not in this version of ndani; leave it out")
-    if think not in _THINK:
+    if think not in _THINK_VALUES:
         raise BadRequest(f'invalid value for --think: "{think}" (must be true, false, high, medium, low, or max)')
-    # Whether a model can think is the server's to say, in the words that clients know.
-    return {"think": _THINK[think]} if _THINK[think] else {}
+    # The server checks whether the model can think, and clients know its error message.
+    return {"think": _THINK_VALUES[think]} if _THINK_VALUES[think] else {}
 
 
-def prompt(words: list[str]) -> str:
-    """The prompt of a command line: piped text first, then the words, joined by spaces.
+def read_prompt(words: list[str]) -> str:
+    """The prompt of a command line: the text from stdin, then the arguments, joined by spaces.
 
-    Raises BadRequest when there is neither and a person sits at the terminal. An empty prompt only loads the model.
+    Raises BadRequest when there are no arguments and stdin is a terminal. An empty prompt only loads the model.
     """
     text = " ".join(words)
-    piped = _piped()
+    piped = _read_stdin()
     if piped is None and not words:
         raise BadRequest('a prompt is needed: ndani run MODEL "your question" (a conversation needs a terminal to be shown on)')
     if piped:
@@ -122,38 +126,38 @@ def prompt(words: list[str]) -> str:
     return text
 
 
-def _piped() -> str | None:
-    """What is piped in; None when stdin is a terminal."""
+def _read_stdin() -> str | None:
+    """The text from stdin; None when stdin is a terminal."""
     try:
-        number = sys.stdin.fileno()
-        kind = os.fstat(number).st_mode
-    except (AttributeError, OSError, ValueError):  # closed, or not a file at all
+        descriptor = sys.stdin.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or without a file descriptor
         return ""
-    if os.isatty(number):
+    if os.isatty(descriptor):
         return None
-    if stat.S_ISCHR(kind):  # /dev/null
+    if stat.S_ISCHR(mode):  # /dev/null
         return ""
     return sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
-def _answer(client: ServerClient, ask: Mapping[str, Any], writer: WordWrapper) -> Mapping[str, Any]:
-    """Stream one answer into the writer and return its last object. Ctrl-C hangs up, which stops the computation."""
-    done: Mapping[str, Any] | None = None
-    events = client.stream("/api/generate", ask)
+def _stream_answer(client: ServerClient, request: Mapping[str, Any], writer: WordWrapper) -> Mapping[str, Any]:
+    """Stream one answer into the writer and return its last event. Ctrl-C disconnects, which cancels the computation."""
+    final_event: Mapping[str, Any] | None = None
+    events = client.stream("/api/generate", request)
     try:
         with contextlib.closing(events):
             for event in events:
                 writer.write(event.get("response") or "")
                 if event.get("done"):
-                    done = event
-        if done is None:
+                    final_event = event
+        if final_event is None:
             raise Failed("the server ended the answer in the middle; ask again, and look at its log if it stays so")
     except BadRequest as error:
-        # Ollama's client puts the status in front here and nowhere else.
-        raise BadRequest(f"400 Bad Request: {error}" if ask.get("think") else str(error)) from None
+        # Ollama's client has the status before this message, and before no other.
+        raise BadRequest(f"400 Bad Request: {error}" if request.get("think") else str(error)) from None
     except (KeyboardInterrupt, Failed):
         if writer.close() and sys.stdout.isatty():
-            emit()  # the shell's prompt, or the error, gets a line of its own
+            emit()  # the shell's prompt, or the error, starts on a new line
         raise
     writer.close()
-    return done
+    return final_event

@@ -1,6 +1,6 @@
-"""How a signal ends a run: it unwinds like Ctrl-C does, so that the terminal is as it was, and only then ends the process.
+"""Termination by a signal: it unwinds the stack like Ctrl-C, so that the terminal is restored, and then ends the process.
 
-A process that a signal has ended says so to whoever started it: a shell's loop over several commands ends with it.
+The process ends by the signal itself, not with an exit code: a shell then also ends a loop that runs several commands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class Terminated(BaseException):
-    """A signal, of this number, that asks this process to end."""
+    """A signal of this number has requested the end of the process."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,11 +21,11 @@ class Terminated(BaseException):
 
 
 def unwind_on_signals() -> None:
-    """Have what would end the process at once raise `Terminated`: SIGTERM, SIGHUP, and SIGQUIT (a key, as Ctrl-C is).
+    """Make SIGTERM, SIGHUP and SIGQUIT (the key Ctrl-\\) raise `Terminated` instead of ending the process at once.
 
-    One that is ignored (`nohup`) stays so. None leaves a core dump: a prompt would lie in it.
+    A signal that is ignored (`nohup`) stays ignored. Core dumps are turned off, because they would contain the prompt.
     """
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has neither such limits nor such files
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no resource limits and no core dumps
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -35,8 +35,8 @@ def unwind_on_signals() -> None:
             signal.signal(number, _unwind)
 
 
-def end_by(number: int) -> int:
-    """End this process by a signal's own action; where there is none, return the exit code that a shell would report."""
+def exit_by_signal(number: int) -> int:
+    """End this process by the default action of a signal; on Windows, return the exit code that a shell would report."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -47,5 +47,5 @@ def end_by(number: int) -> int:
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)  # whoever asks twice does not want to wait
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
     raise Terminated(number)

@@ -1,7 +1,4 @@
-"""Tables of plain text, column for column as Ollama draws them: `columns` for listings, `section` for `show`.
-
-Nothing here prints, and nothing knows what a model is.
-"""
+"""Tables of plain text in Ollama's layout: `columns` for listings, `section` for `show`. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,17 +9,17 @@ from ndani.cli.formatting import width
 _GAP = "    "
 
 
-def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A heading and its rows, each column as wide as its widest cell, ended by a newline."""
-    widths = _widths([head, *rows])
-    # Ollama's table ends the heading with one space and each row with the full gap; scripts cut at columns, so we do too.
-    lines = [_GAP.join(_fill(head, widths)) + " "]
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A header and rows, each column as wide as its widest cell, with a final newline."""
+    widths = _widths([header, *rows])
+    # As in Ollama, the header ends with one space and each row with the full gap: scripts cut the table by columns.
+    lines = [_GAP.join(_fill(header, widths)) + " "]
     lines += ["".join(cell + _GAP for cell in _fill(row, widths)) for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def section(title: str, rows: Sequence[Sequence[str]]) -> str:
-    """A title indented by two, its rows by four, and an empty line; nothing at all where there are no rows."""
+    """A title indented by two, its rows by four, and an empty line; an empty text when there are no rows."""
     if not rows:
         return ""
     widths = _widths(rows)
@@ -30,10 +27,10 @@ def section(title: str, rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def pairs(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
-    """Aligned rows without a heading and without spaces at their ends."""
+def pairs(rows: Sequence[Sequence[str]]) -> str:
+    """Rows indented by two and aligned, without a header and without trailing spaces."""
     widths = _widths(rows)
-    return "".join((indent + "  ".join(_fill(row, widths))).rstrip() + "\n" for row in rows)
+    return "".join(("  " + "  ".join(_fill(row, widths))).rstrip() + "\n" for row in rows)
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
@@ -41,4 +38,4 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _fill(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths, strict=True)]
+    return [cell + " " * (column_width - width(cell)) for cell, column_width in zip(row, widths, strict=True)]

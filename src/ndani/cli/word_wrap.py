@@ -1,6 +1,6 @@
-"""Where an answer goes: plain text into a pipe as it arrives, whole words within the width of a terminal.
+"""Writing an answer: unchanged into a pipe, wrapped at words on a terminal.
 
-No terminal escapes are written, neither ours nor (on a terminal) a model's: a model's text is not trusted with a screen.
+No escape sequences are written to a terminal. Those of the model are removed, because its text is not trusted.
 """
 
 from __future__ import annotations
@@ -10,78 +10,78 @@ from typing import TextIO
 from ndani.cli.formatting import width
 from ndani.control_characters import replace_controls
 
-_JOINER = "\u200d"  # makes one picture of two
-#: Letters that a word may have for each column of a line: marks without a width would else be collected, and measured, without end.
-_MOST_MARKS = 8
+_JOINER = "\u200d"  # joins two emoji into one
+#: Limit of a word's characters per column of the line: a word of combining marks has no width and would be buffered without end.
+_MAX_CHARACTERS_PER_COLUMN = 8
 
 
 class WordWrapper:
-    """Writes pieces of an answer. `columns` 0 means no wrapping; `terminal` keeps control characters off the screen."""
+    """Writes an answer in chunks. `columns` 0 means no wrapping; `terminal` removes control characters."""
 
     def __init__(self, out: TextIO, *, columns: int = 0, terminal: bool = False) -> None:
         self._out = out
         self._columns = columns
         self._terminal = terminal
-        self._at = 0
+        self._column = 0
         self._word = ""
-        self._held = ""  # a carriage return that may be half of a line's end
-        self._wrote = False
+        self._pending_return = ""  # a carriage return that may be the first half of a line end
+        self._has_written = False
 
-    def write(self, piece: str) -> None:
-        """Take the next piece; on a wrapped terminal a word appears once it is complete."""
-        self._wrote = self._wrote or bool(piece)
+    def write(self, chunk: str) -> None:
+        """Write the next chunk; with wrapping, a word is written when it is complete."""
+        self._has_written = self._has_written or bool(chunk)
         if self._terminal:
-            piece, self._held = self._held + piece, ""
-            if piece.endswith("\r"):
-                piece, self._held = piece[:-1], "\r"
-            piece = replace_controls(piece)
-        self._put(piece)
+            chunk, self._pending_return = self._pending_return + chunk, ""
+            if chunk.endswith("\r"):
+                chunk, self._pending_return = chunk[:-1], "\r"
+            chunk = replace_controls(chunk)
+        self._write_text(chunk)
 
     def close(self) -> bool:
-        """Write the word that was still being collected; True when anything was written at all."""
-        held, self._held = self._held, ""
-        self._put(replace_controls(held))
+        """Write the last, buffered word; True when anything was written."""
+        pending, self._pending_return = self._pending_return, ""
+        self._write_text(replace_controls(pending))
         self._end_word()
         self._out.flush()
-        return self._wrote
+        return self._has_written
 
-    def _put(self, text: str) -> None:
+    def _write_text(self, text: str) -> None:
         if not self._columns:
             self._out.write(text)
         else:
-            for letter in text:
-                self._letter(letter)
+            for character in text:
+                self._write_character(character)
         self._out.flush()
 
-    def _letter(self, letter: str) -> None:
-        if letter == "\n":
+    def _write_character(self, character: str) -> None:
+        if character == "\n":
             self._end_word()
-            self._out.write(letter)
-            self._at = 0
-        elif letter in " \t":  # the other blanks hold words together, or are as wide as a letter
+            self._out.write(character)
+            self._column = 0
+        elif character in " \t":  # other blanks do not break, or are as wide as a character
             self._end_word()
-            if self._at < self._columns:  # at a line's end the space is spent on the break
-                self._out.write(letter)
-            self._at += 1
+            if self._column < self._columns:  # at the end of a line the break replaces the space
+                self._out.write(character)
+            self._column += 1
         else:
-            # Scripts without spaces, and words longer than a line, may break anywhere but within one picture.
-            if self._breaks_before(letter):
+            # Scripts without spaces, and words longer than a line, break at any character, but not inside a joined emoji.
+            if self._breaks_before(character):
                 self._end_word()
-            self._word += letter
-            if len(self._word) >= _MOST_MARKS * self._columns or width(self._word) >= self._columns:
+            self._word += character
+            if len(self._word) >= _MAX_CHARACTERS_PER_COLUMN * self._columns or width(self._word) >= self._columns:
                 self._end_word()
 
-    def _breaks_before(self, letter: str) -> bool:
-        if not self._word or (letter.isascii() and self._word.isascii()):
+    def _breaks_before(self, character: str) -> bool:
+        if not self._word or (character.isascii() and self._word.isascii()):
             return False
-        wide = width(letter)
-        return wide > 0 and not self._word.endswith(_JOINER) and (wide == 2 or width(self._word[-1]) == 2)
+        columns = width(character)
+        return columns > 0 and not self._word.endswith(_JOINER) and (columns == 2 or width(self._word[-1]) == 2)
 
     def _end_word(self) -> None:
-        wide = width(self._word)
-        if self._at and self._at + wide > self._columns:
+        columns = width(self._word)
+        if self._column and self._column + columns > self._columns:
             self._out.write("\n")
-            self._at = 0
+            self._column = 0
         self._out.write(self._word)
-        self._at += wide
+        self._column += columns
         self._word = ""

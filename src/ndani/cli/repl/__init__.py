@@ -1,6 +1,6 @@
 """The interactive prompt of `ndani run`: lines become messages or commands, until the user leaves.
 
-`line` reads, `commands` obeys what begins with a slash, `session` talks to the server, `help_texts` is the help.
+`line_reader` reads lines, `commands` runs the slash commands, `session` sends requests to the server, `help_texts` has the help.
 """
 
 from __future__ import annotations
@@ -10,61 +10,61 @@ from typing import Any
 
 from ndani.cli.output import emit
 from ndani.cli.repl import help_texts
-from ndani.cli.repl.commands import QUOTES, Commands, Leave, gather
+from ndani.cli.repl.commands import QUOTES, Commands, ExitRequested, read_multiline
 from ndani.cli.repl.line_reader import LineReader
 from ndani.cli.repl.session import Session
 from ndani.errors import NdaniError
 from ndani.settings import Settings
 
 
-def converse(settings: Settings, said: Mapping[str, Any], *, verbose: bool, wordwrap: bool, insecure: bool) -> None:
-    """Talk with a model until Ctrl-D or /bye. `said` is what every request says, the model's name among it.
+def run_repl(settings: Settings, request_fields: Mapping[str, Any], *, verbose: bool, wordwrap: bool, insecure: bool) -> None:
+    """Chat with a model until Ctrl-D or /bye. `request_fields` are in every request, among them the model's name.
 
-    Raises what the server says when the model cannot be loaded (one that is not here is pulled first).
+    A missing model is pulled first. Raises the error that the server reports when the model cannot be loaded.
     """
-    session = Session(settings, said, verbose=verbose, wordwrap=wordwrap)
-    session.open(session.model, insecure=insecure)
-    line = LineReader(settings)
-    if line.history.lost:
-        emit(f"Warning: {line.history.lost}", err=True)
-    _recall(session)
-    commands = Commands(session, line)
+    session = Session(settings, request_fields, verbose=verbose, wordwrap=wordwrap)
+    session.load_or_pull(session.model, insecure=insecure)
+    reader = LineReader(settings)
+    if reader.history.failure:
+        emit(f"Warning: {reader.history.failure}", err=True)
+    _print_preset_messages(session)
+    commands = Commands(session, reader)
     while True:
         try:
-            _turn(session, commands, line)
+            _read_and_handle(session, commands, reader)
         except KeyboardInterrupt:
-            continue  # whatever was under way is given up; the prompt stays
+            continue  # cancels what was running; the prompt stays
         except EOFError:
             emit()
             return
-        except Leave:
+        except ExitRequested:
             return
         except NdaniError as error:
             emit(f"error: {error}")
 
 
-def _turn(session: Session, commands: Commands, line: LineReader) -> None:
-    """One line and what it leads to."""
+def _read_and_handle(session: Session, commands: Commands, reader: LineReader) -> None:
+    """Read one line and handle it."""
     try:
-        text = line.read()
+        text = reader.read()
     except KeyboardInterrupt:
-        emit(help_texts.LEAVE)
+        emit(help_texts.HOW_TO_EXIT)
         return
     if text.startswith(QUOTES):
-        text = gather(line, text)
-    elif text.startswith("/") and "\n" not in text:  # of several lines is a paste, such as code that begins with a comment
-        commands.obey(text)
+        text = read_multiline(reader, text)
+    elif text.startswith("/") and "\n" not in text:  # several lines are pasted text, such as code that begins with a comment
+        commands.execute(text)
         return
     if text.strip():
-        session.say(text)
+        session.send(text)
 
 
-def _recall(session: Session) -> None:
-    """Show the conversation that the model brings with it."""
-    for turn in session.before:
+def _print_preset_messages(session: Session) -> None:
+    """Print the messages that are part of the model."""
+    for message in session.preset_messages:
         writer = session.writer()
-        if turn["role"] == "user":
-            writer.write(f">>> {turn['content']}\n")
-        elif turn["role"] == "assistant":
-            writer.write(f"{turn['content']}\n\n")
+        if message["role"] == "user":
+            writer.write(f">>> {message['content']}\n")
+        elif message["role"] == "assistant":
+            writer.write(f"{message['content']}\n\n")
         writer.close()

@@ -1,4 +1,4 @@
-"""What the words behind a slash do. Sentences are Ollama's where it has one; the rest of a session is in `session`."""
+"""The slash commands of the interactive prompt, with Ollama's messages where it has them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ndani.errors import BadName, BadRequest, NotFound
 QUOTES = '"""'
 
 
-class Leave(Exception):
-    """The user wants to go."""
+class ExitRequested(Exception):
+    """The user has entered /bye or /exit."""
 
 
 class Commands:
-    """The commands over one session and the line they are typed on. Each raises what the server answers."""
+    """The slash commands of one session. Each raises the error that the server reports."""
 
-    def __init__(self, session: Session, line: LineReader) -> None:
-        self._session, self._line = session, line
+    def __init__(self, session: Session, reader: LineReader) -> None:
+        self._session, self._reader = session, reader
         self._commands: dict[str, Callable[[str, list[str]], None]] = {
             "/set": self._set,
             "/show": self._show,
@@ -35,8 +35,8 @@ class Commands:
             "/list": self._list,
             "/help": self._help,
             "/?": self._help,
-            "/bye": self._leave,
-            "/exit": self._leave,
+            "/bye": self._exit,
+            "/exit": self._exit,
         }
         self._settings: dict[str, Callable[[str, list[str]], None]] = {
             "parameter": self._parameter,
@@ -47,181 +47,181 @@ class Commands:
             **dict.fromkeys(("wordwrap", "nowordwrap", "verbose", "quiet", "noformat", "nothink"), self._mode),
         }
 
-    def obey(self, text: str) -> None:
-        """Do what a line says that begins with a slash. Raises Leave, KeyboardInterrupt, NdaniError."""
-        first, *rest = text.split()
-        command = self._commands.get(first)
+    def execute(self, text: str) -> None:
+        """Run a line that begins with a slash. Raises ExitRequested, KeyboardInterrupt, NdaniError."""
+        name, *args = text.split()
+        command = self._commands.get(name)
         if command is None:
-            emit(f"Unknown command '{first}'. Type /? for help")
+            emit(f"Unknown command '{name}'. Type /? for help")
         else:
-            command(text, rest)
+            command(text, args)
 
-    def _leave(self, text: str, rest: list[str]) -> None:
-        raise Leave
+    def _exit(self, text: str, args: list[str]) -> None:
+        raise ExitRequested
 
-    def _help(self, text: str, rest: list[str]) -> None:
+    def _help(self, text: str, args: list[str]) -> None:
         topics = {"set": help_texts.SET, "show": help_texts.SHOW, "shortcut": help_texts.SHORTCUTS, "shortcuts": help_texts.SHORTCUTS}
-        emit(topics.get(rest[0].lstrip("/"), help_texts.USAGE) if rest else help_texts.USAGE)
+        emit(topics.get(args[0].lstrip("/"), help_texts.USAGE) if args else help_texts.USAGE)
 
-    def _load(self, text: str, rest: list[str]) -> None:
-        if len(rest) != 1:
+    def _load(self, text: str, args: list[str]) -> None:
+        if len(args) != 1:
             emit("Usage:\n  /load <modelname>")
             return
-        emit(f"Loading model '{rest[0]}'")
+        emit(f"Loading model '{args[0]}'")
         try:
-            self._session.open(rest[0])
+            self._session.load(args[0])
         except NotFound:
-            emit(f"Couldn't find model '{rest[0]}'")
+            emit(f"Couldn't find model '{args[0]}'")
 
-    def _save(self, text: str, rest: list[str]) -> None:
-        if len(rest) != 1:
+    def _save(self, text: str, args: list[str]) -> None:
+        if len(args) != 1:
             emit("Usage:\n  /save <modelname>")
             return
         try:
-            self._session.save(rest[0])
+            self._session.save(args[0])
         except BadName:
-            emit(f"error: The model name '{rest[0]}' is invalid")
+            emit(f"error: The model name '{args[0]}' is invalid")
             return
-        emit(f"Created new model '{rest[0]}'")
+        emit(f"Created new model '{args[0]}'")
 
-    def _clear(self, text: str, rest: list[str]) -> None:
-        self._session.turns = []
+    def _clear(self, text: str, args: list[str]) -> None:
+        self._session.messages = []
         emit("Cleared session context")
 
-    def _list(self, text: str, rest: list[str]) -> None:
-        from ndani.cli.models import listing
+    def _list(self, text: str, args: list[str]) -> None:
+        from ndani.cli.models import model_table
 
-        emit(listing(self._session.reach().models("/api/tags")["models"], rest[0] if rest else ""), nl=False)
+        emit(model_table(self._session.client().list_models("/api/tags")["models"], args[0] if args else ""), nl=False)
 
     # /set
 
-    def _set(self, text: str, rest: list[str]) -> None:
-        if not rest:
+    def _set(self, text: str, args: list[str]) -> None:
+        if not args:
             emit(help_texts.SET)
-        elif rest[0] in self._settings:
-            self._settings[rest[0]](text, rest)
+        elif args[0] in self._settings:
+            self._settings[args[0]](text, args)
         else:
-            emit(f"Unknown command '/set {rest[0]}'. Type /? for help")
+            emit(f"Unknown command '/set {args[0]}'. Type /? for help")
 
-    def _history(self, text: str, rest: list[str]) -> None:
-        history = self._line.history
-        history.keep(rest[0] == "history")
-        if history.keeping and history.lost:
-            emit(f"Warning: {history.lost}", err=True)
+    def _history(self, text: str, args: list[str]) -> None:
+        history = self._reader.history
+        history.set_enabled(args[0] == "history")
+        if history.enabled and history.failure:
+            emit(f"Warning: {history.failure}", err=True)
 
-    def _mode(self, text: str, rest: list[str]) -> None:
-        mode, session = rest[0], self._session
+    def _mode(self, text: str, args: list[str]) -> None:
+        mode, session = args[0], self._session
         if mode == "noformat":
-            session.said.pop("format", None)
+            session.request_fields.pop("format", None)
             emit("Disabled format.")
             return
         if mode == "nothink":
-            session.said["think"] = False
+            session.request_fields["think"] = False
         elif mode in ("verbose", "quiet"):
             session.verbose = mode == "verbose"
         else:
             session.wordwrap = mode == "wordwrap"
         emit(f"Set '{mode}' mode.")
 
-    def _format(self, text: str, rest: list[str]) -> None:
-        if rest[1:] != ["json"]:
+    def _format(self, text: str, args: list[str]) -> None:
+        if args[1:] != ["json"]:
             emit("Invalid or missing format. For 'json' mode use '/set format json'")
             return
-        # Asked now: a format that the server refuses would spoil every message after this one.
-        self._session.require(format="json")
-        self._session.said["format"] = "json"
+        # Checked now: a format that the server rejects would make every later message fail.
+        self._session.check_fields(format="json")
+        self._session.request_fields["format"] = "json"
         emit("Set format to 'json' mode.")
 
-    def _think(self, text: str, rest: list[str]) -> None:
-        level: str | bool = rest[1] if len(rest) > 1 else True
-        self._session.require(think=level)
-        self._session.said["think"] = level
+    def _think(self, text: str, args: list[str]) -> None:
+        level: str | bool = args[1] if len(args) > 1 else True
+        self._session.check_fields(think=level)
+        self._session.request_fields["think"] = level
         emit("Set 'think' mode." if level is True else f"Set 'think' mode to '{level}'.")
 
-    def _parameter(self, text: str, rest: list[str]) -> None:
-        if len(rest) < 3:
+    def _parameter(self, text: str, args: list[str]) -> None:
+        if len(args) < 3:
             emit(help_texts.PARAMETERS)
             return
         from ndani.store.parameters import ALIASES, go_literal
 
-        name, values = rest[1], rest[2:]
+        name, values = args[1], args[2:]
         try:
-            # Two names of one option would else be two, and the server would say which of them counts.
-            self._session.options[ALIASES.get(name, name)] = _read(name, values)
+            # Stored under one name: otherwise two aliases of an option would both be sent.
+            self._session.options[ALIASES.get(name, name)] = _parse_option(name, values)
         except BadRequest as error:
             emit(f"Couldn't set parameter: {go_literal(str(error))}")
         else:
             emit(f"Set parameter '{name}' to '{', '.join(values)}'")
 
-    def _system(self, text: str, rest: list[str]) -> None:
-        if len(rest) < 2:
+    def _system(self, text: str, args: list[str]) -> None:
+        if len(args) < 2:
             emit(help_texts.SET)
             return
-        # Behind `/set system`, to the letter: the blanks inside are the user's, and a paragraph may begin with a wide one.
-        said = re.split(r"\s+", text.lstrip(), maxsplit=1)[1].partition(rest[0])[2][1:].strip(" \t")
-        self._session.system = gather(self._line, said) if said.startswith(QUOTES) else said
+        # The text after `/set system`, unchanged: it may contain several blanks in a row, and begin with a wide one.
+        message = re.split(r"\s+", text.lstrip(), maxsplit=1)[1].partition(args[0])[2][1:].strip(" \t")
+        self._session.system = read_multiline(self._reader, message) if message.startswith(QUOTES) else message
         emit("Set system message.")
 
     # /show
 
-    def _show(self, text: str, rest: list[str]) -> None:
-        if not rest:
+    def _show(self, text: str, args: list[str]) -> None:
+        if not args:
             emit(help_texts.SHOW)
             return
         parts: dict[str, Callable[[dict[str, Any]], str]] = {
-            "info": lambda shown: cards.card(shown).rstrip("\n") + "\n",
-            "license": lambda shown: shown.get("license") or "No license was specified for this model.",
+            "info": lambda info: cards.card(info).rstrip("\n") + "\n",
+            "license": lambda info: info.get("license") or "No license was specified for this model.",
             "modelfile": self._modelfile,
             "parameters": self._parameters,
-            "system": self._said_system,
-            "template": lambda shown: shown.get("template") or "No prompt template was specified for this model.",
+            "system": self._system_message,
+            "template": lambda info: info.get("template") or "No prompt template was specified for this model.",
         }
-        if rest[0] not in parts:
-            emit(f"Unknown command '/show {rest[0]}'. Type /? for help")
+        if args[0] not in parts:
+            emit(f"Unknown command '/show {args[0]}'. Type /? for help")
         else:
-            emit(parts[rest[0]](self._session.show()))
+            emit(parts[args[0]](self._session.show()))
 
-    def _parameters(self, shown: dict[str, Any]) -> str:
+    def _parameters(self, info: dict[str, Any]) -> str:
         from ndani.store.parameters import render_parameters
 
-        own = shown.get("parameters") or "No additional parameters were specified for this model."
-        text = "Model defined parameters:\n" + _indented(own)
+        model_parameters = info.get("parameters") or "No additional parameters were specified for this model."
+        text = "Model defined parameters:\n" + _indented(model_parameters)
         if self._session.options:
             text += "\nUser defined parameters:\n" + _indented(render_parameters(self._session.options))
         return text
 
-    def _said_system(self, shown: dict[str, Any]) -> str:
-        said = self._session.system or shown.get("system")
-        return f"{said}\n" if said else "No system message was specified for this model."
+    def _system_message(self, info: dict[str, Any]) -> str:
+        message = self._session.system or info.get("system")
+        return f"{message}\n" if message else "No system message was specified for this model."
 
-    def _modelfile(self, shown: dict[str, Any]) -> str:
-        """The model's Modelfile, with what was set in this session in it."""
+    def _modelfile(self, info: dict[str, Any]) -> str:
+        """The model's Modelfile, with the settings of this session."""
         from ndani.store.modelfile import parse, print_modelfile
 
-        text, session = str(shown.get("modelfile") or ""), self._session
+        printed, session = str(info.get("modelfile") or ""), self._session
         if not session.system and not session.options:
-            return text
-        read = parse(text)
-        parameters = dict(read.parameters) | {k: tuple(v) if isinstance(v, list) else v for k, v in session.options.items()}
-        changed = dataclasses.replace(read, system=session.system or read.system, parameters=tuple(parameters.items()))
-        return text.partition("\n\n")[0] + "\n\n" + print_modelfile(changed, skip_unwritable=True)
+            return printed
+        modelfile = parse(printed)
+        parameters = dict(modelfile.parameters) | {k: tuple(v) if isinstance(v, list) else v for k, v in session.options.items()}
+        changed = dataclasses.replace(modelfile, system=session.system or modelfile.system, parameters=tuple(parameters.items()))
+        return printed.partition("\n\n")[0] + "\n\n" + print_modelfile(changed, skip_unwritable=True)
 
 
-def gather(line: LineReader, first: str) -> str:
-    """A text that begins with three quotes, read on until three more end a line. Raises KeyboardInterrupt, EOFError."""
-    text, ended = _cut(first.removeprefix(QUOTES))
-    while not ended:
-        more, ended = _cut(line.read(more=True))
-        text += f"\n{more}"
+def read_multiline(reader: LineReader, first: str) -> str:
+    """Read a text that begins with three quotes, up to a line that ends with three quotes. Raises KeyboardInterrupt, EOFError."""
+    text, is_closed = _strip_closing_quotes(first.removeprefix(QUOTES))
+    while not is_closed:
+        line, is_closed = _strip_closing_quotes(reader.read(continuation=True))
+        text += f"\n{line}"
     return text
 
 
-def _cut(text: str) -> tuple[str, bool]:
+def _strip_closing_quotes(text: str) -> tuple[str, bool]:
     return text.removesuffix(QUOTES), text.endswith(QUOTES)
 
 
-def _read(name: str, values: list[str]) -> Any:
-    """The value of an option, as a request holds it. Raises BadRequest in the words of a Modelfile."""
+def _parse_option(name: str, values: list[str]) -> Any:
+    """The value of an option in a request. Raises BadRequest with the message of a Modelfile's parameter."""
     from ndani.engines.sampling import read
     from ndani.store.parameters import ALIASES, TYPES, parse_parameter
 

@@ -1,10 +1,10 @@
-"""The help of the interactive prompt, in the words that Ollama's users know. Nothing here prints."""
+"""The help texts of the interactive prompt, as in Ollama."""
 
 from __future__ import annotations
 
 PLACEHOLDER = "Send a message (/? for help)"
-MORE_PLACEHOLDER = "Press Enter to send"
-LEAVE = "Use Ctrl + d or /bye to exit."
+CONTINUATION_PLACEHOLDER = "Press Enter to send"
+HOW_TO_EXIT = "Use Ctrl + d or /bye to exit."
 
 USAGE = '''Available Commands:
   /set            Set session variables
@@ -72,8 +72,8 @@ SHORTCUTS = """Available keyboard shortcuts:
   Ctrl + d            Exit ndani (/bye)
 """
 
-#: What may follow a command, for Tab; None where nothing fixed does.
-FOLLOWING: dict[str, dict[str, dict[str, None] | None] | None] = {
+#: The Tab completions of the slash commands; None where no fixed word follows.
+COMPLETIONS: dict[str, dict[str, dict[str, None] | None] | None] = {
     "/set": {
         "parameter": dict.fromkeys(
             (

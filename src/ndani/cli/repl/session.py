@@ -1,6 +1,6 @@
-"""One conversation at a terminal: with which model, what was said and set. It asks the server, and prints answers.
+"""One chat session at a terminal: its model, messages and settings. It sends requests to the server and prints the answers.
 
-What is typed becomes calls of this in `commands` and in the loop (`__init__`).
+`commands` and the loop in `__init__` call it for the lines that the user types.
 """
 
 from __future__ import annotations
@@ -12,86 +12,92 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ndani import names
-from ndani.cli.answer_summary import answer_summary
+from ndani.cli.answer_summary import print_answer_summary
 from ndani.cli.autostart import connect_or_start
 from ndani.cli.client import ServerClient
 from ndani.cli.output import emit
-from ndani.cli.pausing import drawing, pausing
+from ndani.cli.suspend import restoring_cursor_on_suspend, restoring_on_suspend
 from ndani.cli.word_wrap import WordWrapper
 from ndani.control_characters import replace_controls
 from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings
 
-ChatTurn = dict[str, str]
+ChatMessage = dict[str, str]
 
 
 class Session:
-    """`said` is what every request says (model, keep_alive, think, …); `turns` the conversation so far.
+    """`request_fields` are in every request (model, keep_alive, think, …); `messages` is the conversation so far.
 
-    Every method raises what the server answers.
+    Every method raises the error that the server reports.
     """
 
-    def __init__(self, settings: Settings, said: Mapping[str, Any], *, verbose: bool, wordwrap: bool) -> None:
+    def __init__(self, settings: Settings, request_fields: Mapping[str, Any], *, verbose: bool, wordwrap: bool) -> None:
         self._settings = settings
-        self.said = dict(said)
+        self.request_fields = dict(request_fields)
         self.verbose, self.wordwrap = verbose, wordwrap
         self.system = ""
         self.options: dict[str, Any] = {}
-        self.turns: list[ChatTurn] = []
-        self.before: list[ChatTurn] = []  # what every conversation with this model begins with
+        self.messages: list[ChatMessage] = []
+        self.preset_messages: list[ChatMessage] = []  # the messages that are part of the model
 
-    def reach(self) -> ServerClient:
-        """The way to the server, for one call: one in the background that has left while nobody spoke is started again."""
+    def client(self) -> ServerClient:
+        """A client for one call. Starts the background server again when it has exited because it was idle."""
         return connect_or_start(self._settings, quiet=True)
 
     @property
     def model(self) -> str:
-        """The model's name as the user wrote it."""
-        return str(self.said["model"])
+        """The model's name, as the user wrote it."""
+        return str(self.request_fields["model"])
 
-    def open(self, model: str, *, insecure: bool | None = None) -> None:
-        """Load a model and begin a conversation with it; with `insecure` said, one that is not here is pulled first."""
+    def load_or_pull(self, model: str, *, insecure: bool) -> None:
+        """Load a model and begin a conversation with it; a missing model is pulled first."""
         try:
             self._load(model)
         except NotFound:
-            if insecure is None:
-                raise
             from ndani.cli.models import fetch
 
-            fetch(self.reach(), model, insecure=insecure)
+            fetch(self.client(), model, insecure=insecure)
             self._load(model)
-        shown = self.reach().ask("POST", "/api/show", {"model": model})
-        self.said["model"] = model
-        self.before = [{"role": turn["role"], "content": turn["content"]} for turn in shown.get("messages") or ()]
-        self.turns = []
+        self._begin_conversation(model)
+
+    def load(self, model: str) -> None:
+        """Load a model and begin a conversation with it."""
+        self._load(model)
+        self._begin_conversation(model)
 
     def _load(self, model: str) -> None:
-        with _waiting(f"loading {model}"):
-            self.reach().ask("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
+        with _spinner(f"loading {model}"):
+            self.client().request_json("POST", "/api/chat", self._request([]) | {"model": model, "stream": False})
 
-    def require(self, **fields: Any) -> None:
-        """Raise what the server says of a request with these fields; nothing is generated."""
-        self.reach().ask("POST", "/api/chat", self._request([]) | fields | {"stream": False})
+    def _begin_conversation(self, model: str) -> None:
+        info = self.client().request_json("POST", "/api/show", {"model": model})
+        self.request_fields["model"] = model
+        self.preset_messages = [{"role": message["role"], "content": message["content"]} for message in info.get("messages") or ()]
+        self.messages = []
+
+    def check_fields(self, **fields: Any) -> None:
+        """Raise the error that the server reports for a request with these fields; nothing is generated."""
+        self.client().request_json("POST", "/api/chat", self._request([]) | fields | {"stream": False})
 
     def show(self) -> dict[str, Any]:
-        """What the server knows of the model."""
-        return dict(self.reach().ask("POST", "/api/show", {"model": self.model}))
+        """The server's information about the model."""
+        return dict(self.client().request_json("POST", "/api/show", {"model": self.model}))
 
-    def say(self, text: str) -> None:
-        """Send a message and print the answer as it comes. Ctrl-C ends the answer: what came of it stays in the conversation."""
+    def send(self, text: str) -> None:
+        """Send a message and stream the answer to the screen. Ctrl-C ends the answer; the part that arrived stays in the conversation."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        turns = [*self.turns, {"role": "user", "content": text}]
+        messages = [*self.messages, {"role": "user", "content": text}]
         writer = self.writer()
-        answer: list[str] = []
-        done: Mapping[str, Any] | None = None
+        answer_chunks: list[str] = []
+        final_event: Mapping[str, Any] | None = None
         try:
-            with _unechoed(), contextlib.closing(self.reach().stream("/api/chat", self._request([*system, *turns]))) as events:
+            with _without_echo(), contextlib.closing(self.client().stream("/api/chat", self._request([*system, *messages]))) as events:
                 for event in events:
-                    piece = (event.get("message") or {}).get("content") or ""
-                    answer.append(piece)
-                    writer.write(piece)
-                    done = event if event.get("done") else None
-            if done is None:
+                    chunk = (event.get("message") or {}).get("content") or ""
+                    answer_chunks.append(chunk)
+                    writer.write(chunk)
+                    final_event = event if event.get("done") else None
+            if final_event is None:
                 raise Failed("the server ended the answer in the middle; ask again, and look at its log if it stays so")
         except KeyboardInterrupt:
             writer.close()
@@ -103,45 +109,45 @@ class Session:
         else:
             writer.close()
             emit("\n")
-            answer_summary(done, verbose=self.verbose)
-        # A question without any answer is not part of a conversation: models expect the turns to alternate.
-        if done or any(answer):
-            self.turns = [*turns, {"role": "assistant", "content": "".join(answer)}]
+            print_answer_summary(final_event, verbose=self.verbose)
+        # A message without any answer is dropped: models expect the roles to alternate.
+        if final_event or any(answer_chunks):
+            self.messages = [*messages, {"role": "assistant", "content": "".join(answer_chunks)}]
 
     def save(self, name: str) -> None:
-        """Make a model of this one, with what was said and set in this conversation."""
+        """Create a model from this one, with the messages and settings of this session."""
         names.parse(name)
         body: dict[str, Any] = {"model": name, "from": self.model}
         if self.system:
             body["system"] = self.system
         if self.options:
             body["parameters"] = self.options
-        talk = self.before + self.turns
-        if self.turns:
-            body["messages"] = talk
+        conversation = self.preset_messages + self.messages
+        if self.messages:
+            body["messages"] = conversation
         status = ""
-        with contextlib.closing(self.reach().stream("/api/create", body)) as events:
+        with contextlib.closing(self.client().stream("/api/create", body)) as events:
             for event in events:
                 status = str(event.get("status") or "")
         if status != "success":
             raise Failed(f"the server ended before {name} was made; save it again")
         if names.parse(name).key == names.parse(self.model).key:
-            # From now on the model itself begins with all this.
-            self.before, self.turns = talk, []
+            # The messages are now part of the model.
+            self.preset_messages, self.messages = conversation, []
 
     def writer(self) -> WordWrapper:
-        """What puts a model's words on the screen."""
+        """A writer for text of the model, on the terminal."""
         return WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if self.wordwrap else 0, terminal=True)
 
-    def _request(self, messages: list[ChatTurn]) -> dict[str, Any]:
-        return {**self.said, "messages": messages} | ({"options": self.options} if self.options else {})
+    def _request(self, messages: list[ChatMessage]) -> dict[str, Any]:
+        return {**self.request_fields, "messages": messages} | ({"options": self.options} if self.options else {})
 
 
 @contextlib.contextmanager
-def _unechoed() -> Iterator[None]:
-    """While an answer is written nothing that is typed shows among it; it waits for the next prompt, letter for letter.
+def _without_echo() -> Iterator[None]:
+    """Inside the block the terminal does not echo keys; the next prompt reads them unchanged.
 
-    Ctrl-C is still obeyed, and discards what was typed before it, as in a shell.
+    Ctrl-C still works, and discards the keys before it, as in a shell.
     """
     try:
         import termios
@@ -150,33 +156,36 @@ def _unechoed() -> Iterator[None]:
         return
     terminal = sys.stdin.fileno()
     try:
-        before = termios.tcgetattr(terminal)
+        saved_modes = termios.tcgetattr(terminal)
     except termios.error:  # the terminal is gone
         yield
         return
-    silent = list(before)
-    # Not by lines either: the terminal would keep no more than 4,095 bytes of one, and take keys for its own editing.
-    silent[0] &= ~termios.ICRNL
-    silent[3] &= ~(termios.ECHO | termios.ICANON)
+    silent_modes = list(saved_modes)
+    # Also without line mode: the terminal would keep at most 4,095 bytes of a line, and handle editing keys itself.
+    silent_modes[0] &= ~termios.ICRNL
+    silent_modes[3] &= ~(termios.ECHO | termios.ICANON)
 
-    def become(modes: list[Any]) -> None:
+    def set_modes(modes: list[Any]) -> None:
         with contextlib.suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
 
-    with pausing(lambda: become(before), lambda: become(silent)):
-        become(silent)
+    with restoring_on_suspend(lambda: set_modes(saved_modes), lambda: set_modes(silent_modes)):
+        set_modes(silent_modes)
         try:
             yield
         finally:
-            become(before)
+            set_modes(saved_modes)
 
 
 @contextlib.contextmanager
-def _waiting(words: str) -> Any:
-    """A sign of life on a terminal while nothing else can be shown; gone when it is over."""
+def _spinner(text: str) -> Iterator[None]:
+    """A spinner on the terminal while a request runs; removed at the end."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(stderr=True)
-    with console.status(Text(replace_controls(words))), drawing(lambda: 1) if console.is_terminal else contextlib.nullcontext():
+    with (
+        console.status(Text(replace_controls(text))),
+        restoring_cursor_on_suspend(lambda: 1) if console.is_terminal else contextlib.nullcontext(),
+    ):
         yield
