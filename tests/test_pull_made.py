@@ -147,7 +147,7 @@ async def test_what_it_is_made_of_has_gone_bad_before_it_is_converted(house: Hou
             if step.status == "converting model":
                 break
     await source.close()
-    weights = max(map(store.layout.blob, found.layers[0].made.values()), key=lambda path: path.stat().st_size)
+    weights = max(map(store.layout.blob, found.layers[0].converted_from.values()), key=lambda path: path.stat().st_size)
     with weights.open("r+b") as file:  # more than a bit, which may be lost in F16
         file.seek(weights.stat().st_size // 2)
         file.write(b"\x3c" * 64)

@@ -109,12 +109,12 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
     """
     file = TemporaryBlob(store.layout, layer.digest[7:])
     try:
-        await _fill(store, supervisor, file, {name: one.digest for name, one in layer.made}, layer.digest, report)
+        await _fill(store, supervisor, file, {name: one.digest for name, one in layer.converted_from}, layer.digest, report)
         if file.digest != layer.digest:
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
         await in_thread(file.name)
     except BadRequest as error:
-        await in_thread(_drop_bad, store, [one.digest for one in layer.ingredients])
+        await in_thread(_drop_bad, store, [one.digest for one in layer.inputs])
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
         ) from None

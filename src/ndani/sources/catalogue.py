@@ -34,7 +34,7 @@ class LayerPin(msgspec.Struct, frozen=True):
     kind: str
     digest: str
     size: int
-    made: dict[str, str] = {}  # msgspec makes a new one for each
+    converted_from: dict[str, str] = {}  # msgspec makes a new one for each
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -126,8 +126,8 @@ def describe(wheel: Path, member: str, project: str) -> Part:
     name_length, extra_length = struct.unpack_from("<HH", content, info.header_offset + _LOCAL_HEADER - 4)
     return Part(
         file=File(project, wheel.name, hashlib.sha256(content).hexdigest(), len(content)),
-        at=info.header_offset + _LOCAL_HEADER + name_length + extra_length,
-        packed=info.compress_size,
+        offset=info.header_offset + _LOCAL_HEADER + name_length + extra_length,
+        packed_size=info.compress_size,
         size=info.file_size,
         sha256=hashlib.sha256(unpacked).hexdigest(),
         deflated=info.compress_type == zipfile.ZIP_DEFLATED,
@@ -135,13 +135,13 @@ def describe(wheel: Path, member: str, project: str) -> Part:
 
 
 def _planned(pin: LayerPin, origin: Origin) -> PlannedLayer:
-    if not pin.made:
+    if not pin.converted_from:
         return PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, origin.parts[pin.digest])
-    made = [(name, digest, origin.parts[digest]) for name, digest in pin.made.items()]
+    inputs = [(name, digest, origin.parts[digest]) for name, digest in pin.converted_from.items()]
     # The largest first: where no ranges can be asked for, the small ones come by with it.
-    files = [(name, PlannedLayer("", digest, sum(part.size for part in parts), parts)) for name, digest, parts in made]
+    files = [(name, PlannedLayer("", digest, sum(part.size for part in parts), parts)) for name, digest, parts in inputs]
     files.sort(key=lambda file: -file[1].size)
-    return PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, made=tuple(files))
+    return PlannedLayer(kinds.kind(pin.kind), pin.digest, pin.size, converted_from=tuple(files))
 
 
 def _inline(media_type: str, content: bytes) -> PlannedLayer:

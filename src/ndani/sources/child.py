@@ -61,13 +61,20 @@ def main() -> int:
 async def _run(job: Job, leaving: threading.Event) -> None:
     name, store, report = names.parse(job.name), Store(Path(job.models)), _Reporter()
     if job.push:
-        registry = open_registry(name, offline=job.offline, insecure=job.insecure, house=job.registry)
+        registry = open_registry(name, offline=job.offline, insecure=job.insecure, default_registry=job.registry)
         await push(store, name, registry, report, leaving)
         return
     catalogue = Path(job.catalogue) if job.catalogue else None
     folders = tuple(Path(folder) for folder in job.folders)
     sources = choose(
-        name, job.offline, catalogue, insecure=job.insecure, house=job.registry, folders=folders, own=store.layout.root, streams=job.streams
+        name,
+        job.offline,
+        catalogue,
+        insecure=job.insecure,
+        default_registry=job.registry,
+        folders=folders,
+        store_root=store.layout.root,
+        streams=job.streams,
     )
     await pull(store, name, sources, report, repair=frozenset(job.repair), require_jail=job.require_jail)
 

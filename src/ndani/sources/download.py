@@ -45,7 +45,7 @@ class Download:
         require_room(_existing(self._layout.root), _room(store, layer))
         self._partial: Partial = store.partial(layer.digest, layer.size, None)
         self._journal: BinaryIO | None = None
-        self.received = sum(part.packed for part in done)
+        self.received = sum(part.packed_size for part in done)
         self.within = 0
 
     def begin(self, report: Callable[[int], None]) -> None:
@@ -65,7 +65,7 @@ class Download:
             self._hash = tail
             self._unpacked = self.within = self._kept
             self.received += self._kept
-            if self.within == part.packed:
+            if self.within == part.packed_size:
                 self._end(part)
 
     @property
@@ -77,7 +77,7 @@ class Download:
     def feed(self, chunk: bytes) -> None:
         """Take the next packed bytes of the current part. Raises SourceFailed on bytes that cannot be right."""
         if self._journal:
-            with on_disk(self._layout.root, self._layer.packed - self.received):
+            with on_disk(self._layout.root, self._layer.packed_size - self.received):
                 write_all(self._journal, chunk)
         self._unpack(chunk)
 
@@ -121,7 +121,7 @@ class Download:
         with on_disk(self._layout.root):
             make_folder(path.parent)
             journal = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
-            if path.stat().st_size > part.packed:
+            if path.stat().st_size > part.packed_size:
                 journal.truncate(0)
         self._journal = journal
         # A journal that is complete ends its part, and the next part has a journal of its own.
@@ -131,7 +131,7 @@ class Download:
 
     def _unpack(self, chunk: bytes) -> None:
         part = self.part
-        if part is None or self.within + len(chunk) > part.packed:
+        if part is None or self.within + len(chunk) > part.packed_size:
             raise self._wrong("is longer than it should be")
         self.within += len(chunk)
         self.received += len(chunk)
@@ -145,7 +145,7 @@ class Download:
         if self._reckons:
             self._hash.update(content)
         self._partial.write(content)
-        if self.within == part.packed:
+        if self.within == part.packed_size:
             self._end(part)
 
     def _end(self, part: Part) -> None:
@@ -179,9 +179,9 @@ def _unreported(count: int) -> None:
 def received(store: Store, layer: PlannedLayer) -> int:
     """How many packed bytes of a layer are here so far, whoever is bringing it."""
     if store.blobs.sound(layer.digest, layer.size):
-        return layer.packed
+        return layer.packed_size
     number, within = _standing(store, layer)
-    return sum(part.packed for part in layer.parts[:number]) + within
+    return sum(part.packed_size for part in layer.parts[:number]) + within
 
 
 def _standing(store: Store, layer: PlannedLayer) -> tuple[int, int]:
@@ -202,7 +202,7 @@ def _standing(store: Store, layer: PlannedLayer) -> tuple[int, int]:
 
 def _room(store: Store, layer: PlannedLayer) -> int:
     """Bytes of disk that the transfer will still take, at its widest: the blob and the largest journal, less what lies here."""
-    widest = layer.size + (max(part.packed for part in layer.parts) if layer.deflated else 0)
+    widest = layer.size + (max(part.packed_size for part in layer.parts) if layer.deflated else 0)
     journals = sum(_size(store.layout.journal(layer.digest, number)) for number in range(len(layer.parts)))
     return max(widest - journals - _size(store.layout.partial(layer.digest)), 0)
 

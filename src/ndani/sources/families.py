@@ -24,7 +24,7 @@ class LibraryModel(msgspec.Struct, frozen=True):
     """
 
     name: str
-    at: str
+    registry_name: str
     variant: str
     quantizations: tuple[str, ...]
     family: str
@@ -38,7 +38,7 @@ class LibraryModel(msgspec.Struct, frozen=True):
         own = parse(self.name)
         typed = f"{name.model}:{name.tag}".lower()
         if typed == f"{own.model}:{own.tag}".lower():
-            return parse(self.at)
+            return parse(self.registry_name)
         for quantization in self.quantizations:
             there = parse(self.variant.format(_spelling(quantization)))
             joined = quantization if own.tag == DEFAULT_TAG else f"{own.tag}-{quantization}"
@@ -53,7 +53,7 @@ class _LibraryFile(msgspec.Struct, frozen=True):
     models: tuple[LibraryModel, ...]
 
 
-def shelves() -> tuple[LibraryModel, ...]:
+def library_models() -> tuple[LibraryModel, ...]:
     """Every model that the library is known to have. Raises Misconfigured when the file is damaged."""
     try:
         return msgspec.json.decode((resources.files("ndani.sources") / "library.json").read_bytes(), type=_LibraryFile).models
@@ -61,11 +61,11 @@ def shelves() -> tuple[LibraryModel, ...]:
         raise Misconfigured(f"the list of the library's names cannot be read: {error}; install ndani again") from None
 
 
-def spelt(name: Name) -> Name | None:
+def registry_spelling(name: Name) -> Name | None:
     """The same model as the library's registry spells it, or None when that is how it was typed, or nothing is known of it."""
     if name.host.lower() != DEFAULT_HOST or name.namespace.lower() != DEFAULT_NAMESPACE:
         return None
-    for model in shelves():
+    for model in library_models():
         found = model.spelling(name)
         if found and (found.model, found.tag) != (name.model, name.tag):
             return found

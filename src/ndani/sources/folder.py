@@ -39,7 +39,7 @@ class FolderSource:
         self._places: dict[str, Path] = {}  # by sha256
         self._sums: dict[Path, str] = {}
 
-    async def survey(self, report: Report) -> None:
+    async def scan(self, report: Report) -> None:
         """Take the sums of GGUF files that come without any. Raises NotFound, SourceFailed."""
         if await asyncio.to_thread(self._manifest):
             return

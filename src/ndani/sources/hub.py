@@ -18,9 +18,9 @@ import msgspec
 
 from ndani.errors import BadRequest, NotFound, SourceFailed
 from ndani.names import DEFAULT_TAG
-from ndani.sources import HUBS, Assembly, File, Part, PlannedLayer, PullPlan
+from ndani.sources import HUGGING_FACE_HOSTS, Assembly, File, Part, PlannedLayer, PullPlan
 from ndani.sources.gguf_files import group, pick
-from ndani.sources.read_ahead import AT_ONCE, PIECE
+from ndani.sources.read_ahead import SEGMENT_SIZE, STREAMS
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import retry
 from ndani.sources.urls import count_of
@@ -85,12 +85,12 @@ class Listed:
 class HubSource(RegistrySource):
     """One model of one hub, or of a registry that turns out to be none."""
 
-    def __init__(self, registry: Registry, piece: int = PIECE, at_once: int = AT_ONCE) -> None:
-        super().__init__(registry, piece, at_once)
+    def __init__(self, registry: Registry, segment_size: int = SEGMENT_SIZE, streams: int = STREAMS) -> None:
+        super().__init__(registry, segment_size, streams)
         name = registry.name
         self._repository = f"{name.namespace}/{name.model}"
         self._revision = _BRANCH
-        self._known = name.host.lower() in HUBS
+        self._known = name.host.lower() in HUGGING_FACE_HOSTS
         self._paths: dict[str, str] = {}  # of a repository's files, by sha256
 
     async def plan(self) -> PullPlan:
@@ -98,7 +98,7 @@ class HubSource(RegistrySource):
         try:
             return await super().plan()
         except (NotFound, SourceFailed) as error:
-            if self._registry.answered not in _NOT_HERE:
+            if self._registry.last_status not in _NOT_HERE:
                 raise
             first = error
         try:
@@ -106,23 +106,23 @@ class HubSource(RegistrySource):
         except (NotFound, SourceFailed) as error:
             if not self._known:  # a plain registry has no list of files: what its own door said is the answer
                 raise first from None
-            if self._registry.answered == 401 and "HF_TOKEN" not in str(error):
+            if self._registry.last_status == 401 and "HF_TOKEN" not in str(error):
                 raise self._refusal() from None
             raise
         return await self._plan(files)
 
-    def _address(self, part: Part) -> str:
+    def _url(self, part: Part) -> str:
         path = self._paths.get(part.file.sha256)
-        return self._resolved(path) if path else super()._address(part)
+        return self._resolved(path) if path else super()._url(part)
 
     def _resolved(self, path: str) -> str:
-        return self._registry.hub(self._repository, "resolve", quote(self._revision, safe=""), quote(path))
+        return self._registry.hub_url(self._repository, "resolve", quote(self._revision, safe=""), quote(path))
 
     # The list of files.
 
     async def _list(self) -> list[Listed]:
         """Every file of the repository. Raises NotFound, SourceFailed."""
-        found = await self._json(self._registry.hub("api/models", self._repository, "revision", f"{_BRANCH}?blobs=true"))
+        found = await self._json(self._registry.hub_url("api/models", self._repository, "revision", f"{_BRANCH}?blobs=true"))
         if found is not None:
             content, _ = found
             try:
@@ -137,7 +137,7 @@ class HubSource(RegistrySource):
 
     async def _tree(self) -> list[Listed]:
         """The same by the other route, which comes in pages."""
-        url = self._registry.hub("api/models", self._repository, "tree", f"{quote(self._revision, safe='')}?recursive=true")
+        url = self._registry.hub_url("api/models", self._repository, "tree", f"{quote(self._revision, safe='')}?recursive=true")
         files: list[Listed] = []
         for _ in range(_MOST_PAGES):
             found = await self._json(url)
@@ -170,7 +170,7 @@ class HubSource(RegistrySource):
         return await retry(self._registry.retries, lambda: self._asked(url))
 
     async def _asked(self, url: str) -> tuple[bytes, str] | None:
-        async with self._registry.ask("GET", url, {"Accept": "application/json"}) as answer:
+        async with self._registry.request("GET", url, {"Accept": "application/json"}) as answer:
             content = await answer.read(_LIST_LIMIT)
             if answer.status == 404:
                 return None
@@ -256,7 +256,7 @@ class HubSource(RegistrySource):
         """The same file with what `resolve` says of it before it redirects."""
 
         async def look() -> Listed:
-            async with self._registry.ask("HEAD", self._resolved(file.path), follow=False) as answer:
+            async with self._registry.request("HEAD", self._resolved(file.path), follow=False) as answer:
                 etag = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or ""
                 size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or ""
                 etag = etag.removeprefix("W/").strip('"').lower()
@@ -284,7 +284,7 @@ class HubSource(RegistrySource):
         return content
 
     async def _read(self, path: str) -> bytes:
-        async with self._registry.ask("GET", self._resolved(path)) as answer:
+        async with self._registry.request("GET", self._resolved(path)) as answer:
             if answer.status in (401, 403):
                 raise self._refusal()
             if answer.status != 200:

@@ -54,7 +54,7 @@ class Index:
         missing = ""
         for page in (*self.pages, *(f"{index.rstrip('/')}/{file.project}/" for index in self.indexes)):
             try:
-                links = _links(*await client.page(page, _ACCEPT))
+                links = _links(*await client.get_text(page, _ACCEPT))
             except NotFound as error:
                 missing = str(error)
                 continue

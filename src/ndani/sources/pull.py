@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import Failed, NdaniError, NotFound, Offline, SourceFailed, StoreFailed, Unconfined
 from ndani.names import Name
-from ndani.sources import PlannedLayer, PullPlan, Source, Surveyed
+from ndani.sources import PlannedLayer, PullPlan, ScannedSource, Source
 from ndani.sources.assemble import assemble, changed, convert, restore
 from ndani.sources.download import Download, received
 from ndani.sources.http import Interrupted
@@ -72,17 +72,17 @@ async def pull(
 
 
 async def _pull_from(context: _Context, name: Name, source: Source, repair: frozenset[str]) -> None:
-    if isinstance(source, Surveyed):
-        await source.survey(context.report)
+    if isinstance(source, ScannedSource):
+        await source.scan(context.report)
     plan = await source.plan()
     if repair:
         return await _replace(context, name, source, plan, repair)
     store = context.store
     # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
-    ingredients = {one.digest for layer in plan.layers for one in layer.ingredients}
+    conversion_inputs = {file.digest for layer in plan.layers for file in layer.inputs}
     complete = False
     try:
-        with store.claim({layer.digest for layer in plan.layers} | ingredients):
+        with store.claim({layer.digest for layer in plan.layers} | conversion_inputs):
             for layer in plan.layers:
                 await _bring(context, source, layer)
             context.report(Progress("verifying sha256 digest"))
@@ -97,7 +97,7 @@ async def _pull_from(context: _Context, name: Name, source: Source, repair: froz
             store.drop(set(plan.assembly.files.values()))
         raise
     # Shards that were joined, and what was converted, are of no more use.
-    store.drop(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
+    store.drop(conversion_inputs | set(plan.assembly.files.values() if plan.assembly else ()))
     context.report(Progress("success"))
 
 
@@ -109,7 +109,7 @@ async def _replace(context: _Context, name: Name, source: Source, plan: PullPlan
     if rest and not assembly:
         raise changed(name)
     files = set(assembly.files.values()) if assembly else set()
-    used = files | {one.digest for layer in layers for one in layer.ingredients}
+    used = files | {one.digest for layer in layers for one in layer.inputs}
     lacking = await in_thread(_lacks_weights, store, name, rest) if rest else False
     if lacking:
         layers = list(plan.layers)
@@ -143,7 +143,7 @@ async def _bring(context: _Context, source: Source, layer: PlannedLayer, *, afre
         store.blobs.put(layer.content)
         context.report(_progress(layer, layer.size))
         return
-    for ingredient in layer.ingredients if afresh or not store.blobs.sound(layer.digest, layer.size) else ():
+    for ingredient in layer.inputs if afresh or not store.blobs.sound(layer.digest, layer.size) else ():
         await _bring(context, source, ingredient)
     while not (lock := store.lock(layer.digest)):
         context.report(_progress(layer, received(store, layer)))
@@ -151,14 +151,14 @@ async def _bring(context: _Context, source: Source, layer: PlannedLayer, *, afre
     try:
         if not afresh and store.blobs.sound(layer.digest, layer.size):
             pass  # somebody else has brought it, or it was here
-        elif layer.made:
+        elif layer.converted_from:
             await convert(store, context.supervisor, layer, context.report)
         else:
             await _transfer(context, source, layer)
     finally:
         lock.release()
-    if not layer.made:
-        context.report(_progress(layer, layer.packed))
+    if not layer.converted_from:
+        context.report(_progress(layer, layer.packed_size))
 
 
 async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> None:
@@ -197,7 +197,7 @@ async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> N
 
 
 def _progress(layer: PlannedLayer, completed: int) -> Progress:
-    total = layer.size if layer.content is not None else layer.packed
+    total = layer.size if layer.content is not None else layer.packed_size
     return Progress(f"pulling {_short(layer)}", layer.digest, total, completed)
 
 

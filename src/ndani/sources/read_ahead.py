@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 
 #: How much one request asks for, and how many are on their way at once; their product is the memory this takes.
-PIECE = 8 << 20
-AT_ONCE = 4
+SEGMENT_SIZE = 8 << 20
+STREAMS = 4
 
 
 class Segment:
@@ -22,19 +22,19 @@ class Segment:
 
     def __init__(self, first: int, end: int) -> None:
         self.first, self.end = first, end
-        self.got = 0
+        self.received = 0
         self._chunks: deque[bytes] = deque()
         self._changed = asyncio.Event()
 
     @property
-    def next(self) -> int:
+    def next_offset(self) -> int:
         """The place of the next byte that is missing."""
-        return self.first + self.got
+        return self.first + self.received
 
     def put(self, chunk: bytes) -> None:
         """Take more of it; bytes past the end are dropped."""
-        chunk = chunk[: self.end - self.next]
-        self.got += len(chunk)
+        chunk = chunk[: self.end - self.next_offset]
+        self.received += len(chunk)
         self._chunks.append(chunk)
         self._changed.set()
 
@@ -53,32 +53,32 @@ class Segment:
         return self._chunks.popleft()
 
 
-def cut(first: int, end: int, piece: int) -> Iterable[Segment]:
+def split(first: int, end: int, segment: int) -> Iterable[Segment]:
     """The pieces of a stretch, in order."""
-    return (Segment(at, min(at + piece, end)) for at in range(first, end, piece))
+    return (Segment(at, min(at + segment, end)) for at in range(first, end, segment))
 
 
-async def in_order(pieces: Iterable[Segment], fetch: Callable[[Segment], Awaitable[None]], at_once: int) -> AsyncGenerator[bytes, None]:
+async def in_order(segments: Iterable[Segment], fetch: Callable[[Segment], Awaitable[None]], streams: int) -> AsyncGenerator[bytes, None]:
     """The bytes of `pieces`, in order, while `fetch` brings up to `at_once` of them. Consume it under aclosing.
 
     Raises what `fetch` raises, when its piece's turn comes; the others are then ended.
     """
-    rest = iter(pieces)
+    rest = iter(segments)
     running: deque[tuple[Segment, asyncio.Task[None]]] = deque()
 
     def start() -> None:
-        for piece in rest:
-            task = asyncio.create_task(_fetch(piece, fetch))
-            task.add_done_callback(partial(_wake, piece))
-            running.append((piece, task))
+        for segment in rest:
+            task = asyncio.create_task(_fetch(segment, fetch))
+            task.add_done_callback(partial(_wake, segment))
+            running.append((segment, task))
             return
 
     try:
-        for _ in range(at_once):
+        for _ in range(streams):
             start()
         while running:
-            piece, task = running[0]
-            while (chunk := await piece.take(task)) is not None:
+            segment, task = running[0]
+            while (chunk := await segment.take(task)) is not None:
                 yield chunk
             running.popleft()
             start()
@@ -90,9 +90,9 @@ async def in_order(pieces: Iterable[Segment], fetch: Callable[[Segment], Awaitab
                 await task
 
 
-def _wake(piece: Segment, _: asyncio.Task[None]) -> None:
-    piece.wake()
+def _wake(segment: Segment, _: asyncio.Task[None]) -> None:
+    segment.wake()
 
 
-async def _fetch(piece: Segment, fetch: Callable[[Segment], Awaitable[None]]) -> None:
-    await fetch(piece)
+async def _fetch(segment: Segment, fetch: Callable[[Segment], Awaitable[None]]) -> None:
+    await fetch(segment)

@@ -29,12 +29,12 @@ class RetryPolicy:
 
         `goes_on`: what the next one of goes on from where this one stopped; nothing where there is no beginning.
         """
-        if error.after is not None and error.after > LONGEST:
-            raise SourceFailed(f"{error}; it asks to be left alone for {error.after:.0f} seconds: try again then") from None
+        if error.retry_after is not None and error.retry_after > LONGEST:
+            raise SourceFailed(f"{error}; it asks to be left alone for {error.retry_after:.0f} seconds: try again then") from None
         if failures >= self.tries:
             then = f"{goes_on} again when it can be reached: it goes on where it stopped" if goes_on else "try again when it can be reached"
             raise SourceFailed(f"{error}; {then}") from None
-        return error.after if error.after is not None else self.pause * 2**failures
+        return error.retry_after if error.retry_after is not None else self.pause * 2**failures
 
 
 async def retry(

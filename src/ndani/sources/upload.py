@@ -21,8 +21,8 @@ from threading import Event
 from urllib.parse import urlencode
 
 from ndani.errors import Cancelled, SourceFailed, StoreFailed
-from ndani.sources.http import Answer, Interrupted
-from ndani.sources.registry import Registry, reason
+from ndani.sources.http import HttpResponse, Interrupted
+from ndani.sources.registry import Registry, error_clause
 from ndani.sources.retry import LONGEST
 from ndani.sources.upload_state import UploadState, UploadTuning, forget, md5_of, read, write
 from ndani.sources.urls import count_of, origin
@@ -93,7 +93,7 @@ class Upload:
     async def _is_there(self) -> bool:
         """Whether the registry has the blob. Raises SourceFailed when it does not let us ask."""
         url = self.registry.url("blobs", self._layer.digest)
-        async with self.registry.greeted("HEAD", url) as answer:
+        async with self.registry.first_request("HEAD", url) as answer:
             if answer.status == 200:
                 # What has another size is something else, such as a page to log in at.
                 return (count_of(answer.headers.get("Content-Length", "")) or self._layer.size) == self._layer.size
@@ -133,12 +133,12 @@ class Upload:
                 return False
             except Interrupted as error:
                 pause = self.registry.retries.pause * 2**failures
-                await asyncio.sleep(pause if error.after is None else min(error.after, LONGEST))
+                await asyncio.sleep(pause if error.retry_after is None else min(error.retry_after, LONGEST))
         return False
 
     async def _looked_up(self, file: int) -> bool:
         place = self.registry.follow(self.registry.url(), self._standing.location)
-        async with self.registry.ask("GET", place) as answer:
+        async with self.registry.request("GET", place) as answer:
             there = _reached(answer)
             if answer.status not in (200, 204) or there is None:
                 return False
@@ -159,7 +159,7 @@ class Upload:
     async def _begin(self, file: int) -> bool:
         """A new upload. False when there is no need of one any more: the blob is there."""
         url = self.registry.url("blobs", "uploads", "")
-        async with self.registry.ask("POST", url, {"Content-Length": "0"}) as answer:
+        async with self.registry.request("POST", url, {"Content-Length": "0"}) as answer:
             if answer.status in TAKEN:
                 least = count_of(answer.headers.get("OCI-Chunk-Min-Length", "").strip()) or 0
                 self._standing = UploadState(self._next(answer, url), least=least)
@@ -178,7 +178,9 @@ class Upload:
         target = _with(url, digest=self._layer.digest)
         headers = {"Content-Length": str(self._layer.size), "Content-Type": "application/octet-stream"}
         try:
-            async with self.registry.ask("POST", target, headers, lambda: self._read(file, 0, self._layer.size), wait=COMMIT) as answer:
+            async with self.registry.request(
+                "POST", target, headers, lambda: self._read(file, 0, self._layer.size), response_timeout=COMMIT
+            ) as answer:
                 taken = answer.status == 201
         finally:
             self._travelling = 0
@@ -186,7 +188,7 @@ class Upload:
             self._done()
         return taken
 
-    def _next(self, answer: Answer, url: str) -> str:
+    def _next(self, answer: HttpResponse, url: str) -> str:
         """Where the next request of this upload goes."""
         return self.registry.follow(url, answer.headers.get("Docker-Upload-Location") or answer.headers.get("Location") or url)
 
@@ -219,7 +221,7 @@ class Upload:
             location, there = await self._patch(first, end, body)
         except Interrupted as error:
             self._breaks += 1
-            if self._breaks >= _MOST_BREAKS and error.after is None and end - first > 1:
+            if self._breaks >= _MOST_BREAKS and error.retry_after is None and end - first > 1:
                 self._manner.broke(end - first)
             raise
         finally:
@@ -234,21 +236,21 @@ class Upload:
         """Where the next part goes, and how many bytes of the blob are there."""
         headers = {"Content-Length": str(end - first), "Content-Type": "application/octet-stream"}
         more = {"Content-Range": f"{first}-{end - 1}", "X-Redirect-Uploads": "1"}
-        async with self.registry.ask("PATCH", self._standing.location, headers | more, body) as answer:
+        async with self.registry.request("PATCH", self._standing.location, headers | more, body) as answer:
             location = self._next(answer, answer.url)
             if answer.status != 307:
                 if answer.status not in TAKEN:
                     raise await self._refused(answer)
                 return location, self._kept(answer, first, end)
             elsewhere = self.registry.follow(answer.url, answer.headers.get("Location", ""))
-        async with self.registry.ask("PUT", elsewhere, headers, body) as answer:
+        async with self.registry.request("PUT", elsewhere, headers, body) as answer:
             if answer.status in (401, 403, 404, 410):
                 raise Interrupted(f"the address that {self.registry.host} gave out for a part answered {answer.status}")
             if answer.status not in TAKEN:
                 raise await self._refused(answer)
         return location, end
 
-    def _kept(self, answer: Answer, first: int, end: int) -> int:
+    def _kept(self, answer: HttpResponse, first: int, end: int) -> int:
         """How many bytes are there after a part. `Range` says it, where it can be believed.
 
         Of some registries it lags behind, or is that of the part alone. To go back is to lose parts that are there, and
@@ -305,18 +307,20 @@ class Upload:
         headers = {"Content-Length": str(self._layer.size - first), "Content-Type": "application/octet-stream"}
         body = (lambda: self._read(file, first, self._layer.size)) if first < self._layer.size else None
         try:
-            async with self.registry.ask("PUT", _with(self._standing.location, **query), headers, body, wait=COMMIT) as answer:
+            async with self.registry.request(
+                "PUT", _with(self._standing.location, **query), headers, body, response_timeout=COMMIT
+            ) as answer:
                 if answer.status not in TAKEN:
                     raise await self._unfinished(answer)
         except Interrupted as error:
-            if error.after is not None or not await self._appears():  # who asks to be left alone is
+            if error.retry_after is not None or not await self._appears():  # who asks to be left alone is
                 raise
         finally:
             self._travelling = 0
         self._done()
 
-    async def _unfinished(self, answer: Answer) -> SourceFailed | Interrupted:
-        clause = reason(await answer.read(1 << 16))
+    async def _unfinished(self, answer: HttpResponse) -> SourceFailed | Interrupted:
+        clause = error_clause(await answer.read(1 << 16))
         status, parts = answer.status, not self._manner.whole
         if status in (404, 416) or (status == 400 and self._doubted and parts):
             self._manner.whole = self._manner.whole or self._doubted
@@ -342,16 +346,16 @@ class Upload:
                 return False
             await asyncio.sleep(policy.pause * 2**failures)
             with contextlib.suppress(Interrupted):
-                async with self.registry.ask("HEAD", self.registry.url("blobs", self._layer.digest)) as answer:
+                async with self.registry.request("HEAD", self.registry.url("blobs", self._layer.digest)) as answer:
                     if answer.status == 200:
                         return True
         return False
 
-    async def _refused(self, answer: Answer) -> _Refused:
-        return _Refused(answer.status, reason(await answer.read(1 << 16)))
+    async def _refused(self, answer: HttpResponse) -> _Refused:
+        return _Refused(answer.status, error_clause(await answer.read(1 << 16)))
 
-    async def _failed(self, answer: Answer) -> SourceFailed:
-        return self._sentence(answer.status, reason(await answer.read(1 << 16)))
+    async def _failed(self, answer: HttpResponse) -> SourceFailed:
+        return self._sentence(answer.status, error_clause(await answer.read(1 << 16)))
 
     def _sentence(self, status: int, clause: str) -> SourceFailed:
         advice = "raise its limit on what is uploaded" if status == 413 else "check its name there"
@@ -367,7 +371,7 @@ def _with(url: str, **query: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
 
 
-def _reached(answer: Answer) -> int | None:
+def _reached(answer: HttpResponse) -> int | None:
     """How many bytes of a blob are there, as `Range` says it (`0-99`, `bytes=0-99`; `0--1` for none), or None."""
     reached = re.fullmatch(r"(?:bytes[= ])?\s*0-(-1|[0-9]{1,18})", answer.headers.get("Range", "").strip())
     return int(reached[1]) + 1 if reached else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from ndani.sources import HUBS
+from ndani.sources import HUGGING_FACE_HOSTS
 
 
 def is_fetchable(text: str) -> str:
@@ -24,8 +24,8 @@ def origin(url: str) -> str:
     """Scheme, host and port: what a credential belongs to. The names of one hub are one place when TLS vouches for them."""
     parts = urlsplit(url)
     host, port = (parts.hostname or "").lower(), parts.port or {"https": 443}.get(parts.scheme, 80)
-    if host in HUBS and (parts.scheme, port) == ("https", 443):
-        host = HUBS[-1]
+    if host in HUGGING_FACE_HOSTS and (parts.scheme, port) == ("https", 443):
+        host = HUGGING_FACE_HOSTS[-1]
     return f"{parts.scheme}://{host}:{port}"
 
 
