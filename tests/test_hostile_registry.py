@@ -28,7 +28,7 @@ from server import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 PIECE = 100_000
 WEIGHTS = random.Random(11).randbytes(6 * PIECE)
 MODEL = digest_of(WEIGHTS)
@@ -206,7 +206,7 @@ async def test_a_manifest_that_hardly_comes_is_not_waited_for(place: Place, stor
 
 
 async def test_a_list_of_files_without_end_is_not_read_to_it(place: Place, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ndani.sources.hub._MOST_FILES", 100)
+    monkeypatch.setattr("ndani.sources.hub._MAX_FILES", 100)
 
     def pages(request: web.Request) -> web.Response:
         if not request.path.startswith("/more") and "/tree/" not in request.path:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 async def manifest(host: str, *, insecure: bool = False, stall_timeout: float = 30.0) -> bytes:
-    retries = RetryPolicy(tries=3, pause=0.01)
+    retries = RetryPolicy(tries=3, first_delay=0.01)
     registry = Registry(
         parse(f"{host}/ns/tiny:1"), insecure=insecure, offline=False, key=Path("key"), retries=retries, stall_timeout=stall_timeout
     )

@@ -25,7 +25,7 @@ from ndani.types import Progress
 from steps import following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 NAME = names.parse("Tiny:1")
 SIZE = 900_000
 

@@ -27,7 +27,7 @@ from wheelhouse import House, make_wheel
 pytestmark = pytest.mark.slow
 
 NAME, PROJECT = names.parse("tiny-bert"), "tiny-bert"
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from steps import following
 from test_fetcher import children, kill_children
 from uploads import PART, Uploads
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 SIZE = 1_000_000
 WEIGHTS = random.Random(8).randbytes(SIZE)
 MODEL = digest_of(WEIGHTS)
@@ -60,7 +60,7 @@ def registry(name: Name, home: Path, stall_timeout: float = 30.0, **how: bool) -
 async def send(
     store: Store, name: Name, home: Path, leaving: Event | None = None, part: int = PART, stall_timeout: float = 30.0, **how: bool
 ) -> list[Progress]:
-    async with following(push, store, name, registry(name, home, stall_timeout, **how), leaving=leaving, part=part) as steps:
+    async with following(push, store, name, registry(name, home, stall_timeout, **how), stopping=leaving, part=part) as steps:
         return [step async for step in steps]
 
 

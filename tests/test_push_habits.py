@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 
 async def send(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
-    retries = RetryPolicy(tries=tries, pause=0.01)
+    retries = RetryPolicy(tries=tries, first_delay=0.01)
     registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), retries=retries)
     async with (
         asyncio.timeout(PATIENCE),

@@ -30,7 +30,7 @@ from registries import Debian, StandIn, make_model, no_debian
 from steps import following
 from test_fetcher import kill_children
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 SIZE, PIECE = 1_000_000, 100_000
 WEIGHTS = random.Random(7).randbytes(SIZE)
 

@@ -84,7 +84,7 @@ async def desks() -> AsyncIterator[tuple[Desk, Desk]]:
 
 async def manifest(desk: Desk) -> bytes:
     registry = Registry(
-        parse(f"{desk.host}/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), retries=RetryPolicy(tries=2, pause=0.01)
+        parse(f"{desk.host}/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), retries=RetryPolicy(tries=2, first_delay=0.01)
     )
     try:
         return await registry.manifest()

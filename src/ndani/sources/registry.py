@@ -95,6 +95,11 @@ class Registry:
         """Whether the user has set a token for it."""
         return self._credentials.has_user_token
 
+    @property
+    def token_refused(self) -> bool:
+        """Whether the last authentication failed because of the user's token; its error then says so."""
+        return self._credentials.user_token_refused
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

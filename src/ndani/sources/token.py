@@ -67,6 +67,8 @@ class Credentials:
         #: 0, `_STAGE_LOGIN` or `_STAGE_SIGNATURE`; beyond that, nothing is left to try.
         self._stage = 0
         self._push_scope = ""
+        #: Whether the last authentication failed because the server may not have, or did not accept, the user's token.
+        self.user_token_refused = False
         self._lock = asyncio.Lock()
         self._key_hint = ""
 
@@ -101,7 +103,9 @@ class Credentials:
     async def _obtain(self, url: str, header: str, just_obtained: bool, fetch: Fetch) -> None:
         host = urlsplit(url).netloc
         challenges = _challenges(header)
+        self.user_token_refused = False
         if self._user_token_header and self._origin.startswith("https:") and not url.startswith("https:"):
+            self.user_token_refused = True
             advice = "leave `--insecure` out, or name the hub in HF_ENDPOINT as http://…"
             raise SourceFailed(f"{host} does not speak TLS, so the token of HF_TOKEN is not shown there; {advice}")
         self._origin = origin(url)
@@ -110,6 +114,7 @@ class Credentials:
             await self._obtain_token(challenges["bearer"], url, just_obtained, fetch)
             return
         if self._user_token_header:
+            self.user_token_refused = True
             raise SourceFailed(f"{host} refused the token of HF_TOKEN for this model; check the token, and what it may read there")
         if "basic" not in challenges:
             named = ", ".join(challenges) or "none"
