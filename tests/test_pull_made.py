@@ -54,7 +54,7 @@ def model(house: House, bert: Path, digest: str = "") -> CatalogueModel:
     said = {
         "name": "tiny-bert", "family": "bert", "parameters": "1M", "quantization": "F16", "context": 64, "embedding": 256, "license": "MIT",
         "type": "embedding", "size_class": "tiny", "notice": "be nice",
-        "layers": [{"kind": "model", "digest": digest, "size": len(content), "made": made}],
+        "layers": [{"kind": "model", "digest": digest, "size": len(content), "converted_from": made}],
         "sources": [{"source": "pypi", "parts": parts}],
     }  # fmt: skip
     place = bert / "catalogue.json"
