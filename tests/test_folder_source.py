@@ -44,7 +44,7 @@ def disk(tmp_path: Path) -> Path:
 async def collect(store: Store, model: str, disk: Path) -> list[Progress]:
     """As the fetcher does it, offline."""
     name = parse(model)
-    async with following(pull, store, name, choose(name, True, folders=(disk,), own=store.layout.root)) as steps:
+    async with following(pull, store, name, choose(name, True, folders=(disk,), store_root=store.layout.root)) as steps:
         return [step async for step in steps]
 
 

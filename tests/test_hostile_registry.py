@@ -28,20 +28,20 @@ from server import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 PIECE = 100_000
 WEIGHTS = random.Random(11).randbytes(6 * PIECE)
 MODEL = digest_of(WEIGHTS)
 MANIFEST, BLOBS = make_model(WEIGHTS)
 
-Answer = Callable[[web.Request], web.Response | Awaitable[web.StreamResponse | None] | None]
+HttpResponse = Callable[[web.Request], web.Response | Awaitable[web.StreamResponse | None] | None]
 
 
 class Place:
     """A registry whose answers a test may replace: `says` is asked first, and what it leaves out is answered well."""
 
     def __init__(self) -> None:
-        self.says: Answer = lambda request: None
+        self.says: HttpResponse = lambda request: None
         self.asked: list[str] = []
         self.host = ""
 
@@ -90,8 +90,16 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "models")
 
 
-async def bring(store: Store, place: Place, *, hub: bool = False, stall: float = 30.0) -> None:
-    registry = Registry(place.name, insecure=True, offline=False, key=Path("key"), at=f"http://{place.host}", retries=QUICK, stall=stall)
+async def bring(store: Store, place: Place, *, hub: bool = False, stall_timeout: float = 30.0) -> None:
+    registry = Registry(
+        place.name,
+        insecure=True,
+        offline=False,
+        key=Path("key"),
+        endpoint=f"http://{place.host}",
+        retries=QUICK,
+        stall_timeout=stall_timeout,
+    )
     source = (HubSource if hub else RegistrySource)(registry, PIECE)
     async with asyncio.timeout(PATIENCE):
         await pull(store, place.name, [source], lambda step: None, QUICK)
@@ -150,7 +158,7 @@ async def test_a_host_that_no_name_can_be(place: Place, store: Store, host: str)
     place.says = lambda request: web.Response(status=307, headers={"Location": f"http://{host}/x"})
     with pytest.raises(SourceFailed, match=r"sends to http://.*/x, which is no address that can be asked"):
         await bring(store, place)
-    registry = Registry(parse("h/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), at=host, retries=QUICK)
+    registry = Registry(parse("h/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), endpoint=host, retries=QUICK)
     with pytest.raises(SourceFailed, match="is no address that can be asked; check the name of the model"):
         await registry.manifest()
     await registry.close()
@@ -194,11 +202,11 @@ async def test_a_manifest_that_hardly_comes_is_not_waited_for(place: Place, stor
 
     place.says = drip
     with pytest.raises(SourceFailed, match=r"127\.0\.0\.1 sends too slowly; try again when it can be reached"):
-        await bring(store, place, stall=0.5)
+        await bring(store, place, stall_timeout=0.5)
 
 
 async def test_a_list_of_files_without_end_is_not_read_to_it(place: Place, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ndani.sources.hub._MOST_FILES", 100)
+    monkeypatch.setattr("ndani.sources.hub._MAX_FILES", 100)
 
     def pages(request: web.Request) -> web.Response:
         if not request.path.startswith("/more") and "/tree/" not in request.path:
@@ -232,7 +240,7 @@ async def test_a_page_of_an_index_that_names_what_cannot_be_asked(
     try:
         with pytest.raises(SourceFailed, match=sentence):
             url = await index.locate(File("p", "p-1.whl", "0" * 64, 10), client)
-            async with client.stretch(str(url), 0, 5):
+            async with client.get_range(str(url), 0, 5):
                 pass
     finally:
         await client.close()
@@ -249,7 +257,7 @@ async def test_a_login_of_an_index_with_tls_is_not_shown_without_it(place: Place
     place.says = note
     index = read_configuration(f"global.index-url='{scheme}://me:secret@{place.host}/simple'\n", "")
     client = HttpClient(index.access, offline=False)
-    async with client.stretch(f"http://{place.host}/p-1.whl", 0, 5):  # as a page of that index may name it
+    async with client.get_range(f"http://{place.host}/p-1.whl", 0, 5):  # as a page of that index may name it
         pass
     await client.close()
     assert seen == [shown]
@@ -263,7 +271,9 @@ async def test_a_login_for_a_proxy_is_told_in_utf8(place: Place, monkeypatch: py
         return web.Response(body=MANIFEST)
 
     place.says = behind
-    registry = Registry(parse("h.invalid/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), at="http://h.invalid", retries=QUICK)
+    registry = Registry(
+        parse("h.invalid/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), endpoint="http://h.invalid", retries=QUICK
+    )
     try:
         for login in ("us%C3%A4r:p%E2%82%ACss", "us\u00e4r:p\u20acss"):
             monkeypatch.setenv("HTTP_PROXY", f"http://{login}@{place.host}")

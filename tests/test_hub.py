@@ -18,7 +18,7 @@ from ndani import settings
 from ndani.errors import NotFound, SourceFailed
 from ndani.names import Name, parse
 from ndani.sources import choose, open_registry
-from ndani.sources.families import shelves, spelt
+from ndani.sources.families import library_models, registry_spelling
 from ndani.sources.fetcher import Fetcher
 from ndani.sources.gguf_files import group, pick
 from ndani.sources.hub import HubSource
@@ -35,7 +35,7 @@ from test_registry import left_over
 
 pytestmark = pytest.mark.usefixtures("home")
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 PIECE = 100_000
 MODEL = gguf(tensors(8, 100_000))
 SMALL = gguf(tensors(2))
@@ -57,13 +57,15 @@ async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
     await runner.cleanup()
 
 
-def ask(name: Name, stall: float = 30.0) -> HubSource:
+def ask(name: Name, stall_timeout: float = 30.0) -> HubSource:
     """A source as `choose` makes it, with a test's patience."""
     made = open_registry(name, offline=False)
     at = os.environ.get("HF_ENDPOINT", "")
     token = os.environ.get("HF_TOKEN", "")
     assert made.host == at.removeprefix("http://") and isinstance(choose(name, False)[0], HubSource)
-    registry = Registry(name, insecure=False, offline=False, key=Path("key"), at=at, token=token, retries=QUICK, stall=stall)
+    registry = Registry(
+        name, insecure=False, offline=False, key=Path("key"), endpoint=at, token=token, retries=QUICK, stall_timeout=stall_timeout
+    )
     return HubSource(registry, PIECE)
 
 
@@ -340,13 +342,15 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
     for switch, value in switches.items():
         if hasattr(place, switch):
             setattr(place, switch, f"http://{storage.host}" if value == "storage" else value)
-    stall = {"a part stands still": 2.0, "a part stands still for ever": 0.4}.get(what, 30.0)
+    stall_timeout = {"a part stands still": 2.0, "a part stands still for ever": 0.4}.get(what, 30.0)
     if isinstance(place, Hub):
         monkeypatch.setenv("HF_ENDPOINT", place.endpoint)
         monkeypatch.setenv("HF_TOKEN", place.token)
-        source: RegistrySource = ask(place.name, stall)
+        source: RegistrySource = ask(place.name, stall_timeout)
     else:
-        registry = Registry(place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", retries=QUICK, stall=stall)
+        registry = Registry(
+            place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", retries=QUICK, stall_timeout=stall_timeout
+        )
         source = RegistrySource(registry, PIECE)
     try:
         if sentence:
@@ -438,17 +442,21 @@ def test_what_lies_beside_a_model_and_in_which_folder(files: list[str], tag: str
     ],
 )
 def test_names_are_spelt_as_the_library_spells_them(typed: str, there: str) -> None:
-    assert spelt(parse(typed)) == parse(there)
-    assert spelt(parse(there)) is None
+    assert registry_spelling(parse(typed)) == parse(there)
+    assert registry_spelling(parse(there)) is None
 
 
 def test_names_that_need_no_spelling() -> None:
     for name in ("qwen2.5:3b", "nomic-embed-text", "llama3.2:1b", "someone/phi4:mini", "127.0.0.1:5000/library/phi4:mini", "nope"):
-        assert spelt(parse(name)) is None, name
-    keys = [parse(model.name).key for model in shelves()]
+        assert registry_spelling(parse(name)) is None, name
+    keys = [parse(model.name).key for model in library_models()]
     assert len(keys) == len(set(keys))
-    families = {model.name.partition(":")[0] for model in shelves()}
+    families = {model.name.partition(":")[0] for model in library_models()}
     assert {"llama3.2", "gemma2", "gemma3", "phi4", "qwen2.5", "qwen3", "deepseek-r1", "mistral", "mixtral", "nomic-embed-text"} <= families
-    for model in shelves():
-        assert parse(model.at) and model.type in {"instruct", "embedding"} and model.size_class in {"tiny", "small", "medium", "large"}
+    for model in library_models():
+        assert (
+            parse(model.registry_name)
+            and model.type in {"instruct", "embedding"}
+            and model.size_class in {"tiny", "small", "medium", "large"}
+        )
         assert "{}" in model.variant and model.quantizations

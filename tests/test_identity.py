@@ -73,10 +73,10 @@ def test_openssh_reads_ours_and_we_read_its(tmp_path: Path) -> None:
     ours = tmp_path / "ours"
     identity = open_identity(ours)
     shown = subprocess.run(["ssh-keygen", "-y", "-f", str(ours)], capture_output=True, text=True, check=True).stdout
-    assert shown.split()[:2] == ["ssh-ed25519", identity.shown]
+    assert shown.split()[:2] == ["ssh-ed25519", identity.public_text]
     theirs = tmp_path / "theirs"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(theirs)], check=True)
-    assert open_identity(theirs).shown == theirs.with_suffix(".pub").read_text().split()[1]
+    assert open_identity(theirs).public_text == theirs.with_suffix(".pub").read_text().split()[1]
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "word", "-f", str(tmp_path / "locked")], check=True)
     with pytest.raises(Misconfigured, match="no unencrypted ed25519 key"):
         open_identity(tmp_path / "locked")

@@ -22,9 +22,11 @@ from server import PATIENCE
 pytestmark = pytest.mark.usefixtures("home")
 
 
-async def manifest(host: str, *, insecure: bool = False, stall: float = 30.0) -> bytes:
-    retries = RetryPolicy(tries=3, pause=0.01)
-    registry = Registry(parse(f"{host}/ns/tiny:1"), insecure=insecure, offline=False, key=Path("key"), retries=retries, stall=stall)
+async def manifest(host: str, *, insecure: bool = False, stall_timeout: float = 30.0) -> bytes:
+    retries = RetryPolicy(tries=3, first_delay=0.01)
+    registry = Registry(
+        parse(f"{host}/ns/tiny:1"), insecure=insecure, offline=False, key=Path("key"), retries=retries, stall_timeout=stall_timeout
+    )
     try:
         async with asyncio.timeout(PATIENCE):
             return await registry.manifest()
@@ -86,7 +88,7 @@ async def test_a_proxy_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(
             SourceFailed, match=rf"the proxy {place} that https_proxy names, or models\.example behind it, did not answer"
         ) as met:
-            await manifest("models.example", stall=0.5)
+            await manifest("models.example", stall_timeout=0.5)
     assert "secret" not in str(met.value)
     monkeypatch.setenv("https_proxy", "me:secret@proxy.example:99999")
     with pytest.raises(SourceFailed, match="no proxy that can be used") as met:
@@ -106,7 +108,7 @@ async def test_a_host_that_takes_connections_and_says_nothing_is_said_at_once(in
     with socket.create_server(("127.0.0.1", 0)) as mute:
         host = f"127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(Failed, match=rf'Get "https?://{host}/v2/ns/tiny/manifests/1": dial tcp {host}: i/o timeout$'):
-            await manifest(host, insecure=insecure, stall=1.0)
+            await manifest(host, insecure=insecure, stall_timeout=1.0)
         mute.setblocking(False)
         tried = 0
         with contextlib.suppress(BlockingIOError):

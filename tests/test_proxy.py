@@ -116,7 +116,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 async def manifest(host: str) -> bytes:
     registry = Registry(
-        parse(f"{host}/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), at=f"http://{host}", retries=RetryPolicy(1, 0)
+        parse(f"{host}/ns/tiny:1"), insecure=False, offline=False, key=Path("key"), endpoint=f"http://{host}", retries=RetryPolicy(1, 0)
     )
     try:
         return await registry.manifest()
@@ -223,5 +223,5 @@ async def test_a_redirect_of_the_index_is_followed_by_its_own_rules(
     monkeypatch.setenv("http_proxy", proxy.host)
     client = HttpClient(Access(logins={f"http://{here}": ("me", "secret")}), offline=False)
     stack.push_async_callback(client.close)
-    assert (await client.page(f"http://{here}/first", "*/*"))[0] == "here"
+    assert (await client.get_text(f"http://{here}/first", "*/*"))[0] == "here"
     assert proxy.asked == [("mirror.corp.invalid", "", "")]

@@ -25,7 +25,7 @@ from ndani.types import Progress
 from steps import following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 NAME = names.parse("Tiny:1")
 SIZE = 900_000
 
@@ -100,8 +100,8 @@ async def test_a_pull_says_what_it_does_and_leaves_a_model(place: Place) -> None
     assert said[:2] == ["pulling manifest", f"pulling {short}"]
     assert said[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
     growth = [step.completed for step in steps if step.digest == place.layer.digest]
-    assert growth == sorted(growth) and growth[-1] == place.layer.packed
-    assert {step.total for step in steps if step.digest == place.layer.digest} == {place.layer.packed}
+    assert growth == sorted(growth) and growth[-1] == place.layer.packed_size
+    assert {step.total for step in steps if step.digest == place.layer.digest} == {place.layer.packed_size}
     entry = place.store.find(NAME)
     assert entry.weights_path.read_bytes() == weights(SIZE) and entry.licenses == ("be nice",)
     assert entry.params == {"stop": ["<end>"]} and str(entry.name) == "Tiny:1"
@@ -119,13 +119,13 @@ async def test_what_we_hold_is_not_fetched_again(place: Place) -> None:
 async def test_a_broken_connection_goes_on_where_it_stopped(place: Place) -> None:
     place.house.breaks = [20_000, 1, 90_000, 50_000]
     await place.pull()
-    assert sum(place.house.sent.values()) == place.layer.packed + place.plan.layers[1].packed
+    assert sum(place.house.sent.values()) == place.layer.packed_size + place.plan.layers[1].packed_size
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
 
 
 async def test_a_cancelled_pull_is_taken_up_and_nothing_is_fetched_twice(place: Place) -> None:
     place.house.pause = 0.001
-    await place.pull_until(place.layer.packed * 2 // 3)
+    await place.pull_until(place.layer.packed_size * 2 // 3)
     assert place.left_over() and not place.store.list_models()
     held = sum(path.stat().st_size for path in place.store.layout.blobs.iterdir())
     assert held
@@ -135,10 +135,10 @@ async def test_a_cancelled_pull_is_taken_up_and_nothing_is_fetched_twice(place: 
     looks = [step for step in steps if step.status == f"checking what is here of {place.layer.digest[7:19]}"]
     assert looks and looks[-1].completed == looks[-1].total, "it takes as long as reading it, so it is said"
     resumed = next(step.completed for step in steps if step.digest == place.layer.digest)
-    assert resumed and resumed >= place.layer.packed * 2 // 3
+    assert resumed and resumed >= place.layer.packed_size * 2 // 3
     # By what the second pull asked for: exactly the rest, whatever the first had still in the air.
     again = sum(count for _, _, count in place.house.spans[first:])
-    assert again == place.layer.packed - resumed + place.plan.layers[1].packed
+    assert again == place.layer.packed_size - resumed + place.plan.layers[1].packed_size
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
     assert place.left_over() == []
 
@@ -168,7 +168,7 @@ async def test_a_wheel_that_is_another_file_is_refused_even_where_the_model_is_r
 @pytest.mark.parametrize("ranges", [True, False])
 async def test_one_flipped_byte_is_refused_and_removed(place: Place, ranges: bool) -> None:
     place.house.ranges = ranges
-    place.house.flip = place.layer.parts[-1].at + place.layer.parts[-1].packed // 2
+    place.house.flip = place.layer.parts[-1].offset + place.layer.parts[-1].packed_size // 2
     with pytest.raises(SourceFailed, match=r"digest mismatch, file must be downloaded again.*pull once more") as caught:
         await place.pull()
     assert "\n" not in str(caught.value)
@@ -187,7 +187,7 @@ async def test_a_wheel_of_another_length_is_refused(plain: Place) -> None:
 
 async def test_a_journal_that_was_spoilt_on_the_disk_is_refused_and_removed(plain: Place) -> None:
     plain.house.pause = 0.001
-    await plain.pull_until(plain.layer.packed // 2)
+    await plain.pull_until(plain.layer.packed_size // 2)
     journal = plain.store.layout.journal(plain.layer.digest, 0)
     spoilt = bytearray(journal.read_bytes())
     spoilt[1000] ^= 1
@@ -200,7 +200,7 @@ async def test_a_journal_that_was_spoilt_on_the_disk_is_refused_and_removed(plai
 
 async def test_a_source_that_stays_away_is_one_sentence_and_what_came_stays(plain: Place) -> None:
     plain.house.pause = 0.001
-    await plain.pull_until(plain.layer.packed // 2)
+    await plain.pull_until(plain.layer.packed_size // 2)
     plain.house.status = 503
     with pytest.raises(SourceFailed, match="answered 503; pull again when it can be reached"):
         await plain.pull()
@@ -213,7 +213,7 @@ async def test_a_source_that_stays_away_is_one_sentence_and_what_came_stays(plai
 async def test_two_pulls_at_once_transfer_it_once_and_both_see_it_grow(place: Place) -> None:
     place.house.pause = 0.004
     one, two = await asyncio.gather(place.pull(), place.pull(names.parse("second:name")))
-    assert sum(place.house.sent.values()) == place.layer.packed + place.plan.layers[1].packed
+    assert sum(place.house.sent.values()) == place.layer.packed_size + place.plan.layers[1].packed_size
     for steps in (one, two):
         assert steps[-1].status == "success"
         assert len({step.completed for step in steps if step.digest == place.layer.digest}) > 2
@@ -222,7 +222,7 @@ async def test_two_pulls_at_once_transfer_it_once_and_both_see_it_grow(place: Pl
 
 async def test_whoever_waits_takes_over_when_the_first_one_goes(plain: Place) -> None:
     plain.house.pause = 0.002
-    first = asyncio.create_task(plain.pull_until(plain.layer.packed // 3))
+    first = asyncio.create_task(plain.pull_until(plain.layer.packed_size // 3))
     await asyncio.sleep(0.05)
     steps = await plain.pull()
     await first
@@ -269,7 +269,7 @@ async def test_a_disk_that_fills_up_on_the_way_loses_nothing(place: Place, small
     with pytest.raises(StoreFailed, match="no room in the model store") as caught:
         async with following(pull, place.store, NAME, [place.source()], retries=QUICK) as steps:
             async for step in steps:
-                if step.completed and step.completed > place.layer.packed // 3 and not ballast.exists():
+                if step.completed and step.completed > place.layer.packed_size // 3 and not ballast.exists():
                     fill(ballast)
     assert "\n" not in str(caught.value)
     assert place.store.find(NAME).layers[0].digest == f"sha256:{hashlib.sha256(b'old').hexdigest()}"
@@ -279,7 +279,7 @@ async def test_a_disk_that_fills_up_on_the_way_loses_nothing(place: Place, small
     steps = await place.pull()
     resumed = next(step.completed for step in steps if step.digest == place.layer.digest)
     assert resumed and resumed > 0
-    assert sum(count for _, _, count in place.house.spans[before:]) < place.layer.packed
+    assert sum(count for _, _, count in place.house.spans[before:]) < place.layer.packed_size
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
 
 

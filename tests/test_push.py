@@ -33,7 +33,7 @@ from steps import following
 from test_fetcher import children, kill_children
 from uploads import PART, Uploads
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 SIZE = 1_000_000
 WEIGHTS = random.Random(8).randbytes(SIZE)
 MODEL = digest_of(WEIGHTS)
@@ -53,14 +53,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "registry"
 
 
-def registry(name: Name, home: Path, stall: float = 30.0, **how: bool) -> Registry:
-    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", retries=QUICK, stall=stall)
+def registry(name: Name, home: Path, stall_timeout: float = 30.0, **how: bool) -> Registry:
+    return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", retries=QUICK, stall_timeout=stall_timeout)
 
 
 async def send(
-    store: Store, name: Name, home: Path, leaving: Event | None = None, part: int = PART, stall: float = 30.0, **how: bool
+    store: Store, name: Name, home: Path, leaving: Event | None = None, part: int = PART, stall_timeout: float = 30.0, **how: bool
 ) -> list[Progress]:
-    async with following(push, store, name, registry(name, home, stall, **how), leaving=leaving, part=part) as steps:
+    async with following(push, store, name, registry(name, home, stall_timeout, **how), stopping=leaving, part=part) as steps:
         return [step async for step in steps]
 
 
@@ -309,14 +309,14 @@ async def test_a_registry_that_stops_reading_is_not_waited_for_for_ever(uploads:
     uploads.deaf = True
     with pytest.raises(SourceFailed, match="took nothing for too long"):
         async with asyncio.timeout(PATIENCE):
-            await send(store, uploads.name, home, part=32 * SIZE, stall=0.5)
+            await send(store, uploads.name, home, part=32 * SIZE, stall_timeout=0.5)
 
 
 @pytest.mark.parametrize("hangs_up", [False, True])
 async def test_a_registry_may_take_its_time_to_put_a_blob_together(uploads: Uploads, store: Store, home: Path, hangs_up: bool) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.hangs_up, uploads.commits_in = hangs_up, 0.03 if hangs_up else 1.5
-    steps = await send(store, uploads.name, home, stall=30 if hangs_up else 1.0)
+    steps = await send(store, uploads.name, home, stall_timeout=30 if hangs_up else 1.0)
     assert steps[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
     assert len([path for method, path, _ in uploads.seen if method == "POST"]) == 3, "nothing was begun again"
     assert sum(count for _, count in uploads.parts if count == PART) == SIZE

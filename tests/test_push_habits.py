@@ -19,7 +19,7 @@ from aiohttp import web
 from ndani.errors import SourceFailed
 from ndani.names import parse
 from ndani.sources.push import push
-from ndani.sources.registry import Registry, _pause
+from ndani.sources.registry import Registry, _retry_after
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.layout import digest_of
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 
 async def send(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
-    retries = RetryPolicy(tries=tries, pause=0.01)
+    retries = RetryPolicy(tries=tries, first_delay=0.01)
     registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), retries=retries)
     async with (
         asyncio.timeout(PATIENCE),
@@ -183,7 +183,7 @@ def test_an_address_without_tls_of_a_registry_that_has_it() -> None:
 
 @pytest.mark.parametrize(("said", "pause"), [("7", 7), (lambda: str(int(time.time()) + 60), 60), ("1000000000", 0), ("soon", None)])
 def test_a_pause_may_be_a_point_in_time(said: str | Callable[[], str], pause: float | None) -> None:
-    assert _pause(said if isinstance(said, str) else said()) == (None if pause is None else pytest.approx(pause, abs=5))
+    assert _retry_after(said if isinstance(said, str) else said()) == (None if pause is None else pytest.approx(pause, abs=5))
 
 
 @pytest.mark.slow

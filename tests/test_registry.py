@@ -30,7 +30,7 @@ from registries import Debian, StandIn, make_model, no_debian
 from steps import following
 from test_fetcher import kill_children
 
-QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
+QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
 SIZE, PIECE = 1_000_000, 100_000
 WEIGHTS = random.Random(7).randbytes(SIZE)
 
@@ -67,9 +67,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "models")
 
 
-def source(name: Name, home: Path, *, insecure: bool = True, offline: bool = False, stall: float = 30.0) -> RegistrySource:
+def source(name: Name, home: Path, *, insecure: bool = True, offline: bool = False, stall_timeout: float = 30.0) -> RegistrySource:
     key = home / ".ndani" / "id_ed25519"
-    return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, retries=QUICK, stall=stall), PIECE)
+    return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, retries=QUICK, stall_timeout=stall_timeout), PIECE)
 
 
 async def collect(store: Store, name: Name, *sources: RegistrySource) -> list[Progress]:
@@ -95,9 +95,9 @@ async def test_a_name_that_the_catalogue_does_not_know_comes_from_its_registry()
         [found] = choose(parse(name), False)
         assert isinstance(found, HubSource), name
     assert [type(found) for found in choose(parse("phi4:mini"), False)] == [RegistrySource, RegistrySource], "as typed, and as spelt there"
-    house = choose(parse("smollm2:135m"), False, house="registry.example:5000", folders=(Path("disk"),))
+    house = choose(parse("smollm2:135m"), False, default_registry="registry.example:5000", folders=(Path("disk"),))
     assert [type(found) for found in house] == [FolderSource, RegistrySource, PypiSource], "the house's own first"
-    assert [type(found) for found in choose(parse("hf.co/a/b"), False, house="registry.example")] == [HubSource]
+    assert [type(found) for found in choose(parse("hf.co/a/b"), False, default_registry="registry.example")] == [HubSource]
     there = Registry(parse("nope"), insecure=False, offline=False, key=Path("key"))
     assert there.url("manifests", "latest") == "https://registry.ollama.ai/v2/library/nope/manifests/latest"
 
@@ -250,14 +250,14 @@ async def test_as_many_pieces_at_once_as_the_settings_say(stand_in: StandIn, sto
 @pytest.mark.slow
 async def test_connections_that_break_off_or_stand_still_are_taken_up(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.breaks, stand_in.stall = 5, 2
-    await collect(store, stand_in.name, source(stand_in.name, home, stall=2.0))
+    await collect(store, stand_in.name, source(stand_in.name, home, stall_timeout=2.0))
     assert held(store, stand_in.name) == WEIGHTS
 
 
 async def test_a_stall_that_stays_is_one_sentence(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.ends_at = SIZE // 2
     with pytest.raises(SourceFailed, match=r"sent nothing for too long; pull again .*: it goes on where it stopped"):
-        await collect(store, stand_in.name, source(stand_in.name, home, stall=0.3))
+        await collect(store, stand_in.name, source(stand_in.name, home, stall_timeout=0.3))
     assert left_over(store) and not store.list_models()
 
 
@@ -362,7 +362,9 @@ async def test_a_mirror_that_stops_answering_is_not_asked_for_ever(stand_in: Sta
     async with AsyncExitStack() as stack:
         for runner in runners:
             stack.push_async_callback(runner.cleanup)
-        pulled = RegistrySource(Registry(stand_in.name, insecure=True, offline=False, key=home / "key", retries=QUICK, stall=2.0), PIECE, 1)
+        pulled = RegistrySource(
+            Registry(stand_in.name, insecure=True, offline=False, key=home / "key", retries=QUICK, stall_timeout=2.0), PIECE, 1
+        )
         async with following(pull, store, stand_in.name, [pulled], retries=QUICK) as steps:
             async for step in steps:
                 if step.digest == stand_in.model and (step.completed or 0) > SIZE // 4 and stand_in.elsewhere.endswith(first.host):
@@ -384,7 +386,7 @@ async def test_a_houses_registry_that_cannot_be_reached_does_not_keep_the_next_s
         name = stand_in.name
 
         def house() -> RegistrySource:
-            return RegistrySource(Registry(name, insecure=False, offline=False, key=home / "key", at=at, retries=QUICK))
+            return RegistrySource(Registry(name, insecure=False, offline=False, key=home / "key", endpoint=at, retries=QUICK))
 
         await collect(store, name, house(), source(name, home))
         assert held(store, name) == WEIGHTS

@@ -16,7 +16,7 @@ from aiohttp import web
 from ndani.errors import BadName, Misconfigured, SourceFailed
 from ndani.names import parse
 from ndani.sources import open_registry
-from ndani.sources.registry import Registry, reason
+from ndani.sources.registry import Registry, error_clause
 from ndani.sources.retry import RetryPolicy
 from ndani.sources.token import Credentials
 from ndani.sources.urls import is_fetchable, origin
@@ -84,7 +84,7 @@ async def desks() -> AsyncIterator[tuple[Desk, Desk]]:
 
 async def manifest(desk: Desk) -> bytes:
     registry = Registry(
-        parse(f"{desk.host}/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), retries=RetryPolicy(tries=2, pause=0.01)
+        parse(f"{desk.host}/ns/tiny:1"), insecure=True, offline=False, key=Path("key"), retries=RetryPolicy(tries=2, first_delay=0.01)
     )
     try:
         return await registry.manifest()
@@ -191,8 +191,8 @@ async def test_a_push_asks_for_a_token_that_is_good_for_one(tmp_path: Path, name
         return 200, b'{"token":"won"}'
 
     credentials = Credentials(tmp_path / "key", "", origin("https://h/v2/"))
-    credentials.pushes("repository:ns/tiny")
-    await credentials.answer("https://h/v2/x", f'Bearer realm="https://h/token",scope="{named}"', None, False, ask)
+    credentials.request_push_access("repository:ns/tiny")
+    await credentials.authenticate("https://h/v2/x", f'Bearer realm="https://h/token",scope="{named}"', None, False, ask)
     assert seen == [asked]
 
 
@@ -220,13 +220,13 @@ async def test_the_two_names_of_the_hub_are_one_place(tmp_path: Path) -> None:
     credentials = Credentials(tmp_path / "key", "hf_secret", origin("https://hf.co/v2/u/r"))
     door, page = "https://hf.co/v2/u/r/manifests/q", "https://huggingface.co/api/models/u/r"
     challenge = 'Bearer realm="https://huggingface.co/v2/token",service="s",scope="repository:u/r:pull"'
-    await credentials.answer(door, challenge, "Bearer hf_secret", False, ask)
+    await credentials.authenticate(door, challenge, "Bearer hf_secret", False, ask)
     assert asked == [("https://huggingface.co/v2/token?service=s&scope=repository%3Au%2Fr%3Apull", "Bearer hf_secret")]
-    assert credentials.header(door) == {"Authorization": "Bearer won"}
-    assert credentials.header(page) == {"Authorization": "Bearer hf_secret"}, "not lost, also where the hub redirects to itself"
-    assert credentials.header("https://cdn.example/x") == credentials.header("http://hf.co/x") == {}
+    assert credentials.headers_for(door) == {"Authorization": "Bearer won"}
+    assert credentials.headers_for(page) == {"Authorization": "Bearer hf_secret"}, "not lost, also where the hub redirects to itself"
+    assert credentials.headers_for("https://cdn.example/x") == credentials.headers_for("http://hf.co/x") == {}
     with pytest.raises(SourceFailed, match="refused the token of HF_TOKEN for this model; check the token"):
-        await credentials.answer(page, 'Bearer realm="Authentication required", charset="UTF-8"', "Bearer hf_secret", True, ask)
+        await credentials.authenticate(page, 'Bearer realm="Authentication required", charset="UTF-8"', "Bearer hf_secret", True, ask)
 
 
 @pytest.mark.parametrize(
@@ -298,4 +298,4 @@ def test_addresses() -> None:
     ],
 )
 def test_what_an_error_says(body: object, clause: str) -> None:
-    assert reason(msgspec.json.encode(body)) == clause
+    assert error_clause(msgspec.json.encode(body)) == clause

@@ -1,1 +1,1 @@
-"""A store of ours as a registry to pull from: a server of its own, with no model in it."""
+"""Serves the models of a store as a registry to pull from: a separate server that runs no model."""

@@ -1,7 +1,7 @@
-"""A store of ours as a registry to pull from, read-only: the distribution protocol's manifests, blobs, tags and catalogue.
+"""Serves a store as a read-only registry: the manifests, blobs, tags and catalogue of the distribution protocol.
 
-A server of its own, beside `serve` and without a model in it. What a manifest of the repository names is served, and
-nothing else. A blob's answer carries a `Location` of its own: Ollama fetches from there and from nowhere else.
+It is a separate server beside `serve` and runs no model. It serves only what a manifest of the repository names. The response
+for a blob has a `Location` header that names its own URL, because Ollama fetches a blob only from there.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from ndani.store import Store, StoredModel
 from ndani.store.layout import digest_of
 from ndani.store.threads import run_in_thread
 
-#: Where a mirror listens when nobody says where.
+#: The default port.
 PORT = 11435
 
-_PIECE = 1 << 20
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
-_COUNT = re.compile(r"[0-9]{1,9}\Z")
+_CHUNK_SIZE = 1 << 20
+_RANGE_HEADER = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
+_PAGE_SIZE = re.compile(r"[0-9]{1,9}\Z")
 _HEADERS = {"Docker-Distribution-Api-Version": "registry/2.0"}
-_MOST = 1000  # names on one page of a list
-#: The protocol's codes, and what they mean in a sentence.
-_MEANING = {
+_MAX_PAGE_SIZE = 1000  # names on one page of a list
+#: The protocol's error codes, and their messages.
+_MESSAGES = {
     "NAME_UNKNOWN": "no such model here; /v2/_catalog lists them",
     "MANIFEST_UNKNOWN": "no such tag of this model here; /v2/NAME/tags/list lists them",
     "BLOB_UNKNOWN": "no model of this name has such a blob here",
@@ -68,7 +68,7 @@ class MirrorRoutes:
         self._store = store
 
     async def root(self, request: Request) -> Response:
-        """GET /v2/: this is a registry."""
+        """GET /v2/: tells clients that this is a registry."""
         return JSONResponse({}, headers=_HEADERS)
 
     async def catalog(self, request: Request) -> Response:
@@ -83,29 +83,29 @@ class MirrorRoutes:
         return _page(request, f"/v2/{name}/tags/list", "tags", sorted({entry.name.tag for entry in entries}), {"name": name})
 
     async def manifest(self, request: Request) -> Response:
-        """GET /v2/NAME/manifests/REFERENCE: by tag or by digest, to the letter."""
-        wanted = request.path_params["reference"]
+        """GET /v2/NAME/manifests/REFERENCE: the manifest's bytes, by tag or by digest."""
+        reference = request.path_params["reference"]
         for entry in await self._entries(request):
-            if wanted.lower() in (entry.name.tag.lower(), f"sha256:{entry.digest}"):
+            if reference.lower() in (entry.name.tag.lower(), f"sha256:{entry.digest}"):
                 try:
                     content = await asyncio.to_thread(entry.path.read_bytes)
-                except FileNotFoundError:  # removed since it was looked up
+                except FileNotFoundError:  # removed in the meantime
                     break
                 digest = digest_of(content)
                 return Response(content, headers={**_HEADERS, "Docker-Content-Digest": digest}, media_type=entry.manifest.media_type)
         raise HTTPException(404, "MANIFEST_UNKNOWN")
 
     async def blob(self, request: Request) -> Response:
-        """GET /v2/NAME/blobs/DIGEST: a file that a manifest of this repository names, or the range of it that is asked for."""
-        wanted = request.path_params["digest"].lower()
+        """GET /v2/NAME/blobs/DIGEST: a blob that a manifest of this repository names, or the requested range of it."""
+        digest = request.path_params["digest"].lower()
         for entry in await self._entries(request):
             for layer in (entry.manifest.config, *entry.layers):
-                if layer.digest == wanted and self._store.blobs.has(wanted, layer.size):
-                    return await _content(request, self._store.layout.blob(wanted), wanted, layer.size)
+                if layer.digest == digest and self._store.blobs.has(digest, layer.size):
+                    return await _blob_response(request, self._store.layout.blob(digest), digest, layer.size)
         raise HTTPException(404, "BLOB_UNKNOWN")
 
     async def _entries(self, request: Request) -> list[StoredModel]:
-        """The models of the repository in the path; those of the default registry hide others of the same name."""
+        """The models of the repository in the path. Models of the default registry come first, before others of the same name."""
         entries = await asyncio.to_thread(self._store.stored_models, request.path_params["name"])
         if not entries:
             raise HTTPException(404, "NAME_UNKNOWN")
@@ -113,30 +113,30 @@ class MirrorRoutes:
 
 
 def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlette:
-    """The application over one store; at the addresses `loopback_addresses` no rebound name is served."""
+    """The application over one store. At the addresses `loopback_addresses` it refuses foreign host names (DNS rebinding)."""
     mirror = MirrorRoutes(store)
-    read = ["GET"]
+    methods = ["GET"]
     app = Starlette(
         routes=[
-            Route("/v2/", mirror.root, methods=read),
-            Route("/v2/_catalog", mirror.catalog, methods=read),
-            Route("/v2/{name:path}/tags/list", mirror.tags, methods=read),
-            Route("/v2/{name:path}/manifests/{reference}", mirror.manifest, methods=read),
-            Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=read),
+            Route("/v2/", mirror.root, methods=methods),
+            Route("/v2/_catalog", mirror.catalog, methods=methods),
+            Route("/v2/{name:path}/tags/list", mirror.tags, methods=methods),
+            Route("/v2/{name:path}/manifests/{reference}", mirror.manifest, methods=methods),
+            Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=methods),
         ],
         middleware=[
             Middleware(AccessLog, log=log, counts=Counts()),
             Middleware(HostGuard, guarded=loopback_addresses),
             Middleware(CancelOnDisconnect),
         ],
-        exception_handlers={HTTPException: _refused, NdaniError: _failed},
+        exception_handlers={HTTPException: _http_error, NdaniError: _ndani_error},
     )
     app.router.redirect_slashes = False
     return app
 
 
 def serve(settings: Settings) -> int:
-    """Run a mirror of the store at `settings.host` until it is told to stop; the exit code. Raises Misconfigured."""
+    """Run a mirror of the store at `settings.host` until a signal stops it; returns the exit code. Raises Misconfigured."""
     jail.seal()
     log = open_log(settings.log_file, settings.debug)
     with listening(settings, "say another one with --host") as listeners, capture_library_logs(log):
@@ -152,17 +152,19 @@ def serve(settings: Settings) -> int:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with an end of our own: who still reads after a while is cut off, as if they had left, and no signal is raised again."""
+    """uvicorn with another shutdown: connections that are still open after a grace period are aborted, as if the client had
+    left. Signals are not raised again.
+    """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers get GRACE seconds to be read to their end. (uvicorn would cancel them, which is a fault in its log.)"""
-        cutting = asyncio.get_running_loop().call_later(GRACE, self._cut)
+        """Give responses GRACE seconds to finish. (uvicorn would cancel them, and log that as an error.)"""
+        timer = asyncio.get_running_loop().call_later(GRACE, self._abort_connections)
         try:
             await super().shutdown(sockets)
         finally:
-            cutting.cancel()
+            timer.cancel()
 
-    def _cut(self) -> None:
+    def _abort_connections(self) -> None:
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)
             if transport:
@@ -170,7 +172,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """uvicorn's signals, and those of a terminal that goes."""
+        """Handle uvicorn's signals, and the hang-up of a terminal."""
         with super().capture_signals(), hung_up(self.handle_exit):
             yield
 
@@ -183,18 +185,18 @@ def _repository(entry: StoredModel) -> str:
     return f"{entry.name.namespace}/{entry.name.model}"
 
 
-def _page(request: Request, path: str, field: str, names: list[str], more: Mapping[str, Any]) -> Response:
-    """One page of a list, and in `Link` where the next one is."""
-    addresses_of, last = request.query_params.get("n", ""), request.query_params.get("last", "")
-    count = min(int(addresses_of), _MOST) if _COUNT.match(addresses_of) and int(addresses_of) else _MOST
-    rest = [name for name in names if name > last]
+def _page(request: Request, path: str, field: str, names: list[str], fields: Mapping[str, Any]) -> Response:
+    """One page of a list, with the URL of the next one in `Link`."""
+    requested, last = request.query_params.get("n", ""), request.query_params.get("last", "")
+    count = min(int(requested), _MAX_PAGE_SIZE) if _PAGE_SIZE.match(requested) and int(requested) else _MAX_PAGE_SIZE
+    remaining = [name for name in names if name > last]
     headers = dict(_HEADERS)
-    if len(rest) > count:
-        headers["Link"] = f'<{path}?n={count}&last={rest[count - 1]}>; rel="next"'
-    return JSONResponse({**more, field: rest[:count]}, headers=headers)
+    if len(remaining) > count:
+        headers["Link"] = f'<{path}?n={count}&last={remaining[count - 1]}>; rel="next"'
+    return JSONResponse({**fields, field: remaining[:count]}, headers=headers)
 
 
-async def _content(request: Request, path: Path, digest: str, size: int) -> Response:
+async def _blob_response(request: Request, path: Path, digest: str, size: int) -> Response:
     headers = {
         **_HEADERS,
         "Content-Type": "application/octet-stream",
@@ -203,75 +205,75 @@ async def _content(request: Request, path: Path, digest: str, size: int) -> Resp
         "Etag": f'"{digest}"',
         "Location": request.url.path,
     }
-    status, first, end = 200, 0, size
-    # Several ranges at once, and what is no range at all, get the whole: the protocol allows that.
-    if wanted := _RANGE.match(request.headers.get("range", "")):
-        begin, last = wanted.groups()
-        if begin:
-            first, end = int(begin), min(int(last) + 1 if last else size, size)
-        elif last:
-            first = max(size - int(last), 0)
-        if first >= end:
+    status, start, end = 200, 0, size
+    # Several ranges, or an invalid range, get the whole blob: HTTP allows that.
+    if match := _RANGE_HEADER.match(request.headers.get("range", "")):
+        first_text, last_text = match.groups()
+        if first_text:
+            start, end = int(first_text), min(int(last_text) + 1 if last_text else size, size)
+        elif last_text:
+            start = max(size - int(last_text), 0)
+        if start >= end:
             raise HTTPException(416, "RANGE_INVALID", {"Content-Range": f"bytes */{size}"})
         status = 206
-        headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
-    headers["Content-Length"] = str(end - first)
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     try:
-        handle = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # removed since it was looked up; once it is open it can be read to its end
+        descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # removed in the meantime; once it is open it can be read to its end
         raise HTTPException(404, "BLOB_UNKNOWN") from None
-    return _FileRange(handle, first, end, status, headers)
+    return _FileRange(descriptor, start, end, status, headers)
 
 
 class _FileRange(StreamingResponse):
-    """Bytes of an open file, which is closed when they are sent, or when nobody wants them any more."""
+    """Streams a range of an open file, and closes the file at the end or when the client leaves."""
 
-    def __init__(self, handle: int, first: int, end: int, status: int, headers: Mapping[str, str]) -> None:
-        super().__init__(_pieces(handle, first, end), status, headers)
-        self._handle = handle
+    def __init__(self, descriptor: int, start: int, end: int, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(_chunks(descriptor, start, end), status, headers)
+        self._descriptor = descriptor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            # Once its (empty) body is read, `CancelOnDisconnect` knows when the client has gone; Starlette's own way would call
-            # that a success.
+            # Once the (empty) request body is read, `CancelOnDisconnect` notices when the client leaves. Starlette's own
+            # handling would count that as a success.
             while (message := await receive()).get("more_body"):
                 pass
             if message["type"] == "http.disconnect":
                 return
             await self.stream_response(send)
         finally:
-            os.close(self._handle)
+            os.close(self._descriptor)
 
 
-async def _pieces(handle: int, first: int, end: int) -> AsyncGenerator[bytes]:
-    while first < end and (piece := await run_in_thread(os.pread, handle, min(_PIECE, end - first), first)):
-        first += len(piece)
-        yield piece
+async def _chunks(descriptor: int, start: int, end: int) -> AsyncGenerator[bytes]:
+    while start < end and (chunk := await run_in_thread(os.pread, descriptor, min(_CHUNK_SIZE, end - start), start)):
+        start += len(chunk)
+        yield chunk
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    """An error in the registry's shape, or a redirect to the path that was meant."""
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An error in the registry's format, or a redirect to the intended path."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404 and request.method in ("GET", "HEAD") and (found := redirect(request)):
-        return found
+    if error.status_code == 404 and request.method in ("GET", "HEAD") and (redirection := redirect(request)):
+        return redirection
     status, code = error.status_code, error.detail
     if status == 405 or request.method not in ("GET", "HEAD"):
         status, code = 405, "UNSUPPORTED"
-    return _error(
+    return _error_response(
         status,
-        code if code in _MEANING else "NAME_UNKNOWN",
+        code if code in _MESSAGES else "NAME_UNKNOWN",
         "",
         dict(error.headers or {}) | ({"Allow": "GET, HEAD"} if status == 405 else {}),
     )
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _ndani_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NdaniError)
-    return _error(404 if isinstance(error, NotFound) else error.status, "UNKNOWN", str(error), {})
+    return _error_response(404 if isinstance(error, NotFound) else error.status, "UNKNOWN", str(error), {})
 
 
-def _error(status: int, code: str, sentence: str, headers: dict[str, str]) -> Response:
-    body = {"errors": [{"code": code, "message": sentence or _MEANING[code], "detail": None}]}
+def _error_response(status: int, code: str, message: str, headers: dict[str, str]) -> Response:
+    body = {"errors": [{"code": code, "message": message or _MESSAGES[code], "detail": None}]}
     return JSONResponse(body, status, {**_HEADERS, **headers})

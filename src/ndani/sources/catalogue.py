@@ -1,8 +1,8 @@
-"""The catalogue: which models have a name here, what each is made of, and where its bytes are. A data file, read once.
+"""The catalogue: the pinned models, the layers of each, and where their bytes are. A data file, read once.
 
-Everything in it is pinned: the digest of each file at its source, where in that file the bytes lie, and the digest
-that they must have in the end. So a pull needs no word of the far side to be trusted, and no zip directory to be read.
-`describe` makes the pins of a wheel; `docs` and tests use it to add a model.
+Everything in it is pinned: the digest of each file at its source, the offset of the bytes in that file, and the digest of
+the result. So a pull trusts nothing that a server says, and needs to read no zip directory. `describe` computes the pins of a
+wheel, for a new model.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
 
 
 class LayerPin(msgspec.Struct, frozen=True):
-    """A layer that has to travel: its kind (`model`, `license`, …) and its pins.
+    """A layer that has to be fetched: its kind (`model`, `license`, …) and its pins.
 
-    With `made`, it is converted here from other files: their digests by the names that a checkpoint has for them.
+    With `converted_from`, it is converted on this machine from other files: their digests, by their names in the checkpoint.
     """
 
     kind: str
     digest: str
     size: int
-    made: dict[str, str] = {}  # msgspec makes a new one for each
+    converted_from: dict[str, str] = {}  # msgspec makes a new one for each
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """One place that has a model: the source's name, and by layer digest the parts to be joined."""
+    """One source of a model: its name, and the parts of each layer, by the layer's digest."""
 
     source: str
     parts: dict[str, tuple[Part, ...]]
@@ -65,7 +65,7 @@ class CatalogueModel(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}  # msgspec makes a new one for each
 
     def plan(self, origin: Origin) -> PullPlan:
-        """What a pull of this model from `origin` brings. The config, texts and parameters are made here."""
+        """The plan of a pull from `origin`. The config, texts and parameters are generated here."""
         layers = [_planned(pin, origin) for pin in self.layers]
         if self.notice:
             layers.insert(1, _inline(kinds.LICENSE, self.notice.encode()))
@@ -76,8 +76,8 @@ class CatalogueModel(msgspec.Struct, frozen=True):
         if self.params:
             layers.append(_inline(kinds.PARAMS, msgspec.json.encode(self.params)))
         config = _inline(kinds.CONFIG, msgspec.json.encode(self._config()))
-        named = [Layer(layer.media_type, layer.digest, layer.size) for layer in (config, *layers)]
-        manifest = Manifest(media_type=kinds.MANIFEST, config=named[0], layers=tuple(named[1:]))
+        descriptors = [Layer(layer.media_type, layer.digest, layer.size) for layer in (config, *layers)]
+        manifest = Manifest(media_type=kinds.MANIFEST, config=descriptors[0], layers=tuple(descriptors[1:]))
         return PullPlan(msgspec.json.encode(manifest), (*layers, config))
 
     def _config(self) -> dict[str, Any]:
@@ -95,12 +95,12 @@ class CatalogueModel(msgspec.Struct, frozen=True):
 
 
 class Catalogue(msgspec.Struct, frozen=True):
-    """All models that have a name here."""
+    """All pinned models."""
 
     models: tuple[CatalogueModel, ...]
 
     def find(self, name: Name) -> CatalogueModel | None:
-        """The model of this name or alias, however its letters are cased."""
+        """The model of this name or alias, in any letter case."""
         for model in self.models:
             if any(parse(known).key == name.key for known in (model.name, *model.aliases)):
                 return model
@@ -108,7 +108,7 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 
 def load(path: Path | None = None) -> Catalogue:
-    """The catalogue of the package, or the one in `path`. Raises Misconfigured when that is none."""
+    """The catalogue of the package, or the one in `path`. Raises Misconfigured when it is invalid."""
     try:
         content = (path or resources.files("ndani.sources") / "catalogue.json").read_bytes()
         return msgspec.json.decode(content, type=Catalogue)
@@ -122,12 +122,12 @@ def describe(wheel: Path, member: str, project: str) -> Part:
     with zipfile.ZipFile(wheel) as archive:
         info = archive.getinfo(member)
         unpacked = archive.read(info)
-    # The directory at the end knows where a member's header is; only that header knows how long it is itself.
+    # The zip directory has the offset of a member's own header; only that header has its own length.
     name_length, extra_length = struct.unpack_from("<HH", content, info.header_offset + _LOCAL_HEADER - 4)
     return Part(
         file=File(project, wheel.name, hashlib.sha256(content).hexdigest(), len(content)),
-        at=info.header_offset + _LOCAL_HEADER + name_length + extra_length,
-        packed=info.compress_size,
+        offset=info.header_offset + _LOCAL_HEADER + name_length + extra_length,
+        packed_size=info.compress_size,
         size=info.file_size,
         sha256=hashlib.sha256(unpacked).hexdigest(),
         deflated=info.compress_type == zipfile.ZIP_DEFLATED,
@@ -135,13 +135,13 @@ def describe(wheel: Path, member: str, project: str) -> Part:
 
 
 def _planned(pin: LayerPin, origin: Origin) -> PlannedLayer:
-    if not pin.made:
+    if not pin.converted_from:
         return PlannedLayer(kinds.media_type_of(pin.kind), pin.digest, pin.size, origin.parts[pin.digest])
-    made = [(name, digest, origin.parts[digest]) for name, digest in pin.made.items()]
-    # The largest first: where no ranges can be asked for, the small ones come by with it.
-    files = [(name, PlannedLayer("", digest, sum(part.size for part in parts), parts)) for name, digest, parts in made]
+    inputs = [(name, digest, origin.parts[digest]) for name, digest in pin.converted_from.items()]
+    # The largest first: a server without ranges sends the small ones in the same stream.
+    files = [(name, PlannedLayer("", digest, sum(part.size for part in parts), parts)) for name, digest, parts in inputs]
     files.sort(key=lambda file: -file[1].size)
-    return PlannedLayer(kinds.media_type_of(pin.kind), pin.digest, pin.size, made=tuple(files))
+    return PlannedLayer(kinds.media_type_of(pin.kind), pin.digest, pin.size, converted_from=tuple(files))
 
 
 def _inline(media_type: str, content: bytes) -> PlannedLayer:

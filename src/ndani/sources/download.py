@@ -1,10 +1,10 @@
-"""Packed bytes become a blob as they arrive, and an interrupted transfer goes on where it stopped.
+"""Writes packed bytes to a blob as they arrive, and resumes an interrupted transfer where it stopped.
 
-Deflate has no place to go in again: what a byte means depends on all before it, and zlib's state cannot be written
-down. So the packed bytes of the part that is travelling are also kept, in a journal beside the partial blob; after a
-`kill -9` the journal is unpacked once more (a fraction of a second) and only what it lacks is fetched. A part that is
-complete and verified needs no journal: its unpacked bytes lie at the front of the partial, and the number in the next
-journal's name says how many such parts there are. Stored parts need none at all, the partial is its own journal.
+A deflate stream cannot be resumed in the middle: a byte's meaning depends on all bytes before it, and zlib's state cannot
+be saved. So the packed bytes of the current part are also written to a journal beside the partial blob. After a `kill -9`
+the journal is unpacked again (a fraction of a second), and only the missing bytes are fetched. A part that is complete and
+verified needs no journal: its unpacked bytes are at the front of the partial blob, and the number in the next journal's name
+is the number of such parts. Parts that are not compressed need no journal at all: the partial blob has their bytes.
 """
 
 from __future__ import annotations
@@ -26,199 +26,199 @@ from ndani.store.layout import hex_of
 
 
 class Download:
-    """One layer on its way into the store; the layer's lock must be held. First of all `begin`.
+    """The download of one layer into the store. The caller must hold the layer's lock, and call `resume` first.
 
     Errors: StoreFailed, SourceFailed.
     """
 
     def __init__(self, store: Store, layer: PlannedLayer) -> None:
         self._store, self._layer, self._layout = store, layer, store.layout
-        self._drop_ollamas()
-        self.number, within = _standing(store, layer)
-        done = layer.parts[: self.number]
-        self._base = sum(part.size for part in done)
-        self._kept = 0 if layer.deflated else within
-        #: How many bytes `begin` goes through.
-        self.here = self._base + within
-        #: The digest of a layer's only part, where it lies as it came, is the layer's own: the partial reckons it.
-        self._reckons = layer.deflated or len(layer.parts) > 1
-        require_free_space(_existing(self._layout.root), _room(store, layer))
+        self._remove_ollama_partial()
+        self.part_index, offset = _resume_point(store, layer)
+        finished_parts = layer.parts[: self.part_index]
+        self._parts_size = sum(part.size for part in finished_parts)
+        self._stored_size = 0 if layer.deflated else offset
+        #: How many bytes `resume` reads.
+        self.resumed_size = self._parts_size + offset
+        #: Whether parts are hashed here. A single uncompressed part has the layer's digest, which the partial blob computes.
+        self._hashes_parts = layer.deflated or len(layer.parts) > 1
+        require_free_space(_existing_ancestor(self._layout.root), _space_needed(store, layer))
         self._partial: PartialBlob = store.open_partial(layer.digest, layer.size, None)
         self._journal: BinaryIO | None = None
-        self.received = sum(part.packed for part in done)
-        self.within = 0
+        self.received_size = sum(part.packed_size for part in finished_parts)
+        self.offset = 0
 
-    def begin(self, report: Callable[[int], None]) -> None:
-        """Go through what an earlier transfer has left, once; reports after each piece how many bytes of it so far.
+    def resume(self, report: Callable[[int], None]) -> None:
+        """Read what an earlier transfer has left, once; reports after each chunk how many bytes it has read.
 
-        It takes as long as reading them does, so it wants a thread. Raises SourceFailed when they are wrong.
+        It takes as long as reading them, so callers run it in a thread. Raises SourceFailed when the bytes are wrong.
         """
-        tail, seen = hashlib.sha256(), 0
-        for piece in self._partial.rehash(self._base + self._kept):
-            if self._reckons:
-                tail.update(piece[max(self._base - seen, 0) :])
-            seen += len(piece)
-            report(seen)
-        self._begin(lambda count: report(seen + count))
+        part_hash, checked = hashlib.sha256(), 0
+        for chunk in self._partial.rehash(self._parts_size + self._stored_size):
+            if self._hashes_parts:
+                part_hash.update(chunk[max(self._parts_size - checked, 0) :])
+            checked += len(chunk)
+            report(checked)
+        self._start_part(lambda count: report(checked + count))
         if (part := self.part) and not self._layer.deflated:
-            # The partial itself holds the first bytes of this stored part: they are not fetched again.
-            self._hash = tail
-            self._unpacked = self.within = self._kept
-            self.received += self._kept
-            if self.within == part.packed:
-                self._end(part)
+            # The partial blob has the first bytes of this uncompressed part: they are not fetched again.
+            self._part_hash = part_hash
+            self._unpacked_size = self.offset = self._stored_size
+            self.received_size += self._stored_size
+            if self.offset == part.packed_size:
+                self._finish_part(part)
 
     @property
     def part(self) -> Part | None:
-        """The part that is needed next, or None when all have come."""
+        """The part that is needed next, or None when all are complete."""
         parts = self._layer.parts
-        return parts[self.number] if self.number < len(parts) else None
+        return parts[self.part_index] if self.part_index < len(parts) else None
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next packed bytes of the current part. Raises SourceFailed on bytes that cannot be right."""
+        """Add the next packed bytes of the current part. Raises SourceFailed when they are invalid."""
         if self._journal:
-            with translate_disk_errors(self._layout.root, self._layer.packed - self.received):
+            with translate_disk_errors(self._layout.root, self._layer.packed_size - self.received_size):
                 write_all(self._journal, chunk)
         self._unpack(chunk)
 
     def finish(self) -> None:
-        """All parts are here: verify the whole and give it its name. Raises Mismatch after removing wrong bytes."""
+        """Verify the complete blob and give it its name. Raises Mismatch after removing wrong bytes."""
         self._partial.finish()
-        _forget(self._store, self._layer)
+        _remove_journals(self._store, self._layer)
 
     def discard(self) -> None:
-        """What came is wrong: remove all of it."""
+        """Remove all bytes, because they are wrong."""
         self.close()
         self._layout.partial(self._layer.digest).unlink(missing_ok=True)
-        _forget(self._store, self._layer)
+        _remove_journals(self._store, self._layer)
 
     def close(self) -> None:
-        """Leave what there is for the next pull."""
+        """Close the files; their bytes stay for the next pull."""
         self._partial.close()
         if self._journal:
             self._journal.close()
 
-    def _drop_ollamas(self) -> None:
-        """A partial of Ollama's has the length of the whole and holes, listed in files beside it: it is no beginning."""
+    def _remove_ollama_partial(self) -> None:
+        """Remove Ollama's own partial blob: it has full length, with holes that files beside it list, so it cannot resume here."""
         partial = self._layout.partial(self._layer.digest)
-        lists = list(self._layout.blobs.glob(f"{partial.name}-*"))
+        hole_lists = list(self._layout.blobs.glob(f"{partial.name}-*"))
         with translate_disk_errors(self._layout.root):
-            for path in [*lists, partial] if lists else []:
+            for path in [*hole_lists, partial] if hole_lists else []:
                 path.unlink(missing_ok=True)
 
-    def _begin(self, report: Callable[[int], None]) -> None:
-        """Start on the current part, from what a journal has of it; reports how many bytes of that so far."""
+    def _start_part(self, report: Callable[[int], None]) -> None:
+        """Start the current part from its journal; reports how many bytes of the journal it has read."""
         part = self.part
-        self.within = 0
+        self.offset = 0
         if part is None:
             return
-        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if part.deflated else None
-        self._hash = hashlib.sha256()
-        self._unpacked = 0
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if part.deflated else None
+        self._part_hash = hashlib.sha256()
+        self._unpacked_size = 0
         if not self._layer.deflated:
             return
-        path = self._layout.journal(self._layer.digest, self.number)
+        path = self._layout.journal(self._layer.digest, self.part_index)
         with translate_disk_errors(self._layout.root):
             make_folder(path.parent)
             journal = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
-            if path.stat().st_size > part.packed:
+            if path.stat().st_size > part.packed_size:
                 journal.truncate(0)
         self._journal = journal
-        # A journal that is complete ends its part, and the next part has a journal of its own.
-        while self._journal is journal and (piece := journal.read(CHUNK_SIZE)):
-            self._unpack(piece)
-            report(self.within)
+        # A complete journal finishes its part; the next part has another journal.
+        while self._journal is journal and (chunk := journal.read(CHUNK_SIZE)):
+            self._unpack(chunk)
+            report(self.offset)
 
     def _unpack(self, chunk: bytes) -> None:
         part = self.part
-        if part is None or self.within + len(chunk) > part.packed:
-            raise self._wrong("is longer than it should be")
-        self.within += len(chunk)
-        self.received += len(chunk)
+        if part is None or self.offset + len(chunk) > part.packed_size:
+            raise self._corrupt("is longer than it should be")
+        self.offset += len(chunk)
+        self.received_size += len(chunk)
         try:
-            content = self._inflate.decompress(chunk, part.size - self._unpacked + 1) if self._inflate else chunk
+            content = self._inflater.decompress(chunk, part.size - self._unpacked_size + 1) if self._inflater else chunk
         except zlib.error:
-            raise self._wrong("cannot be unpacked") from None
-        self._unpacked += len(content)
-        if self._unpacked > part.size:
-            raise self._wrong("unpacks to more than it should")
-        if self._reckons:
-            self._hash.update(content)
+            raise self._corrupt("cannot be unpacked") from None
+        self._unpacked_size += len(content)
+        if self._unpacked_size > part.size:
+            raise self._corrupt("unpacks to more than it should")
+        if self._hashes_parts:
+            self._part_hash.update(content)
         self._partial.write(content)
-        if self.within == part.packed:
-            self._end(part)
+        if self.offset == part.packed_size:
+            self._finish_part(part)
 
-    def _end(self, part: Part) -> None:
-        if self._unpacked != part.size:
-            raise self._wrong("unpacks to less than it should")
-        got = self._hash.hexdigest() if self._reckons else hex_of(self._partial.current_digest)
+    def _finish_part(self, part: Part) -> None:
+        if self._unpacked_size != part.size:
+            raise self._corrupt("unpacks to less than it should")
+        got = self._part_hash.hexdigest() if self._hashes_parts else hex_of(self._partial.current_digest)
         if got != part.sha256:
-            raise self._wrong(f"has the wrong bytes (want sha256:{part.sha256}, got sha256:{got})")
-        self.number += 1
+            raise self._corrupt(f"has the wrong bytes (want sha256:{part.sha256}, got sha256:{got})")
+        self.part_index += 1
         if self._journal:
-            # First the bytes, then the next journal that vouches for them, then the old journal goes.
+            # The order matters: write the bytes to disk, create the next journal (which marks them as complete), remove the old.
             self._partial.sync()
             self._journal.close()
             self._journal = None
-        done = self.number - 1
-        self._begin(_unreported)
+        finished_parts = self.part_index - 1
+        self._start_part(_ignore)
         if self.part is not None:
-            self._layout.journal(self._layer.digest, done).unlink(missing_ok=True)
+            self._layout.journal(self._layer.digest, finished_parts).unlink(missing_ok=True)
 
-    def _wrong(self, what: str) -> SourceFailed:
-        """Wrong bytes are removed at once: nothing of them may be taken for a beginning."""
+    def _corrupt(self, problem: str) -> SourceFailed:
+        """Remove the wrong bytes at once, so that no later pull resumes from them; return the error."""
         self.discard()
         name = self.part.file.name if self.part else "the file"
-        return SourceFailed(f"digest mismatch, file must be downloaded again: {name} {what}; pull once more, or use another source")
+        return SourceFailed(f"digest mismatch, file must be downloaded again: {name} {problem}; pull once more, or use another source")
 
 
-def _unreported(count: int) -> None:
-    """Nobody waits for so little."""
+def _ignore(count: int) -> None:
+    """The journal of a part that has just started is empty: there is nothing to report."""
 
 
-def received(store: Store, layer: PlannedLayer) -> int:
-    """How many packed bytes of a layer are here so far, whoever is bringing it."""
+def received_size(store: Store, layer: PlannedLayer) -> int:
+    """How many packed bytes of a layer are here so far, also when another process downloads it."""
     if store.blobs.is_intact(layer.digest, layer.size):
-        return layer.packed
-    number, within = _standing(store, layer)
-    return sum(part.packed for part in layer.parts[:number]) + within
+        return layer.packed_size
+    part_index, offset = _resume_point(store, layer)
+    return sum(part.packed_size for part in layer.parts[:part_index]) + offset
 
 
-def _standing(store: Store, layer: PlannedLayer) -> tuple[int, int]:
-    """How far an earlier transfer came: complete parts, and packed bytes of the one after."""
-    partial = _size(store.layout.partial(layer.digest))
+def _resume_point(store: Store, layer: PlannedLayer) -> tuple[int, int]:
+    """How far an earlier transfer came: the number of complete parts, and the packed bytes of the next one."""
+    partial = _file_size(store.layout.partial(layer.digest))
     if layer.deflated:
-        for number in reversed(range(len(layer.parts))):
-            journal = store.layout.journal(layer.digest, number)
-            if journal.exists() and partial >= sum(part.size for part in layer.parts[:number]):
-                return number, _size(journal)
+        for part_index in reversed(range(len(layer.parts))):
+            journal = store.layout.journal(layer.digest, part_index)
+            if journal.exists() and partial >= sum(part.size for part in layer.parts[:part_index]):
+                return part_index, _file_size(journal)
         return 0, 0
-    for number, part in enumerate(layer.parts):
+    for part_index, part in enumerate(layer.parts):
         if partial < part.size:
-            return number, partial
+            return part_index, partial
         partial -= part.size
     return (len(layer.parts), 0) if not partial else (0, 0)
 
 
-def _room(store: Store, layer: PlannedLayer) -> int:
-    """Bytes of disk that the transfer will still take, at its widest: the blob and the largest journal, less what lies here."""
-    widest = layer.size + (max(part.packed for part in layer.parts) if layer.deflated else 0)
-    journals = sum(_size(store.layout.journal(layer.digest, number)) for number in range(len(layer.parts)))
-    return max(widest - journals - _size(store.layout.partial(layer.digest)), 0)
+def _space_needed(store: Store, layer: PlannedLayer) -> int:
+    """Bytes of disk that the transfer still needs at its peak: the blob and the largest journal, less what is here."""
+    peak = layer.size + (max(part.packed_size for part in layer.parts) if layer.deflated else 0)
+    journals = sum(_file_size(store.layout.journal(layer.digest, part_index)) for part_index in range(len(layer.parts)))
+    return max(peak - journals - _file_size(store.layout.partial(layer.digest)), 0)
 
 
-def _forget(store: Store, layer: PlannedLayer) -> None:
-    for number in range(len(layer.parts)):
-        store.layout.journal(layer.digest, number).unlink(missing_ok=True)
+def _remove_journals(store: Store, layer: PlannedLayer) -> None:
+    for part_index in range(len(layer.parts)):
+        store.layout.journal(layer.digest, part_index).unlink(missing_ok=True)
 
 
-def _existing(path: Path) -> Path:
+def _existing_ancestor(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     with contextlib.suppress(OSError):
         return path.stat().st_size
     return 0

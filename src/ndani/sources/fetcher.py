@@ -1,6 +1,6 @@
-"""The front's side of a pull: starts the fetcher, hands on its progress, raises its error, kills it when nobody waits.
+"""The front's side of a pull: starts the fetcher, forwards its progress, raises its error, kills it when nobody waits.
 
-Pulls of one name share one fetcher. What differs between two servers on one store is settled by the store's locks.
+Pulls of one name share one fetcher. The store's locks coordinate two servers on one store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ndani.settings import Settings
 from ndani.sources.job import PUSH_GRACE, Job, JobFailed
 from ndani.types import Progress, Report
 
-_LINE = 1 << 20  # bytes of a line at most, far more than the child ever says in one
+_MAX_LINE = 1 << 20  # bytes of one line, far more than the child ever writes
 
 
 class Fetcher:
@@ -32,30 +32,29 @@ class Fetcher:
     async def pull(self, name: Name, insecure: bool, report: Report) -> None:
         """Bring a model into the store; reports its steps, at most one per 60 ms and blob.
 
-        `insecure` lets its registry be asked without TLS, or with a certificate that nobody vouches for. Cancelled, it
-        ends the pull when nobody else waits for the same. Raises what the fetcher met: NotFound, SourceFailed,
-        StoreFailed, Offline, Failed.
+        `insecure` permits a registry without TLS, or with an untrusted certificate. Cancelling ends the pull when nobody else
+        waits for the same one. Raises the fetcher's error: NotFound, SourceFailed, StoreFailed, Offline, Failed.
         """
-        await self._do(name, self._job(name, insecure), report)
+        await self._run_shared(name, self._job(name, insecure), report)
 
     async def repair(self, name: Name, digests: frozenset[str], insecure: bool, report: Report) -> None:
-        """Bring these blobs again from where the model comes from, in place of those that are here; otherwise as `pull`."""
-        await self._do(name, msgspec.structs.replace(self._job(name, insecure), repair=tuple(sorted(digests))), report)
+        """Fetch these blobs again from the model's source, in place of those that are here; otherwise as `pull`."""
+        await self._run_shared(name, msgspec.structs.replace(self._job(name, insecure), repair=tuple(sorted(digests))), report)
 
     async def push(self, name: Name, insecure: bool, report: Report) -> None:
         """Send a model of the store to its registry; otherwise as `pull`."""
-        await self._do(name, self._job(name, insecure, push=True), report)
+        await self._run_shared(name, self._job(name, insecure, push=True), report)
 
     async def close(self) -> None:
-        """End every pull and push; what has come, or gone, stays for the next one."""
+        """End every pull and push; the next one resumes where they stopped."""
         await asyncio.gather(*(run.end() for run in list(self._runs.values())))
 
-    async def _do(self, name: Name, job: Job, report: Report) -> None:
+    async def _run_shared(self, name: Name, job: Job, report: Report) -> None:
         key = f"{job.verb} {name.key} {job.insecure} {job.repair}"
         while (run := self._runs.get(key)) and not run.followers:
-            await asyncio.wait([run.task])  # it is being ended, and a push of the same may take its time for that
+            await asyncio.wait([run.task])  # it is ending, and a push may take some seconds for that
             if self._runs.get(key) is run:
-                del self._runs[key]  # whoever of those who wait here comes first begins the next one, the others join it
+                del self._runs[key]  # the first of several waiting tasks starts the next run, the others join it
         if run is None:
             run = self._runs[key] = _Run(job)
         run.followers += 1
@@ -80,16 +79,16 @@ class Fetcher:
 
 
 def without_success(report: Report) -> Report:
-    """For a pull that is part of something larger: its last step is not the last of that."""
+    """A report without the step `success`, for a pull that is only a part of a larger operation."""
     return lambda step: report(step) if step.status != "success" else None
 
 
 class _Run:
-    """One fetcher child and those who follow it. `log` holds its steps; the last one is replaced while it only grows."""
+    """One fetcher child and its followers. `steps` has its progress; the last step is replaced while only its count grows."""
 
     def __init__(self, job: Job) -> None:
         self.followers = 0
-        self.log: list[Progress] = []
+        self.steps: list[Progress] = []
         self._job = job
         self._error: NdaniError | None = None
         self._changed = asyncio.Event()
@@ -98,14 +97,14 @@ class _Run:
 
     async def follow(self, report: Report) -> None:
         """Report every step from the first on, and raise the error if there was one."""
-        at, reported = 0, None
+        index, reported = 0, None
         while True:
             changed = self._changed
-            if at < len(self.log) and self.log[at] is not reported:
-                reported = self.log[at]
+            if index < len(self.steps) and self.steps[index] is not reported:
+                reported = self.steps[index]
                 report(reported)
-            elif at + 1 < len(self.log):
-                at += 1
+            elif index + 1 < len(self.steps):
+                index += 1
             elif self.task.done():
                 break
             else:
@@ -114,7 +113,7 @@ class _Run:
             raise SourceFailed(f"the {self._job.verb} was ended before it began; {self._job.verb} again")
         self.task.result()
         if self._error:
-            # A new one for each: two who raise one exception object would share its traceback.
+            # A new exception for each follower: a shared one would share its traceback.
             raise type(self._error)(str(self._error))
 
     async def end(self) -> None:
@@ -122,7 +121,7 @@ class _Run:
         if self._child is None:
             self.task.cancel()
         elif self._child.returncode is None and self._job.push and self._child.stdin:
-            self._child.stdin.close()  # it leaves when the part that is travelling has arrived
+            self._child.stdin.close()  # it ends when the current part is sent
             await asyncio.wait([self.task], timeout=PUSH_GRACE)
         if self._child and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -131,16 +130,16 @@ class _Run:
 
     async def _supervise(self) -> None:
         try:
-            self._error = await self._converse()
+            self._error = await self._communicate()
         except OSError as error:
             self._error = Failed(f"the fetcher could not be started ({error.strerror}); free memory or processes and try again")
         finally:
-            # Set after this task counts as done, so that whoever wakes up sees the end.
-            asyncio.get_running_loop().call_soon(self._tell)
+            # Notify after this task counts as done, so that the followers see its end.
+            asyncio.get_running_loop().call_soon(self._notify)
 
-    async def _converse(self) -> NdaniError | None:
+    async def _communicate(self) -> NdaniError | None:
         child = self._child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "ndani.sources.child", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_LINE
+            sys.executable, "-P", "-m", "ndani.sources.child", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_MAX_LINE
         )
         error: NdaniError | None = None
         try:
@@ -149,7 +148,7 @@ class _Run:
                 with contextlib.suppress(ConnectionError):
                     await child.stdin.drain()
                 async for line in child.stdout:
-                    error = self._take(line)
+                    error = self._handle_line(line)
         except (ValueError, TypeError, msgspec.MsgspecError, RecursionError):
             error = SourceFailed(f"the process that does the {self._job.verb} said what it never should; {self._job.verb} again")
         finally:
@@ -160,25 +159,25 @@ class _Run:
                 child.stdin.close()
             await child.wait()
         verb = self._job.verb
-        if error is None and (not self.log or self.log[-1].status != "success"):
+        if error is None and (not self.steps or self.steps[-1].status != "success"):
             error = SourceFailed(f"the {verb} was ended from outside before it was done; {verb} again: it goes on where it stopped")
         return error
 
-    def _take(self, line: bytes) -> NdaniError | None:
-        found = msgspec.json.decode(line)
-        if "error" in found:
-            ended = msgspec.convert(found, JobFailed)
-            return error_from_child(ended.code, ended.error)
-        step = msgspec.convert(found, Progress)
-        if not all(0 <= (number or 0) < 1 << 63 for number in (step.total, step.completed)):
+    def _handle_line(self, line: bytes) -> NdaniError | None:
+        fields = msgspec.json.decode(line)
+        if "error" in fields:
+            failure = msgspec.convert(fields, JobFailed)
+            return error_from_child(failure.code, failure.error)
+        step = msgspec.convert(fields, Progress)
+        if not all(0 <= (count or 0) < 1 << 63 for count in (step.total, step.completed)):
             raise ValueError("no number of bytes")
-        if self.log and self.log[-1].digest == step.digest and self.log[-1].status == step.status:
-            self.log[-1] = step
+        if self.steps and self.steps[-1].digest == step.digest and self.steps[-1].status == step.status:
+            self.steps[-1] = step
         else:
-            self.log.append(step)
-        self._tell()
+            self.steps.append(step)
+        self._notify()
         return None
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

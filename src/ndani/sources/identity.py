@@ -1,8 +1,8 @@
-"""This user's own key, with which a registry of Ollama's kind knows them again: ed25519, in OpenSSH's file format.
+"""The user's own key, by which a registry of Ollama's kind recognises them: ed25519, in OpenSSH's file format.
 
-Made on first need, which is a registry that hands out tokens for a signature only. The arithmetic is that of RFC 8032,
-section 5.1, in Python's own integers: a signature takes some milliseconds and is needed once an hour, so a library for
-it would be a dependency for nothing. Not in constant time: whoever can time this process can read its key file.
+The key is created on first use: when a registry issues tokens only for a signature. The arithmetic follows RFC 8032,
+section 5.1, in Python's own integers. A signature takes some milliseconds and is needed once an hour, so a library would
+be an unnecessary dependency. It does not run in constant time: anybody who can time this process can read its key file.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 
 from ndani.errors import Misconfigured
 
-_P = 2**255 - 19
-_Q = 2**252 + 27742317777372353535851937790883648493
-_D = -121665 * pow(121666, _P - 2, _P) % _P
-_BASE_Y = 4 * pow(5, _P - 2, _P) % _P
+_PRIME = 2**255 - 19
+_ORDER = 2**252 + 27742317777372353535851937790883648493
+_CURVE_D = -121665 * pow(121666, _PRIME - 2, _PRIME) % _PRIME
+_BASE_Y = 4 * pow(5, _PRIME - 2, _PRIME) % _PRIME
 
 #: x, y, z and t of a point, as in RFC 8032, 5.1.4.
 Point = tuple[int, int, int, int]
 
-_HEAD, _FOOT = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+_HEADER, _FOOTER = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
 _MAGIC = b"openssh-key-v1\0"
-_KIND = b"ssh-ed25519"
+_KEY_TYPE = b"ssh-ed25519"
 
 
 class Identity:
@@ -37,26 +37,26 @@ class Identity:
         self._scalar = int.from_bytes(digest[:32], "little") & (2**254 - 8) | 2**254
         self._prefix = digest[32:]
         self.seed = seed
-        self.public = _packed(_times(self._scalar, _base()))
+        self.public = _encode_point(_multiply(self._scalar, _base_point()))
 
     @property
-    def shown(self) -> str:
-        """The public key as OpenSSH and Ollama write it: base64 of its wire form."""
-        return b64encode(_string(_KIND) + _string(self.public)).decode()
+    def public_text(self) -> str:
+        """The public key as OpenSSH and Ollama write it: base64 of its wire format."""
+        return b64encode(_encode_string(_KEY_TYPE) + _encode_string(self.public)).decode()
 
     def sign(self, message: bytes) -> bytes:
         """The 64 bytes of the signature (RFC 8032, 5.1.6)."""
-        r = int.from_bytes(hashlib.sha512(self._prefix + message).digest(), "little") % _Q
-        point = _packed(_times(r, _base()))
-        k = int.from_bytes(hashlib.sha512(point + self.public + message).digest(), "little") % _Q
-        return point + ((r + k * self._scalar) % _Q).to_bytes(32, "little")
+        r = int.from_bytes(hashlib.sha512(self._prefix + message).digest(), "little") % _ORDER
+        point = _encode_point(_multiply(r, _base_point()))
+        k = int.from_bytes(hashlib.sha512(point + self.public + message).digest(), "little") % _ORDER
+        return point + ((r + k * self._scalar) % _ORDER).to_bytes(32, "little")
 
 
 def open_identity(path: Path) -> Identity:
-    """The key in this file; made, for its owner's eyes only, where there is none. Raises Misconfigured."""
+    """The key in this file. If there is none, a new one is created that only its owner can read. Raises Misconfigured."""
     try:
         if not path.exists():
-            _make(path)
+            _create_key_file(path)
         return parse(path.read_text(encoding="ascii"))
     except OSError as error:
         raise Misconfigured(f"the key {path} cannot be used ({error.strerror}); change its owner or mode, or remove it") from None
@@ -64,8 +64,8 @@ def open_identity(path: Path) -> Identity:
         raise Misconfigured(f"the key {path} is no unencrypted ed25519 key of OpenSSH; remove it, and a new one is made") from None
 
 
-def _make(path: Path) -> None:
-    """A new key, unless somebody else makes one in the same moment; nobody ever sees half of it. Raises OSError."""
+def _create_key_file(path: Path) -> None:
+    """Create a key file atomically; if another process creates one at the same moment, that one stays. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -77,81 +77,83 @@ def _make(path: Path) -> None:
         try:
             os.link(fresh, path)
         except FileExistsError:
-            pass  # the other one was first
-        except OSError:  # a disk that has no links
+            pass  # another process was first
+        except OSError:  # the file system has no hard links
             fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
 
 
 def render(identity: Identity) -> str:
-    """The file of a key, as `ssh-keygen -t ed25519` writes it."""
-    public = _string(_KIND) + _string(identity.public)
+    """The content of a key file, as `ssh-keygen -t ed25519` writes it."""
+    public = _encode_string(_KEY_TYPE) + _encode_string(identity.public)
     check = os.urandom(4)
-    secret = check * 2 + public + _string(identity.seed + identity.public) + _string(b"")
+    secret = check * 2 + public + _encode_string(identity.seed + identity.public) + _encode_string(b"")
     secret += bytes(range(1, -len(secret) % 8 + 1))
-    body = _MAGIC + _string(b"none") * 2 + _string(b"") + struct.pack(">I", 1) + _string(public) + _string(secret)
+    body = (
+        _MAGIC + _encode_string(b"none") * 2 + _encode_string(b"") + struct.pack(">I", 1) + _encode_string(public) + _encode_string(secret)
+    )
     text = b64encode(body).decode()
-    return "\n".join([_HEAD, *(text[at : at + 70] for at in range(0, len(text), 70)), _FOOT, ""])
+    return "\n".join([_HEADER, *(text[at : at + 70] for at in range(0, len(text), 70)), _FOOTER, ""])
 
 
 def parse(text: str) -> Identity:
-    """The key in such a file. Raises ValueError when it is another kind of key, or has a pass phrase."""
-    body = b64decode(text.strip().removeprefix(_HEAD).removesuffix(_FOOT))
+    """The key in the content of such a file. Raises ValueError for another type of key, or one with a passphrase."""
+    body = b64decode(text.strip().removeprefix(_HEADER).removesuffix(_FOOTER))
     if not body.startswith(_MAGIC):
         raise ValueError("no OpenSSH key")
-    cipher, rest = _take(body[len(_MAGIC) :])
-    _, rest = _take(rest)  # how a pass phrase is stretched
-    _, rest = _take(rest)
-    _, rest = _take(rest[4:])  # the public key, once more
-    secret, _ = _take(rest)
-    kind, rest = _take(secret[8:])
-    if cipher != b"none" or kind != _KIND:
+    cipher, remaining = _read_string(body[len(_MAGIC) :])
+    _, remaining = _read_string(remaining)  # the key derivation function of a passphrase, and its options
+    _, remaining = _read_string(remaining)
+    _, remaining = _read_string(remaining[4:])  # the public key, which the secret part repeats
+    secret, _ = _read_string(remaining)
+    key_type, remaining = _read_string(secret[8:])
+    if cipher != b"none" or key_type != _KEY_TYPE:
         raise ValueError("another kind of key")
-    _, rest = _take(rest)
-    pair, _ = _take(rest)
+    _, remaining = _read_string(remaining)
+    pair, _ = _read_string(remaining)
     if len(pair) != 64:
         raise ValueError("a damaged key")
     return Identity(pair[:32])
 
 
-def _string(content: bytes) -> bytes:
+def _encode_string(content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + content
 
 
-def _take(content: bytes) -> tuple[bytes, bytes]:
+def _read_string(content: bytes) -> tuple[bytes, bytes]:
     if len(content) < 4 or len(content) < (end := 4 + struct.unpack(">I", content[:4])[0]):
         raise ValueError("a damaged key")
     return content[4:end], content[end:]
 
 
-def _base() -> Point:
+def _base_point() -> Point:
     # x from y (RFC 8032, 5.1.3); the base point's x is even.
-    square = (_BASE_Y * _BASE_Y - 1) * pow(_D * _BASE_Y * _BASE_Y + 1, _P - 2, _P) % _P
-    x = pow(square, (_P + 3) // 8, _P)
-    if x * x % _P != square:
-        x = x * pow(2, (_P - 1) // 4, _P) % _P
-    x = x if x % 2 == 0 else _P - x
-    return x, _BASE_Y, 1, x * _BASE_Y % _P
+    square = (_BASE_Y * _BASE_Y - 1) * pow(_CURVE_D * _BASE_Y * _BASE_Y + 1, _PRIME - 2, _PRIME) % _PRIME
+    x = pow(square, (_PRIME + 3) // 8, _PRIME)
+    if x * x % _PRIME != square:
+        x = x * pow(2, (_PRIME - 1) // 4, _PRIME) % _PRIME
+    x = x if x % 2 == 0 else _PRIME - x
+    return x, _BASE_Y, 1, x * _BASE_Y % _PRIME
 
 
-def _sum(one: Point, two: Point) -> Point:
-    a, b = (one[1] - one[0]) * (two[1] - two[0]) % _P, (one[1] + one[0]) * (two[1] + two[0]) % _P
-    c, d = 2 * one[3] * two[3] * _D % _P, 2 * one[2] * two[2] % _P
+def _add(first: Point, second: Point) -> Point:
+    a, b = (first[1] - first[0]) * (second[1] - second[0]) % _PRIME, (first[1] + first[0]) * (second[1] + second[0]) % _PRIME
+    c, d = 2 * first[3] * second[3] * _CURVE_D % _PRIME, 2 * first[2] * second[2] % _PRIME
     e, f, g, h = b - a, d - c, d + c, b + a
-    return e * f % _P, g * h % _P, f * g % _P, e * h % _P
+    return e * f % _PRIME, g * h % _PRIME, f * g % _PRIME, e * h % _PRIME
 
 
-def _times(factor: int, point: Point) -> Point:
+def _multiply(factor: int, point: Point) -> Point:
     total = (0, 1, 1, 0)
     while factor:
         if factor & 1:
-            total = _sum(total, point)
-        point, factor = _sum(point, point), factor >> 1
+            total = _add(total, point)
+        point, factor = _add(point, point), factor >> 1
     return total
 
 
-def _packed(point: Point) -> bytes:
-    inverse = pow(point[2], _P - 2, _P)
-    x, y = point[0] * inverse % _P, point[1] * inverse % _P
+def _encode_point(point: Point) -> bytes:
+    inverse = pow(point[2], _PRIME - 2, _PRIME)
+    x, y = point[0] * inverse % _PRIME, point[1] * inverse % _PRIME
     return (y | (x & 1) << 255).to_bytes(32, "little")

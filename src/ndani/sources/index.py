@@ -1,8 +1,8 @@
-"""The user's own package index: which one it is, and where it has a file.
+"""The user's own package index: which one it is, and the URL of a file there.
 
-pip is asked for its configuration, so that files, environment, proxies, certificates and find-links all count as they
-do for `pip install`. Its own download is of no use here: where an index has no separate metadata, even `--dry-run`
-fetches the whole wheel. So the index's page is read here (PEP 691 and 503), through `http`.
+pip reports its configuration, so that files, environment, proxies, certificates and find-links all apply as they do for
+`pip install`. pip's own download does not help here: where an index has no separate metadata, even `--dry-run` fetches the
+whole wheel. So this module reads the index's pages (PEP 691 and 503) itself, through `http`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ndani.sources.urls import without_credentials
 from ndani.untrusted_json import InvalidJson, decode
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
-_LINE = re.compile(r"^(?P<section>[^.\s]+)\.(?P<key>[a-z-]+)=(?P<value>.*)$", re.MULTILINE)
-_DEFAULT = re.compile(r"--index-url\s+<url>.*?\(default\s+(\S+?)\)", re.DOTALL)
-#: The later overrules the earlier, as in pip.
+_CONFIG_LINE = re.compile(r"^(?P<section>[^.\s]+)\.(?P<key>[a-z-]+)=(?P<value>.*)$", re.MULTILINE)
+_DEFAULT_INDEX = re.compile(r"--index-url\s+<url>.*?\(default\s+(\S+?)\)", re.DOTALL)
+#: A later section overrides an earlier one, as in pip.
 _SECTIONS = ("global", "download", "install", ":env:")
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Where the user's packages come from: folders and pages of links first, then indexes, in pip's order."""
+    """The sources of the user's packages, in pip's order: folders and pages of links, then indexes."""
 
     folders: tuple[Path, ...]
     pages: tuple[str, ...]
@@ -51,12 +51,12 @@ class Index:
             path = folder / file.name
             if path.is_file() and path.stat().st_size == file.size:
                 return path
-        missing = ""
+        reason = ""
         for page in (*self.pages, *(f"{index.rstrip('/')}/{file.project}/" for index in self.indexes)):
             try:
-                links = _links(*await client.page(page, _ACCEPT))
+                links = _links(*await client.get_text(page, _ACCEPT))
             except NotFound as error:
-                missing = str(error)
+                reason = str(error)
                 continue
             url, sha256 = links.get(file.name, ("", None))
             if url and sha256 not in (None, file.sha256):
@@ -65,57 +65,57 @@ class Index:
                 )
             if url:
                 return url
-        raise NotFound(missing or f"no index has {file.name}; look at `pip config list`, or put the file into a find-links folder")
+        raise NotFound(reason or f"no index has {file.name}; look at `pip config list`, or put the file into a find-links folder")
 
 
 async def ask_pip() -> Index:
-    """The index as pip is configured for this user. Raises Misconfigured when there is no pip to ask."""
-    written, usage = await asyncio.gather(_pip("config", "list"), _pip("help", "install"))
-    return read_configuration(written, usage)
+    """The index that pip is configured to use. Raises Misconfigured when pip cannot be run."""
+    config_list, install_help = await asyncio.gather(_pip("config", "list"), _pip("help", "install"))
+    return read_configuration(config_list, install_help)
 
 
-def read_configuration(written: str, usage: str) -> Index:
-    """The index that pip's own words name: what `pip config list` and `pip help install` printed. Raises Misconfigured."""
-    found: dict[str, str] = {}
+def read_configuration(config_list: str, install_help: str) -> Index:
+    """The index from the output of `pip config list` and `pip help install`. Raises Misconfigured."""
+    options: dict[str, str] = {}
     for section in _SECTIONS:
-        for line in _LINE.finditer(written):
+        for line in _CONFIG_LINE.finditer(config_list):
             if line["section"] == section and (value := _value(line["value"])):
-                found[line["key"]] = value
-    default = _DEFAULT.search(usage)
-    main = found.get("index-url") or (default[1] if default else "")
-    indexes = [] if _true(found.get("no-index", "")) else [main, *found.get("extra-index-url", "").split()]
-    links = found.get("find-links", "").split()
-    pages = [place for place in links if place.startswith(("http://", "https://"))]
-    places = [*pages, *filter(None, indexes)]
-    if not places and not links:
+                options[line["key"]] = value
+    default = _DEFAULT_INDEX.search(install_help)
+    index_url = options.get("index-url") or (default[1] if default else "")
+    indexes = [] if _is_true(options.get("no-index", "")) else [index_url, *options.get("extra-index-url", "").split()]
+    links = options.get("find-links", "").split()
+    pages = [link for link in links if link.startswith(("http://", "https://"))]
+    urls = [*pages, *filter(None, indexes)]
+    if not urls and not links:
         raise Misconfigured("pip has no index to pull from (no-index is set); set index-url or find-links in its configuration")
     access = Access(
-        proxy=found.get("proxy", ""),
-        certificates=found.get("cert", ""),
-        client_certificate=found.get("client-cert", ""),
-        trusted_hosts=tuple(found.get("trusted-host", "").split()),
-        logins={where: login for place in places for where, login in _login(place)},
+        proxy=options.get("proxy", ""),
+        certificates=options.get("cert", ""),
+        client_certificate=options.get("client-cert", ""),
+        trusted_hosts=tuple(options.get("trusted-host", "").split()),
+        logins={server: login for link in urls for server, login in _login(link)},
     )
-    folders = tuple(_folder(place) for place in links if place not in pages)
+    folders = tuple(_folder(link) for link in links if link not in pages)
     return Index(folders, tuple(pages), tuple(filter(None, indexes)), access)
 
 
-def _folder(place: str) -> Path:
-    return Path(url2pathname(urlsplit(place).path) if place.startswith("file:") else place).expanduser()
+def _folder(link: str) -> Path:
+    return Path(url2pathname(urlsplit(link).path) if link.startswith("file:") else link).expanduser()
 
 
-async def _pip(*words: str) -> str:
-    # -P: a file called pip.py in the folder we happen to be in is not pip.
+async def _pip(*arguments: str) -> str:
+    # -P: a file pip.py in the current folder is not pip.
     env = {**os.environ, "COLUMNS": "1000", "PIP_NO_COLOR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONIOENCODING": "utf-8"}
-    child = await asyncio.create_subprocess_exec(sys.executable, "-P", *_where_pip_is(), *words, stdin=-3, stdout=-1, stderr=-3, env=env)
-    said, _ = await child.communicate()
+    child = await asyncio.create_subprocess_exec(sys.executable, "-P", *_pip_command(), *arguments, stdin=-3, stdout=-1, stderr=-3, env=env)
+    output, _ = await child.communicate()
     if child.returncode:
         raise Misconfigured("pip cannot be asked for its configuration; see what `python -m pip config list` says")
-    return said.decode("utf-8", "replace")
+    return output.decode("utf-8", "replace")
 
 
-def _where_pip_is() -> list[str]:
-    """pip of this Python; where an installer left it out, the one that Python carries for making environments."""
+def _pip_command() -> list[str]:
+    """The arguments that run this Python's pip, or, where it is not installed, the one in the `ensurepip` package."""
     if importlib.util.find_spec("pip"):
         return ["-m", "pip"]
     wheels = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
@@ -131,7 +131,7 @@ def _value(text: str) -> str:
         return text.strip()
 
 
-def _true(text: str) -> bool:
+def _is_true(text: str) -> bool:
     return text.lower() in {"1", "true", "yes", "on", "y", "t"}
 
 
@@ -146,54 +146,54 @@ class _Hashes(msgspec.Struct, frozen=True):
     sha256: str | None = None
 
 
-class _Listed(msgspec.Struct):
-    """A file as a PEP 691 page has it."""
+class _FileEntry(msgspec.Struct):
+    """A file on a PEP 691 page."""
 
     filename: str
     url: str
     hashes: _Hashes = _Hashes()
 
 
-class _Listing(msgspec.Struct):
-    files: tuple[_Listed, ...]
+class _ProjectPage(msgspec.Struct):
+    files: tuple[_FileEntry, ...]
 
 
-class _Anchors(HTMLParser):
+class _LinkParser(HTMLParser):
     """The links of a PEP 503 page."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self.base, self.found = url, dict[str, tuple[str, str | None]]()
+        self.base, self.links = url, dict[str, tuple[str, str | None]]()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         link = dict(attrs).get("href")
         if not link:
             return
-        with contextlib.suppress(ValueError):  # half a bracket: no address, and so no link
-            self._take(tag, link)
+        with contextlib.suppress(ValueError):  # an invalid URL, such as one with half a bracket
+            self._add_link(tag, link)
 
-    def _take(self, tag: str, link: str) -> None:
+    def _add_link(self, tag: str, link: str) -> None:
         if tag == "base":
             self.base = urljoin(self.base, link)
         elif tag == "a":
             url, _, fragment = urljoin(self.base, link).partition("#")
             sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
-            self.found[unquote(urlsplit(url).path.rpartition("/")[2])] = (url, sha256)
+            self.links[unquote(urlsplit(url).path.rpartition("/")[2])] = (url, sha256)
 
 
 def _links(text: str, media_type: str, url: str) -> dict[str, tuple[str, str | None]]:
-    """By file name: its URL, and the sha256 that the page announces for it (or None)."""
+    """By file name: the URL, and the sha256 that the page gives for it (or None)."""
     if media_type.endswith("json"):
         try:
-            files = decode(text.encode("utf-8", "replace"), _Listing).files
+            files = decode(text.encode("utf-8", "replace"), _ProjectPage).files
             return {file.filename: (urljoin(url, file.url), file.hashes.sha256) for file in files}
-        except (InvalidJson, ValueError):  # half a bracket in an address
+        except (InvalidJson, ValueError):  # an invalid URL, such as one with half a bracket
             raise SourceFailed(
                 f"{without_credentials(url)} answered with a page that is no package index; check `pip config list`"
             ) from None
-    page = _Anchors(url)
+    page = _LinkParser(url)
     try:
         page.feed(text)
-    except AssertionError:  # Python's reader of HTML takes some of what is none for a fault of its own
+    except AssertionError:  # html.parser asserts on some malformed pages
         raise SourceFailed(f"{without_credentials(url)} answered with a page that is no package index; check `pip config list`") from None
-    return page.found
+    return page.links

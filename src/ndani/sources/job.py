@@ -1,19 +1,19 @@
-"""What crosses the border between the front and the fetcher. It imports no client: the front loads this and no more."""
+"""The messages between the front and the fetcher. It imports no HTTP client, because the front imports this module."""
 
 from __future__ import annotations
 
 import msgspec
 
-#: Seconds that a push gets to finish the part that is travelling, when nobody waits for it any more.
+#: Seconds that a push has to finish its current part when nobody waits for it any more.
 PUSH_GRACE = 10.0
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to bring into which store; or, with `push`, what to send from it to its registry.
+    """Which model to pull into which store (`models`); or, with `push`, which one to send to its registry.
 
-    `registry` is whom names without a host belong to, `folders` are looked into before anybody is asked.
-    `require_jail` is about weights that have to be made of what comes. With `repair`, only these blobs are brought, in
-    place of those that are here under their digests; no name changes.
+    `registry` is the registry of names without a host. `folders` are searched before any request is sent. `require_jail`:
+    conversions run in a jail or not at all. With `repair`, only these blobs are fetched, in place of those that are here;
+    no name changes.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def verb(self) -> str:
-        """The job in a word."""
+        """The job as one word."""
         return "push" if self.push else "pull"
 
 

@@ -1,8 +1,8 @@
-"""Which proxy the environment names for a URL, read as Go programs read it (golang.org/x/net/http/httpproxy). Pure.
+"""Which proxy the environment names for a URL, with the rules of Go programs (golang.org/x/net/http/httpproxy). Pure.
 
-`NO_PROXY` is a list with commas: a domain (`corp.example`, which has its subdomains; `.corp.example` and `*.corp.example`
-are the subdomains alone), an address, a network (`10.0.0.0/8`, `2001:db8::/32`), each but a network with a port if need
-be, or `*` for everything. Large letters count before small ones. This machine itself is never asked through a proxy.
+`NO_PROXY` is a comma-separated list of domains (`corp.example` includes its subdomains; `.corp.example` and
+`*.corp.example` are only the subdomains), addresses and networks (`10.0.0.0/8`, `2001:db8::/32`), or `*` for everything.
+All but networks may have a port. Upper-case variables take precedence. Loopback is never reached through a proxy.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ from urllib.parse import urlsplit
 
 from ndani.hosts import is_loopback
 
-_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def proxy_of(url: str, environment: Mapping[str, str]) -> tuple[str, str]:
-    """The proxy for this URL, and the variable that names it; nothing twice where it is asked directly."""
+    """The proxy for this URL, and the variable that names it; two empty strings for a direct connection."""
     scheme = urlsplit(url).scheme
     for variable in (f"{scheme.upper()}_PROXY", f"{scheme}_proxy"):
-        if named := environment.get(variable, "").strip():
-            # Where somebody's web server runs us, a visitor could set this one.
-            mine = variable != "HTTP_PROXY" or not environment.get("REQUEST_METHOD")
-            return (named if "://" in named else f"http://{named}", variable) if mine and not is_direct(url, environment) else ("", "")
+        if proxy := environment.get(variable, "").strip():
+            # In a CGI program a client can set HTTP_PROXY, by the header `Proxy`.
+            is_trusted = variable != "HTTP_PROXY" or not environment.get("REQUEST_METHOD")
+            return (
+                (proxy if "://" in proxy else f"http://{proxy}", variable) if is_trusted and not is_direct(url, environment) else ("", "")
+            )
     return "", ""
 
 
 def is_direct(url: str, environment: Mapping[str, str]) -> bool:
-    """Whether this URL is asked without any proxy: it is this machine's own, or `NO_PROXY` has it."""
+    """Whether this URL is reached without a proxy: it is on loopback, or `NO_PROXY` has it."""
     parts = urlsplit(url)
-    host, port = _plain(parts.hostname or ""), parts.port or _PORTS.get(parts.scheme)
+    host, port = _normalised(parts.hostname or ""), parts.port or _DEFAULT_PORTS.get(parts.scheme)
     if not host or is_loopback(host):
         return True
-    listed = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
-    return any(_matches(entry.strip().lower(), host, port) for entry in listed.split(","))
+    no_proxy = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
+    return any(_matches(entry.strip().lower(), host, port) for entry in no_proxy.split(","))
 
 
 def _matches(entry: str, host: str, port: int | None) -> bool:
@@ -48,35 +50,35 @@ def _matches(entry: str, host: str, port: int | None) -> bool:
     if "/" in entry:
         with contextlib.suppress(ValueError):
             return address is not None and address in ipaddress.ip_network(entry, strict=False)
-    place, wanted = _split(entry)
-    if wanted and wanted != str(port):
+    entry_host, entry_port = _split(entry)
+    if entry_port and entry_port != str(port):
         return False
-    if address or _address(place):
-        return address == _address(place)
-    domain = _plain(place[1:] if place.startswith("*.") else place)
+    if address or _address(entry_host):
+        return address == _address(entry_host)
+    domain = _normalised(entry_host[1:] if entry_host.startswith("*.") else entry_host)
     if domain.startswith("."):
         return len(domain) > 1 and host.endswith(domain)
     return bool(domain) and (host == domain or host.endswith(f".{domain}"))
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """Host and port of an entry; an IPv6 address with a port is in brackets."""
-    found = re.fullmatch(r"\[(.*)\](?::(.*))?|([^:]*):([^:]*)", entry)
-    if not found:
+    """Host and port of an entry. An IPv6 address with a port is in brackets."""
+    match = re.fullmatch(r"\[(.*)\](?::(.*))?|([^:]*):([^:]*)", entry)
+    if not match:
         return entry, ""
-    return found[1] or found[3] or "", found[2] or found[4] or ""
+    return match[1] or match[3] or "", match[2] or match[4] or ""
 
 
 def _address(text: str) -> Address | None:
     try:
-        found = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
-def _plain(host: str) -> str:
-    """A name as it is asked for: small, and in letters that names have on the wire."""
+def _normalised(host: str) -> str:
+    """A host name in lower case, and encoded as on the wire (IDNA)."""
     host = host.lower()
     if host.isascii():
         return host

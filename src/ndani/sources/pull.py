@@ -1,6 +1,6 @@
-"""The road of a pull, the same for every source: plan; skip what we hold; per layer resume, write, verify; commit last.
+"""A pull, the same for every source: plan, skip the blobs that are here, resume, write and verify each layer, commit last.
 
-Runs in the fetcher. Two pulls of one blob, in whatever processes, transfer it once: one holds the blob's lock, the
+It runs in the fetcher. Two pulls of one blob, even in different processes, transfer it once: one holds the blob's lock, the
 other follows its progress on the disk, and takes over if the first one dies.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import Failed, NdaniError, NotFound, Offline, SourceFailed, StoreFailed, Unconfined
 from ndani.names import Name
-from ndani.sources import PlannedLayer, PullPlan, Source, Surveyed
-from ndani.sources.assemble import assemble, changed, convert, restore
-from ndani.sources.download import Download, received
+from ndani.sources import PlannedLayer, PullPlan, ScannedSource, Source
+from ndani.sources.assemble import assemble, convert, restore, source_changed
+from ndani.sources.download import Download, received_size
 from ndani.sources.http import Interrupted
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
@@ -27,7 +27,7 @@ from ndani.types import Progress, Report
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What every step of one pull works with."""
+    """What every step of one pull needs."""
 
     store: Store
     supervisor: Supervisor
@@ -47,9 +47,9 @@ async def pull(
 ) -> None:
     """Bring a model into the store and give it its name.
 
-    With `repair` only these blobs are brought, in place of those that are here, and no name changes. Sources are tried
-    in order. `require_jail`: what has to be made of files is made in a jail or not at all. Raises NotFound, SourceFailed,
-    StoreFailed, Offline, Unconfined; what has come stays for the next pull.
+    With `repair` it fetches only these blobs, in place of those that are here, and changes no name. Sources are tried in
+    order. `require_jail`: conversions run in a jail or not at all. Raises NotFound, SourceFailed, StoreFailed, Offline,
+    Unconfined; received bytes stay for the next pull.
     """
     context = _Context(store, Supervisor(require_jail), retries or RetryPolicy(), report)
     failed: NdaniError | None = None
@@ -58,9 +58,9 @@ async def pull(
         try:
             return await _pull_from(context, name, source, repair)
         except (NotFound, Failed) as error:
-            if isinstance(error, StoreFailed | Unconfined):  # no matter of the place
+            if isinstance(error, StoreFailed | Unconfined):  # not the source's fault
                 raise
-            # What a place did wrong is worth more to the user than that another does not have it.
+            # A source's failure tells the user more than another source's NotFound.
             failed = error if failed is None or isinstance(failed, NotFound) or not isinstance(error, NotFound) else failed
         except Offline:
             if isinstance(failed, Failed):
@@ -72,19 +72,19 @@ async def pull(
 
 
 async def _pull_from(context: _Context, name: Name, source: Source, repair: frozenset[str]) -> None:
-    if isinstance(source, Surveyed):
-        await source.survey(context.report)
+    if isinstance(source, ScannedSource):
+        await source.scan(context.report)
     plan = await source.plan()
     if repair:
-        return await _replace(context, name, source, plan, repair)
+        return await _repair(context, name, source, plan, repair)
     store = context.store
-    # Claimed before the first look at what we hold: from here on no delete elsewhere takes a blob of ours away.
-    ingredients = {one.digest for layer in plan.layers for one in layer.ingredients}
+    # Claim the blobs before checking which are here: from now on no other process deletes them.
+    conversion_inputs = {file.digest for layer in plan.layers for file in layer.inputs}
     complete = False
     try:
-        with store.claim({layer.digest for layer in plan.layers} | ingredients):
+        with store.claim({layer.digest for layer in plan.layers} | conversion_inputs):
             for layer in plan.layers:
-                await _bring(context, source, layer)
+                await _fetch_layer(context, source, layer)
             context.report(Progress("verifying sha256 digest"))
             complete = True
             if plan.assembly:
@@ -93,97 +93,99 @@ async def _pull_from(context: _Context, name: Name, source: Source, repair: froz
                 context.report(Progress("writing manifest"))
                 store.commit(name, plan.manifest)
     except SourceFailed:
-        if complete and plan.assembly:  # these are the files, and they make no model: the next pull has no use for them
+        if complete and plan.assembly:  # the files are complete and make no model, so the next pull does not need them
             store.remove_unused(set(plan.assembly.files.values()))
         raise
-    # Shards that were joined, and what was converted, are of no more use.
-    store.remove_unused(ingredients | set(plan.assembly.files.values() if plan.assembly else ()))
+    # Joined shards and converted files are not needed any more.
+    store.remove_unused(conversion_inputs | set(plan.assembly.files.values() if plan.assembly else ()))
     context.report(Progress("success"))
 
 
-async def _replace(context: _Context, name: Name, source: Source, plan: PullPlan, repair: frozenset[str]) -> None:
-    """Bring blobs again that have gone bad, or make them again of what is brought. Raises SourceFailed when others come now."""
+async def _repair(context: _Context, name: Name, source: Source, plan: PullPlan, repair: frozenset[str]) -> None:
+    """Fetch or convert damaged blobs again. Raises SourceFailed when the source has other files now."""
     store, assembly = context.store, plan.assembly
     layers = [layer for layer in plan.layers if layer.digest in repair]
-    rest = repair - {layer.digest for layer in layers}
-    if rest and not assembly:
-        raise changed(name)
+    others = repair - {layer.digest for layer in layers}
+    if others and not assembly:
+        raise source_changed(name)
     files = set(assembly.files.values()) if assembly else set()
-    used = files | {one.digest for layer in layers for one in layer.ingredients}
-    lacking = await run_in_thread(_lacks_weights, store, name, rest) if rest else False
-    if lacking:
+    files_needed = files | {source_layer.digest for layer in layers for source_layer in layer.inputs}
+    weights_needed = await run_in_thread(_lacks_weights, store, name, others) if others else False
+    if weights_needed:
         layers = list(plan.layers)
-    with store.claim(set(repair) | used):
+    with store.claim(set(repair) | files_needed):
         for layer in layers:
-            await _bring(context, source, layer, afresh=layer.digest in repair)
+            await _fetch_layer(context, source, layer, replace=layer.digest in repair)
         failed = None
         try:
-            if rest and assembly:
-                await restore(store, context.supervisor, name, assembly, rest, context.report)
+            if others and assembly:
+                await restore(store, context.supervisor, name, assembly, others, context.report)
         except SourceFailed as error:
             failed = error
-    store.remove_unused(used)  # of no more use, but where a name needs them
+    store.remove_unused(files_needed)  # unless another model needs them
     if failed:
         raise failed
     context.report(Progress("success"))
 
 
 def _lacks_weights(store: Store, name: Name, digests: frozenset[str]) -> bool:
-    """Whether the weights of this model are among these, or may be: where it is not here itself."""
+    """Whether the weights of this model are among these digests; True when the model's manifest cannot be read."""
     try:
         return store.find(name).weights.digest in digests
     except (NotFound, StoreFailed):
         return True
 
 
-async def _bring(context: _Context, source: Source, layer: PlannedLayer, *, afresh: bool = False) -> None:
-    """One layer into the store, by us or by whoever is at it already; `afresh` even when the blob is here."""
+async def _fetch_layer(context: _Context, source: Source, layer: PlannedLayer, *, replace: bool = False) -> None:
+    """Bring one layer into the store, or wait for another process that does so; with `replace` even when the blob is here."""
     store = context.store
     if layer.content is not None:
         store.blobs.put(layer.content)
         context.report(_progress(layer, layer.size))
         return
-    for ingredient in layer.ingredients if afresh or not store.blobs.is_intact(layer.digest, layer.size) else ():
-        await _bring(context, source, ingredient)
+    for source_layer in layer.inputs if replace or not store.blobs.is_intact(layer.digest, layer.size) else ():
+        await _fetch_layer(context, source, source_layer)
     while not (lock := store.lock_blob(layer.digest)):
-        context.report(_progress(layer, received(store, layer)))
-        await asyncio.sleep(context.retries.poll)
+        context.report(_progress(layer, received_size(store, layer)))
+        await asyncio.sleep(context.retries.poll_interval)
     try:
-        if not afresh and store.blobs.is_intact(layer.digest, layer.size):
-            pass  # somebody else has brought it, or it was here
-        elif layer.made:
+        if not replace and store.blobs.is_intact(layer.digest, layer.size):
+            pass  # another process has brought it, or it was here
+        elif layer.converted_from:
             await convert(store, context.supervisor, layer, context.report)
         else:
             await _transfer(context, source, layer)
     finally:
         lock.release()
-    if not layer.made:
-        context.report(_progress(layer, layer.packed))
+    if not layer.converted_from:
+        context.report(_progress(layer, layer.packed_size))
 
 
 async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> None:
     download = Download(context.store, layer)
     failures = 0
 
-    def checking(seen: int) -> None:
-        context.report(Progress(f"checking what is here of {_short(layer)}", None, download.here, min(seen, download.here)))
+    def report_check(checked: int) -> None:
+        context.report(
+            Progress(f"checking what is here of {_short_digest(layer)}", None, download.resumed_size, min(checked, download.resumed_size))
+        )
 
     try:
-        await run_in_thread_reporting(download.begin, checking)
+        await run_in_thread_reporting(download.resume, report_check)
         while part := download.part:
-            before = download.received
-            context.report(_progress(layer, before))
+            received_before = download.received_size
+            context.report(_progress(layer, received_before))
             try:
-                number = download.number
-                async with aclosing(source.open(part, download.within)) as chunks:
+                part_index = download.part_index
+                async with aclosing(source.open(part, download.offset)) as chunks:
                     async for chunk in chunks:
                         download.feed(chunk)
-                        context.report(_progress(layer, download.received))
-                if download.number == number:
+                        context.report(_progress(layer, download.received_size))
+                if download.part_index == part_index:
                     raise Interrupted(f"{part.file.name} ended too early")
                 failures = 0
             except Interrupted as error:
-                failures = 0 if download.received > before else failures + 1
+                failures = 0 if download.received_size > received_before else failures + 1
                 await asyncio.sleep(context.retries.delay(error, failures))
         download.finish()
     except DigestMismatch as error:
@@ -196,9 +198,9 @@ async def _transfer(context: _Context, source: Source, layer: PlannedLayer) -> N
 
 
 def _progress(layer: PlannedLayer, completed: int) -> Progress:
-    total = layer.size if layer.content is not None else layer.packed
-    return Progress(f"pulling {_short(layer)}", layer.digest, total, completed)
+    total = layer.size if layer.content is not None else layer.packed_size
+    return Progress(f"pulling {_short_digest(layer)}", layer.digest, total, completed)
 
 
-def _short(layer: PlannedLayer) -> str:
+def _short_digest(layer: PlannedLayer) -> str:
     return layer.digest.removeprefix("sha256:")[:12]

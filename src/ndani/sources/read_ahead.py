@@ -1,7 +1,7 @@
-"""Several pieces of one file fetched at once, handed over in order: the disk sees one growing file, as with one connection.
+"""Several segments of one file fetched in parallel and delivered in order, as if there were one connection.
 
-So a blob is hashed and written as it comes, and a partial file is always a beginning: it needs no list of holes to be
-resumed. What is lost by a `kill -9` is what had come ahead of its turn, a few pieces at most.
+So a blob is hashed and written as it arrives, and a partial file is always the beginning of the blob: resuming needs no
+list of holes. A `kill -9` loses only what had arrived ahead of its turn, a few segments at most.
 """
 
 from __future__ import annotations
@@ -12,38 +12,38 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 
-#: How much one request asks for, and how many are on their way at once; their product is the memory this takes.
-PIECE = 8 << 20
-AT_ONCE = 4
+#: Bytes of one request, and the number of parallel requests; their product is the memory that this takes.
+SEGMENT_SIZE = 8 << 20
+STREAMS = 4
 
 
 class Segment:
-    """The bytes from `first` up to `end` of a file, on their way. Fetchers `put` them, one reader takes them out."""
+    """The bytes from `first` up to `end` of a file while they arrive. A request puts them in, one reader takes them out."""
 
     def __init__(self, first: int, end: int) -> None:
         self.first, self.end = first, end
-        self.got = 0
+        self.received = 0
         self._chunks: deque[bytes] = deque()
         self._changed = asyncio.Event()
 
     @property
-    def next(self) -> int:
-        """The place of the next byte that is missing."""
-        return self.first + self.got
+    def next_offset(self) -> int:
+        """The offset of the next missing byte."""
+        return self.first + self.received
 
     def put(self, chunk: bytes) -> None:
-        """Take more of it; bytes past the end are dropped."""
-        chunk = chunk[: self.end - self.next]
-        self.got += len(chunk)
+        """Add a chunk; bytes past the end are dropped."""
+        chunk = chunk[: self.end - self.next_offset]
+        self.received += len(chunk)
         self._chunks.append(chunk)
         self._changed.set()
 
     def wake(self) -> None:
-        """Have the reader look again."""
+        """Wake the reader."""
         self._changed.set()
 
     async def take(self, task: asyncio.Task[None]) -> bytes | None:
-        """What has come since, or None at the end. Raises what the fetching task raised."""
+        """The next chunk, or None at the end. Raises what the fetching task raised."""
         while not self._chunks:
             if task.done():
                 task.result()
@@ -53,32 +53,32 @@ class Segment:
         return self._chunks.popleft()
 
 
-def cut(first: int, end: int, piece: int) -> Iterable[Segment]:
-    """The pieces of a stretch, in order."""
-    return (Segment(at, min(at + piece, end)) for at in range(first, end, piece))
+def split(first: int, end: int, segment: int) -> Iterable[Segment]:
+    """The segments from `first` up to `end`, in order."""
+    return (Segment(at, min(at + segment, end)) for at in range(first, end, segment))
 
 
-async def in_order(pieces: Iterable[Segment], fetch: Callable[[Segment], Awaitable[None]], at_once: int) -> AsyncGenerator[bytes, None]:
-    """The bytes of `pieces`, in order, while `fetch` brings up to `at_once` of them. Consume it under aclosing.
+async def in_order(segments: Iterable[Segment], fetch: Callable[[Segment], Awaitable[None]], streams: int) -> AsyncGenerator[bytes, None]:
+    """The bytes of `segments`, in order, while up to `streams` calls of `fetch` run. Callers consume it under `aclosing`.
 
-    Raises what `fetch` raises, when its piece's turn comes; the others are then ended.
+    Raises what a `fetch` raised when the turn of its segment comes; the others are then cancelled.
     """
-    rest = iter(pieces)
+    remaining = iter(segments)
     running: deque[tuple[Segment, asyncio.Task[None]]] = deque()
 
     def start() -> None:
-        for piece in rest:
-            task = asyncio.create_task(_fetch(piece, fetch))
-            task.add_done_callback(partial(_wake, piece))
-            running.append((piece, task))
+        for segment in remaining:
+            task = asyncio.create_task(_fetch(segment, fetch))
+            task.add_done_callback(partial(_wake, segment))
+            running.append((segment, task))
             return
 
     try:
-        for _ in range(at_once):
+        for _ in range(streams):
             start()
         while running:
-            piece, task = running[0]
-            while (chunk := await piece.take(task)) is not None:
+            segment, task = running[0]
+            while (chunk := await segment.take(task)) is not None:
                 yield chunk
             running.popleft()
             start()
@@ -90,9 +90,9 @@ async def in_order(pieces: Iterable[Segment], fetch: Callable[[Segment], Awaitab
                 await task
 
 
-def _wake(piece: Segment, _: asyncio.Task[None]) -> None:
-    piece.wake()
+def _wake(segment: Segment, _: asyncio.Task[None]) -> None:
+    segment.wake()
 
 
-async def _fetch(piece: Segment, fetch: Callable[[Segment], Awaitable[None]]) -> None:
-    await fetch(piece)
+async def _fetch(segment: Segment, fetch: Callable[[Segment], Awaitable[None]]) -> None:
+    await fetch(segment)

@@ -1,7 +1,7 @@
-"""Models in a registry of the Ollama/OCI protocol, whoever runs it: `host/namespace/model:tag`.
+"""Models in any registry that speaks the Ollama/OCI protocol: `host/namespace/model:tag`.
 
-`Registry` is the conversation (scheme, credentials, redirects, when to try again); `RegistrySource` the models that come
-from it. What is sent there is `push`. A manifest is kept to the letter, for its digest is the model's id.
+`Registry` sends the requests (scheme, credentials, redirects, retries); `RegistrySource` pulls models from it. `push` sends
+models to it. The bytes of a manifest are kept unchanged, because their digest is the model's id.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from urllib.parse import urljoin, urlsplit
 from ndani.errors import Failed, NotFound, SourceFailed
 from ndani.names import Name
 from ndani.sources import Part, PullPlan
-from ndani.sources.http import Access, Answer, HttpClient, Interrupted, NoTls, Unreachable, content_range
+from ndani.sources.http import Access, HttpClient, HttpResponse, Interrupted, TlsFailed, Unreachable, content_range
 from ndani.sources.manifest import read_manifest
-from ndani.sources.read_ahead import AT_ONCE, PIECE, Segment, cut, in_order
+from ndani.sources.read_ahead import SEGMENT_SIZE, STREAMS, Segment, in_order, split
 from ndani.sources.retry import RetryPolicy, retry
 from ndani.sources.token import Credentials
 from ndani.sources.urls import count_of, is_fetchable, origin, without_credentials
@@ -29,20 +29,20 @@ from ndani.store import layout as kinds
 from ndani.untrusted_json import InvalidJson, decode
 
 _ACCEPT = f"{kinds.MANIFEST}, {kinds.OCI_MANIFEST};q=0.5"
-_MANIFEST_LIMIT = 4 << 20
-_HOPS = 10
-_STALL = 30.0
-#: What OpenSSL says, in its versions, of an answer that is not TLS at all.
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
-#: A pause of so many seconds is a point in time: 2001 and later.
-_EPOCH = 10**9
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_MAX_MANIFEST = 4 << 20
+_MAX_REDIRECTS = 10
+_STALL_TIMEOUT_S = 30.0
+#: OpenSSL's names, in its different versions, for a response that is not TLS at all.
+_NOT_TLS_REASONS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+#: A Retry-After of this many seconds or more is a Unix timestamp (2001 and later), not a delay.
+_MIN_TIMESTAMP = 10**9
+_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 UploadBody = Callable[[], "bytes | AsyncIterator[bytes]"]
 
 
 class Registry:
-    """One registry and one model's place in it. Without `insecure`, https with a certificate this machine trusts."""
+    """One registry, and one model's repository in it. Without `insecure` it needs https and a trusted certificate."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Registry:
         insecure: bool,
         offline: bool,
         key: Path,
-        at: str = "",
+        endpoint: str = "",
         token: str = "",
         retries: RetryPolicy | None = None,
-        stall: float = _STALL,
+        stall_timeout: float = _STALL_TIMEOUT_S,
     ) -> None:
-        """`at` is whom to ask instead of the name's own host, `http://…` where TLS is not wanted; `token` is shown to nobody else."""
-        scheme, _, host = at.rpartition("://")
+        """`endpoint` replaces the name's own host (`http://…` means without TLS). `token` is sent to this server only."""
+        scheme, _, host = endpoint.rpartition("://")
         self.name, self.host, self.insecure = name, host or name.host, insecure
-        self._plain = insecure or scheme == "http"
+        self._allows_http = insecure or scheme == "http"
         self.retries = retries or RetryPolicy()
         access = Access(
             netrc=False,
@@ -67,40 +67,45 @@ class Registry:
             settings="the name of the model",
             certificate="name its authority's file in SSL_CERT_FILE, or use --insecure where nobody listens in",
         )
-        self._client = HttpClient(access, offline=offline, stall=stall)
+        self._client = HttpClient(access, offline=offline, stall_timeout=stall_timeout)
         self._scheme = scheme or "https"
         self._credentials = Credentials(key, token, origin(self.url()))
         self._reached = False
-        #: The status of the last answer, 0 before the first.
-        self.answered = 0
+        #: The status of the last response, 0 before the first.
+        self.last_status = 0
 
     def url(self, *path: str) -> str:
-        """The address of something of this model: `manifests/latest`, `blobs/sha256:…`."""
+        """The URL of a resource of this model: `manifests/latest`, `blobs/sha256:…`."""
         return "/".join((f"{self._scheme}://{self.host}/v2/{self.name.namespace}/{self.name.model}", *path))
 
-    def hub(self, *path: str) -> str:
-        """The address of something of this repository at a hub's own routes: `api/models/…`, `resolve/…` (`sources.hub`)."""
+    def hub_url(self, *path: str) -> str:
+        """The URL of a route of the hub's own API: `api/models/…`, `resolve/…` (`sources.hub`)."""
         return "/".join((f"{self._scheme}://{self.host}", *path))
 
     @property
     def _repository(self) -> str:
         return f"repository:{self.name.namespace}/{self.name.model}"
 
-    def pushes(self) -> None:
-        """From now on a token is asked for that is good for a push: some registries only ever name a pull."""
-        self._credentials.pushes(self._repository)
+    def request_push_access(self) -> None:
+        """Request tokens that permit a push from now on: some registries name only the scope of a pull."""
+        self._credentials.request_push_access(self._repository)
 
     @property
     def has_token(self) -> bool:
-        """Whether the user has given us a token for it."""
-        return self._credentials.given
+        """Whether the user has set a token for it."""
+        return self._credentials.has_user_token
+
+    @property
+    def token_refused(self) -> bool:
+        """Whether the last authentication failed because of the user's token; its error then says so."""
+        return self._credentials.user_token_refused
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         await self._client.close()
 
     @asynccontextmanager
-    async def ask(
+    async def request(
         self,
         method: str,
         url: str,
@@ -108,75 +113,77 @@ class Registry:
         body: UploadBody | None = None,
         *,
         follow: bool = True,
-        wait: float = 0.0,
-    ) -> AsyncIterator[Answer]:
-        """One request, carried through redirects and questions about who we are; the answer may be any other status.
+        response_timeout: float = 0.0,
+    ) -> AsyncIterator[HttpResponse]:
+        """One request, with redirects followed and authentication done. The response may have any other status.
 
-        Without `follow`, a redirect is an answer like others. `wait` as in `Client.request`.
-
-        Raises Interrupted for what may pass (with the pause that was asked for), SourceFailed, Offline.
+        Without `follow`, a redirect is returned like any other response. `response_timeout` as in `HttpClient.request`.
+        Raises Interrupted for a transient status (with its Retry-After), SourceFailed, Offline.
         """
-        hops = wins = 0
+        redirects = authentications = 0
         while True:
-            own = self._credentials.header(url)
-            sent, content = {**(headers or {}), **own}, body and body()
-            async with self._client.request(method, url, sent, content, verify=not self.insecure, wait=wait) as answer:
-                self.answered = answer.status
-                if answer.status == 401 and origin(url) == origin(self.url()):
-                    challenge = _challenge(answer)
+            credentials = self._credentials.headers_for(url)
+            sent_headers, content = {**(headers or {}), **credentials}, body and body()
+            async with self._client.request(
+                method, url, sent_headers, content, verify=not self.insecure, response_timeout=response_timeout
+            ) as response:
+                self.last_status = response.status
+                if response.status == 401 and origin(url) == origin(self.url()):
+                    challenge = _challenge(response)
                     if not challenge and urlsplit(url).path.startswith("/v2/"):
-                        challenge = await self._asked_for()
-                    await self._credentials.answer(url, challenge, own.get("Authorization"), wins > 0, self._plainly)
-                    wins += 1
-                elif follow and _redirects(method, answer):
-                    url, hops = self.follow(url, answer.headers["Location"]), hops + 1
-                    if hops > _HOPS:
+                        challenge = await self._root_challenge()
+                    await self._credentials.authenticate(url, challenge, credentials.get("Authorization"), authentications > 0, self._get)
+                    authentications += 1
+                elif follow and _is_redirect(method, response):
+                    url, redirects = self.follow(url, response.headers["Location"]), redirects + 1
+                    if redirects > _MAX_REDIRECTS:
                         raise SourceFailed(f"{self.host} sends from one address to the next without end; try again later")
-                elif answer.status in _PASSING:
-                    raise Interrupted(f"{urlsplit(url).netloc} answered {answer.status}", _pause(answer.headers.get("Retry-After", "")))
+                elif response.status in _TRANSIENT_STATUSES:
+                    raise _transient(url, response)
                 else:
-                    yield answer
+                    yield response
                     return
 
     def follow(self, url: str, location: str) -> str:
-        """Where `url` sends us to. Raises SourceFailed when that is no address, or without TLS and must not be."""
+        """The URL that `url` redirects to. Raises SourceFailed when it is invalid, or has no TLS and that is not permitted."""
         try:
             target = is_fetchable(urljoin(url, location))
         except ValueError:
             target = ""
-        if target.startswith("http://") and self._scheme == "https" and target[7:].partition("/")[0].lower() == self.host.lower():
-            target = f"https://{target[7:]}"  # a registry behind a proxy that speaks TLS for it may not know that
+        target_host = target.removeprefix("http://").partition("/")[0].lower()
+        if target.startswith("http://") and self._scheme == "https" and target_host == self.host.lower():
+            target = f"https://{target[7:]}"  # a registry behind a TLS proxy may not know that its clients use https
         if not target:
             raise SourceFailed(
                 f"{self.host} sends to {without_credentials(location)}, which is no address that can be asked; check the model's name"
             )
-        if not target.startswith("https://") and not self._plain:
+        if not target.startswith("https://") and not self._allows_http:
             raise SourceFailed(f"insecure protocol http: {self.host} sends to {without_credentials(target)}; `--insecure` allows it")
         return target
 
-    async def _plainly(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        for _ in range(_HOPS):
-            async with self._client.request("GET", url, headers, verify=not self.insecure) as answer:
-                if answer.status in _PASSING:
-                    raise Interrupted(f"{urlsplit(url).netloc} answered {answer.status}", _pause(answer.headers.get("Retry-After", "")))
-                if not _redirects("GET", answer):
-                    return answer.status, await answer.read(1 << 20)
-                target = self.follow(url, answer.headers["Location"])
+    async def _get(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        for _ in range(_MAX_REDIRECTS):
+            async with self._client.request("GET", url, headers, verify=not self.insecure) as response:
+                if response.status in _TRANSIENT_STATUSES:
+                    raise _transient(url, response)
+                if not _is_redirect("GET", response):
+                    return response.status, await response.read(1 << 20)
+                target = self.follow(url, response.headers["Location"])
             if origin(target) != origin(url):
-                headers = {}  # what was shown there is for nobody else
+                headers = {}  # credentials are for the first server only
             url = target
         raise SourceFailed(f"{urlsplit(url).netloc} sends from one address to the next without end; try again later")
 
-    async def _asked_for(self) -> str:
-        """How it asks who we are at its front door: some say nothing of it in answer to HEAD, or deeper inside."""
-        async with self._client.request("GET", f"{self._scheme}://{self.host}/v2/", {}, verify=not self.insecure) as answer:
-            found = _challenge(answer) if answer.status == 401 else ""
-        # What it names there is no scope, or that of an example.
-        bare = re.sub(r',?\s*scope="[^"]*"', "", found)
-        return re.sub(r"(?i)\bbearer\s+", f'Bearer scope="{self._repository}:pull",', bare, count=1)
+    async def _root_challenge(self) -> str:
+        """The challenge of `/v2/`: some registries send none in response to HEAD, or on other routes."""
+        async with self._client.request("GET", f"{self._scheme}://{self.host}/v2/", {}, verify=not self.insecure) as response:
+            challenge = _challenge(response) if response.status == 401 else ""
+        # On that route the challenge has no scope, or an example's.
+        without_scope = re.sub(r',?\s*scope="[^"]*"', "", challenge)
+        return re.sub(r"(?i)\bbearer\s+", f'Bearer scope="{self._repository}:pull",', without_scope, count=1)
 
-    async def settle(self) -> None:
-        """With `insecure`: find out whether https is spoken there; the certificate is not asked for, and http will do."""
+    async def detect_scheme(self) -> None:
+        """With `insecure`: find out whether the server speaks https. Any certificate will do; without https, http is used."""
         if not self.insecure or self._scheme == "http":
             return
         try:
@@ -186,27 +193,26 @@ class Registry:
             self._scheme = "http"
 
     @asynccontextmanager
-    async def greeted(self, method: str, url: str) -> AsyncIterator[Answer]:
-        """A first request, whose failure to reach anybody is said at once and as Ollama says it. Raises Failed besides."""
+    async def first_request(self, method: str, url: str) -> AsyncIterator[HttpResponse]:
+        """As `request`, but when the server cannot be reached it raises Failed at once, with Ollama's wording."""
         try:
-            async with self.ask(method, url, {"Accept": _ACCEPT}) as answer:
+            async with self.request(method, url, {"Accept": _ACCEPT}) as response:
                 self._reached = True
-                yield answer
-        except NoTls as error:
-            if not any(word in str(error) for word in _NO_TLS):
+                yield response
+        except TlsFailed as error:
+            if not any(reason in str(error) for reason in _NOT_TLS_REASONS):
                 raise SourceFailed(str(error)) from None
             raise SourceFailed(f"insecure protocol http: {self.host} does not speak https; `--insecure` allows that") from None
         except Unreachable as error:
             if self._reached:
-                raise  # somebody was there, and may be back in a second
-            if not error.detail:
+                raise  # it was reachable before, and may be again in a second
+            if not error.go_detail:
                 raise SourceFailed(f"{error}; correct that, and try again") from None
-            # Failed is 500, Ollama's status for it.
-            raise Failed(f'{method.title()} "{url}": dial tcp{":" if error.detail.startswith("lookup") else ""} {error.detail}') from None
+            raise Failed(f'{method.title()} "{url}": dial tcp{error.go_detail}') from None  # 500 is Ollama's status for this
 
     async def manifest(self) -> bytes:
-        """The manifest to the letter. Raises NotFound, SourceFailed, Offline, and Failed when nobody can be reached."""
-        await self.settle()
+        """The bytes of the manifest. Raises NotFound, SourceFailed, Offline, and Failed when the server cannot be reached."""
+        await self.detect_scheme()
         url = self.url("manifests", self.name.tag)
         try:
             return await retry(self.retries, lambda: self._manifest(url))
@@ -214,13 +220,13 @@ class Registry:
             raise type(error)(f"pull model manifest: {error}") from None
 
     async def _manifest(self, url: str) -> bytes:
-        async with self.greeted("GET", url) as answer:
-            if answer.status == 404:
+        async with self.first_request("GET", url) as response:
+            if response.status == 404:
                 raise NotFound("file does not exist")
-            content = await answer.read(_MANIFEST_LIMIT)
-            if answer.status != 200:
-                raise SourceFailed(f"{self.host} answered {answer.status}{reason(content)}; check the name of the model")
-            announced = answer.headers.get("Docker-Content-Digest", "")
+            content = await response.read(_MAX_MANIFEST)
+            if response.status != 200:
+                raise SourceFailed(f"{self.host} answered {response.status}{error_clause(content)}; check the name of the model")
+            announced = response.headers.get("Docker-Content-Digest", "")
         if announced.startswith("sha256:") and announced != (got := kinds.digest_of(content)):
             raise SourceFailed(f"digest mismatch: the manifest was announced as {announced} and is {got}; try again")
         return content
@@ -229,30 +235,30 @@ class Registry:
 class RegistrySource:
     """One model of one registry."""
 
-    def __init__(self, registry: Registry, piece: int = PIECE, at_once: int = AT_ONCE) -> None:
-        self._registry, self._piece, self._at_once = registry, piece, at_once
-        self._ranges = True
-        self._places: dict[str, str] = {}
+    def __init__(self, registry: Registry, segment_size: int = SEGMENT_SIZE, streams: int = STREAMS) -> None:
+        self._registry, self._segment_size, self._streams = registry, segment_size, streams
+        self._supports_ranges = True
+        self._redirect_targets: dict[str, str] = {}
 
     async def plan(self) -> PullPlan:
-        """What the model is made of, as its manifest says. Raises as `Registry.manifest` does."""
+        """The plan of the model's manifest. Raises what `Registry.manifest` raises."""
         return read_manifest(await self._registry.manifest(), self._registry.name, self._registry.host)
 
     async def open(self, part: Part, start: int) -> AsyncGenerator[bytes, None]:
-        """The bytes of a blob from `start` on, several pieces at once. Errors as in `Source.open`."""
-        if self._ranges:
-            at = start
+        """The bytes of a blob from `start` on, with several requests in parallel. Errors as in `Source.open`."""
+        if self._supports_ranges:
+            offset = start
             try:
-                pieces = cut(start, part.size, self._piece)
-                async with aclosing(in_order(pieces, lambda piece: self._insist(part, piece), self._at_once)) as chunks:
+                segments = split(start, part.size, self._segment_size)
+                async with aclosing(in_order(segments, lambda segment: self._fetch_with_retries(part, segment), self._streams)) as chunks:
                     async for chunk in chunks:
-                        at += len(chunk)
+                        offset += len(chunk)
                         yield chunk
                 return
-            except _Unranged:
-                self._ranges, start = False, at
-        whole = Segment(start, part.size)
-        async with aclosing(in_order([whole], lambda piece: self._insist(part, piece), 1)) as chunks:
+            except _RangesUnsupported:
+                self._supports_ranges, start = False, offset
+        entire = Segment(start, part.size)
+        async with aclosing(in_order([entire], lambda segment: self._fetch_with_retries(part, segment), 1)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -260,105 +266,111 @@ class RegistrySource:
         """Close the connections."""
         await self._registry.close()
 
-    def _address(self, part: Part) -> str:
-        """Where the bytes of a part are asked for."""
+    def _url(self, part: Part) -> str:
+        """The URL of a part's bytes."""
         return self._registry.url("blobs", f"sha256:{part.file.sha256}")
 
-    async def _insist(self, part: Part, piece: Segment) -> None:
-        await retry(self._registry.retries, lambda: self._stream(part, piece), lambda: piece.got)
+    async def _fetch_with_retries(self, part: Part, segment: Segment) -> None:
+        await retry(self._registry.retries, lambda: self._stream(part, segment), lambda: segment.received)
 
-    async def _stream(self, part: Part, piece: Segment) -> None:
-        """One request's worth of a piece: what is missing of it."""
-        url = self._address(part)
-        place = self._places.get(part.file.sha256, url)
+    async def _stream(self, part: Part, segment: Segment) -> None:
+        """Request the missing bytes of a segment, once."""
+        url = self._url(part)
+        target = self._redirect_targets.get(part.file.sha256, url)
         try:
-            await self._fetch(part, piece, place, url)
+            await self._fetch(part, segment, target, url)
         except (Interrupted, NotFound, SourceFailed) as error:
-            if place == url:
+            if target == url:
                 raise
-            # Where we were sent to was good for a while only, or is down by now; the registry says where to go instead.
-            # Other pieces may have found out before us, and have theirs already.
-            if self._places.get(part.file.sha256) == place:
-                del self._places[part.file.sha256]
+            # The redirect target has expired, or is down by now; the registry knows another one. Another segment's request
+            # may have replaced it already.
+            if self._redirect_targets.get(part.file.sha256) == target:
+                del self._redirect_targets[part.file.sha256]
             raise error if isinstance(error, Interrupted) else Interrupted(str(error)) from None
 
-    async def _fetch(self, part: Part, piece: Segment, place: str, url: str) -> None:
-        """The same from `place`, which the registry has sent us to if it is not `url`."""
-        headers = {"Range": f"bytes={piece.next}-{piece.end - 1}"}
-        async with self._registry.ask("GET", place, headers) as answer:
-            if answer.status not in (200, 206):
-                if place != url:
-                    raise Interrupted(f"{urlsplit(answer.url).netloc} answered {answer.status}")
-                raise self._refused(part, answer)
-            begins = self._begins(part, answer)
-            if begins > piece.next:
-                raise Interrupted(f"{urlsplit(answer.url).netloc} sent another range of {part.file.name} than was asked for")
-            if origin(answer.url) != origin(url):
-                self._places[part.file.sha256] = answer.url
-            if begins != piece.next and self._ranges:
-                raise _Unranged
-            skip = piece.next - begins
-            async with aclosing(answer.chunks) as chunks:
+    async def _fetch(self, part: Part, segment: Segment, target: str, url: str) -> None:
+        """As `_stream`, from `target`: either `url` itself, or the URL that the registry redirected it to."""
+        headers = {"Range": f"bytes={segment.next_offset}-{segment.end - 1}"}
+        async with self._registry.request("GET", target, headers) as response:
+            if response.status not in (200, 206):
+                if target != url:
+                    raise Interrupted(f"{urlsplit(response.url).netloc} answered {response.status}")
+                raise self._blob_error(part, response)
+            offset = self._body_offset(part, response)
+            if offset > segment.next_offset:
+                raise Interrupted(f"{urlsplit(response.url).netloc} sent another range of {part.file.name} than was asked for")
+            if origin(response.url) != origin(url):
+                self._redirect_targets[part.file.sha256] = response.url
+            if offset != segment.next_offset and self._supports_ranges:
+                raise _RangesUnsupported
+            skip = segment.next_offset - offset
+            async with aclosing(response.chunks) as chunks:
                 async for chunk in chunks:
                     if skip < len(chunk):
-                        piece.put(chunk[skip:])
+                        segment.put(chunk[skip:])
                     skip = max(skip - len(chunk), 0)
-                    if piece.next == piece.end:
+                    if segment.next_offset == segment.end:
                         return
-        raise Interrupted(f"{urlsplit(answer.url).netloc} ended {part.file.name} too early")
+        raise Interrupted(f"{urlsplit(response.url).netloc} ended {part.file.name} too early")
 
-    def _begins(self, part: Part, answer: Answer) -> int:
-        begins, total, where = 0, count_of(answer.headers.get("Content-Length", "")), urlsplit(answer.url).netloc
-        if (packed := answer.headers.get("Content-Encoding", "").strip().lower()) not in ("", "identity"):
-            raise SourceFailed(f"{where} sends {part.file.name} as {packed[:20]}, which was not asked for; have it send files as they are")
-        if answer.status == 206:
-            begins, total = content_range(answer.headers.get("Content-Range", ""), answer.url)
+    def _body_offset(self, part: Part, response: HttpResponse) -> int:
+        offset, total, server = 0, count_of(response.headers.get("Content-Length", "")), urlsplit(response.url).netloc
+        if (encoding := response.headers.get("Content-Encoding", "").strip().lower()) not in ("", "identity"):
+            raise SourceFailed(
+                f"{server} sends {part.file.name} as {encoding[:20]}, which was not asked for; have it send files as they are"
+            )
+        if response.status == 206:
+            offset, total = content_range(response.headers.get("Content-Range", ""), response.url)
         if total not in (None, part.size):
-            raise SourceFailed(f"{part.file.name} has {total} bytes at {where}, and {part.size} were expected; push it there again")
-        return begins
+            raise SourceFailed(f"{part.file.name} has {total} bytes at {server}, and {part.size} were expected; push it there again")
+        return offset
 
-    def _refused(self, part: Part, answer: Answer) -> NotFound | SourceFailed:
-        where = urlsplit(answer.url).netloc
-        if answer.status in (404, 410):
-            return NotFound(f"{where} lacks {part.file.name}, which the model needs; push it there again")
-        if answer.status == 416:
-            return SourceFailed(f"{part.file.name} is shorter at {where} than it should be; push it there again")
-        return SourceFailed(f"{where} refused {part.file.name} ({answer.status}); try again later")
-
-
-class _Unranged(Exception):
-    """The server sends files from their beginning only."""
+    def _blob_error(self, part: Part, response: HttpResponse) -> NotFound | SourceFailed:
+        server = urlsplit(response.url).netloc
+        if response.status in (404, 410):
+            return NotFound(f"{server} lacks {part.file.name}, which the model needs; push it there again")
+        if response.status == 416:
+            return SourceFailed(f"{part.file.name} is shorter at {server} than it should be; push it there again")
+        return SourceFailed(f"{server} refused {part.file.name} ({response.status}); try again later")
 
 
-def reason(body: bytes) -> str:
-    """What a registry's error body says, as a clause: its first message, or nothing."""
+class _RangesUnsupported(Exception):
+    """The server does not support range requests."""
+
+
+def error_clause(body: bytes) -> str:
+    """The first message of a registry's error body, as a clause in parentheses; "" when there is none."""
     try:
-        found = decode(body, dict[str, Any])
+        fields = decode(body, dict[str, Any])
     except InvalidJson:
         return ""
-    errors = found.get("errors")
+    errors = fields.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else {}
     texts = [first.get(key) for key in ("message", "code")] if isinstance(first, dict) else [first]
-    words = (" ".join(text.split())[:200] for text in (*texts, found.get("error"), found.get("message")) if isinstance(text, str))
-    return next((f" ({clean})" for clean in words if clean), "")
+    clauses = (" ".join(text.split())[:200] for text in (*texts, fields.get("error"), fields.get("message")) if isinstance(text, str))
+    return next((f" ({clause})" for clause in clauses if clause), "")
 
 
-def _challenge(answer: Answer) -> str:
-    """Every `WWW-Authenticate` of an answer, as one."""
-    return ", ".join(answer.headers.getall("WWW-Authenticate", ()))
+def _challenge(response: HttpResponse) -> str:
+    """All `WWW-Authenticate` headers of a response, joined."""
+    return ", ".join(response.headers.getall("WWW-Authenticate", ()))
 
 
-def _redirects(method: str, answer: Answer) -> bool:
-    """Whether an answer sends elsewhere with the same request. One to an upload with an address of its own does more than that."""
-    if "Location" not in answer.headers or "Docker-Upload-Location" in answer.headers:
+def _is_redirect(method: str, response: HttpResponse) -> bool:
+    """Whether a response redirects the same request. A response to an upload with `Docker-Upload-Location` does not."""
+    if "Location" not in response.headers or "Docker-Upload-Location" in response.headers:
         return False
-    return answer.status in (307, 308) or (method in ("GET", "HEAD") and answer.status in (301, 302, 303))
+    return response.status in (307, 308) or (method in ("GET", "HEAD") and response.status in (301, 302, 303))
 
 
-def _pause(text: str) -> float | None:
-    """Seconds of a Retry-After, which is a number or a date (some count it from 1970), or None when it is neither."""
+def _transient(url: str, response: HttpResponse) -> Interrupted:
+    return Interrupted(f"{urlsplit(url).netloc} answered {response.status}", _retry_after(response.headers.get("Retry-After", "")))
+
+
+def _retry_after(text: str) -> float | None:
+    """Seconds of a Retry-After: a number, a date, or (from some servers) a Unix timestamp. None when it is invalid."""
     if (seconds := count_of(text.strip())) is not None:
-        return max(seconds - time.time(), 0.0) if seconds >= _EPOCH else float(seconds)
+        return max(seconds - time.time(), 0.0) if seconds >= _MIN_TIMESTAMP else float(seconds)
     try:
         return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError, OverflowError):
