@@ -56,14 +56,14 @@ async def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Engine
 
 async def test_all_that_can_be_asked_for_is_refused_unless_the_engine_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (chat, _), (generate, _) = parse_chat(ALL), parse_generate(ALL)
-    asks = chat.asks | generate.asks
-    assert asks == set(NOT_SERVED), "each has a sentence, and no sentence is for nothing"
-    for served in sorted(asks):
+    features = chat.features | generate.features
+    assert features == set(NOT_SERVED), "each has a sentence, and no sentence is for nothing"
+    for served in sorted(features):
         model = await resolved(tmp_path, monkeypatch, replace(ENGINES["echo"], serves=frozenset({served})))
-        _reject_unsupported(model, ChatRequest("m", (), asks=frozenset({served})))
-        for other in asks - {served}:
+        _reject_unsupported(model, ChatRequest("m", (), features=frozenset({served})))
+        for other in features - {served}:
             with pytest.raises(Unsupported, match=NOT_SERVED[other]):
-                _reject_unsupported(model, ChatRequest("m", (), asks=frozenset({other})))
+                _reject_unsupported(model, ChatRequest("m", (), features=frozenset({other})))
 
 
 async def test_vectors_and_adapters_are_for_engines_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

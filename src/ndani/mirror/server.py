@@ -33,6 +33,7 @@ from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.library_log import capture_library_logs
 from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
+from ndani.api.ollama.responses import ERRORS
 from ndani.api.server import GRACE
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts
@@ -125,7 +126,7 @@ def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlet
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=read),
         ],
         middleware=[
-            Middleware(AccessLog, log=log, counts=Counts()),
+            Middleware(AccessLog, log=log, counts=Counts(), error_format=lambda _: ERRORS),
             Middleware(HostGuard, guarded=loopback_addresses),
             Middleware(CancelOnDisconnect),
         ],

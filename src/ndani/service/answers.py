@@ -149,21 +149,21 @@ async def _unloaded() -> AsyncGenerator[Event]:
 
 def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
     """Refuse what the model cannot do, in Ollama's order (reference 1.6); its options come after that, in `_reject_unsupported`."""
-    if "thinking" in request.asks and "thinking" not in model.capabilities:
+    if "thinking" in request.features and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support {verb}')
-    if "tools" in request.asks and "tools" not in model.capabilities:
+    if "tools" in request.features and "tools" not in model.capabilities:
         raise Unsupported(f"{model.entry.name.full} does not support tools")
 
 
 def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
     """Refuse what the model could do and this version cannot with its engine, then options that make no sense."""
     for word, sentence in NOT_SERVED.items():
-        if word in request.asks and word not in model.engine.serves:
+        if word in request.features and word not in model.engine.serves:
             raise Unsupported(sentence)
-    if request.wrong:
-        raise BadRequest(request.wrong)
+    if request.options_error:
+        raise BadRequest(request.options_error)
 
 
 def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Literal["engine", "plain"]:

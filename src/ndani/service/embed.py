@@ -34,8 +34,8 @@ class Embeddings:
         model = await self._resolver.resolve(entry)
         sampling = merge(request.sampling, model.options)
         spec = self._resolver.spec_for_vectors(model, sampling)
-        if request.wrong:
-            raise BadRequest(request.wrong)
+        if request.options_error:
+            raise BadRequest(request.options_error)
         async with self._pool.lease(spec, self._resolver.keep_alive(request.keep_alive)) as lease:
             num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
             if "bert" not in model.spec.details.family:  # one that reads a text token by token refuses what fills its slot

@@ -25,9 +25,9 @@ class AdminRoutes:
     async def health(self, request: Request) -> Response:
         """200 when an answer could be given and what is loaded; 503 with the reason when not."""
         try:
-            return json_response.reply(self._service.health())
+            return json_response.respond(self._service.health())
         except NdaniError as error:
-            return json_response.reply({"status": "unavailable", "reason": str(error)}, 503)
+            return json_response.respond({"status": "unavailable", "reason": str(error)}, 503)
 
     async def doctor(self, request: Request) -> Response:
         """POST /api/doctor: every way out, tried inside a real runner.
@@ -35,7 +35,7 @@ class AdminRoutes:
         It may load a model, so it is no GET: a browser sends those for any web page, and does not say for which.
         """
         engine, model, found = await self._service.doctor(_probe)
-        return json_response.reply({"engine": engine, "model": model, **found, "warnings": without_effect()})
+        return json_response.respond({"engine": engine, "model": model, **found, "warnings": without_effect()})
 
 
 async def _probe(runner: Runner) -> dict[str, Any]:

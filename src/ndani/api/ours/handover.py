@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.ollama import responses
 from ndani.service import Service
 
 
@@ -22,6 +23,7 @@ class HandoverRoutes:
         body = await request_body.decode(request)
         place = fields.text(body, "place")
         if not place:
-            return json_response.reply({"place": await self._service.models.prepare_handover()})
+            return json_response.respond({"place": await self._service.models.prepare_handover()})
         stream = fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.accept_handover, place), stream, long_work.step_line)
+        work = partial(self._service.models.accept_handover, place)
+        return await long_work.respond(work, stream, responses.render_step, responses.ERRORS)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.ollama import responses
 from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.maintenance import MaintenanceStep
@@ -28,13 +29,13 @@ class MaintenanceRoutes:
         digests = frozenset(normal_digest(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         work = partial(self._service.maintenance.verify, fields.model(body), digests, repair, insecure)
-        return await long_work.respond(work, fields.flag(body, "stream", True), _line)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _render_step, responses.ERRORS)
 
     async def prune(self, request: Request) -> Response:
         """POST /api/prune: `dry_run` removes nothing."""
         body = await request_body.decode(request)
         work = partial(self._service.maintenance.prune, fields.flag(body, "dry_run", False))
-        return await long_work.respond(work, fields.flag(body, "stream", True), _line)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _render_step, responses.ERRORS)
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:
@@ -46,7 +47,7 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
     return found
 
 
-def _line(step: MaintenanceStep) -> bytes:
+def _render_step(step: MaintenanceStep) -> bytes:
     if isinstance(step, Damage):
         shown: dict[str, Any] = {"status": "damaged", **_damage(step)}
     elif isinstance(step, Verified):
@@ -57,7 +58,7 @@ def _line(step: MaintenanceStep) -> bytes:
     elif isinstance(step, Pruned):
         shown = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
-        return long_work.step_line(step)
+        return responses.render_step(step)
     return json_response.encode(shown) + b"\n"
 
 
