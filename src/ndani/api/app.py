@@ -37,8 +37,8 @@ LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/
 ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("", OLLAMA_ERRORS),)
 
 
-def build(service: Service, guarded: frozenset[str]) -> Starlette:
-    """The application over one service. Requests pass the middleware from the top down; `guarded`: see `HostGuard`."""
+def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
+    """The application over one service. Requests pass the middleware from the top down; `loopback_addresses`: see `HostGuard`."""
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     settings = service.settings
@@ -74,7 +74,7 @@ def build(service: Service, guarded: frozenset[str]) -> Starlette:
         middleware=[
             Middleware(AccessLog, log=service.log, counts=service.counts, error_format=error_format),
             Middleware(OriginGuard, allowed=settings.origins),
-            Middleware(HostGuard, guarded=guarded),
+            Middleware(HostGuard, loopback_addresses=loopback_addresses),
             Middleware(CancelOnDisconnect),
             Middleware(BodyLimit, limit=settings.max_body, large_paths=LARGE_BODY_PATHS, upload_prefix=UPLOAD_PREFIX),
         ],

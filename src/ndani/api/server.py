@@ -19,7 +19,7 @@ from ndani.api.app import build
 from ndani.api.edge.connection import Connection
 from ndani.api.edge.faults import fault
 from ndani.api.edge.library_log import capture_library_logs
-from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
+from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
 from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """uvicorn's signals, and those of a terminal that goes."""
-        with super().capture_signals(), hung_up(self.handle_exit):
+        with super().capture_signals(), hangup_signals(self.handle_exit):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

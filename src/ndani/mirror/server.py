@@ -31,7 +31,7 @@ from ndani.api.edge.connection import Connection
 from ndani.api.edge.disconnect import CancelOnDisconnect
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.library_log import capture_library_logs
-from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
+from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
 from ndani.api.ollama.responses import ERRORS
 from ndani.api.server import GRACE
@@ -127,7 +127,7 @@ def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlet
         ],
         middleware=[
             Middleware(AccessLog, log=log, counts=Counts(), error_format=lambda _: ERRORS),
-            Middleware(HostGuard, guarded=loopback_addresses),
+            Middleware(HostGuard, loopback_addresses=loopback_addresses),
             Middleware(CancelOnDisconnect),
         ],
         exception_handlers={HTTPException: _refused, NdaniError: _failed},
@@ -172,7 +172,7 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """uvicorn's signals, and those of a terminal that goes."""
-        with super().capture_signals(), hung_up(self.handle_exit):
+        with super().capture_signals(), hangup_signals(self.handle_exit):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
