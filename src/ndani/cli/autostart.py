@@ -77,7 +77,7 @@ def _start(client: ServerClient, settings: Settings, log: Path) -> str:
     # A wildcard address would let in everybody who reaches this machine, and nobody has asked for that by `ndani run`.
     environment = {**os.environ, "NDANI_HOST": client.url}
     idle = settings.idle_exit
-    if settings.origins_of.get("idle_exit", "default") == "default":
+    if settings.value_sources.get("idle_exit", "default") == "default":
         idle = _IDLE_S
         environment["NDANI_IDLE_EXIT"] = "10m"
     if log.exists() and log.stat().st_size > _LOG_LIMIT:
@@ -95,7 +95,9 @@ def _start(client: ServerClient, settings: Settings, log: Path) -> str:
         )
     if not _await(client, child, log, begin):
         return ""
-    alone = f", for this machine alone (`ndani serve` listens on {settings.address[0]})" if settings.called != settings.address else ""
+    alone = (
+        f", for this machine alone (`ndani serve` listens on {settings.address[0]})" if settings.client_address != settings.address else ""
+    )
     leaves = f"; it stops after {_spoken(idle)}" if idle > 0 else "; `ndani serve` would have run it here"
     return f"started ndani in the background at {client.url}{alone}{leaves}"
 

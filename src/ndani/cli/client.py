@@ -39,7 +39,7 @@ class ServerClient:
     def __init__(self, settings: Settings) -> None:
         self.url = settings.url
         self._secure = self.url.startswith("https://")
-        self._host, self._port = settings.called
+        self._host, self._port = settings.client_address
         self._met = False  # whether a server has answered once
         # A path behind the address (a server behind a gateway) is kept, as Ollama keeps it.
         _, _, path = settings.host.strip().rpartition("://")[2].partition("/")

@@ -34,7 +34,7 @@ from ndani.api.edge.library_log import capture_library_logs
 from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
 from ndani.api.ollama.responses import ERRORS
-from ndani.api.server import GRACE
+from ndani.api.server import SHUTDOWN_GRACE
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
@@ -143,7 +143,7 @@ def serve(settings: Settings) -> int:
     with listening(settings, "say another one with --host") as listeners, capture_library_logs(log):
         app = build(Store(settings.models), loopback_addresses(listeners), log)
         config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2 * GRACE,
+            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2 * SHUTDOWN_GRACE,
             http=Connection, ws="none", timeout_keep_alive=75, proxy_headers=False,
         )  # fmt: skip
         log.info(f"mirror of {settings.models} on {addresses_of(listeners)}")
@@ -156,8 +156,8 @@ class _Server(uvicorn.Server):
     """uvicorn, with an end of our own: who still reads after a while is cut off, as if they had left, and no signal is raised again."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers get GRACE seconds to be read to their end. (uvicorn would cancel them, which is a fault in its log.)"""
-        cutting = asyncio.get_running_loop().call_later(GRACE, self._cut)
+        """Answers get SHUTDOWN_GRACE seconds to be read to their end. (uvicorn would cancel them, which is a fault in its log.)"""
+        cutting = asyncio.get_running_loop().call_later(SHUTDOWN_GRACE, self._cut)
         try:
             await super().shutdown(sockets)
         finally:

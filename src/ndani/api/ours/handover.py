@@ -1,4 +1,4 @@
-"""A file of this machine that becomes a blob by being linked into the store, instead of being sent."""
+"""Our own route to add a file of this machine to the store by a hard link, instead of uploading its bytes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ndani.service import Service
 
 
 class HandoverRoutes:
-    """The routes over one service."""
+    """The handover route, over one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def hand_over(self, request: Request) -> Response:
-        """POST /api/handover: a place to link a file to, or, with that place's name, a blob of what was linked there."""
+        """POST /api/handover: without `place`, returns a place to link a file to; with it, makes a blob of the file linked there."""
         body = await request_body.decode(request)
         place = fields.text(body, "place")
         if not place:
