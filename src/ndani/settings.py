@@ -172,8 +172,8 @@ class Settings:
     def address(self) -> tuple[str, int]:
         """Host and port of `host`, as Ollama reads it: a scheme implies its default port, and a path is ignored."""
         text = self.host.strip()
-        scheme, _, rest = text.rpartition("://")
-        authority, _, path = rest.partition("/")
+        scheme, _, location = text.rpartition("://")
+        authority, _, path = location.partition("/")
         try:
             port = {"": 11434, "http": 80, "https": 443}[scheme.lower()]
             host, digits = _split_host_and_port(authority)

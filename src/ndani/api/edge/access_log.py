@@ -47,7 +47,7 @@ class AccessLog:
             if not status:
                 await error_response(error, self.error_format(scope["path"]))(scope, receive, send_and_record)
         finally:
-            status = 499 if scope.get("left") else status or 499  # the client left before the end of its response
+            status = 499 if scope.get("ndani.disconnected") else status or 499  # the client left before the end of its response
             if counted:
                 self.counts.end(status)
                 route = scope.get("route")

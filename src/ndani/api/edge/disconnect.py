@@ -22,13 +22,13 @@ class CancelOnDisconnect:
             return
         task = asyncio.current_task()
         watch: asyncio.Task[None] | None = None
-        left = False
+        disconnected = False
 
         async def cancel_on_disconnect() -> None:
-            nonlocal left
+            nonlocal disconnected
             while (await receive())["type"] != "http.disconnect":
                 pass
-            left = True
+            disconnected = True
             if task:
                 task.cancel()
 
@@ -42,9 +42,9 @@ class CancelOnDisconnect:
         try:
             await self.app(scope, receive_and_watch, send)
         except asyncio.CancelledError:
-            if not left:
+            if not disconnected:
                 raise
-            scope["left"] = True
+            scope["ndani.disconnected"] = True
             if task:
                 task.uncancel()
         finally:

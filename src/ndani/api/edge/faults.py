@@ -1,6 +1,6 @@
 """Errors as responses: the format in which a dialect writes them, and an unexpected exception without its message.
 
-How an error looks is not said here: each dialect has an `ErrorFormat` of its own.
+Each dialect defines its own `ErrorFormat`; none is defined here.
 """
 
 from __future__ import annotations

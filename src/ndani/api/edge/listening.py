@@ -85,9 +85,9 @@ def _bind_all(addresses: list[SocketAddress], port: int) -> list[socket.socket]:
     for attempt in range(_MAX_ATTEMPTS):
         listeners: list[socket.socket] = []
         try:
-            for family, (host, _, *rest) in addresses:
+            for family, (host, _, *ipv6_fields) in addresses:
                 try:
-                    listeners.append(_listener(family, (host, listeners[0].getsockname()[1] if listeners else port, *rest)))
+                    listeners.append(_listener(family, (host, listeners[0].getsockname()[1] if listeners else port, *ipv6_fields)))
                 except OSError as error:
                     if not listeners or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         raise

@@ -1,6 +1,6 @@
 """Long work (pull, push, create, verify, …) as a response: a line for each step that it reports, or the last step alone.
 
-Answers of a model are in `streaming`. How a step looks is said by the route.
+Answers of a model are in `streaming`. The route says how a step is written.
 """
 
 from __future__ import annotations
