@@ -1,9 +1,9 @@
-"""`make bench`: the front beside the bare runner, in pairs, on this machine; figures as ratios and medians.
+"""`make bench`: compares the front with a direct connection to the runner, in pairs, on this machine.
 
     python -m bench [--pairs N] [--tokens N]
 
-Every pair is the same request straight to the runner's socket and through the front, in turn, to one and the same
-runner. Machines are noisy: read the ratios.
+Each pair sends the same request directly to a runner's socket and through the front to the same runner, in alternating
+order. Results are medians and ratios; machines are noisy, so read the ratios.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.load import Road, burst
+from bench.load import Endpoint, burst
 from bench.unjailed import compare
 
 LIMITS = {
@@ -36,7 +36,7 @@ LIMITS = {
 
 
 class Server:
-    """A real server of its own: a free port, a private folder for sockets, eight slots."""
+    """A real server for the benchmark, with its own port, a private folder for sockets, and eight slots."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,100 +57,103 @@ class Server:
                     raise SystemExit("the server did not start; is something else listening on 11599?") from None
                 time.sleep(0.01)
 
-    def socket(self) -> str:
-        """The socket of its one runner."""
-        found = next(self.folder.glob("ndani-*/*/*.sock"), None)
-        if found is None:
+    def socket_path(self) -> str:
+        """The path of the socket of the server's one runner."""
+        path = next(self.folder.glob("ndani-*/*/*.sock"), None)
+        if path is None:
             raise SystemExit("smollm2:135m is not in memory; `ndani pull smollm2:135m` first, or set NDANI_MODELS to a store that has it")
-        return str(found)
+        return str(path)
 
-    def seconds(self) -> float:
+    def processor_seconds(self) -> float:
         """Processor time that the front itself has used."""
-        used = psutil.Process(self.process.pid).cpu_times()
-        return float(used.user + used.system)
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
-    def end(self) -> None:
+    def stop(self) -> None:
+        """Stop the process and wait for its end."""
         self.process.terminate()
         self.process.wait(10)
 
 
-def start_time(times: int) -> float:
+def start_time(runs: int) -> float:
+    """Median seconds from the start of a server to its first response."""
     seconds = []
-    for _ in range(times):
+    for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             server = Server(Path(folder))
             seconds.append(server.ready())
-            server.end()
+            server.stop()
     return statistics.median(seconds)
 
 
 async def throughput(server: Server, streams: int, pairs: int, tokens: int) -> tuple[float, float, float, float]:
-    """Medians over pairs: the ratio front to straight, tokens per second of each; and the front's microseconds per token."""
-    straight, front = Road(socket=server.socket()), Road(port=server.port)
-    await burst(straight, streams, 8)
+    """Medians over pairs: the ratio front to direct, tokens per second direct and through the front. Last: the front's µs per token."""
+    direct, front = Endpoint(socket_path=server.socket_path()), Endpoint(port=server.port)
+    await burst(direct, streams, 8)
     await burst(front, streams, 8)
-    ratios, bare, through = [], [], []
-    spent, made = 0.0, 0.0  # over all pairs: one burst is a few of the clock's ticks of 10 ms
+    ratios, direct_speeds, front_speeds = [], [], []
+    used, generated = 0.0, 0.0  # summed over all pairs: a burst is only a few 10 ms ticks of the processor clock
     for pair in range(pairs):
-        order = (straight, front) if pair % 2 else (front, straight)  # whoever goes second profits from a warm machine
+        order = (direct, front) if pair % 2 else (front, direct)  # the second one profits from a warm machine
         speed = {}
-        for road in order:
-            before, clock = server.seconds(), time.perf_counter()
-            speed[road] = await burst(road, streams, tokens)
-            if road is front:
-                made += speed[road] * (time.perf_counter() - clock)
-                spent += server.seconds() - before
-        ratios.append(speed[front] / speed[straight])
-        bare.append(speed[straight])
-        through.append(speed[front])
-    return statistics.median(ratios), statistics.median(bare), statistics.median(through), spent / made * 1e6
+        for endpoint in order:
+            before, clock = server.processor_seconds(), time.perf_counter()
+            speed[endpoint] = await burst(endpoint, streams, tokens)
+            if endpoint is front:
+                generated += speed[endpoint] * (time.perf_counter() - clock)
+                used += server.processor_seconds() - before
+        ratios.append(speed[front] / speed[direct])
+        direct_speeds.append(speed[direct])
+        front_speeds.append(speed[front])
+    return statistics.median(ratios), statistics.median(direct_speeds), statistics.median(front_speeds), used / generated * 1e6
 
 
 async def first_token(server: Server, pairs: int, chat: bool) -> float:
     """Median over pairs of the milliseconds that the front adds before the first token; the prompt is in the prefix cache."""
-    straight, front = Road(socket=server.socket()), Road(port=server.port)
+    direct, front = Endpoint(socket_path=server.socket_path()), Endpoint(port=server.port)
     prompt = "Tell me about the sea and everything in it. " * 20
     added = []
     for pair in range(pairs + 1):
         times = {}
-        for road in (straight, front) if pair % 2 else (front, straight):
-            times[road] = (await road.ask(road.request(prompt, 2, chat)))[1]
+        for endpoint in (direct, front) if pair % 2 else (front, direct):
+            times[endpoint] = (await endpoint.complete(endpoint.request(prompt, 2, chat)))[1]
         if pair:
-            added.append((times[front] - times[straight]) * 1000)
+            added.append((times[front] - times[direct]) * 1000)
     return statistics.median(added)
 
 
 def main() -> int:
+    """Run all comparisons and print them. Returns 1 if a limit is missed."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=128)
-    asked = parser.parse_args()
-    found = {"serve is ready, s": start_time(5)}
+    arguments = parser.parse_args()
+    results = {"serve is ready, s": start_time(5)}
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
             server.ready()
-            asyncio.run(Road(port=server.port).ask(Road(port=server.port).request("Hi", 1)))
+            asyncio.run(Endpoint(port=server.port).complete(Endpoint(port=server.port).request("Hi", 1)))
             for streams in (1, 8):
-                ratio, bare, through, cost = asyncio.run(
-                    throughput(server, streams, asked.pairs * (3 if streams == 1 else 1), asked.tokens)
+                ratio, direct_speed, front_speed, cost = asyncio.run(
+                    throughput(server, streams, arguments.pairs * (3 if streams == 1 else 1), arguments.tokens)
                 )
-                words = "1 stream" if streams == 1 else f"{streams} streams"
-                print(f"{words}: straight {bare:.1f} tok/s, through the front {through:.1f} tok/s (medians)")
-                found[f"through the front, {words}"] = ratio
-                found[f"front, us of processor per token, {words}"] = cost
-            found["time to first token, added ms"] = asyncio.run(first_token(server, 40, False))
-            found["time to first token of a chat, added ms"] = asyncio.run(first_token(server, 40, True))
+                label = "1 stream" if streams == 1 else f"{streams} streams"
+                print(f"{label}: straight {direct_speed:.1f} tok/s, through the front {front_speed:.1f} tok/s (medians)")
+                results[f"through the front, {label}"] = ratio
+                results[f"front, us of processor per token, {label}"] = cost
+            results["time to first token, added ms"] = asyncio.run(first_token(server, 40, False))
+            results["time to first token of a chat, added ms"] = asyncio.run(first_token(server, 40, True))
         finally:
-            server.end()
-    found["jail, 1 stream"] = asyncio.run(compare(asked.pairs * 3, asked.tokens))
-    short = 0
-    for name, value in found.items():
+            server.stop()
+    results["jail, 1 stream"] = asyncio.run(compare(arguments.pairs * 3, arguments.tokens))
+    missed = 0
+    for name, value in results.items():
         sign, limit = LIMITS.get(name, ("", 0.0))
-        good = not sign or (value >= limit if sign == ">=" else value <= limit)
-        short += not good
-        print(f"{name:<48} {value:>9.3f}   {f'{sign} {limit}' if sign else '':<10} {'' if good else 'FALLS SHORT'}")
-    return 1 if short else 0
+        met = not sign or (value >= limit if sign == ">=" else value <= limit)
+        missed += not met
+        print(f"{name:<48} {value:>9.3f}   {f'{sign} {limit}' if sign else '':<10} {'' if met else 'FALLS SHORT'}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A client as thin as can be, the same for both roads: bytes are counted, nothing is parsed.
+"""A minimal client for both endpoints: it counts tokens in the received bytes and parses nothing.
 
-Its own processor time is spent on the same two cores as the engine's, so it is spent equally.
+It runs on the same processor cores as the engine, so its own cost must be low, and equal for both endpoints.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ndani.types import Sampling
 
 
 @dataclass(frozen=True)
-class Road:
+class Endpoint:
     """Where requests go: a Unix socket (straight to the runner) or a TCP port (through the front)."""
 
-    socket: str = ""
+    socket_path: str = ""
     port: int = 0
 
     def request(self, prompt: str, tokens: int, chat: bool = False) -> bytes:
-        """The same question in the words of this road."""
+        """The same prompt as a request for this endpoint."""
         sampling = Sampling(temperature=0.0, seed=1, num_predict=tokens)
-        if self.socket:
+        if self.socket_path:
             body = translate(merge(sampling, DEFAULTS), 4096) | {"stream": True, "return_progress": True}
             if chat:
                 body |= {"messages": [{"role": "user", "content": prompt}]}
@@ -36,15 +36,15 @@ class Road:
             return _post("/api/chat", {"model": "smollm2:135m", "messages": [{"role": "user", "content": prompt}], "options": options})
         return _post("/api/generate", {"model": "smollm2:135m", "prompt": prompt, "raw": True, "options": options})
 
-    async def ask(self, request: bytes) -> tuple[int, float]:
-        """Send and read to the end: tokens that came, and seconds to the first of them."""
-        opened = asyncio.open_unix_connection(self.socket) if self.socket else asyncio.open_connection("127.0.0.1", self.port)
+    async def complete(self, request: bytes) -> tuple[int, float]:
+        """Send a request and read the response to its end. Returns the number of tokens, and the seconds to the first one."""
+        connecting = asyncio.open_unix_connection(self.socket_path) if self.socket_path else asyncio.open_connection("127.0.0.1", self.port)
         started = time.perf_counter()
-        reader, writer = await opened
+        reader, writer = await connecting
         writer.write(request)
         tokens, first = 0, 0.0
         while data := await reader.read(65536):
-            # Progress events of the engine carry no token, and the last event repeats none.
+            # The engine's progress events and the last event have such a field, but no token.
             count = data.count(b'"response":"') + data.count(b'"content":"') - data.count(b'"prompt_progress"') - data.count(b'"stop":true')
             count -= data.count(b'"done":true')
             if count > 0 and not tokens:
@@ -60,12 +60,12 @@ def _post(route: str, body: dict[str, object]) -> bytes:
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-async def burst(road: Road, streams: int, tokens: int) -> float:
-    """Tokens per second of so many answers at once."""
-    requests = [road.request(f"{TOPICS[n % len(TOPICS)]} number {n}, told at length:", tokens) for n in range(streams)]
+async def burst(endpoint: Endpoint, streams: int, tokens: int) -> float:
+    """Tokens per second of this many concurrent answers."""
+    requests = [endpoint.request(f"{TOPICS[n % len(TOPICS)]} number {n}, told at length:", tokens) for n in range(streams)]
     started = time.perf_counter()
-    done = await asyncio.gather(*(road.ask(request) for request in requests))
-    return sum(count for count, _ in done) / (time.perf_counter() - started)
+    outcomes = await asyncio.gather(*(endpoint.complete(request) for request in requests))
+    return sum(count for count, _ in outcomes) / (time.perf_counter() - started)
 
 
 TOPICS = ("The history of bridges", "A day in the life of a river", "How bread is made", "Why ships float")

@@ -1,4 +1,4 @@
-"""The same engine with its jail and without, in pairs. The bare one exists only here: the product cannot start one."""
+"""Compares an engine with its jail and without, in pairs. Only this benchmark can start an unjailed one: the product cannot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.load import Road, burst
+from bench.load import Endpoint, burst
 from ndani import names, settings
 from ndani.engines import Launch
 from ndani.jail.process import environment
@@ -32,14 +32,14 @@ sys.stdin.read()
 
 
 async def compare(pairs: int, tokens: int) -> float:
-    """Tokens per second with the jail over without: the median ratio of so many pairs."""
+    """The median over pairs of tokens per second with the jail, divided by those without."""
     threads = hardware.detect().cores
     entry = Store(settings.load().models).find(names.parse("smollm2:135m"))
     weights = os.open(entry.weights_path, os.O_RDONLY)
-    with runtime_folder() as folder, tempfile.TemporaryDirectory() as place:
+    with runtime_folder() as folder, tempfile.TemporaryDirectory() as socket_folder:
         jailed = await Runner.spawn(Launch("llama", "", -1, slots=1, num_thread=threads), weights, folder)
         await jailed.ready()
-        socket = str(Path(place) / "bare.sock")
+        socket = str(Path(socket_folder) / "bare.sock")
         bare = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _BARE, socket, str(weights), str(threads), pass_fds=[weights],
             env=dict(os.environ) | environment(os.environ),
@@ -47,13 +47,13 @@ async def compare(pairs: int, tokens: int) -> float:
         )  # fmt: skip
         assert bare.stdout is not None
         await bare.stdout.readline()
-        inside, outside = Road(socket=jailed.socket), Road(socket=socket)
+        inside, outside = Endpoint(socket_path=jailed.socket), Endpoint(socket_path=socket)
         try:
-            for road in (inside, outside):
-                await burst(road, 1, 8)
+            for endpoint in (inside, outside):
+                await burst(endpoint, 1, 8)
             ratios = []
             for pair in range(pairs):
-                speed = {road: await burst(road, 1, tokens) for road in ((inside, outside) if pair % 2 else (outside, inside))}
+                speed = {endpoint: await burst(endpoint, 1, tokens) for endpoint in ((inside, outside) if pair % 2 else (outside, inside))}
                 ratios.append(speed[inside] / speed[outside])
             return statistics.median(ratios)
         finally:

@@ -23,7 +23,7 @@ from ndani import __version__, errors
 from ndani.cli import commands
 from ndani.cli.about import root
 from ndani.cli.config import format_value
-from ndani.settings import WITHOUT_EFFECT, Settings, fields, names_of
+from ndani.settings import UNSUPPORTED_VARIABLES, Settings, fields, variables_of
 from ndani.sources.catalogue import load
 from server import Server, serving
 from stores import link, shorten
@@ -79,7 +79,7 @@ def settings_table() -> str:
     default = Settings()
     for setting in fields():
         value = format_value(getattr(default, setting.name)).replace(home, "~")
-        variables = ", ".join(f"`{name}`" for name in names_of(setting))
+        variables = ", ".join(f"`{name}`" for name in variables_of(setting))
         meaning = setting.metadata["doc"].replace("|", "\\|")
         rows.append(f"| `{setting.name}` | {variables} | {'not set' if value == '-' else f'`{value}`'} | {meaning} |")
     return "\n".join(rows)
@@ -93,7 +93,7 @@ def test_settings_page_is_the_settings() -> None:
     table = re.search(r"<!-- settings:.*?-->\n(.*?)\n<!-- end of settings -->", page, re.DOTALL)
     assert table, "docs/settings.md has lost the marks around its table"
     assert table[1].strip() == settings_table(), "run `python tests/test_docs.py` and put its table into docs/settings.md"
-    for name in WITHOUT_EFFECT:
+    for name in UNSUPPORTED_VARIABLES:
         assert f"`{name}`" in page, f"docs/settings.md does not say that {name} has no effect"
 
 

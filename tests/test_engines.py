@@ -12,7 +12,7 @@ from ndani import engines, names
 from ndani.api.ollama.requests import parse_chat, parse_generate
 from ndani.engines import ENGINES, EngineSpec, running
 from ndani.errors import Misconfigured, Unsupported
-from ndani.service.answers import NOT_SERVED, _reject_unsupported
+from ndani.service.answers import UNSUPPORTED_FEATURES, _reject_unsupported
 from ndani.service.resolver import ModelResolver, ResolvedModel
 from ndani.settings import Settings
 from ndani.store import Store
@@ -37,7 +37,7 @@ def test_an_engine_is_found_by_its_name_and_by_its_weights(name: str) -> None:
     spec = ENGINES[name]
     assert spec.name == name and spec.formats and all(running(form) is spec for form in spec.formats)
     assert callable(engines.host(name).prepare)
-    assert spec.serves <= set(NOT_SERVED)
+    assert spec.serves <= set(UNSUPPORTED_FEATURES)
 
 
 def test_what_nobody_knows_is_said_or_left_to_llama() -> None:
@@ -56,14 +56,14 @@ async def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Engine
 
 async def test_all_that_can_be_asked_for_is_refused_unless_the_engine_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (chat, _), (generate, _) = parse_chat(ALL), parse_generate(ALL)
-    asks = chat.asks | generate.asks
-    assert asks == set(NOT_SERVED), "each has a sentence, and no sentence is for nothing"
-    for served in sorted(asks):
+    features = chat.features | generate.features
+    assert features == set(UNSUPPORTED_FEATURES), "each has a sentence, and no sentence is for nothing"
+    for served in sorted(features):
         model = await resolved(tmp_path, monkeypatch, replace(ENGINES["echo"], serves=frozenset({served})))
-        _reject_unsupported(model, ChatRequest("m", (), asks=frozenset({served})))
-        for other in asks - {served}:
-            with pytest.raises(Unsupported, match=NOT_SERVED[other]):
-                _reject_unsupported(model, ChatRequest("m", (), asks=frozenset({other})))
+        _reject_unsupported(model, ChatRequest("m", (), features=frozenset({served})))
+        for other in features - {served}:
+            with pytest.raises(Unsupported, match=UNSUPPORTED_FEATURES[other]):
+                _reject_unsupported(model, ChatRequest("m", (), features=frozenset({other})))
 
 
 async def test_vectors_and_adapters_are_for_engines_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from ndani import names, settings
 from ndani.errors import NotFound, Offline, SourceFailed, StoreFailed
 from ndani.names import Name
-from ndani.service.resolver import abilities
+from ndani.service.resolver import template_capabilities
 from ndani.sources.catalogue import load
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
@@ -230,7 +230,7 @@ async def test_the_first_model_comes_through_the_users_own_index(tmp_path: Path)
     name = names.parse("smollm2:135m")
     steps = await collect(Fetcher(settings.load({"NDANI_MODELS": str(tmp_path / "models")})), name)
     assert steps[-1].status == "success"
-    store = Store(tmp_path / "models", abilities)
+    store = Store(tmp_path / "models", template_capabilities)
     entry, [model] = store.find(name), store.list_models()
     assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]} and "Apache License" in entry.licenses[0]
     head = store.header(entry)

@@ -18,7 +18,7 @@ from ndani.control_characters import is_visible
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
 from ndani.prompts.template.formats import quote
-from ndani.service.models import Shown
+from ndani.service.models import ModelDescription
 from ndani.store import Store
 from ndani.store.modelfile import Modelfile, parse, print_modelfile
 from ndani.store.parameters import TYPES, check_parameters, excerpt, go_literal, render_parameters
@@ -391,7 +391,9 @@ def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path)
     )  # fmt: skip
     store = Store(tmp_path)
     entry = store.find(names.parse("odd"))
-    said = render_show(Shown(store.describe(entry), entry, store.header(entry), entry.weights_path), ShowRequest(options={"top_k": 3}))
+    said = render_show(
+        ModelDescription(store.describe(entry), entry, store.header(entry), entry.weights_path), ShowRequest(options={"top_k": 3})
+    )
     assert said["modelfile"].split("\n\n", 1)[1].splitlines() == [
         f"FROM {entry.weights_path}",
         'TEMPLATE """{{ "a" }}',

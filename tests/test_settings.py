@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ndani.errors import Misconfigured
-from ndani.settings import Settings, fields, from_flag, load, names_of, served, without_effect
+from ndani.settings import Settings, fields, load, parse_flag, server_fields, unsupported_variable_warnings, variables_of
 
 
 def read(tmp_path: Path, environ: dict[str, str] | None = None, file: str = "", **flags: object) -> Settings:
@@ -27,13 +27,13 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
         (read(tmp_path, both, "max_queue = 2", max_queue=5), 5, "flag"),
     ]
     for settings, value, origin in layers:
-        assert (settings.max_queue, settings.origins_of["max_queue"]) == (value, origin)
+        assert (settings.max_queue, settings.value_sources["max_queue"]) == (value, origin)
 
 
 def test_every_setting_has_a_name_a_meaning_and_an_origin(tmp_path: Path) -> None:
     settings = read(tmp_path)
-    assert set(settings.origins_of) == {f.name for f in fields()} and len(fields()) > 15
-    assert all(f.metadata["doc"] and names_of(f)[0] == f"NDANI_{f.name.upper()}" for f in fields())
+    assert set(settings.value_sources) == {f.name for f in fields()} and len(fields()) > 15
+    assert all(f.metadata["doc"] and variables_of(f)[0] == f"NDANI_{f.name.upper()}" for f in fields())
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_a_settings_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> 
 
 
 def test_flags_of_the_server(tmp_path: Path) -> None:
-    setting = {s.name: s for s in served()}
-    assert from_flag(setting["max_queue"], "7") == 7 and from_flag(setting["offline"], "no") is False
-    assert from_flag(setting["models"], " ") is None, "an empty one says nothing, as in the environment"
+    setting = {s.name: s for s in server_fields()}
+    assert parse_flag(setting["max_queue"], "7") == 7 and parse_flag(setting["offline"], "no") is False
+    assert parse_flag(setting["models"], " ") is None, "an empty one says nothing, as in the environment"
     for name, text, sentence in (
         ("flash_attention", "maybe", "--flash-attention is 'maybe': true or false is needed"),
         ("idle_exit", "-5m", "--idle-exit is '-5m': a duration of 0 or more is needed"),
@@ -159,7 +159,7 @@ def test_flags_of_the_server(tmp_path: Path) -> None:
         ("num_gpu", "abc", "--num-gpu is 'abc': a whole number"),
     ):
         with pytest.raises(Misconfigured) as met:
-            from_flag(setting[name], text)
+            parse_flag(setting[name], text)
         assert str(met.value).startswith(sentence)
 
 
@@ -171,10 +171,10 @@ def test_the_store_is_ndanis_else_ollamas_else_in_the_home(tmp_path: Path, monke
 
 
 def test_a_variable_that_nothing_obeys_is_named() -> None:
-    assert without_effect({"OLLAMA_VULKAN": "1", "OLLAMA_HOST": "x"}) == [
+    assert unsupported_variable_warnings({"OLLAMA_VULKAN": "1", "OLLAMA_HOST": "x"}) == [
         "OLLAMA_VULKAN is set, but has no effect: Vulkan is not in this version"
     ]
-    assert without_effect({}) == []
+    assert unsupported_variable_warnings({}) == []
 
 
 @pytest.mark.parametrize(

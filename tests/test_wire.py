@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from ndani.api.edge import faults, json_response, long_work, request_body, streaming
 from ndani.api.ollama import timestamps
-from ndani.api.ollama.responses import render_chat, render_generate
+from ndani.api.ollama.responses import ERRORS, render_chat, render_generate, render_step
 from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
 from ndani.types import Done, Event, Progress, Report, Text, Usage
 
@@ -113,7 +113,7 @@ async def send(response: Any, *, gone_after: int = 10**6) -> list[dict[str, Any]
 
 async def respond(events: Events, *, stream: bool) -> Any:
     line, fold = render_chat("m", timestamps.Timestamps())
-    return await streaming.respond(events(), streaming.open_sink(stream, line), line, fold, {"X-Y": "z"})
+    return await streaming.respond(events(), streaming.open_sink(stream, line), line, fold, ERRORS, {"X-Y": "z"})
 
 
 def lines(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -201,13 +201,13 @@ async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
         report(Progress("pulling x", "sha256:x", 10, 0))
         report(Progress("success"))
 
-    said = lines(await send(await long_work.respond(work, True, long_work.step_line)))
+    said = lines(await send(await long_work.respond(work, True, render_step, ERRORS)))
     assert said == [
         {"status": "pulling manifest"},
         {"status": "pulling x", "digest": "sha256:x", "total": 10, "completed": 0},
         {"status": "success"},
     ]
-    assert lines(await send(await long_work.respond(work, False, long_work.step_line))) == [{"status": "success"}]
+    assert lines(await send(await long_work.respond(work, False, render_step, ERRORS))) == [{"status": "success"}]
 
 
 @pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])

@@ -1,7 +1,7 @@
-"""The words of the house: what travels between rooms. Frozen, and importing nothing of ours.
+"""The types that pass between packages: requests, events of an answer, models. Immutable; this module imports nothing of ours.
 
-"Not said" is None, never the default: request over model over settings is merged in one place
-(`engines.sampling.merge`). Durations are integer nanoseconds, sizes bytes, times POSIX seconds.
+An option that is not set is None, never its default: one function merges request over model over default
+(`engines.sampling.merge`). Durations are integer nanoseconds, sizes are bytes, times are POSIX seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `thinking` is what an assistant thought before it; the tool's two say what a tool's turn answers."""
+    """One turn of a conversation. `thinking` is what an assistant thought before it; a tool's turn names the tool and the call."""
 
     role: str
     content: str
@@ -26,7 +26,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Every option of a request or of a model that shapes an answer; names and meanings are Ollama's (None: not said)."""
+    """Every option of a request or of a model that shapes an answer. Names and meanings are Ollama's; None: not set."""
 
     num_ctx: int | None = None
     num_batch: int | None = None
@@ -53,10 +53,9 @@ class Sampling:
 class ChatRequest:
     """A conversation to be continued. `model` is the name as the client spelt it; `keep_alive` is in seconds, negative: forever.
 
-    `render_only` asks for the prompt that would be sent, and for nothing else. `think` is what the template is told of
-    thinking, None where nothing was said. `asks` is what is wanted beyond text: thinking, tools, tool_calls, images, format,
-    logprobs. `wrong` is what is wrong with its options, said once the model is known to be
-    there and able.
+    `render_only` returns only the prompt that would be sent. `think` is passed to the template, None where the request does
+    not set it. `features` is what the request needs beyond text: thinking, tools, tool_calls, images, format, logprobs.
+    `options_error` is the sentence of an error in the options; it is raised once the model is found and known to be able.
     """
 
     model: str
@@ -67,17 +66,16 @@ class ChatRequest:
     shift: bool = True
     render_only: bool = False
     think: bool | None = None
-    asks: frozenset[str] = frozenset()
-    wrong: str = ""
+    features: frozenset[str] = frozenset()
+    options_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """A prompt to be answered. `raw` sends it as it is; `context` is the token ids of an earlier exchange.
 
-    `system` and `template` count instead of the model's, where they are not empty; with `suffix`, what is wanted stands
-    between the prompt and it. A `context` without ids is said, too: the model's MESSAGE turns are left out. `think`, `asks`
-    and `wrong` are as in a ChatRequest.
+    `system` and `template` replace the model's where they are not empty. With `suffix`, the text between prompt and suffix is
+    wanted. With a `context`, even an empty one, the model's MESSAGE turns are left out. The other fields are as in ChatRequest.
     """
 
     model: str
@@ -93,15 +91,15 @@ class GenerateRequest:
     shift: bool = True
     render_only: bool = False
     think: bool | None = None
-    asks: frozenset[str] = frozenset()
-    wrong: str = ""
+    features: frozenset[str] = frozenset()
+    options_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """Texts to be made vectors. `dimensions` is how many numbers of each are wanted, 0 for all.
+    """Texts to be embedded. `dimensions` is how many numbers of each vector are wanted, 0 for all.
 
-    With `truncate`, a text that is too long loses its end; without, it is an error. `wrong` is as in a ChatRequest.
+    With `truncate`, a text that is too long loses its end; without, it is an error. `options_error` is as in ChatRequest.
     """
 
     model: str
@@ -110,12 +108,12 @@ class EmbedRequest:
     dimensions: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     keep_alive: float | None = None
-    wrong: str = ""
+    options_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer cost. `prompt_tokens` counts those served from the prefix cache too; `cached_tokens` only those."""
+    """Tokens and time of an answer. `prompt_tokens` includes tokens from the prefix cache; `cached_tokens` counts only these."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -127,9 +125,9 @@ class Usage:
 
 
 class Text(msgspec.Struct, frozen=True):
-    """A piece of an answer, as it is made; `tokens` are the ids it came from, where the engine says.
+    """A chunk of an answer's text; `tokens` are the ids it came from, where the engine reports them.
 
-    One is made for every token, which takes a frozen dataclass six times as long.
+    One is created per token, and a frozen dataclass takes six times as long to create as this.
     """
 
     text: str
@@ -141,8 +139,8 @@ class Done:
     """The end of an answer; every request ends in exactly one of these or in one error.
 
     `reason` is stop, length, load or unload. `context` is the ids of prompt and answer (generate only).
-    `truncated` is how many tokens left the model's sight: of the prompt before the answer, or while it went on past the
-    context's end.
+    `truncated` is how many tokens were dropped from the context: of the prompt, to make it fit, or later, when the answer
+    went past the context's end.
     """
 
     reason: str
@@ -153,7 +151,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """A vector for each text, in order, each of length 1; `truncated` is how many tokens were left out of the texts."""
+    """A unit vector for each text, in order; `truncated` is how many tokens of the texts were left out."""
 
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage = field(default_factory=Usage)
@@ -162,7 +160,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The prompt as the engine would have been sent it; the one event of a request that asked for no more."""
+    """The prompt as it would be sent to the engine: the only event of a `render_only` request."""
 
     prompt: str
 
@@ -171,13 +169,13 @@ Event = Text | Done | Rendered
 
 
 class Sink(Protocol):
-    """Where texts of an answer may go at once, instead of as events. Whoever reads the answer brings it.
+    """A shortcut for an answer's texts: they are put here instead of becoming events. The reader of the answer passes it in.
 
-    It is asked before each text, and between two texts may become ready, or cease to be.
+    `ready` is called before each text, since it may change between two texts.
     """
 
     def ready(self) -> bool:
-        """Whether its reader has begun and keeps up. When not, the text comes as an event."""
+        """Whether the reader has begun and keeps up. If not, the text becomes an event."""
         ...
 
     def put(self, text: Text) -> None:
@@ -187,7 +185,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of long work, as the user reads it; bytes where it has a size."""
+    """One step of long work (pull, push, create, …), as the user reads it. `total` and `completed` are bytes."""
 
     status: str
     digest: str | None = None
@@ -195,13 +193,13 @@ class Progress:
     completed: int | None = None
 
 
-#: What long work is given, and calls with each of its steps; it returns at once.
+#: The callback that long work calls with each of its steps; it returns immediately.
 Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a model is, as a listing shows it; `parent` is the name of the model that it was made from."""
+    """A model's properties, as a listing shows them; `parent` is the name of the model that it was made from."""
 
     format: str = "gguf"
     family: str = ""
@@ -215,7 +213,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model in the store: its name, the digest of its manifest (bare hex), its size with everything it needs."""
+    """A model in the store. `digest` is its manifest's, as bare hex; `size` includes every file that it needs."""
 
     name: str
     digest: str
@@ -227,7 +225,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model in memory. `expires` is POSIX seconds, or None for never; `confined` is the word the jail earned."""
+    """A model in memory. `expires` is POSIX seconds, or None for never; `confined` says how its runner is jailed ("confined" if fully)."""
 
     name: str
     digest: str

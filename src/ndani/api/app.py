@@ -1,4 +1,4 @@
-"""Every URL and every middleware, on one screen."""
+"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama` and `ours`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from starlette.routing import Match, Route
 from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.body_limit import BodyLimit
 from ndani.api.edge.disconnect import CancelOnDisconnect
-from ndani.api.edge.faults import failure
+from ndani.api.edge.faults import ErrorFormat, error_response
 from ndani.api.edge.host_guard import HostGuard
-from ndani.api.edge.json_response import reply
 from ndani.api.edge.origin_guard import OriginGuard
 from ndani.api.edge.redirects import redirect
 from ndani.api.ollama import cloud
 from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
+from ndani.api.ollama.responses import ERRORS as OLLAMA_ERRORS
 from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
@@ -27,15 +27,18 @@ from ndani.api.ours.maintenance import MaintenanceRoutes
 from ndani.errors import NdaniError
 from ndani.service import Service
 
-#: Bodies below this path go to the disk as they come: they may be as large as a model.
-UPLOADS = "/api/blobs/"
+#: Bodies below this path are written to disk as they arrive: they may be as large as a model.
+UPLOAD_PREFIX = "/api/blobs/"
 
-#: Whose bodies hold conversations, texts or licenses; the others are names and switches.
-LARGE = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create"})
+#: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
+LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create"})
+
+#: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
+ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("", OLLAMA_ERRORS),)
 
 
-def build(service: Service, guarded: frozenset[str]) -> Starlette:
-    """The application over one service. Requests pass the middleware from the top down; see `HostGuard` for `guarded`."""
+def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
+    """The application over one service. Requests pass the middleware from the top down; `loopback_addresses`: see `HostGuard`."""
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     settings = service.settings
@@ -56,7 +59,7 @@ def build(service: Service, guarded: frozenset[str]) -> Starlette:
             Route("/api/pull", ollama.pull, methods=["POST"]),
             Route("/api/create", create.create, methods=["POST"]),
             Route("/api/blobs/{digest}", create.has_blob, methods=["HEAD"]),
-            Route("/api/blobs/{digest}", create.send_blob, methods=["POST"]),
+            Route("/api/blobs/{digest}", create.upload_blob, methods=["POST"]),
             Route("/api/handover", handover.hand_over, methods=["POST"]),
             Route("/api/push", ollama.push, methods=["POST"]),
             Route("/api/me", cloud.account, methods=["POST"]),
@@ -69,34 +72,39 @@ def build(service: Service, guarded: frozenset[str]) -> Starlette:
             Route("/api/doctor", admin.doctor, methods=["POST"]),
         ],
         middleware=[
-            Middleware(AccessLog, log=service.log, counts=service.counts),
+            Middleware(AccessLog, log=service.log, counts=service.counts, error_format=error_format),
             Middleware(OriginGuard, allowed=settings.origins),
-            Middleware(HostGuard, guarded=guarded),
+            Middleware(HostGuard, loopback_addresses=loopback_addresses),
             Middleware(CancelOnDisconnect),
-            Middleware(BodyLimit, most=settings.max_body, large=LARGE, uploads=UPLOADS),
+            Middleware(BodyLimit, limit=settings.max_body, large_paths=LARGE_BODY_PATHS, upload_prefix=UPLOAD_PREFIX),
         ],
-        exception_handlers={NdaniError: _refused, HTTPException: _unrouted},
+        exception_handlers={NdaniError: _on_error, HTTPException: _on_no_route},
     )
-    app.router.redirect_slashes = False  # `_unrouted` does it in Ollama's way
+    app.router.redirect_slashes = False  # `_on_no_route` redirects, in Ollama's way
     return app
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    """An error before the first byte: its own status, in the dialect's shape."""
+def error_format(path: str) -> ErrorFormat:
+    """How the errors of requests to this path look."""
+    return next(errors for prefix, errors in ERROR_FORMATS if path.startswith(prefix))
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """An error before the first byte."""
     assert isinstance(error, NdaniError)
-    return reply(failure(error), error.status)
+    return error_response(error, error_format(request.scope["path"]))
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
-    """No such route, or not by this method: Ollama's plain words, and its redirect to the path that was meant."""
+async def _on_no_route(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method: Ollama's plain text, or its redirect to the path that was meant."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return PlainTextResponse("405 method not allowed", 405, _allow(request), "text/plain")
-    if found := redirect(request):
-        return found
+        return PlainTextResponse("405 method not allowed", 405, _allow_header(request), "text/plain")
+    if redirection := redirect(request):
+        return redirection
     return PlainTextResponse("404 page not found", 404, media_type="text/plain")
 
 
-def _allow(request: Request) -> dict[str, str]:
-    methods = {m for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL for m in route.methods or ()}
-    return {"allow": ", ".join(sorted(methods))}
+def _allow_header(request: Request) -> dict[str, str]:
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL)
+    return {"allow": ", ".join(sorted({method for route in matching for method in route.methods or ()}))}

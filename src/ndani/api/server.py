@@ -1,4 +1,7 @@
-"""The server's life: bind, compose the rooms, serve, end. The one place where the rooms are put together."""
+"""The server's lifecycle: bind, connect the packages, serve, shut down. The one place where all packages are put together.
+
+Its URLs are in `app`, its sockets in `edge/listening`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from ndani.api.app import build
 from ndani.api.edge.connection import Connection
 from ndani.api.edge.faults import fault
 from ndani.api.edge.library_log import capture_library_logs
-from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
+from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
 from ndani.engines import Launch
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
@@ -30,14 +33,14 @@ from ndani.runtime.folder import runtime_folder
 from ndani.runtime.pool import Pool
 from ndani.runtime.runner import Runner
 from ndani.service import Service
-from ndani.service.resolver import abilities
-from ndani.settings import Settings, make_home, without_effect
+from ndani.service.resolver import template_capabilities
+from ndani.settings import Settings, make_home, unsupported_variable_warnings
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.handover import remove_stale_slots
 
-#: Seconds that open answers get to say their last line when the server stops.
-GRACE = 3
+#: Seconds that responses in progress get to send their last line when the server stops.
+SHUTDOWN_GRACE = 3
 
 
 def serve(settings: Settings) -> int:
@@ -46,19 +49,18 @@ def serve(settings: Settings) -> int:
     make_home()
     log = open_log(settings.log_file, settings.debug)
     with listening(settings) as listeners, runtime_folder() as folder, capture_library_logs(log):
-        _allow_many_connections()
-        for sentence in without_effect():
+        _raise_descriptor_limit()
+        for sentence in unsupported_variable_warnings():
             log.warn(sentence)
-        # uvloop is a fifth of the front's cost per token; it is not made for Windows.
-        runner = asyncio.Runner(loop_factory=_loop_factory())
-        with runner:
-            runner.run(_serve(settings, listeners, folder, log))
+        # With uvloop the front's cost per token is a fifth lower; uvloop does not support Windows.
+        with asyncio.Runner(loop_factory=_loop_factory()) as event_loop:
+            event_loop.run(_serve(settings, listeners, folder, log))
     return 0
 
 
 async def _serve(settings: Settings, listeners: list[socket.socket], folder: Path, log: Log) -> None:
     counts = Counts()
-    store = Store(settings.models, abilities)
+    store = Store(settings.models, template_capabilities)
 
     async def spawn(launch: Launch, weights: int) -> Runner:
         child = await Runner.spawn(launch, weights if weights >= 0 else None, folder, require_jail=settings.require_jail)
@@ -68,7 +70,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
         return child
 
     def pool_failed(error: Exception) -> None:
-        # Better no server than one that lets everybody wait.
+        # A server without a pool would let every request wait for ever, so it stops.
         log.warn(str(fault(error)))
         server.end()
 
@@ -76,25 +78,25 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     service = Service(settings, store, pool, Fetcher(settings), log, counts)
     config = uvicorn.Config(
         build(service, loopback_addresses(listeners)), lifespan="off", log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=GRACE, http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE, http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
     )  # fmt: skip
     server = Server(config, service)
-    tidying = asyncio.create_task(asyncio.to_thread(_tidy, store, settings, log))
-    idle = asyncio.create_task(_leave_when_idle(settings.idle_exit, counts, server.end))
+    cleanup = asyncio.create_task(asyncio.to_thread(_remove_unused_blobs, store, settings, log))
+    idle = asyncio.create_task(_stop_when_idle(settings.idle_exit, counts, server.end))
     log.info(f"listening on {addresses_of(listeners)}", version=__version__, models=str(settings.models))
-    gc.freeze()  # what was imported is never garbage; collections stay short
+    gc.freeze()  # imported modules are never garbage; without them collections are short
     try:
         await server.serve(sockets=listeners)
     finally:
         store.close()
         await asyncio.gather(pool.close(), service.fetcher.close(), service.supervisor.close())
         idle.cancel()
-        await asyncio.gather(idle, tidying, return_exceptions=True)
+        await asyncio.gather(idle, cleanup, return_exceptions=True)
         log.info("stopped")
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with our way of ending: answers get their last line, runners end, then the connections close."""
+    """uvicorn with our shutdown: responses get their last line, runners stop, then the connections close."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -104,18 +106,18 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """uvicorn's signals, and those of a terminal that goes."""
-        with super().capture_signals(), hung_up(self.handle_exit):
+        """Handle uvicorn's signals, and those of a closing terminal."""
+        with super().capture_signals(), hangup_signals(self.handle_exit):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: the first one ends well, the second one at once."""
+        """On the first signal shut down gracefully, on the second one at once."""
         if self._ending is not None:
             self.force_exit = self.should_exit = True
         self._loop.call_soon_threadsafe(self.end)
 
     def end(self) -> None:
-        """Begin to end; may be called again."""
+        """Start the shutdown; calling it again does nothing."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
 
@@ -127,25 +129,25 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
 
-async def _leave_when_idle(limit: float, counts: Counts, end: Callable[[], None]) -> None:
-    """End a server that was started in the background and that nobody has asked anything for a while."""
-    if limit <= 0:
+async def _stop_when_idle(idle_seconds: float, counts: Counts, end: Callable[[], None]) -> None:
+    """Stop a server that was started in the background, when no request has come for `idle_seconds`."""
+    if idle_seconds <= 0:
         return
-    while counts.under_way or time.monotonic() - counts.last < limit:  # noqa: ASYNC110 - quiet makes no event
-        await asyncio.sleep(min(1.0, limit / 4))
+    while counts.under_way or time.monotonic() - counts.last < idle_seconds:  # noqa: ASYNC110 - no event marks the absence of requests
+        await asyncio.sleep(min(1.0, idle_seconds / 4))
     end()
 
 
-def _tidy(store: Store, settings: Settings, log: Log) -> None:
-    """Blobs that nothing refers to go, as when Ollama starts; a read-only store is nobody's fault.
+def _remove_unused_blobs(store: Store, settings: Settings, log: Log) -> None:
+    """Remove blobs that no model uses, as Ollama does at its start. A read-only store is not an error.
 
-    Before that every model is looked at once, so that the first listing is as quick as the others.
+    Before that every model is read once, which fills the cache: the first listing is as fast as later ones.
     """
     try:
         remove_stale_slots(store.layout)
         store.list_models()
         removed = () if settings.noprune else store.prune()
-    except Exception as error:  # tidying must never stop a server
+    except Exception as error:  # a failed cleanup must not stop the server
         log.debug("not tidied", why=type(error).__name__)
         return
     if removed:
@@ -160,13 +162,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _allow_many_connections() -> None:
-    """An idle client costs a descriptor: take as many as the system lets us."""
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit of file descriptors to the hard limit: every idle client needs one."""
     if sys.platform == "win32":
         return
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    del soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))

@@ -77,7 +77,7 @@ def _start(client: ServerClient, settings: Settings, log: Path) -> str:
     # A wildcard address would admit other machines, which a user of `ndani run` did not request.
     environment = {**os.environ, "NDANI_HOST": client.url}
     idle_seconds = settings.idle_exit
-    if settings.origins_of.get("idle_exit", "default") == "default":
+    if settings.value_sources.get("idle_exit", "default") == "default":
         idle_seconds = _IDLE_EXIT_S
         environment["NDANI_IDLE_EXIT"] = "10m"
     if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
@@ -96,7 +96,7 @@ def _start(client: ServerClient, settings: Settings, log: Path) -> str:
     if not _wait_until_alive(client, child, log, log_offset):
         return ""
     loopback_note = (
-        f", for this machine alone (`ndani serve` listens on {settings.address[0]})" if settings.called != settings.address else ""
+        f", for this machine alone (`ndani serve` listens on {settings.address[0]})" if settings.client_address != settings.address else ""
     )
     idle_note = f"; it stops after {_format_idle(idle_seconds)}" if idle_seconds > 0 else "; `ndani serve` would have run it here"
     return f"started ndani in the background at {client.url}{loopback_note}{idle_note}"

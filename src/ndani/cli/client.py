@@ -40,7 +40,7 @@ class ServerClient:
     def __init__(self, settings: Settings) -> None:
         self.url = settings.url
         self._secure = self.url.startswith("https://")
-        self._host, self._port = settings.called
+        self._host, self._port = settings.client_address
         self._has_answered = False
         # The path of the address (a server behind a gateway) is a prefix of every request, as in Ollama.
         _, _, path = settings.host.strip().rpartition("://")[2].partition("/")

@@ -10,7 +10,7 @@ import click
 from ndani.cli import formatting, tables
 from ndani.cli.command import Command, CommandEntry, LazyGroup, exactly
 from ndani.cli.output import emit
-from ndani.settings import fields, load, without_effect
+from ndani.settings import fields, load, unsupported_variable_warnings
 
 _CONFIG_VARIABLE = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml)")
 
@@ -21,9 +21,9 @@ _CONFIG_VARIABLE = ("NDANI_CONFIG", "settings file (default ~/.ndani/config.toml
 def show(args: tuple[str, ...]) -> None:
     """Print each setting, its value and its origin: default, a variable's name, or the settings file."""
     settings = load()
-    rows = [(s.name, format_value(getattr(settings, s.name)), settings.origins_of[s.name]) for s in fields()]
+    rows = [(s.name, format_value(getattr(settings, s.name)), settings.value_sources[s.name]) for s in fields()]
     emit(tables.columns(("SETTING", "VALUE", "FROM"), rows), nl=False)
-    for sentence in without_effect():
+    for sentence in unsupported_variable_warnings():
         emit(f"Warning: {sentence}", err=True)
 
 

@@ -15,7 +15,7 @@ from ndani.cli.config import format_value
 from ndani.cli.models import print_json
 from ndani.cli.output import emit
 from ndani.errors import NotFound
-from ndani.settings import Settings, from_flag, load, names_of, served
+from ndani.settings import Settings, load, parse_flag, server_fields, variables_of
 
 #: The type of a flag's value in the help, by the type of the setting; and its shell completion, by the name of the setting.
 _VALUE_TYPES = {"int": "int", "float": "duration", "bool": "bool", "bool | None": "bool"}
@@ -30,7 +30,7 @@ def _flags() -> list[click.Parameter]:
             metavar=_VALUE_TYPES.get(str(s.type)),
             shell_complete=_COMPLETIONS.get(s.name),
         )
-        for s in served()
+        for s in server_fields()
     ]
 
 
@@ -41,15 +41,15 @@ def _default(setting: Field[Any]) -> str:
 
 
 def _environment() -> list[tuple[str, str]]:
-    other_names = {s.name: "".join(f"; {name} is read too" for name in names_of(s)[1:]) for s in served()}
-    return [(names_of(s)[0], s.metadata["doc"] + other_names[s.name]) for s in served()]
+    other_names = {s.name: "".join(f"; {name} is read too" for name in variables_of(s)[1:]) for s in server_fields()}
+    return [(variables_of(s)[0], s.metadata["doc"] + other_names[s.name]) for s in server_fields()]
 
 
 def _serve(args: tuple[str, ...], **flags: str | None) -> int:
     """Run the server until a signal stops it. A flag takes precedence over environment and file."""
     from ndani.api.server import serve as run_server
 
-    return run_server(load(flags={setting.name: from_flag(setting, flags[setting.name] or "") for setting in served()}))
+    return run_server(load(flags={setting.name: parse_flag(setting, flags[setting.name] or "") for setting in server_fields()}))
 
 
 serve = Command(

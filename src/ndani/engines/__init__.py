@@ -83,7 +83,7 @@ class EngineSpec:
     """One engine: how its host is made, and what of it this version serves. Requests are refused by what stands here.
 
     `formats` are the forms of weights that it runs, as models' configs write them. `serves` is what a request may ask of it
-    beyond text, in the words of `ChatRequest.asks`. `chat_template`: it applies the chat template that the weights carry.
+    beyond text, in the words of `ChatRequest.features`. `chat_template`: it applies the chat template that the weights carry.
     `adapters` and `projectors`: it takes weights with a LoRA over them, or with eyes beside them.
     """
 

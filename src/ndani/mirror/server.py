@@ -31,9 +31,10 @@ from ndani.api.edge.connection import Connection
 from ndani.api.edge.disconnect import CancelOnDisconnect
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.library_log import capture_library_logs
-from ndani.api.edge.listening import addresses_of, hung_up, listening, loopback_addresses
+from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
-from ndani.api.server import GRACE
+from ndani.api.ollama.responses import ERRORS
+from ndani.api.server import SHUTDOWN_GRACE
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
@@ -125,8 +126,8 @@ def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlet
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=methods),
         ],
         middleware=[
-            Middleware(AccessLog, log=log, counts=Counts()),
-            Middleware(HostGuard, guarded=loopback_addresses),
+            Middleware(AccessLog, log=log, counts=Counts(), error_format=lambda _: ERRORS),
+            Middleware(HostGuard, loopback_addresses=loopback_addresses),
             Middleware(CancelOnDisconnect),
         ],
         exception_handlers={HTTPException: _http_error, NdaniError: _ndani_error},
@@ -142,7 +143,7 @@ def serve(settings: Settings) -> int:
     with listening(settings, "say another one with --host") as listeners, capture_library_logs(log):
         app = build(Store(settings.models), loopback_addresses(listeners), log)
         config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2 * GRACE,
+            app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2 * SHUTDOWN_GRACE,
             http=Connection, ws="none", timeout_keep_alive=75, proxy_headers=False,
         )  # fmt: skip
         log.info(f"mirror of {settings.models} on {addresses_of(listeners)}")
@@ -157,8 +158,8 @@ class _Server(uvicorn.Server):
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Give responses GRACE seconds to finish. (uvicorn would cancel them, and log that as an error.)"""
-        timer = asyncio.get_running_loop().call_later(GRACE, self._abort_connections)
+        """Give responses SHUTDOWN_GRACE seconds to finish. (uvicorn would cancel them, and log that as an error.)"""
+        timer = asyncio.get_running_loop().call_later(SHUTDOWN_GRACE, self._abort_connections)
         try:
             await super().shutdown(sockets)
         finally:
@@ -173,7 +174,7 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Handle uvicorn's signals, and the hang-up of a terminal."""
-        with super().capture_signals(), hung_up(self.handle_exit):
+        with super().capture_signals(), hangup_signals(self.handle_exit):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

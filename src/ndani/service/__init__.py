@@ -1,9 +1,8 @@
-"""The front desk: one method per verb. Each resolves the model, does the work through one room, and accounts for it.
+"""The service layer: one method per operation. Each resolves the model, does the work through one package, and counts it.
 
-Dialects call this and nothing below it; nothing here knows a dialect. What arrives are `types`, what leaves are
-`types`, and what goes wrong is one error of the tree. `answers` has the verbs that make answers, `embeddings` the one
-that makes vectors, `models` those about models, `upkeep` those for the store itself, and `resolver` what all need to
-know of a model.
+Dialects call this layer and nothing below it; nothing here knows a dialect. Arguments and results are `types`, failures are
+errors of `errors.py`. `answers` generates answers, `embed` makes vectors, `models` has the operations on models (`weights`
+prepares what create needs), `maintenance` those on the store itself, and `resolver` what all need to know of a model.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ __all__ = ["Service"]
 
 
 class Service:
-    """The verbs. Made once by the server, with its rooms; the server closes the rooms."""
+    """All operations. The server creates it once, from the parts that it owns and closes: store, pool, fetcher."""
 
     def __init__(self, settings: Settings, store: Store, pool: Pool, fetcher: Fetcher, log: Log, counts: Counts) -> None:
         self.settings = settings
@@ -50,7 +49,7 @@ class Service:
         self.maintenance = Maintenance(store, fetcher)
 
     def health(self) -> dict[str, Any]:
-        """What is loaded and counted. Raises Failed with the reason when nothing could be served."""
+        """What is loaded, and the counters. Raises Failed with the reason when no request could be served."""
         if self.pool.closing:
             raise Failed("the server is stopping")
         self.store.names()
@@ -65,7 +64,7 @@ class Service:
     async def doctor(self, probe: Callable[[Runner], Any]) -> tuple[str, str | None, Any]:
         """Probe a real runner: the one in memory that stays longest, else the smallest model's, else the echo engine's.
 
-        How long a model stays does not change by it. Returns the engine, the model or None, and what `probe` found.
+        The model's keep-alive does not change. Returns the engine, the model's name or None, and the result of `probe`.
         """
         spec, name = self.pool.longest_staying(), None
         models = [] if spec else sorted(self.store.list_models(), key=lambda m: m.size)

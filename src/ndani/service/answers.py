@@ -1,4 +1,4 @@
-"""The verbs that make answers: generate and chat. Each finds the model, leases a runner, asks, and accounts for it."""
+"""The operations that generate answers: generate and chat. Each finds the model, leases a runner, runs the engine, and counts it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ndani.runtime.spec import LEAST_CTX
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
-#: What a request may ask for beyond text, with what is said where this version does not serve it with the model's engine.
-NOT_SERVED = {
+#: Features that a request may need beyond text, with the error where the model's engine does not support it in this version.
+UNSUPPORTED_FEATURES = {
     "thinking": "thinking is not in this version; leave out think, or set it to false",
     "tools": "tools are not in this version; leave them out",
     "tool_calls": "tool_calls are not in this version; leave them out",
@@ -33,22 +33,22 @@ NOT_SERVED = {
 }
 
 
-#: An answer being made, and the names of what the model asks for and nothing obeys.
-Answering = tuple[AsyncGenerator[Event], tuple[str, ...]]
+#: The events of an answer in progress, and the names of fields of the model's config that are ignored.
+AnswerStream = tuple[AsyncGenerator[Event], tuple[str, ...]]
 
 
 class Answers:
-    """What can be asked of a model."""
+    """Generates answers with a model's runner."""
 
     def __init__(self, resolver: ModelResolver, pool: Pool, counts: Counts) -> None:
         self._resolver = resolver
         self._pool = pool
         self._counts = counts
 
-    async def generate(self, request: GenerateRequest, sink: Sink | None = None) -> Answering:
+    async def generate(self, request: GenerateRequest, sink: Sink | None = None) -> AnswerStream:
         """Continue a prompt. An empty prompt loads the model; with keep_alive 0 it unloads it.
 
-        Texts that `sink` takes are not among the events.
+        Texts that are put into `sink` are not among the events.
         """
         if not request.prompt and request.keep_alive == 0:
             return self._unload(request.model), ()
@@ -80,12 +80,12 @@ class Answers:
             shift=request.shift,
             wants_context=not request.raw,
         )
-        unobeyed = () if request.raw else model.unobeyed
-        if request.template or request.suffix:  # then no renderer would be asked
-            unobeyed = tuple(word for word in unobeyed if word != "renderer")
-        return self._run(model, question, request.keep_alive, sink), unobeyed
+        ignored_config = () if request.raw else model.ignored_config
+        if request.template or request.suffix:  # then a renderer would not be used in Ollama either
+            ignored_config = tuple(feature for feature in ignored_config if feature != "renderer")
+        return self._run(model, question, request.keep_alive, sink), ignored_config
 
-    async def chat(self, request: ChatRequest, sink: Sink | None = None) -> Answering:
+    async def chat(self, request: ChatRequest, sink: Sink | None = None) -> AnswerStream:
         """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `sink`: as in `generate`."""
         if not request.messages and request.keep_alive == 0:
             return self._unload(request.model), ()
@@ -107,12 +107,10 @@ class Answers:
             truncate=request.truncate,
             shift=request.shift,
         )
-        return self._run(model, question, request.keep_alive, sink), model.unobeyed
-
-    # How it is done.
+        return self._run(model, question, request.keep_alive, sink), model.ignored_config
 
     def _unload(self, name: str) -> AsyncGenerator[Event]:
-        """Let a model go, also one whose manifest has been damaged since: it is in memory by its name."""
+        """Unload a model. If its manifest was damaged after the load, it is found in memory by its name."""
         try:
             self._pool.unload(runner_key(self._resolver.find(name, missing=f"model '{name}' not found")))
         except StoreFailed:
@@ -125,12 +123,12 @@ class Answers:
         yield Done("load")
 
     async def _run(self, model: ResolvedModel, question: Question, keep_alive: float | None, sink: Sink | None) -> AsyncGenerator[Event]:
-        """Lease, ask, account: the road of every answer."""
+        """Lease a runner, run the engine, count the usage. Every answer takes this path."""
         started = time.monotonic_ns()
         async with self._pool.lease(self._resolver.spec(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
-            asked = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
+            fitted = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
-                async with aclosing(ask(lease.engine, asked, sink)) as events:
+                async with aclosing(ask(lease.engine, fitted, sink)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)
@@ -148,29 +146,29 @@ async def _unloaded() -> AsyncGenerator[Event]:
 
 
 def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
-    """Refuse what the model cannot do, in Ollama's order (reference 1.6); its options come after that, in `_reject_unsupported`."""
-    if "thinking" in request.asks and "thinking" not in model.capabilities:
+    """Refuse what the model cannot do, in Ollama's order (reference 1.6). `_reject_unsupported` checks options, after this."""
+    if "thinking" in request.features and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support {verb}')
-    if "tools" in request.asks and "tools" not in model.capabilities:
+    if "tools" in request.features and "tools" not in model.capabilities:
         raise Unsupported(f"{model.entry.name.full} does not support tools")
 
 
 def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
-    """Refuse what the model could do and this version cannot with its engine, then options that make no sense."""
-    for word, sentence in NOT_SERVED.items():
-        if word in request.asks and word not in model.engine.serves:
-            raise Unsupported(sentence)
-    if request.wrong:
-        raise BadRequest(request.wrong)
+    """Refuse what the model could do but this version cannot do with its engine, then invalid options."""
+    for feature, refusal in UNSUPPORTED_FEATURES.items():
+        if feature in request.features and feature not in model.engine.serves:
+            raise Unsupported(refusal)
+    if request.options_error:
+        raise BadRequest(request.options_error)
 
 
 def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Literal["engine", "plain"]:
-    """How the messages of a request become a prompt. Raises BadRequest where its template cannot be read."""
-    return template.required() or ("engine" if model.native else "plain")
+    """How the messages of a request become a prompt. Raises BadRequest for an invalid template."""
+    return template.required() or ("engine" if model.has_chat_template else "plain")
 
 
 def _context(num_ctx: int | None, lease: Lease) -> int:
-    """The context of one request: what it asked for, at most what its slot has."""
+    """The context length of one request: what it asks for, at most what its slot has."""
     return max(min(num_ctx, lease.num_ctx), LEAST_CTX) if num_ctx else lease.num_ctx

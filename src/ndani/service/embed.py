@@ -1,4 +1,4 @@
-"""The verb that makes vectors of texts. It finds the model, leases a runner that embeds, asks, and accounts for it."""
+"""The operation that embeds texts. It finds the model, leases a runner for embeddings, runs the engine, and counts it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Embeddings:
         self._counts = counts
 
     async def embed(self, request: EmbedRequest) -> Vectors:
-        """A vector for each text. No texts load the model; with keep_alive 0 they unload it.
+        """A vector for each text. Without texts the model is loaded, or with keep_alive 0 unloaded.
 
-        Raises NotFound, BadRequest for a text that is too long and may not be cut, Busy, LoadFailed, EngineFailed.
+        Raises NotFound, BadRequest for a text that is too long and may not be truncated, Busy, LoadFailed, EngineFailed.
         """
         started = time.monotonic_ns()
         entry = self._resolver.find(request.model, missing=f'model "{request.model}" not found, try pulling it first')
@@ -34,20 +34,20 @@ class Embeddings:
         model = await self._resolver.resolve(entry)
         sampling = merge(request.sampling, model.options)
         spec = self._resolver.spec_for_vectors(model, sampling)
-        if request.wrong:
-            raise BadRequest(request.wrong)
+        if request.options_error:
+            raise BadRequest(request.options_error)
         async with self._pool.lease(spec, self._resolver.keep_alive(request.keep_alive)) as lease:
             num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
-            if "bert" not in model.spec.details.family:  # one that reads a text token by token refuses what fills its slot
+            if "bert" not in model.spec.details.family:  # a causal model refuses a text that fills its slot completely
                 num_ctx = min(num_ctx, lease.num_ctx - 1)
             try:
-                made = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
+                embedded = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
             except EngineFailed:
                 if self._pool.closing:
                     raise Failed("the server is stopping") from None
                 raise
             total = time.monotonic_ns() - started
-            usage = Usage(prompt_tokens=made.tokens, load_ns=max(lease.waited_ns, 1), total_ns=total)
+            usage = Usage(prompt_tokens=embedded.tokens, load_ns=max(lease.waited_ns, 1), total_ns=total)
         if request.texts:
-            self._counts.answered(Done("stop", usage, truncated=made.truncated))
-        return Vectors(tuple(shorten(vector, request.dimensions) for vector in made.vectors), usage, made.truncated)
+            self._counts.answered(Done("stop", usage, truncated=embedded.truncated))
+        return Vectors(tuple(shorten(vector, request.dimensions) for vector in embedded.vectors), usage, embedded.truncated)

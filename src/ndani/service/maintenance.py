@@ -1,4 +1,4 @@
-"""The verbs that look after the store: verify (and repair), prune."""
+"""The operations that maintain the store: verify (and repair), prune. `store/maintenance.py` does the work on files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MaintenanceStep = Progress | Damage | VerifyResult | UnusedFile | PruneResult
 
 
 class Maintenance:
-    """What can be done for the health of a store."""
+    """Verifies, repairs and prunes a store."""
 
     def __init__(self, store: Store, fetcher: Fetcher) -> None:
         self.store = store
@@ -25,9 +25,10 @@ class Maintenance:
     async def verify(
         self, model: str, digests: frozenset[str], repair: bool, insecure: bool, report: Callable[[MaintenanceStep], None]
     ) -> None:
-        """Hash every blob of a model, or of all; with `repair`, pull again what is bad. The last step is Verified.
+        """Hash every blob of a model, or of all models; with `repair`, pull damaged ones again. The last step is Verified.
 
-        `insecure` is a pull's. What could not be repaired is still in its `damaged`, with the reason. Raises NotFound, StoreFailed.
+        `insecure` is as in a pull. What could not be repaired is listed in `Verified.damaged`, with the reason. Raises NotFound,
+        StoreFailed.
         """
         damaged: dict[str, str] = {}
         if model:
@@ -38,34 +39,34 @@ class Maintenance:
         if not repair or not last.damaged:
             report(last)
             return
-        left = []
+        unrepaired = []
         for damage in last.damaged:
-            if not damage.models:  # a folder that cannot be read: nobody has another
-                left.append(damage)
+            if not damage.models:  # an unreadable folder, which no source can replace
+                unrepaired.append(damage)
                 continue
             try:
                 await self._repair(damage, insecure, report)
             except NdaniError as error:
-                left.append(Damage(f"{damage.problem}; it could not be pulled again: {error}", damage.models, damage.digest))
-        report(VerifyResult(last.blobs, last.size, tuple(left)))
+                unrepaired.append(Damage(f"{damage.problem}; it could not be pulled again: {error}", damage.models, damage.digest))
+        report(VerifyResult(last.blobs, last.size, tuple(unrepaired)))
 
     async def _repair(self, damage: Damage, insecure: bool, report: Report) -> None:
-        """Bring what is damaged again from where it came. Raises what the last source said."""
-        if not damage.digest:  # the manifest itself: with it goes what it stood for
+        """Pull what is damaged again from its source. Raises the error of the last source that was tried."""
+        if not damage.digest:  # the manifest is damaged, so nothing tells which blobs the model has
             await self._fetcher.pull(names.parse(damage.models[0]), insecure, report)
             return
-        users = await run_in_thread(repair_sources, self.store, damage.digest)
-        failed: NdaniError = NotFound("there is no source for it")
-        for name in users:
+        owners = await run_in_thread(repair_sources, self.store, damage.digest)
+        last_error: NdaniError = NotFound("there is no source for it")
+        for name in owners:
             try:
                 await self._fetcher.repair(names.parse(name), frozenset({damage.digest}), insecure, without_success(report))
                 return
             except Offline:
                 raise
             except NdaniError as error:
-                failed = error
-        raise failed
+                last_error = error
+        raise last_error
 
-    async def prune(self, rehearse: bool, report: Callable[[MaintenanceStep], None]) -> None:
-        """Remove what no model needs, or only say what that is. The last step is Pruned. Raises StoreFailed."""
-        report(await run_in_thread_reporting(lambda report: prune(self.store, report, dry_run=rehearse), report))
+    async def prune(self, dry_run: bool, report: Callable[[MaintenanceStep], None]) -> None:
+        """Remove what no model needs; with `dry_run` only report it. The last step is Pruned. Raises StoreFailed."""
+        report(await run_in_thread_reporting(lambda report: prune(self.store, report, dry_run=dry_run), report))

@@ -1,4 +1,4 @@
-"""The verbs about models: list, show, copy, delete, pull, push, create."""
+"""The operations on models: list, show, copy, delete, pull, push, create, and blobs for create. Answers are in `answers`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ndani.ledger.log import Log
 from ndani.prompts import read_template
 from ndani.runtime.pool import Pool
 from ndani.service.resolver import ModelResolver, require_local, runner_key
-from ndani.service.weights import made
+from ndani.service.weights import prepared_weights
 from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Store, StoredModel
 from ndani.store.create import Recipe, create
@@ -30,8 +30,8 @@ from ndani.types import Model, Progress, Report, Resident
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Everything that is known of one model, for `show`."""
+class ModelDescription:
+    """Everything known about one model, for /api/show."""
 
     model: Model
     entry: StoredModel
@@ -40,7 +40,7 @@ class Shown:
 
 
 class Models:
-    """What can be done with the models of a store."""
+    """Lists, shows, changes and makes the models of a store."""
 
     def __init__(self, store: Store, resolver: ModelResolver, pool: Pool, fetcher: Fetcher, supervisor: Supervisor, log: Log) -> None:
         self.store = store
@@ -49,59 +49,59 @@ class Models:
         self._fetcher = fetcher
         self._supervisor = supervisor
         self._log = log
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     async def installed(self) -> list[Model]:
-        """The models in the store, the newest first; those that cannot be read are left out, which the log says once.
+        """The models in the store, the newest first. Damaged ones are left out, with one log line for each.
 
-        In a thread: what was never looked at is read from the disk.
+        Runs in a thread, since models that are not cached yet are read from the disk.
         """
-        found = await asyncio.to_thread(self.store.list_models)
+        models = await asyncio.to_thread(self.store.list_models)
         for sentence in self.store.damaged:
-            if sentence not in self._told:
+            if sentence not in self._logged:
                 self._log.warn(sentence)
-        self._told = set(self.store.damaged)
-        return found
+        self._logged = set(self.store.damaged)
+        return models
 
     def residents(self) -> list[Resident]:
         """The models in memory, the one that stays longest first."""
         return self._pool.residents()
 
-    async def show(self, model: str) -> Shown:
-        """What a model is. Raises NotFound. In a thread: the head of weights that were never looked at takes a while to read."""
-        return await asyncio.to_thread(self._shown, model)
+    async def show(self, model: str) -> ModelDescription:
+        """Describe a model. Raises NotFound. Runs in a thread, since reading the header of weights for the first time takes a while."""
+        return await asyncio.to_thread(self._describe, model)
 
-    def _shown(self, model: str) -> Shown:
+    def _describe(self, model: str) -> ModelDescription:
         name = names.parse(model)
         entry = self._resolver.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
-        return Shown(self.store.describe(entry), entry, self.store.header(entry), entry.weights_path)
+        return ModelDescription(self.store.describe(entry), entry, self.store.header(entry), entry.weights_path)
 
     async def copy(self, source: str, destination: str) -> None:
-        """Give a model one more name. In a thread: another process may hold the store's lock."""
-        old = names.parse(source, error=f'source "{source}" is invalid')
-        new = names.parse(destination, error=f'destination "{destination}" is invalid')
-        require_local(new)
-        replaced = self._runs(new)
-        await run_in_thread(self.store.copy, old, new, not_found=f'model "{source}" not found')
-        self._let_go(replaced)
+        """Give a model another name. Runs in a thread, since another process may hold the store's lock."""
+        old_name = names.parse(source, error=f'source "{source}" is invalid')
+        new_name = names.parse(destination, error=f'destination "{destination}" is invalid')
+        require_local(new_name)
+        replaced = self._loadable(new_name)
+        await run_in_thread(self.store.copy, old_name, new_name, not_found=f'model "{source}" not found')
+        self._unload_if_deleted(replaced)
 
     async def delete(self, model: str) -> None:
-        """Remove a name, and from memory a model that has lost its last one. A damaged one can be removed too.
+        """Remove a name, and unload the model if that was its last one. A damaged model can be removed too.
 
-        What is removed is gone, so the name is taken to the letter: nothing around it is cut off, and no scheme.
+        Removing cannot be undone, so the name must be exact: blanks around it are not cut off, and a scheme is not accepted.
         """
         name = names.parse(model, error=f'name "{model}" is invalid', allow_scheme=False)
-        old = self._runs(name)
+        previous = self._loadable(name)
         await run_in_thread(self.store.delete, name, not_found=f"model '{model}' not found")
-        if old:
-            self._let_go(old)
+        if previous:
+            self._unload_if_deleted(previous)
         else:
             self._pool.unload_named(str(name))
 
     async def pull(self, model: str, insecure: bool, report: Report) -> None:
-        """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.
+        """Download a model into the store, in the fetcher process; `insecure` allows a registry without TLS.
 
-        What it asks for and this version lacks is said before the last step. Raises Offline, NotFound, SourceFailed,
+        Before the last step, warnings name what the model needs and this version lacks. Raises Offline, NotFound, SourceFailed,
         StoreFailed, Failed.
         """
         name = names.parse(model)
@@ -111,34 +111,34 @@ class Models:
         report(Progress("success"))
 
     async def push(self, model: str, insecure: bool, report: Report) -> None:
-        """Send a model to the registry that its name says, in the fetcher. Raises NotFound, Offline, SourceFailed, Failed."""
+        """Upload a model to the registry in its name, in the fetcher process. Raises NotFound, Offline, SourceFailed, Failed."""
         name = self.store.find(names.parse(model), not_found=f"model '{model}' not found").name
         await self._fetcher.push(name, insecure, report)
 
     def has_blob(self, digest: str) -> bool:
-        """Whether the store has this blob, and it was not found damaged. Raises BadRequest for a digest that is none."""
+        """Whether the store has this blob and does not know it to be damaged. Raises BadRequest for an invalid digest."""
         return self.store.blobs.is_intact(digest)
 
-    async def receive(self, digest: str, size: int, pieces: AsyncIterator[bytes]) -> bool:
-        """Store a blob that a client sends; False when it was here before. Raises BadRequest, StoreFailed."""
-        return await receive(self.store, digest, size, pieces)
+    async def receive(self, digest: str, size: int, chunks: AsyncIterator[bytes]) -> bool:
+        """Store a blob that a client uploads; False if the store had it before. Raises BadRequest, StoreFailed."""
+        return await receive(self.store, digest, size, chunks)
 
     async def prepare_handover(self) -> str:
-        """A place in the store where its own user may link a file to. Raises StoreFailed, Unsupported."""
+        """A path in the store to which the store's own user may hard-link a file. Raises StoreFailed, Unsupported."""
         return await run_in_thread(create_slot, self.store.layout)
 
     async def accept_handover(self, place: str, report: Report) -> None:
-        """Make a blob of what was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
+        """Make a blob of the file that was linked there; the last step has its digest. Raises BadRequest, NotFound, StoreFailed."""
         await run_in_thread_reporting(lambda report: accept_file(self.store, place, report), report)
 
     async def create(self, model: str, base: str, recipe: Recipe, report: Report) -> None:
-        """Make a model of another (`base`, pulled when it is not here) or of blobs, converted, joined and quantised as it takes.
+        """Make a model from another one (`base`, pulled if it is not here) or from blobs; convert, join and quantise as needed.
 
         Raises BadRequest, StoreFailed, …
         """
         name = names.parse(model)
         require_local(name)
-        await asyncio.to_thread(_check, recipe)
+        await asyncio.to_thread(_check_recipe, recipe)
         if base:
             try:
                 entry = self._resolver.find(base, missing="")
@@ -146,31 +146,31 @@ class Models:
                 await self._fetcher.pull(names.parse(base), False, without_success(report))
                 entry = self._resolver.find(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
-        old = self._runs(name)
-        async with made(self.store, self._supervisor, recipe, report) as ready:
-            await run_in_thread_reporting(lambda report: create(self.store, name, ready, report), report)
-        self._let_go(old)
+        previous = self._loadable(name)
+        async with prepared_weights(self.store, self._supervisor, recipe, report) as prepared:
+            await run_in_thread_reporting(lambda report: create(self.store, name, prepared, report), report)
+        self._unload_if_deleted(previous)
 
     def _warnings(self, name: names.Name) -> list[str]:
-        with contextlib.suppress(NotFound, StoreFailed):  # gone again, or odd: whoever asks for it is told
+        with contextlib.suppress(NotFound, StoreFailed):  # deleted meanwhile, or damaged: a request for it gets the error
             return self.store.find(name).config.warnings
         return []
 
-    def _runs(self, name: names.Name) -> StoredModel | None:
-        """What a name stands for, where it stands for something that a runner may have loaded."""
+    def _loadable(self, name: names.Name) -> StoredModel | None:
+        """The model of a name, if it exists and has weights that a runner may have loaded."""
         with contextlib.suppress(NotFound, StoreFailed):
             entry = self.store.find(name)
             return entry if entry.weights else None
         return None
 
-    def _let_go(self, old: StoredModel | None) -> None:
-        """Unload what the store has no more: nobody can ask for it again."""
-        if old and not all(path.exists() for path in (old.weights_path, old.adapter) if path):
-            self._pool.unload(runner_key(old))
+    def _unload_if_deleted(self, previous: StoredModel | None) -> None:
+        """Unload a model whose files are no longer in the store: no request can use it again."""
+        if previous and not all(path.exists() for path in (previous.weights_path, previous.adapter) if path):
+            self._pool.unload(runner_key(previous))
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuse what is wrong with a recipe and only an engine knows of. Raises BadRequest."""
+def _check_recipe(recipe: Recipe) -> None:
+    """Check the parts of a recipe that the store does not know: options, quantisation, template. Raises BadRequest."""
     read(check_parameters(recipe.parameters)[0])
     if recipe.quantize:
         parse_kind(recipe.quantize)

@@ -1,7 +1,7 @@
-"""What a recipe's weights still need before a model can be made of them: safetensors converted, parts joined, numbers quantised.
+"""Prepares the weights of a recipe: safetensors are converted, parts of a split model joined, tensors quantised.
 
-Decided here, worked out by `convert`, done in a process of its own by `convert/supervisor.py`. Of GGUF everything that can be
-refused is refused before that process starts; a checkpoint is read there, and by nobody else.
+This module decides what is needed; `convert` plans it, and `convert/supervisor.py` has a worker process do it. GGUF files are
+checked here, before the worker starts. A safetensors checkpoint is read in the worker only.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from ndani.store.threads import run_in_thread
 from ndani.store.weights_info import file_type_of
 from ndani.types import Progress, Report
 
-#: Bytes of the names in the one line that a worker reads, as they stand there. Some 800 files: the largest models that
-#: anybody gives away have 200.
-_MOST_NAMED = 60_000
-_ANY = 99_999  # a descriptor as long as they get
+#: Bytes of the file names, as JSON, in the one line that a worker reads. Enough for some 800 files: the largest published
+#: models have 200.
+_MAX_NAMES_BYTES = 60_000
+#: Stands for a descriptor when the names are measured; real ones have at most as many digits.
+_LONGEST_DESCRIPTOR = 99_999
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What is to be done. `parts` are digests by the names that their sender knows; all files are open.
+class _Job:
+    """A job for a conversion worker. `parts` are digests by the client's file names; all files are open.
 
-    A checkpoint has no `plan` here.
+    The conversion of a checkpoint has no `plan`: the worker makes it.
     """
 
     status: str
@@ -51,99 +52,99 @@ class _Work:
 
 
 @asynccontextmanager
-async def made(store: Store, supervisor: Supervisor, recipe: Recipe, report: Report) -> AsyncIterator[Recipe]:
-    """Make what the recipe's weights still need: a recipe that `create` can use, with the files that were made.
+async def prepared_weights(store: Store, supervisor: Supervisor, recipe: Recipe, report: Report) -> AsyncIterator[Recipe]:
+    """The recipe with its weights prepared, so that `create` can use it. Raises BadRequest, StoreFailed, Failed, …
 
-    Those of them that no name refers to after the block go again. Raises BadRequest, StoreFailed, Failed, …
+    After the block, files that were made here and that no model uses are removed.
     """
     try:
-        recipe, checkpoint = await run_in_thread(_chosen, store, recipe)
-        for begin in (_checkpoint, _gguf) if checkpoint else (_gguf,):
-            with ExitStack() as opened:
-                work = await run_in_thread(begin, store, recipe, opened)
-                if work:
-                    await _make(supervisor, work, report)
-                    recipe = _finished(recipe, work)
+        recipe, checkpoint = await run_in_thread(_select_files, store, recipe)
+        for prepare in (_prepare_conversion, _prepare_gguf) if checkpoint else (_prepare_gguf,):
+            with ExitStack() as resources:
+                job = await run_in_thread(prepare, store, recipe, resources)
+                if job:
+                    await _run_job(supervisor, job, report)
+                    recipe = _with_result(recipe, job)
         yield recipe
     finally:
         if recipe.converted:
             await run_in_thread(store.remove_unused, set(recipe.converted))
 
 
-async def _make(supervisor: Supervisor, work: _Work, report: Report) -> None:
-    """The work itself, until the file has its name."""
-    for _ in work.parts if work.plan else ():
+async def _run_job(supervisor: Supervisor, job: _Job, report: Report) -> None:
+    """Run the job, and give the resulting file its name."""
+    for _ in job.parts if job.plan else ():
         report(Progress("parsing GGUF"))
-    digest = next(iter(work.parts.values())) if work.plan else None
-    await supervisor.fill(work.task, work.file, work.status, digest, report)
-    await run_in_thread(work.file.publish)  # last: what is stopped before this leaves nothing behind
+    digest = next(iter(job.parts.values())) if job.plan else None
+    await supervisor.fill(job.task, job.file, job.status, digest, report)
+    await run_in_thread(job.file.publish)  # last, so that an interrupted job leaves no file behind
 
 
-def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
-    """The recipe with the files of the model alone, and whether they are a checkpoint: a client may send all of a folder.
+def _select_files(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
+    """The recipe with only the model's files, and whether they are a checkpoint. A client may send every file of a folder.
 
-    By what the files are, not by what they are called. In a thread. Raises BadRequest, StoreFailed.
+    Files are recognised by content, not by name. Call it in a thread. Raises BadRequest, StoreFailed.
     """
     check_recipe(recipe)
-    forms = {}
+    formats = {}
     for path, digest in recipe.files.items():
         with open_blob(store, path, digest) as file:
-            forms[path] = detect_format(file.fileno())
-    checkpoint = choose(forms)
+            formats[path] = detect_format(file.fileno())
+    checkpoint = choose(formats)
     if checkpoint:
         if recipe.base is not None:
             raise BadRequest(ANOTHER)
         return replace(recipe, files={name: recipe.files[path] for name, path in checkpoint.items()}), True
-    models = {path: recipe.files[path] for path, form in forms.items() if form == GGUF}
-    other = next((path for path, form in forms.items() if form not in ("", GGUF)), "")
+    models = {path: recipe.files[path] for path, file_format in formats.items() if file_format == GGUF}
+    other = next((path for path, file_format in formats.items() if file_format not in ("", GGUF)), "")
     if other and not models:
-        raise wrong_format(other, forms[other])
+        raise wrong_format(other, formats[other])
     return replace(recipe, files=models) if other else recipe, False
 
 
-def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work:
-    """What makes GGUF of safetensors. In a thread; `opened` closes it all."""
-    given = _opened(store, recipe.files, opened)
+def _prepare_conversion(store: Store, recipe: Recipe, resources: ExitStack) -> _Job:
+    """The job that converts safetensors to GGUF. Call it in a thread; `resources` closes all files."""
+    inputs = _open_blobs(store, recipe.files, resources)
     file = TemporaryBlob(store.layout)
-    opened.callback(file.discard)
-    return _Work("converting model", recipe.files, None, Task(given, file.descriptor, checkpoint=True), file)
+    resources.callback(file.discard)
+    return _Job("converting model", recipe.files, None, Task(inputs, file.descriptor, checkpoint=True), file)
 
 
-def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[Given, ...]:
-    """The blobs, open, by the names that their sender knows. Raises BadRequest for one that is not there, and for too many."""
-    if len(msgspec.json.encode([Given(name, _ANY) for name in parts])) > _MOST_NAMED:
+def _open_blobs(store: Store, parts: Mapping[str, str], resources: ExitStack) -> tuple[Given, ...]:
+    """The blobs, opened, with the client's file names. Raises BadRequest for a missing one, and for too many."""
+    if len(msgspec.json.encode([Given(name, _LONGEST_DESCRIPTOR) for name in parts])) > _MAX_NAMES_BYTES:
         raise BadRequest(f"these are {len(parts)} files, which is more than one model has; send those of one model alone")
-    given = []
+    inputs = []
     for name, digest in parts.items():
         with translate_disk_errors(store.layout.root):
             try:
                 descriptor = os.open(store.layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 raise BadRequest(f"the file {name} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
-        opened.callback(os.close, descriptor)
-        given.append(Given(name, descriptor))
-    return tuple(given)
+        resources.callback(os.close, descriptor)
+        inputs.append(Given(name, descriptor))
+    return tuple(inputs)
 
 
-def _gguf(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
-    """What joins or quantises GGUF, or None where nothing is to be done. In a thread; `opened` closes it all."""
-    parts = _parts(store, recipe)
+def _prepare_gguf(store: Store, recipe: Recipe, resources: ExitStack) -> _Job | None:
+    """The job that joins or quantises GGUF files, or None if neither is needed. Call it in a thread; `resources` closes all files."""
+    parts = _source_files(store, recipe)
     if not parts:
         return None
-    given = _opened(store, parts, opened)
+    inputs = _open_blobs(store, parts, resources)
     kind = parse_kind(recipe.quantize) if recipe.quantize else ""
-    sources = [open_source(part.name, part.descriptor) for part in given]
-    work = plan(sources, kind)
-    if work.same:
+    sources = [open_source(part.name, part.descriptor) for part in inputs]
+    job = plan(sources, kind)
+    if job.same:
         return None
     file = TemporaryBlob(store.layout)
-    opened.callback(file.discard)
-    status = f"quantizing {_called(sources[0])} model to {kind}" if kind else f"joining {len(given)} parts"
-    return _Work(status, parts, work, Task(given, file.descriptor, kind, detect().cores), file)
+    resources.callback(file.discard)
+    status = f"quantizing {_type_name(sources[0])} model to {kind}" if kind else f"joining {len(inputs)} parts"
+    return _Job(status, parts, job, Task(inputs, file.descriptor, kind, detect().cores), file)
 
 
-def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
-    """What a file is to be made of: the parts of a model in their order, or what is to be quantised; nothing, if neither."""
+def _source_files(store: Store, recipe: Recipe) -> dict[str, str]:
+    """The digests, by name, of the files that a new file is made of: a model's parts in order, or what is to be quantised. Else empty."""
     check_recipe(recipe)
     headers = {path: read_weights(store, path, digest)[1] for path, digest in sorted(recipe.files.items())}
     split = {path: header.metadata for path, header in headers.items() if shards.is_shard(header.metadata)}
@@ -154,23 +155,23 @@ def _parts(store: Store, recipe: Recipe) -> dict[str, str]:
     model = order or [path for path, header in headers.items() if not is_projector(header)]
     if model:
         return {path: recipe.files[path] for path in model}
-    assert recipe.base  # else `check` has found that there is no model
+    assert recipe.base  # without a base `check` raises, since there is no model
     return {str(recipe.base.name): recipe.base.weights.digest}
 
 
-def _called(source: OpenGguf) -> str:
-    """The kind that a file says it is, or that most of it is."""
+def _type_name(source: OpenGguf) -> str:
+    """The quantisation type in a file's metadata, or that of its largest tensor."""
     largest = max(source.head.tensors, key=lambda tensor: math.prod(tensor.shape), default=None)
     return file_type_of(source.head.metadata) or (largest.type if largest else "F16")
 
 
-def _finished(recipe: Recipe, work: _Work) -> Recipe:
-    """The recipe with the file that was made in the place of its parts."""
-    fresh = recipe.converted | ({work.file.digest} if work.file.is_new else set())
-    if work.plan is None:
-        return replace(recipe, files={"model.gguf": work.file.digest}, converted=fresh)
-    named = [path for path in work.parts if path in recipe.files]
-    if not named:
-        return replace(recipe, converted_weights=work.file.digest, converted=fresh)
-    others = {path: digest for path, digest in recipe.files.items() if path not in named}
-    return replace(recipe, files=others | {named[0]: work.file.digest}, converted=fresh)
+def _with_result(recipe: Recipe, job: _Job) -> Recipe:
+    """The recipe with the job's file in place of the parts that it was made of."""
+    created = recipe.converted | ({job.file.digest} if job.file.is_new else set())
+    if job.plan is None:
+        return replace(recipe, files={"model.gguf": job.file.digest}, converted=created)
+    replaced = [path for path in job.parts if path in recipe.files]
+    if not replaced:
+        return replace(recipe, converted_weights=job.file.digest, converted=created)
+    others = {path: digest for path, digest in recipe.files.items() if path not in replaced}
+    return replace(recipe, files=others | {replaced[0]: job.file.digest}, converted=created)

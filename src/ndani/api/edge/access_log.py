@@ -1,25 +1,28 @@
-"""One log line per request, without a word of it, and a count of what is under way."""
+"""One log line per request, without any of its content, and a count of the requests in progress."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ndani.api.edge.faults import failure, fault
-from ndani.api.edge.json_response import reply
+from ndani.api.edge.faults import ErrorFormat, error_response, fault
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
 
-#: Asked again and again by whoever watches; they do not make a server busy.
-WATCHING = frozenset({"/", "/api/version", "/api/health"})
+#: Polled by monitoring; these requests do not count as activity.
+MONITORING_PATHS = frozenset({"/", "/api/version", "/api/health"})
 
 
 class AccessLog:
-    """One log line per request, without a word of it, and when the last one ended (for the idle exit)."""
+    """One log line per request, without any of its content, and the time when the last one ended (for the idle exit).
 
-    def __init__(self, app: ASGIApp, log: Log, counts: Counts) -> None:
-        self.app, self.log, self.counts = app, log, counts
+    `error_format` says by its path how a request's errors look.
+    """
+
+    def __init__(self, app: ASGIApp, log: Log, counts: Counts, error_format: Callable[[str], ErrorFormat]) -> None:
+        self.app, self.log, self.counts, self.error_format = app, log, counts, error_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -27,26 +30,26 @@ class AccessLog:
             return
         started, status = time.monotonic(), 0
 
-        async def noting(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        watched = scope["path"] in WATCHING
-        if not watched:
+        counted = scope["path"] not in MONITORING_PATHS
+        if counted:
             self.counts.begin()
         try:
-            await self.app(scope, receive, noting)
-        except Exception as error:
-            met = fault(error)
-            self.log.warn(str(met))
+            await self.app(scope, receive, send_and_record)
+        except Exception as exception:
+            error = fault(exception)
+            self.log.warn(str(error))
             if not status:
-                await reply(failure(met), met.status)(scope, receive, noting)
+                await error_response(error, self.error_format(scope["path"]))(scope, receive, send_and_record)
         finally:
-            status = 499 if scope.get("left") else status or 499  # nobody was there to be answered, or not to the end
-            if not watched:
+            status = 499 if scope.get("ndani.disconnected") else status or 499  # the client left before the end of its response
+            if counted:
                 self.counts.end(status)
                 route = scope.get("route")
-                path = getattr(route, "path", "-")  # the route's own words: a path could be anybody's
+                path = getattr(route, "path", "-")  # the route's pattern: the client chooses the path, and may put anything there
                 self.log.info("request", method=scope["method"], route=path, status=status, seconds=f"{time.monotonic() - started:.3f}")

@@ -1,4 +1,4 @@
-"""Refuses request bodies above a limit, as early as that is known."""
+"""Refuses request bodies above a limit, as soon as their size is known."""
 
 from __future__ import annotations
 
@@ -7,47 +7,46 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ndani.errors import TooLarge
 
-#: A body whose length nobody said must be held to be counted, so it gets less than one that says it.
-MOST_WITHOUT_LENGTH = 16 * 2**20
+#: Largest body without a Content-Length: it is held in memory while it is counted, so its limit is lower.
+MAX_WITHOUT_LENGTH = 16 * 2**20
 
-
-#: For a body that is names and switches, and perhaps a template.
-MOST_SMALL = 2**20
+#: Largest body of names and flags, and perhaps a template.
+MAX_SMALL_BODY = 2**20
 
 
 class BodyLimit:
-    """Refuses a body above the limit: at once when its length is said, else as soon as it has grown too long.
+    """Refuses a body above the limit: at once when Content-Length says so, else as soon as too many bytes have arrived.
 
-    `most` is for the paths `large`, whose bodies have a reason to be. What goes below the path `uploads` has no limit but
-    the disk: it is written as it comes, and never held.
+    `limit` is for `large_paths`, whose bodies may be large. Uploads (POST below `upload_prefix`) have no limit but the disk:
+    they are written as they arrive, and not held in memory.
     """
 
-    def __init__(self, app: ASGIApp, most: int, large: frozenset[str], uploads: str) -> None:
-        self.app, self.most, self.large, self.uploads = app, most, large, uploads
+    def __init__(self, app: ASGIApp, limit: int, large_paths: frozenset[str], upload_prefix: str) -> None:
+        self.app, self.limit, self.large_paths, self.upload_prefix = app, limit, large_paths, upload_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"].startswith(self.uploads)):
+        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"].startswith(self.upload_prefix)):
             await self.app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "")
-        said = int(length) if length.isdigit() else 0
-        large = scope["path"] in self.large
-        most = min(self.most, MOST_SMALL if not large else self.most if said else MOST_WITHOUT_LENGTH)
-        got = 0
+        content_length = Headers(scope=scope).get("content-length", "")
+        stated = int(content_length) if content_length.isdigit() else 0
+        large = scope["path"] in self.large_paths
+        limit = min(self.limit, MAX_SMALL_BODY if not large else self.limit if stated else MAX_WITHOUT_LENGTH)
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal got
-            if said > most:
-                raise _too_large(most, large)
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            if stated > limit:
+                raise _too_large(limit, large)
             message = await receive()
-            got += len(message.get("body", b""))
-            if got > most:
-                raise _too_large(most, large)
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _too_large(limit, large)
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, receive_within_limit, send)
 
 
-def _too_large(most: int, large: bool) -> TooLarge:
-    more = ", or raise NDANI_MAX_BODY and say Content-Length" if large else ", for nothing here needs more"
-    return TooLarge(f"the request body is larger than the limit of {most} bytes; send less{more}")
+def _too_large(limit: int, large: bool) -> TooLarge:
+    remedy = ", or raise NDANI_MAX_BODY and say Content-Length" if large else ", for nothing here needs more"
+    return TooLarge(f"the request body is larger than the limit of {limit} bytes; send less{remedy}")

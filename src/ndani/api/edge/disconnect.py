@@ -1,4 +1,4 @@
-"""Cancels the work of a request when its client hangs up."""
+"""Cancels the work of a request when its client disconnects."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class CancelOnDisconnect:
-    """A client that hangs up cancels its request, in an answer or before it: `finally` runs from the inside out.
+    """Cancels the request's task when its client disconnects, before its response or during it, so that every `finally` runs.
 
-    Once the body is read, the next thing the server can say about a client is that it has gone.
+    Once the body is read, the only message that the server can still deliver is `http.disconnect`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -22,29 +22,29 @@ class CancelOnDisconnect:
             return
         task = asyncio.current_task()
         watch: asyncio.Task[None] | None = None
-        left = False
+        disconnected = False
 
-        async def until_gone() -> None:
-            nonlocal left
+        async def cancel_on_disconnect() -> None:
+            nonlocal disconnected
             while (await receive())["type"] != "http.disconnect":
                 pass
-            left = True
+            disconnected = True
             if task:
                 task.cancel()
 
-        async def reading() -> Message:
+        async def receive_and_watch() -> Message:
             nonlocal watch
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body") and watch is None:
-                watch = asyncio.create_task(until_gone())
+                watch = asyncio.create_task(cancel_on_disconnect())
             return message
 
         try:
-            await self.app(scope, reading, send)
+            await self.app(scope, receive_and_watch, send)
         except asyncio.CancelledError:
-            if not left:
+            if not disconnected:
                 raise
-            scope["left"] = True
+            scope["ndani.disconnected"] = True
             if task:
                 task.uncancel()
         finally:

@@ -1,4 +1,4 @@
-"""A response without a body, for middleware that answers by itself."""
+"""A response without a body, for middleware that responds itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from starlette.types import Send
 
 
 async def send_empty(send: Send, status: int, headers: list[tuple[str, str]]) -> None:
+    """Send a response of a status and headers alone."""
     raw = [(name.encode(), value.encode()) for name, value in headers]
     if status != 204:
         raw.append((b"content-length", b"0"))

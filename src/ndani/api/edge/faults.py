@@ -1,22 +1,38 @@
-"""Errors as responses: the error's shape, and an unexpected fault without its words."""
+"""Errors as responses: the format in which a dialect writes them, and an unexpected exception without its message.
+
+Each dialect defines its own `ErrorFormat`; none is defined here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.responses import Response
+
+from ndani.api.edge import json_response
 from ndani.errors import Failed, NdaniError
 
 
-def failure(error: NdaniError) -> dict[str, str]:
-    """An error in Ollama's shape."""
-    return {"error": str(error)}
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """How a dialect writes an error: as the JSON body of a response, and as the last bytes of a stream that has begun."""
+
+    body: Callable[[NdaniError], object]
+    stream_end: Callable[[NdaniError], bytes]
+
+
+def error_response(error: NdaniError, error_format: ErrorFormat) -> Response:
+    """The response to a request that failed before its first byte: with the error's own status."""
+    return json_response.respond(error_format.body(error), error.status)
 
 
 def fault(error: BaseException) -> Failed:
-    """A fault of ours as an error: its kind and place, without its words, which could quote a prompt."""
-    trace, place = error.__traceback__, "ndani"
+    """An unexpected exception as an error: its type and source line, without its message, which could quote a prompt."""
+    trace, location = error.__traceback__, "ndani"
     while trace:
         if "ndani" in trace.tb_frame.f_code.co_filename:
-            place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+            location = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return Failed(f"ndani met a fault of its own ({type(error).__name__} at {place}); please report it")
+    return Failed(f"ndani met a fault of its own ({type(error).__name__} at {location}); please report it")

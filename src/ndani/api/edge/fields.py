@@ -1,4 +1,7 @@
-"""Reading a decoded body, field by field: the right type, or one sentence that names the field."""
+"""Typed readers for the fields of a decoded body: a value of the right type, or BadRequest with the field's name.
+
+They know no dialect; fields that only Ollama has are in `ollama/request_fields`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from ndani.errors import BadRequest
 
 
 def text(body: dict[str, Any], name: str, default: str = "") -> str:
-    """A string, or `default` where there is none."""
+    """A string, or `default` where the field is missing."""
     value = body.get(name)
     if value is None:
         return default
@@ -18,7 +21,7 @@ def text(body: dict[str, Any], name: str, default: str = "") -> str:
 
 
 def flag(body: dict[str, Any], name: str, default: bool) -> bool:
-    """A boolean, or `default` where there is none."""
+    """A boolean, or `default` where the field is missing."""
     value = body.get(name)
     if value is None:
         return default
@@ -28,7 +31,7 @@ def flag(body: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def record(body: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object, or an empty one where there is none."""
+    """An object, or an empty one where the field is missing."""
     value = body.get(name)
     if value is None:
         return {}
@@ -38,7 +41,7 @@ def record(body: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def array(body: dict[str, Any], name: str) -> list[Any]:
-    """A list, or an empty one where there is none."""
+    """A list, or an empty one where the field is missing."""
     value = body.get(name)
     if value is None:
         return []
@@ -48,10 +51,10 @@ def array(body: dict[str, Any], name: str) -> list[Any]:
 
 
 def model(body: dict[str, Any], *, exact: bool = False) -> str:
-    """The model's name; the older field `name` counts where `model` is empty.
+    """The model's name; the older field `name` is used where `model` is empty.
 
-    Blanks around it are cut off, as Ollama does where a model is only looked for; `exact` leaves them, for routes that make
-    or remove what has this name.
+    Surrounding blanks are removed, as Ollama does where it only looks up a model. `exact` keeps them, for routes that create
+    or remove something of this name.
     """
     name = text(body, "model") or text(body, "name")
     return name if exact else name.strip()

@@ -1,4 +1,4 @@
-"""Refuses requests by a host name that was rebound to this machine (DNS rebinding)."""
+"""Refuses requests whose Host header may be a foreign name that was rebound to this machine (DNS rebinding)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ndani.api.edge.empty_response import send_empty
 
-#: A host with its port or without: an address of IPv6 in brackets, a name or another address, or one of IPv6 by itself.
-_PLACE = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]@]*))(?::[0-9]*)?|([0-9A-Fa-f:.]+)")
+#: A host with or without a port. Groups: an IPv6 address in brackets; a name or an IPv4 address; a bare IPv6 address.
+_HOST_HEADER = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]@]*))(?::[0-9]*)?|([0-9A-Fa-f:.]+)")
 
 
 class HostGuard:
-    """Refuses a Host that a rebound name would carry. Only where the server listens on loopback, as in Ollama.
+    """Refuses a Host header that is not a name or an address of this machine or its network.
 
-    `guarded` are the loopback addresses that it really listens on, however they were written.
+    Only requests to loopback are checked, as in Ollama. `loopback_addresses` are those that the server really listens on,
+    however the user wrote them.
     """
 
-    def __init__(self, app: ASGIApp, guarded: frozenset[str]) -> None:
-        self.app, self.guarded = app, guarded
-        self.machine = socket.gethostname().lower()
+    def __init__(self, app: ASGIApp, loopback_addresses: frozenset[str]) -> None:
+        self.app, self.loopback_addresses = app, loopback_addresses
+        self.hostname = socket.gethostname().lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope.get("server") or ("",))[0] in self.guarded:
-            if not self._known(Headers(scope=scope).get("host", "")):
+        if scope["type"] == "http" and (scope.get("server") or ("",))[0] in self.loopback_addresses:
+            if not self._is_allowed(Headers(scope=scope).get("host", "")):
                 await send_empty(send, 403, [])
                 return
             if scope["method"] == "OPTIONS":
@@ -36,11 +37,11 @@ class HostGuard:
                 return
         await self.app(scope, receive, send)
 
-    def _known(self, host: str) -> bool:
-        if not (found := _PLACE.fullmatch(host)):
+    def _is_allowed(self, host: str) -> bool:
+        if not (match := _HOST_HEADER.fullmatch(host)):
             return False
-        name = (found[1] or found[2] or found[3] or "").lower().rstrip(".")
-        if name in ("", "localhost", self.machine) or name.endswith((".localhost", ".local", ".internal")):
+        name = (match[1] or match[2] or match[3] or "").lower().rstrip(".")
+        if name in ("", "localhost", self.hostname) or name.endswith((".localhost", ".local", ".internal")):
             return True
         try:
             address = ipaddress.ip_address(name)
@@ -48,4 +49,5 @@ class HostGuard:
             return False
         if address.is_loopback or address.is_private or address.is_unspecified:
             return True
-        return any(name == entry.address.partition("%")[0] for links in psutil.net_if_addrs().values() for entry in links)
+        interfaces = psutil.net_if_addrs().values()
+        return any(name == entry.address.partition("%")[0] for entries in interfaces for entry in entries)

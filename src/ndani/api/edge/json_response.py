@@ -1,4 +1,7 @@
-"""JSON responses: short ones at once, long ones in pieces, so that others have their turn."""
+"""JSON responses: short ones in one step, long ones in chunks, so that the event loop can serve others in between.
+
+Streams of JSON lines are not here, but in `streaming` (answers of a model) and `long_work` (steps of a pull, a create, …).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from starlette.responses import Response
 
 JSON = "application/json; charset=utf-8"
 
+#: Seconds of work on the event loop after which others are let in.
+_TIME_SLICE = 0.002
 
-#: Seconds after which work that comes in pieces lets others take their turn.
-_TURN = 0.002
-
-_AT_ONCE = 512
+#: Elements of a list that are encoded in one step.
+_ELEMENTS_PER_CHUNK = 512
 
 _encode = msgspec.json.Encoder().encode
 
@@ -25,51 +28,51 @@ def encode(value: object) -> bytes:
     return _encode(value)
 
 
-def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """One JSON answer."""
+def respond(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A response of one JSON value."""
     return Response(_encode(value), status, headers, JSON)
 
 
-async def reply_long(value: object, headers: dict[str, str] | None = None) -> Response:
-    """One JSON answer whose lists may be long: written piece by piece, and others have their turn in between."""
-    turns, pieces = Turns(), []
-    for piece in _pieces(value):
-        pieces.append(piece)
-        await turns.give()
-    return Response(b"".join(pieces), 200, headers, JSON)
+async def respond_long(value: object, headers: dict[str, str] | None = None) -> Response:
+    """A response of one JSON value whose lists may be long: encoded in chunks, with other work in between."""
+    time_slice, chunks = TimeSlice(), []
+    for chunk in _chunks(value):
+        chunks.append(chunk)
+        await time_slice.yield_if_over()
+    return Response(b"".join(chunks), 200, headers, JSON)
 
 
-class Turns:
-    """Long work on the loop, cut into short pieces: `await give()` after each."""
+class TimeSlice:
+    """Cooperative scheduling for long work on the event loop: `await yield_if_over()` after each short step."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
 
-    async def give(self) -> None:
-        """Let others go first, if this has lasted."""
-        if time.perf_counter() - self._began > _TURN:
+    async def yield_if_over(self) -> None:
+        """Let other tasks run if this one has used up its time slice."""
+        if time.perf_counter() - self._started > _TIME_SLICE:
             await asyncio.sleep(0)
-            self._began = time.perf_counter()
+            self._started = time.perf_counter()
 
 
-def _pieces(value: object) -> Iterator[bytes]:
-    mark = b""
+def _chunks(value: object) -> Iterator[bytes]:
+    separator = b""
     if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield (mark or b"{") + _encode(str(key)) + b":"
-            yield from _pieces(part)
-            mark = b","
+        for key, member in value.items():
+            yield (separator or b"{") + _encode(str(key)) + b":"
+            yield from _chunks(member)
+            separator = b","
         yield b"}"
     elif isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple, dict)):
-        for part in value:
-            yield mark or b"["
-            yield from _pieces(part)
-            mark = b","
+        for element in value:
+            yield separator or b"["
+            yield from _chunks(element)
+            separator = b","
         yield b"]"
-    elif isinstance(value, (list, tuple)) and len(value) > _AT_ONCE:
-        for at in range(0, len(value), _AT_ONCE):
-            yield (mark or b"[") + _encode(value[at : at + _AT_ONCE])[1:-1]
-            mark = b","
+    elif isinstance(value, (list, tuple)) and len(value) > _ELEMENTS_PER_CHUNK:
+        for start in range(0, len(value), _ELEMENTS_PER_CHUNK):
+            yield (separator or b"[") + _encode(value[start : start + _ELEMENTS_PER_CHUNK])[1:-1]
+            separator = b","
         yield b"]"
     else:
         yield _encode(value)

@@ -1,7 +1,7 @@
-"""What the libraries below the server say by Python's logging, as lines of our log.
+"""Writes what libraries log with Python's logging as lines of our log.
 
-Without this they would go to stderr, without a stamp and past the log's file. Of an error only its kind and place are
-written: its words, and what a library makes of the objects in its hands, could quote a prompt.
+Without this their records would go to stderr, without a timestamp and not to the log file. Of an exception only its type and
+source line are written: its message, and what a library formats into its own, could quote a prompt.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class LibraryLogHandler(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One record, one line; none for what was only cancelled."""
+        """Write one line per record; none for a cancelled task."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, asyncio.CancelledError):
             return
         if error:
             self._log.warn(str(fault(error)))
-        elif record.name.startswith("uvicorn"):  # its lines are its own words and numbers, and ours of `connection.py`
+        elif record.name.startswith("uvicorn"):  # uvicorn and `connection.py` log fixed sentences and numbers only
             self._log.warn(record.getMessage().partition("\n")[0])
         else:
             self._log.warn("a library reports a fault", library=record.name, place=f"{record.filename}:{record.lineno}")
@@ -37,7 +37,7 @@ class LibraryLogHandler(logging.Handler):
 
 @contextlib.contextmanager
 def capture_library_logs(log: Log) -> Iterator[None]:
-    """Within the block, whatever is said by Python's logging is a line of the log."""
+    """Within the block, every record of Python's logging becomes a line of the log."""
     handler = LibraryLogHandler(log)
     logging.getLogger().addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""The sockets that a server listens on: where a name leads, bound and listening, and how they are spelled. And its last signals."""
+"""The listening sockets of a server: the addresses of a host name, bound and listening; and the signals of a closing terminal."""
 
 from __future__ import annotations
 
@@ -14,83 +14,92 @@ from ndani.errors import Misconfigured
 from ndani.hosts import host_and_port, is_loopback
 from ndani.settings import Settings
 
-#: How often a port that is free in both families is looked for.
-_TRIES = 20
+#: Attempts to find a port that is free for both IPv4 and IPv6.
+_MAX_ATTEMPTS = 20
 
-SocketAddress = tuple[int, tuple[Any, ...]]  # a family, and an address of it as sockets have them
+#: An address family, and an address of that family as `socket.bind` takes it.
+SocketAddress = tuple[int, tuple[Any, ...]]
 
 
 @contextlib.contextmanager
 def listening(settings: Settings, remedy: str = "set NDANI_HOST to another address") -> Iterator[list[socket.socket]]:
-    """The listening sockets, closed when the block is left. Raises Misconfigured with the address, the reason and the `remedy`."""
+    """The listening sockets, closed at the end of the block. Raises Misconfigured with the address, the reason and `remedy`."""
     host, port = settings.address
-    bound: list[socket.socket] = []
+    listeners: list[socket.socket] = []
     try:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            bound = _bound(choose_addresses((family, address) for family, _, _, _, address in found), port)
+            candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            listeners = _bind_all(choose_addresses((family, address) for family, _, _, _, address in candidates), port)
         except OSError as error:
             reason = "address already in use: another server listens there" if error.errno == errno.EADDRINUSE else error.strerror
             raise Misconfigured(f"listen tcp {host}:{port}: {reason}; {remedy}") from None
-        yield bound
+        yield listeners
     finally:
-        for one in bound:
-            one.close()
+        for listener in listeners:
+            listener.close()
 
 
-def choose_addresses(found: Iterable[SocketAddress]) -> list[SocketAddress]:
-    """Where to listen, of all addresses of a name: at the first one of IPv4, as Go does.
+def choose_addresses(candidates: Iterable[SocketAddress]) -> list[SocketAddress]:
+    """The addresses to listen on, of all addresses of a host name: the first one, IPv4 preferred, as Go does.
 
-    Where that is loopback, at its other loopback addresses too: a client that is given the same name may try any of them.
+    If that is loopback, also the other loopback addresses: a client with the same host name may try any of them.
     """
-    places = sorted(dict.fromkeys(found), key=lambda place: place[0] != socket.AF_INET)
-    return [place for place in places if place == places[0] or (is_loopback(places[0][1][0]) and is_loopback(place[1][0]))]
+    first, *others = sorted(dict.fromkeys(candidates), key=lambda candidate: candidate[0] != socket.AF_INET)
+    if not _on_loopback(first):
+        return [first]
+    return [first, *(other for other in others if _on_loopback(other))]
+
+
+def _on_loopback(address: SocketAddress) -> bool:
+    return is_loopback(address[1][0])
 
 
 def loopback_addresses(sockets: Iterable[socket.socket]) -> frozenset[str]:
-    """The loopback addresses that are listened on."""
-    return frozenset(host for host in (str(one.getsockname()[0]) for one in sockets) if is_loopback(host))
+    """Those addresses of the sockets that are loopback."""
+    hosts = (str(listener.getsockname()[0]) for listener in sockets)
+    return frozenset(host for host in hosts if is_loopback(host))
 
 
 def addresses_of(sockets: Iterable[socket.socket]) -> str:
-    """Where they listen, for people."""
-    return " and ".join(host_and_port(*one.getsockname()[:2]) for one in sockets)
+    """The addresses of the sockets, as text for people."""
+    return " and ".join(host_and_port(*listener.getsockname()[:2]) for listener in sockets)
 
 
 @contextlib.contextmanager
-def hung_up(end: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have a server end by `end` when its terminal goes (SIGHUP), or by SIGQUIT, too. One that is ignored (`nohup`) stays so.
+def hangup_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle SIGHUP (the terminal was closed) and SIGQUIT with `handler`. A signal that is ignored (`nohup`) stays ignored.
 
-    What the command line does with them, raising, is lost in an event loop: the server would go on without a terminal.
+    The command line's own handlers raise an exception, which an event loop swallows: the server would run on without a terminal.
     """
     numbers = [getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)]
-    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    previous = {number: signal.signal(number, handler) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)
 
 
-def _bound(places: list[SocketAddress], port: int) -> list[socket.socket]:
-    """A socket for each place, all at one port; without IPv6 in the kernel, those of IPv4. Raises OSError."""
-    for attempt in range(_TRIES):
-        bound: list[socket.socket] = []
+def _bind_all(addresses: list[SocketAddress], port: int) -> list[socket.socket]:
+    """A socket for each address, all on one port; without IPv6 in the kernel, only those of IPv4. Raises OSError."""
+    for attempt in range(_MAX_ATTEMPTS):
+        listeners: list[socket.socket] = []
         try:
-            for family, (host, _, *rest) in places:
+            for family, (host, _, *ipv6_fields) in addresses:
                 try:
-                    bound.append(_listener(family, (host, bound[0].getsockname()[1] if bound else port, *rest)))
+                    listeners.append(_listener(family, (host, listeners[0].getsockname()[1] if listeners else port, *ipv6_fields)))
                 except OSError as error:
-                    if not bound or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    if not listeners or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         raise
-            return bound
+            return listeners
         except OSError as error:
-            for one in bound:
-                one.close()
-            # Any port was asked for, and the one that IPv4 had free is taken in the other family.
-            if port or not bound or error.errno != errno.EADDRINUSE or attempt == _TRIES - 1:
+            for listener in listeners:
+                listener.close()
+            # With port 0 the system chooses one for IPv4, which may be in use for IPv6: then another one may do.
+            only_ipv6_in_use = port == 0 and listeners and error.errno == errno.EADDRINUSE
+            if not only_ipv6_in_use or attempt == _MAX_ATTEMPTS - 1:
                 raise
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:

@@ -1,4 +1,4 @@
-"""CORS: which web pages may call, in the way Ollama's clients know."""
+"""CORS: which web pages may call the server, with the same rules as Ollama."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ndani.api.edge.empty_response import send_empty
 
-METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 
-_STAINLESS = "Arch Async Custom-Poll-Interval Helper-Method Lang Os Package-Version Poll-Helper Retry-Count Runtime Runtime-Version Timeout"
+_STAINLESS_HEADERS = (
+    "Arch Async Custom-Poll-Interval Helper-Method Lang Os Package-Version Poll-Helper Retry-Count Runtime Runtime-Version Timeout"
+)
 
-HEADERS = ",".join(
+ALLOWED_HEADERS = ",".join(
     ["Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "Openai-Beta"]
-    + [f"X-Stainless-{name}" for name in _STAINLESS.split()]
+    + [f"X-Stainless-{name}" for name in _STAINLESS_HEADERS.split()]
 )
 
 
-#: OriginGuard that may always call (reference 1.3): this machine's pages on any port, and desktop applications.
-_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - an origin, not an address to bind
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - an origin, not an address to bind
 
-_LOCAL = [f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in _HOSTS for port in ("", ":*")]
+_LOCAL_ORIGINS = [f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in _LOCAL_HOSTS for port in ("", ":*")]
 
-ORIGINS = (*_LOCAL, "app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
+#: Origins that are always allowed (reference 1.3): this machine's pages on any port, and desktop applications.
+DEFAULT_ORIGINS = (*_LOCAL_ORIGINS, "app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 
 
 class OriginGuard:
-    """CORS as Ollama's: listed origins get their header, others 403 with nothing said; preflight is answered here."""
+    """Sends allowed origins their CORS headers, and others 403 without a body; answers preflight requests itself."""
 
     def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
         self.app = app
-        self.everybody = "*" in allowed
-        self.allowed = re.compile("|".join(".*".join(map(re.escape, one.lower().split("*"))) for one in (*allowed, *ORIGINS)))
+        self.allows_all = "*" in allowed
+        patterns = (".*".join(map(re.escape, origin.lower().split("*"))) for origin in (*allowed, *DEFAULT_ORIGINS))
+        self.allowed = re.compile("|".join(patterns))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
@@ -41,24 +44,25 @@ class OriginGuard:
             await self.app(scope, receive, send)
             return
         host = Headers(scope=scope).get("host", "")
-        if origin.split("://")[-1] != host and not self.allowed.fullmatch(origin.lower()):
+        same_origin = origin.split("://")[-1] == host
+        if not same_origin and not self.allowed.fullmatch(origin.lower()):
             await send_empty(send, 403, [])
             return
-        shown = "*" if self.everybody else origin
+        allowed_origin = "*" if self.allows_all else origin
         if scope["method"] == "OPTIONS":
             headers = [
-                ("access-control-allow-origin", shown),
-                ("access-control-allow-methods", METHODS),
-                ("access-control-allow-headers", HEADERS),
+                ("access-control-allow-origin", allowed_origin),
+                ("access-control-allow-methods", ALLOWED_METHODS),
+                ("access-control-allow-headers", ALLOWED_HEADERS),
                 ("access-control-max-age", "43200"),
                 ("vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
             ]
             await send_empty(send, 204, headers)
             return
 
-        async def marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"access-control-allow-origin", shown.encode()), (b"vary", b"Origin")]
+                message["headers"] = [*message["headers"], (b"access-control-allow-origin", allowed_origin.encode()), (b"vary", b"Origin")]
             await send(message)
 
-        await self.app(scope, receive, marked)
+        await self.app(scope, receive, send_with_headers)

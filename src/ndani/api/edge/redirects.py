@@ -1,4 +1,4 @@
-"""Paths that are not quite a route's: where they lead, as the real server's two routers say."""
+"""Redirects for paths that are almost a route's, as Ollama's two routers (Go's ServeMux and gin) give them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-_WORDS = {301: "Moved Permanently", 307: "Temporary Redirect"}
-_PLAIN = "/:@!$&'()*+,;=~"
-_ENCODED = re.compile(rb"%2[ef]", re.IGNORECASE)
+_REASON_PHRASES = {301: "Moved Permanently", 307: "Temporary Redirect"}
+_SAFE = "/:@!$&'()*+,;=~"
+_ENCODED_DOT_OR_SLASH = re.compile(rb"%2[ef]", re.IGNORECASE)
 
 
 def redirect(request: Request) -> Response | None:
-    """The answer to a path that becomes a route's when doubled slashes and dots are taken out, or a slash at its end; else None.
+    """A redirect where a path becomes a route's without doubled slashes, dots or a trailing slash, or with one; else None.
 
-    307, so that a body is sent again; 301 for a GET where only the slash at the end is too much or missing, as in gin.
+    Status 307, so that a body is sent again; 301 for a GET that differs only in the trailing slash, as in gin.
     """
     path = request.url.path
-    if _ENCODED.search(request.scope.get("raw_path") or b""):
-        return None  # what was written as a character of a name is no slash and no dot of the path
-    clean = cleaned(path)
+    if _ENCODED_DOT_OR_SLASH.search(request.scope.get("raw_path") or b""):
+        return None  # a percent-encoded slash or dot is part of a name, and does not structure the path
+    clean = normalized(path)
     bare = clean.rstrip("/") or "/"
-    for place in (clean, bare, f"{bare}/"):
-        if place != path and any(isinstance(route, Route) and route.path_regex.match(place) for route in request.app.routes):
+    for target in (clean, bare, f"{bare}/"):
+        if target != path and any(isinstance(route, Route) and route.path_regex.match(target) for route in request.app.routes):
             status = 301 if request.method == "GET" and clean == path else 307
-            there = quote(place, safe=_PLAIN) + (f"?{request.url.query}" if request.url.query else "")
-            return HTMLResponse(f'<a href="{html.escape(there)}">{_WORDS[status]}</a>.\n\n', status, {"location": there})
+            location = quote(target, safe=_SAFE) + (f"?{request.url.query}" if request.url.query else "")
+            return HTMLResponse(f'<a href="{html.escape(location)}">{_REASON_PHRASES[status]}</a>.\n\n', status, {"location": location})
     return None
 
 
-def cleaned(path: str) -> str:
-    """A path without doubled slashes and without `.` and `..`; a slash at its end stays."""
+def normalized(path: str) -> str:
+    """A path without doubled slashes and without `.` and `..`; a trailing slash stays."""
     clean = posixpath.normpath("/" + path.lstrip("/"))
     return clean + "/" if path.endswith("/") and clean != "/" else clean

@@ -1,4 +1,4 @@
-"""JSON request bodies: bounded, decoded, and lenient where Go's decoder is."""
+"""Decodes JSON request bodies: within bounds, and as lenient as Go's decoder. `fields` reads the result."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from starlette.requests import ClientDisconnect, Request
 from ndani.errors import BadRequest, Cancelled
 from ndani.untrusted_json import BYTE_ORDER_MARK, InvalidJson, require_bounds
 
-#: What a body may hold: a conversation of 30,000 turns, or 500,000 token ids. More would be read while everybody else waits.
-MOST_VALUES, MOST_CONTAINERS = 500_000, 30_000
+#: A body may hold a conversation of 30,000 turns, or 500,000 token ids. Decoding more would block all other requests.
+MAX_VALUES, MAX_CONTAINERS = 500_000, 30_000
 
 
-#: Bytes of a body that are looked at without a thread.
-_SHORT = 1 << 16
+#: Longer bodies are checked in a thread.
+_MAX_BYTES_WITHOUT_THREAD = 1 << 16
 
 
-#: Bytes of a body that are mended at once.
-_PIECE = 1 << 16
+#: Bytes of a body that are repaired in one step.
+_CHUNK_SIZE = 1 << 16
 
 
-#: What looks like half of a pair of surrogates in a JSON text.
-_HALF, _BACKSLASH = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"), ord("\\")
+#: What looks like the escape of a surrogate in a JSON text.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+_BACKSLASH = ord("\\")
 
 
-#: A byte that is no UTF-8, as Python keeps it.
-_STRAY = re.compile("[\udc80-\udcff]")
+#: A byte that is not valid UTF-8, as Python's `surrogateescape` decodes it.
+_INVALID_BYTE = re.compile("[\udc80-\udcff]")
 
 
 async def decode(request: Request) -> dict[str, Any]:
-    """The body as an object with lower-case names, as Go's decoder matches them; `null` is an empty object. A byte-order mark
-    in front is passed over: Windows' editors and shells write one into a file that is sent.
+    """The body as an object with lower-case names, since Go's decoder ignores case; `null` is an empty object.
 
-    Raises BadRequest: `missing request body`, or a sentence that says where the JSON breaks and never quotes it;
-    Cancelled when the client leaves before its end.
+    A byte-order mark at the start is skipped: editors and shells of Windows write one into files. Raises BadRequest with
+    `missing request body`, or with a sentence that says where the JSON is invalid and never quotes it; Cancelled when the
+    client disconnects before the body's end.
     """
     try:
         body = await request.body()
@@ -51,62 +53,64 @@ async def decode(request: Request) -> dict[str, Any]:
         raise BadRequest("the request body is compressed; send it as it is, without Content-Encoding")
     body = body.removeprefix(BYTE_ORDER_MARK)
     try:
-        bounded = partial(require_bounds, body, values=MOST_VALUES, containers=MOST_CONTAINERS)
-        if len(body) > _SHORT:
-            await asyncio.to_thread(bounded)
+        check_bounds = partial(require_bounds, body, values=MAX_VALUES, containers=MAX_CONTAINERS)
+        if len(body) > _MAX_BYTES_WITHOUT_THREAD:
+            await asyncio.to_thread(check_bounds)
         else:
-            bounded()
-        value = await _decoded(body)
+            check_bounds()
+        value = await _decode_json(body)
     except InvalidJson as error:
         raise BadRequest(f"invalid JSON: {error}") from None
     except msgspec.DecodeError as error:
-        raise BadRequest("unexpected EOF" if "truncated" in str(error) else f"invalid JSON: {_place(error)}") from None
+        raise BadRequest("unexpected EOF" if "truncated" in str(error) else f"invalid JSON: {_problem(error)}") from None
     except (UnicodeDecodeError, RecursionError):
         raise BadRequest("invalid JSON: it is not UTF-8 text, or nested too deeply") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise BadRequest("the request body must be a JSON object")
-    return {key.lower(): part for key, part in value.items()}
+    return {key.lower(): member for key, member in value.items()}
 
 
-async def _decoded(body: bytes) -> Any:
+async def _decode_json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # What Go's decoder reads as U+FFFD: bytes that are no UTF-8 (a Latin-1 terminal, a cut text), and half of a pair of
-        # surrogates (JavaScript cuts texts inside an emoji and writes the half as an escape).
-        mended = await asyncio.to_thread(_mended, body)  # a large body takes a while to look at
-        if mended == body:
+        # Go's decoder reads as U+FFFD: bytes that are not UTF-8 (a Latin-1 terminal, a truncated text), and unpaired
+        # surrogates (JavaScript can cut a text inside an emoji, and writes the remaining half as an escape).
+        repaired = await asyncio.to_thread(_repaired, body)  # a large body takes a while
+        if repaired == body:
             raise
-        return msgspec.json.decode(mended)
+        return msgspec.json.decode(repaired)
 
 
-def _mended(body: bytes) -> bytes:
-    """A JSON text in which every byte that is no UTF-8 and every half of a pair of surrogates is U+FFFD.
+def _repaired(body: bytes) -> bytes:
+    """The JSON text with U+FFFD for every byte that is not UTF-8 and for every unpaired surrogate.
 
-    Made in place and piece by piece: lists of what is between the halves would take fifty times the memory of a hostile body.
+    It is replaced in place and in chunks: splitting at the surrogates would take fifty times the memory of a hostile body.
     """
-    text, reader = bytearray(), codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    for at in range(0, len(body), _PIECE):
-        piece = reader.decode(body[at : at + _PIECE], final=at + _PIECE >= len(body))
-        text += _STRAY.sub("\ufffd", piece).encode()
-    whole, done, paired = bytes(text), 0, -1
-    for found in _HALF.finditer(whole):
-        at = first = found.start()
-        while first > done and whole[first - 1] == _BACKSLASH:
-            first -= 1
-        if at < paired or (at - first) % 2:  # the other half of a pair, or what an escaped backslash stands before
+    text, decoder = bytearray(), codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for start in range(0, len(body), _CHUNK_SIZE):
+        chunk = decoder.decode(body[start : start + _CHUNK_SIZE], final=start + _CHUNK_SIZE >= len(body))
+        text += _INVALID_BYTE.sub("\ufffd", chunk).encode()
+    data, replaced_end, pair_end = bytes(text), 0, -1
+    for escape in _SURROGATE.finditer(data):
+        start = backslashes_start = escape.start()
+        while backslashes_start > replaced_end and data[backslashes_start - 1] == _BACKSLASH:
+            backslashes_start -= 1
+        is_low_half, backslash_is_escaped = start < pair_end, (start - backslashes_start) % 2 == 1
+        if is_low_half or backslash_is_escaped:
             continue
-        after = _HALF.match(whole, found.end()) if whole[at + 3] in b"89abAB" else None
-        if after and whole[after.start() + 3] in b"cdefCDEF":
-            paired = after.end()
+        is_high = data[start + 3] in b"89abAB"
+        low = _SURROGATE.match(data, escape.end()) if is_high else None
+        if low and data[low.start() + 3] in b"cdefCDEF":
+            pair_end = low.end()
             continue
-        done = found.end()
-        text[at:done] = rb"\ufffd"
-    return bytes(text) if done else whole
+        replaced_end = escape.end()
+        text[start:replaced_end] = rb"\ufffd"
+    return bytes(text) if replaced_end else data
 
 
-def _place(error: msgspec.DecodeError) -> str:
+def _problem(error: msgspec.DecodeError) -> str:
     text = str(error).removeprefix("JSON is malformed: ")
     return text if "`" not in text else "a value cannot be read"

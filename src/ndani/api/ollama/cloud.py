@@ -1,4 +1,4 @@
-"""Ollama's routes to its cloud: there is none here, and each says so in a sentence. Nothing in this file asks anybody anything."""
+"""Ollama's routes to its cloud. There is no cloud here, and each route says so. Nothing in this file opens a connection."""
 
 from __future__ import annotations
 

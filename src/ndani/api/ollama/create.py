@@ -1,4 +1,4 @@
-"""The routes that make models: blobs in, a create request read field by field, and its statuses out."""
+"""Ollama's routes that make models: upload of blobs, and /api/create, whose body is parsed here. `service/models.py` does the work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ndani.api.edge import fields, json_response, long_work, request_body
-from ndani.api.ollama import request_fields
+from ndani.api.ollama import request_fields, responses
 from ndani.errors import BadName, BadRequest, Cancelled, Unsupported
 from ndani.service import Service
 from ndani.store.create import Recipe
@@ -17,24 +17,23 @@ from ndani.store.modelfile import ROLES
 
 
 class CreateRoutes:
-    """The routes over one service."""
+    """Ollama's routes that make models, over one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def has_blob(self, request: Request) -> Response:
-        """HEAD /api/blobs/{digest}: 200 when the blob is here, 404 when not."""
+        """HEAD /api/blobs/{digest}: 200 when the store has the blob, 404 when not."""
         if self._service.models.has_blob(request.path_params["digest"]):
             return Response(status_code=200)
         return Response(status_code=404, media_type=json_response.JSON)
 
-    async def send_blob(self, request: Request) -> Response:
-        """POST /api/blobs/{digest}: 201 when the body was that blob, 200 when it was here before."""
-        length = request.headers.get("content-length", "")
+    async def upload_blob(self, request: Request) -> Response:
+        """POST /api/blobs/{digest}: 201 when the body was stored, 200 when the store had the blob before."""
+        content_length = request.headers.get("content-length", "")
+        size = int(content_length) if content_length.isdigit() else 0
         try:
-            new = await self._service.models.receive(
-                request.path_params["digest"], int(length) if length.isdigit() else 0, request.stream()
-            )
+            new = await self._service.models.receive(request.path_params["digest"], size, request.stream())
         except ClientDisconnect:
             raise Cancelled("request canceled") from None
         return Response(status_code=201 if new else 200)
@@ -44,17 +43,18 @@ class CreateRoutes:
         body = await request_body.decode(request)
         name, base, recipe = parse_create(body)
         stream = fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.create, name, base, recipe), stream, long_work.step_line)
+        work = partial(self._service.models.create, name, base, recipe)
+        return await long_work.respond(work, stream, responses.render_step, responses.ERRORS)
 
 
 def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
-    """A body of /api/create: the name to be, the name it is made from (or nothing), and what is laid over that."""
+    """Parse a body of /api/create: the new model's name, the base model's name (or empty), and the recipe of what changes."""
     name = fields.model(body, exact=True)
     if not name:
         raise BadName("invalid model name")
-    _refuse_later(body)
-    messages, more = request_fields.messages(body, ROLES)
-    if more:
+    _refuse_unsupported(body)
+    messages, features = request_fields.messages(body, ROLES)
+    if features:
         raise Unsupported("messages of a model hold text alone in this version; leave out images and tool_calls")
     recipe = Recipe(
         files=_digests(body, "files"),
@@ -73,8 +73,8 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
     return name, fields.text(body, "from").strip(), recipe
 
 
-def _refuse_later(body: dict[str, Any]) -> None:
-    """What later versions bring, refused when it asks for something."""
+def _refuse_unsupported(body: dict[str, Any]) -> None:
+    """Refuse fields that this version does not support, unless they are empty."""
     if fields.text(body, "draft_quantize"):
         raise Unsupported("draft_quantize requires a DRAFT model, and DRAFT is not in this version of ndani")
     for name in ("remote_host", "remote_model"):
@@ -85,15 +85,17 @@ def _refuse_later(body: dict[str, Any]) -> None:
 
 
 def _digests(body: dict[str, Any], name: str) -> dict[str, str]:
-    found = fields.record(body, name)
-    if not all(isinstance(digest, str) for digest in found.values()):
+    digests = fields.record(body, name)
+    if not all(isinstance(digest, str) for digest in digests.values()):
         raise BadRequest(f"{name} must be an object of digests by file name")
-    return found
+    return digests
 
 
 def _licenses(value: Any) -> tuple[str, ...]:
-    """One text, or several."""
-    texts = [] if value is None else value if isinstance(value, list) else [value]
+    """The license texts; the field holds one text, or a list of them."""
+    if value is None:
+        return ()
+    texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
         raise BadRequest("license must be a string or an array of strings")
     return tuple(text for text in texts if text)

@@ -1,4 +1,4 @@
-"""The fields that Ollama's requests share: options, messages, keep_alive. Options that nothing obeys are named."""
+"""The fields that several of Ollama's requests share: options, messages, keep_alive, token ids; and the header of ignored options."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ndani.errors import BadRequest
 from ndani.types import Message, Sampling
 
 
-def numbers(body: dict[str, Any], name: str) -> tuple[int, ...] | None:
-    """A list of token ids."""
+def token_ids(body: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    """A list of token ids, or None where the field is missing."""
     value = body.get(name)
     if value is None:
         return None
@@ -23,7 +23,7 @@ def numbers(body: dict[str, Any], name: str) -> tuple[int, ...] | None:
 
 
 def keep_alive(body: dict[str, Any]) -> float | None:
-    """Seconds: a number, or a Go duration; negative is for ever."""
+    """Seconds, from a number or a Go duration; negative is for ever, None where the field is missing."""
     value = body.get("keep_alive")
     if value is None:
         return None
@@ -31,14 +31,16 @@ def keep_alive(body: dict[str, Any]) -> float | None:
         raise BadRequest("keep_alive must be a number of seconds or a duration such as 5m")
     if isinstance(value, str):
         return parse_duration(value.strip())
-    # A whole number may be longer than any float; what it means does not depend on how long it is.
-    return max(-1.0, min(value, 1e12)) if isinstance(value, int) else value
+    if isinstance(value, float):
+        return value
+    return max(-1.0, min(value, 1e12))  # a JSON integer may be too large for a float
 
 
 def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
-    """The options said in a request, and the names of those that nothing obeys.
+    """The options of a request, and the names of ignored ones.
 
-    Wrong types are 400 here (500 in Ollama). A fraction for a whole number is cut, as there; null is not said.
+    A wrong type is status 400 here (500 in Ollama). A fraction where an integer is needed is cut off, as in Ollama; null is
+    as if the option were missing.
     """
     options = body.get("options")
     if options is None:
@@ -49,7 +51,7 @@ def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
 
 
 def options(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
-    """As `sampling`, with what is wrong with a value as a sentence: it is said only of a model that is there (reference 1.6)."""
+    """As `sampling`, and the sentence of an error in a value, which is raised later: only after the model was found (reference 1.6)."""
     try:
         return (*sampling(body), "")
     except BadRequest as error:
@@ -59,28 +61,29 @@ def options(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
 
 
 def messages(body: dict[str, Any], roles: tuple[str, ...] = ()) -> tuple[tuple[Message, ...], frozenset[str]]:
-    """The turns of a conversation, and what they hold beyond text: images, tool_calls.
+    """The messages of a conversation, and the features they need beyond text: images, tool_calls.
 
-    A role is whatever the model's template knows (`control`, `document 2`), or one of `roles`; without one it is empty.
+    With `roles`, a role must be one of them; otherwise it is whatever the model's template knows (`control`, `document 2`).
+    A missing role is empty.
     """
-    turns, more = [], set()
-    for number, turn in enumerate(array(body, "messages")):
-        if not isinstance(turn, dict):
-            raise BadRequest(f"messages[{number}] must be an object with role and content")
-        named = {key.lower(): part for key, part in turn.items()}
+    parsed, features = [], set()
+    for index, message in enumerate(array(body, "messages")):
+        if not isinstance(message, dict):
+            raise BadRequest(f"messages[{index}] must be an object with role and content")
+        message = {key.lower(): value for key, value in message.items()}
         try:
-            role = text(named, "role").lower()
-            more |= {name for name in ("images", "tool_calls") if array(named, name)}
-            rest = {name: text(named, name) for name in ("content", "thinking", "tool_name", "tool_call_id")}
+            role = text(message, "role").lower()
+            features |= {name for name in ("images", "tool_calls") if array(message, name)}
+            texts = {name: text(message, name) for name in ("content", "thinking", "tool_name", "tool_call_id")}
         except BadRequest as error:
-            raise BadRequest(f"messages[{number}].{error}") from None
+            raise BadRequest(f"messages[{index}].{error}") from None
         if roles and role not in roles:
-            raise BadRequest(f"messages[{number}].role must be one of {', '.join(roles)}")
-        turns.append(Message(role, **rest))
-    return tuple(turns), frozenset(more)
+            raise BadRequest(f"messages[{index}].role must be one of {', '.join(roles)}")
+        parsed.append(Message(role, **texts))
+    return tuple(parsed), frozenset(features)
 
 
 def ignored_headers(ignored: Sequence[str]) -> dict[str, str]:
-    """What nothing obeyed, by name; one that is no plain word, or a long one, is not repeated: clients take headers of a few KiB."""
-    plain = [name for name in ignored if len(name) <= 64 and name.isascii() and name.isidentifier()][:32]
-    return {"X-Ndani-Ignored": ", ".join(plain)} if plain else {}
+    """The header that names ignored options. Only short plain names, and not too many: clients accept headers of a few KiB."""
+    names = [name for name in ignored if len(name) <= 64 and name.isascii() and name.isidentifier()][:32]
+    return {"X-Ndani-Ignored": ", ".join(names)} if names else {}

@@ -1,28 +1,47 @@
-"""Events, models and models in memory as Ollama's JSON. Pure."""
+"""What a dialect writes, in Ollama's JSON: events, steps of long work, errors, models, models in memory. Pure functions.
+
+`show` has the body of /api/show, `embed` those of vectors.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
+from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
 from ndani.api.edge.streaming import Fold, RenderEvent
 from ndani.api.ollama.timestamps import Timestamps, local_stamp
-from ndani.types import Details, Done, Event, Model, Rendered, Resident, Text
+from ndani.errors import NdaniError
+from ndani.types import Details, Done, Event, Model, Progress, Rendered, Resident, Text
 
-#: What Ollama prints for "for ever": the end of Go's longest duration, about 292 years from now.
+#: Seconds that stand for "for ever": Ollama prints the end of Go's longest duration, about 292 years from now.
 FOREVER = 292 * 365.25 * 86400
 
 
+def _error_body(error: NdaniError) -> dict[str, str]:
+    return {"error": str(error)}
+
+
+#: An error is an object with one field, also as the last line of a stream.
+ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\n")
+
+
+def render_step(step: Progress) -> bytes:
+    """The line of a step of a pull, a push or a create."""
+    fields = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
+    return encode({key: value for key, value in fields.items() if value is not None}) + b"\n"
+
+
 def render_generate(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
-    """Lines and the one object of /api/generate, under the model name that the client used."""
+    """The writers of /api/generate's lines and of its one object; `model` is the name as the client spelt it."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
         if isinstance(event, Text):
             return b'%b%b","response":%b,"done":false}\n' % (head, clock.stamp(), encode(event.text))
         if isinstance(event, Rendered):
-            return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debugged(event)) + b"\n"
+            return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debug_info(event)) + b"\n"
         return fold("", event) + b"\n"
 
     def fold(text: str, done: Done) -> bytes:
@@ -41,7 +60,7 @@ def render_generate(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
 
 
 def render_chat(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
-    """Lines and the one object of /api/chat."""
+    """The writers of /api/chat's lines and of its one object; `model` as in `render_generate`."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
@@ -53,7 +72,7 @@ def render_chat(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
             )
         if isinstance(event, Rendered):
             blank = {"role": "", "content": ""}
-            return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debugged(event)) + b"\n"
+            return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debug_info(event)) + b"\n"
         return fold("", event) + b"\n"
 
     def fold(text: str, done: Done) -> bytes:
@@ -70,30 +89,30 @@ def render_chat(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
     return line, fold
 
 
-def _debugged(event: Rendered) -> dict[str, Any]:
+def _debug_info(event: Rendered) -> dict[str, Any]:
     return {"_debug_info": {"rendered_template": event.prompt}}
 
 
 def _usage(done: Done) -> dict[str, int]:
     if done.reason in ("load", "unload"):
         return {}
-    use = done.usage
-    counted = {
-        "total_duration": use.total_ns,
-        "load_duration": use.load_ns,
-        "prompt_eval_count": use.prompt_tokens,
-        "prompt_eval_cached_count": use.cached_tokens,
-        "prompt_eval_duration": use.prompt_ns,
-        "eval_count": use.output_tokens,
-        "eval_duration": use.output_ns,
+    usage = done.usage
+    counts = {
+        "total_duration": usage.total_ns,
+        "load_duration": usage.load_ns,
+        "prompt_eval_count": usage.prompt_tokens,
+        "prompt_eval_cached_count": usage.cached_tokens,
+        "prompt_eval_duration": usage.prompt_ns,
+        "eval_count": usage.output_tokens,
+        "eval_duration": usage.output_ns,
         "truncated": done.truncated,
     }
-    return {key: value for key, value in counted.items() if value}
+    return {key: value for key, value in counts.items() if value}
 
 
 def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
-    """What a model is; listings say its lengths too."""
-    described: dict[str, Any] = {
+    """A model's details; in listings with its context length and embedding length."""
+    fields: dict[str, Any] = {
         "parent_model": details.parent,
         "format": details.format,
         "family": details.family,
@@ -102,10 +121,10 @@ def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
         "quantization_level": details.quantization_level,
     }
     if listed and details.context_length:
-        described["context_length"] = details.context_length
+        fields["context_length"] = details.context_length
     if listed and details.embedding_length:
-        described["embedding_length"] = details.embedding_length
-    return described
+        fields["embedding_length"] = details.embedding_length
+    return fields
 
 
 def render_models(models: list[Model]) -> dict[str, Any]:
@@ -127,7 +146,7 @@ def render_models(models: list[Model]) -> dict[str, Any]:
 
 
 def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
-    """The body of /api/ps; `slots`, `pid` and `confinement` are ours."""
+    """The body of /api/ps; `slots`, `pid` and `confinement` are additions of ours."""
     return {
         "models": [
             {
@@ -135,7 +154,7 @@ def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
                 "model": r.name,
                 "size": r.size,
                 "digest": r.digest,
-                "details": render_details(r.details, listed=False) | {"parent_model": ""},  # as there: of what runs, nobody asks it
+                "details": render_details(r.details, listed=False) | {"parent_model": ""},  # empty for a running model, as in Ollama
                 "expires_at": _expiry(r, now),
                 "size_vram": r.size_vram,
                 "context_length": r.context_length,

@@ -1,4 +1,8 @@
-"""Ollama's routes: each parses, calls one verb of the service, and renders. The dialect itself is `ollama.py`."""
+"""Ollama's routes: each parses the body, calls one method of the service, and renders what comes back.
+
+Parsing is in `requests` and `request_fields`, rendering in `responses` and `show`. Routes for embeddings are in `embed`,
+those that make models in `create`, those of Ollama's cloud in `cloud`.
+"""
 
 from __future__ import annotations
 
@@ -18,62 +22,64 @@ from ndani.service import Service
 
 
 class OllamaRoutes:
-    """The native routes over one service."""
+    """Ollama's routes for answers and for models, over one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._clock = timestamps.Timestamps()
 
     async def root(self, request: Request) -> Response:
-        """What a browser sees, and what every Ollama client asks first."""
+        """GET /: what a browser shows, and what every Ollama client requests first."""
         return PlainTextResponse("Ollama is running")
 
     async def version(self, request: Request) -> Response:
-        """The level of Ollama's API, and our own version."""
-        return json_response.reply({"version": OLLAMA_API, "ndani": __version__})
+        """GET /api/version: the version of Ollama's API that is served, and our own version."""
+        return json_response.respond({"version": OLLAMA_API, "ndani": __version__})
 
     async def status(self, request: Request) -> Response:
-        """There is no cloud here."""
-        return json_response.reply({"cloud": {"disabled": True, "source": "config"}})
+        """GET /api/status: there is no cloud here."""
+        return json_response.respond({"cloud": {"disabled": True, "source": "config"}})
 
     async def generate(self, request: Request) -> Response:
         """POST /api/generate."""
         body = await request_body.decode(request)
-        asked, ignored = requests.parse_generate(body)
-        line, fold = responses.render_generate(asked.model, self._clock)
-        sink = streaming.open_sink(fields.flag(body, "stream", True), line)
-        events, more = await self._service.answers.generate(asked, sink)
-        return await streaming.respond(events, sink, line, fold, request_fields.ignored_headers([*ignored, *more]))
+        parsed, ignored_options = requests.parse_generate(body)
+        render, fold = responses.render_generate(parsed.model, self._clock)
+        sink = streaming.open_sink(fields.flag(body, "stream", True), render)
+        events, ignored_config = await self._service.answers.generate(parsed, sink)
+        headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
+        return await streaming.respond(events, sink, render, fold, responses.ERRORS, headers)
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
         body = await request_body.decode(request)
-        asked, ignored = requests.parse_chat(body)
-        line, fold = responses.render_chat(asked.model, self._clock)
-        sink = streaming.open_sink(fields.flag(body, "stream", True), line)
-        events, more = await self._service.answers.chat(asked, sink)
-        return await streaming.respond(events, sink, line, fold, request_fields.ignored_headers([*ignored, *more]))
+        parsed, ignored_options = requests.parse_chat(body)
+        render, fold = responses.render_chat(parsed.model, self._clock)
+        sink = streaming.open_sink(fields.flag(body, "stream", True), render)
+        events, ignored_config = await self._service.answers.chat(parsed, sink)
+        headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
+        return await streaming.respond(events, sink, render, fold, responses.ERRORS, headers)
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
-        return await json_response.reply_long(responses.render_models(await self._service.models.installed()))
+        return await json_response.respond_long(responses.render_models(await self._service.models.installed()))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""
-        return json_response.reply(responses.render_residents(self._service.models.residents(), time.time()))
+        return json_response.respond(responses.render_residents(self._service.models.residents(), time.time()))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
         body = await request_body.decode(request)
         name = _required(fields.model(body))
-        asked = parse_show(body)
-        shown = await self._service.models.show(name)
-        # With verbose it is megabytes, which others must not wait for.
-        said = await asyncio.to_thread(render_show, shown, asked)
+        show_request = parse_show(body)
+        description = await self._service.models.show(name)
+        # With verbose this is megabytes; in a thread, so that it does not block the event loop.
+        response = await asyncio.to_thread(render_show, description, show_request)
         if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
-            # It lists models by this; the publisher's own word is the same for every tag, and for what was made of it.
-            said["model_info"]["general.basename"] = name
-        return await json_response.reply_long(said)
+            # Copilot lists models by this field. The publisher's value is the same for every tag and for every derived model.
+            response["model_info"]["general.basename"] = name
+        return await json_response.respond_long(response)
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""
@@ -94,14 +100,14 @@ class OllamaRoutes:
         if not name:
             raise BadName("invalid model name")
         insecure, stream = fields.flag(body, "insecure", False), fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.pull, name, insecure), stream, long_work.step_line)
+        return await long_work.respond(partial(self._service.models.pull, name, insecure), stream, responses.render_step, responses.ERRORS)
 
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
         body = await request_body.decode(request)
         name, insecure = _required(fields.model(body, exact=True)), fields.flag(body, "insecure", False)
         stream = fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.push, name, insecure), stream, long_work.step_line)
+        return await long_work.respond(partial(self._service.models.push, name, insecure), stream, responses.render_step, responses.ERRORS)
 
 
 def _required(name: str) -> str:

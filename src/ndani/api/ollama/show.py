@@ -1,4 +1,4 @@
-"""The body of /api/show: what a model is, in Ollama's words. Reads a few small blobs, and writes nothing."""
+"""The request and the response of /api/show, in Ollama's JSON. Reads a few small blobs, and writes nothing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import msgspec
 from ndani.api.edge import fields
 from ndani.api.ollama.responses import render_details
 from ndani.api.ollama.timestamps import local_stamp
-from ndani.service.models import Shown
+from ndani.service.models import ModelDescription
 from ndani.store.gguf import Tensor
 from ndani.store.modelfile import Modelfile, print_modelfile
 from ndani.store.parameters import render_parameters
 from ndani.store.stored_model import decode
 
-#: The template of a model that has none: its prompts go to it as they are.
-PLAIN = "{{ .Prompt }}"
+#: Shown as the template of a model that has none: it gets its prompts unchanged.
+PLAIN_TEMPLATE = "{{ .Prompt }}"
 
 
-class _Built(msgspec.Struct, frozen=True):
-    """What a model's config says of how a real Ollama renders it; shown with a warning, for it is not obeyed here."""
+class _OllamaConfig(msgspec.Struct, frozen=True):
+    """The fields of a model's config that tell a real Ollama how to render it. They have no effect here, and are shown with a warning."""
 
     renderer: str = ""
     parser: str = ""
@@ -30,7 +30,7 @@ class _Built(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ShowRequest:
-    """What a body of /api/show asks beside the model: what is laid over the model's own, as a client's `/set` does."""
+    """What a body of /api/show holds beside the model: texts and options shown instead of the model's own, as after a client's `/set`."""
 
     verbose: bool = False
     system: str = ""
@@ -39,62 +39,66 @@ class ShowRequest:
 
 
 def parse_show(body: dict[str, Any]) -> ShowRequest:
-    """Read a body, field by field. Raises BadRequest."""
+    """Parse a body of /api/show. Raises BadRequest."""
     texts = fields.text(body, "system"), fields.text(body, "template")
     return ShowRequest(fields.flag(body, "verbose", False), *texts, fields.record(body, "options"))
 
 
-def render_show(shown: Shown, asked: ShowRequest) -> dict[str, Any]:
-    """Everything about one model; keys that have nothing to say are left out, `model_info` never is.
+def render_show(description: ModelDescription, request: ShowRequest) -> dict[str, Any]:
+    """The response body of /api/show. Empty fields are left out; `details`, `model_info` and the fields after them are always present.
 
-    A system, a template and options of the request stand where the model's own would; options in the Modelfile alone, as in
-    Ollama. With `verbose` it may be large: a thing for a thread.
+    System and template of the request replace the model's own; options do so in the Modelfile only, as in Ollama. With
+    `verbose` the body may be megabytes: call this in a thread.
     """
-    entry, model = shown.entry, shown.model
-    built = decode(entry.blobs.read(entry.manifest.config.digest), _Built, f"the config of {entry.name}")
-    described: dict[str, Any] = {
+    entry, model = description.entry, description.model
+    ollama_config = decode(entry.blobs.read(entry.manifest.config.digest), _OllamaConfig, f"the config of {entry.name}")
+    response: dict[str, Any] = {
         "license": "\n".join(entry.licenses),
-        "modelfile": _modelfile(shown, built, asked),
+        "modelfile": _modelfile(description, ollama_config, request),
         "parameters": render_parameters(entry.params),
-        "template": asked.template or entry.template or shown.header.chat_template or PLAIN,
-        "system": asked.system or entry.system or "",
+        "template": request.template or entry.template or description.header.chat_template or PLAIN_TEMPLATE,
+        "system": request.system or entry.system or "",
         "messages": [{"role": m.role, "content": m.content} for m in entry.messages],
-        "renderer": built.renderer,
-        "parser": built.parser,
-        "requires": built.requires,
+        "renderer": ollama_config.renderer,
+        "parser": ollama_config.parser,
+        "requires": ollama_config.requires,
         "warnings": entry.config.warnings,
     }
-    described = {key: value for key, value in described.items() if value}
-    described["details"] = render_details(model.details, listed=False)
-    described["model_info"] = shown.header.model_info(verbose=asked.verbose)
-    described["tensors"] = [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in sorted(shown.header.tensors, key=_place)]
-    described["capabilities"] = list(model.capabilities)
-    described["modified_at"] = local_stamp(model.modified)
-    return described
+    response = {key: value for key, value in response.items() if value}
+    response["details"] = render_details(model.details, listed=False)
+    response["model_info"] = description.header.model_info(verbose=request.verbose)
+    response["tensors"] = [
+        {"name": t.name, "type": t.type, "shape": list(t.shape)} for t in sorted(description.header.tensors, key=_tensor_order)
+    ]
+    response["capabilities"] = list(model.capabilities)
+    response["modified_at"] = local_stamp(model.modified)
+    return response
 
 
-def _place(tensor: Tensor) -> tuple[int, str]:
-    """Where a tensor stands in the list: those of no block first, then block by block."""
+def _tensor_order(tensor: Tensor) -> tuple[int, str]:
+    """The sort key of a tensor: those outside of blocks first, then by block number."""
     number = tensor.name.split(".", 2)[1] if tensor.name.startswith("blk.") else ""
     return (int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else -1), tensor.name
 
 
-def _modelfile(shown: Shown, built: _Built, asked: ShowRequest) -> str:
-    """A Modelfile that makes this model again. What no Modelfile can say is left out, with a comment in its place."""
-    entry = shown.entry
+def _modelfile(description: ModelDescription, ollama_config: _OllamaConfig, request: ShowRequest) -> str:
+    """A Modelfile that makes this model again. A comment takes the place of what a Modelfile cannot express."""
+    entry = description.entry
     head = '# Modelfile generated by "ndani show"\n# To build a new Modelfile based on this, replace FROM with:\n'
     return f"{head}# FROM {entry.name}\n\n" + print_modelfile(
         Modelfile(
-            froms=tuple(str(path) for path in (shown.weights, entry.projector) if path),
-            template=asked.template or entry.template or None,
-            system=asked.system or entry.system or None,
-            parameters=tuple((name, _value(value)) for name, value in sorted((entry.params | asked.options).items()) if value is not None),
+            froms=tuple(str(path) for path in (description.weights, entry.projector) if path),
+            template=request.template or entry.template or None,
+            system=request.system or entry.system or None,
+            parameters=tuple(
+                (name, _value(value)) for name, value in sorted((entry.params | request.options).items()) if value is not None
+            ),
             adapters=(str(entry.adapter),) if entry.adapter else (),
             licenses=entry.licenses,
             messages=entry.messages,
-            requires=built.requires or None,
-            renderer=built.renderer or None,
-            parser=built.parser or None,
+            requires=ollama_config.requires or None,
+            renderer=ollama_config.renderer or None,
+            parser=ollama_config.parser or None,
         ),
         skip_unwritable=True,
     )

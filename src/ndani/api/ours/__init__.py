@@ -1,1 +1,1 @@
-"""The routes that no dialect owns."""
+"""The routes that no dialect has. They write lines and errors in Ollama's form: the command line reads both."""

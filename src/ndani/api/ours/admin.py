@@ -1,4 +1,4 @@
-"""Our own routes: is this server well, and can its runners reach anything?"""
+"""Our own routes about the server's state: whether it is healthy, and whether its runners can reach anything outside."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from ndani.runtime.probe import Targets
 from ndani.runtime.routes import routes
 from ndani.runtime.runner import Runner
 from ndani.service import Service
-from ndani.settings import without_effect
+from ndani.settings import unsupported_variable_warnings
 
 
 class AdminRoutes:
-    """The routes that Ollama does not have."""
+    """The health and doctor routes, over one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def health(self, request: Request) -> Response:
-        """200 when an answer could be given and what is loaded; 503 with the reason when not."""
+        """GET /api/health: 200 with what is loaded; 503 with the reason when no request could be served."""
         try:
-            return json_response.reply(self._service.health())
+            return json_response.respond(self._service.health())
         except NdaniError as error:
-            return json_response.reply({"status": "unavailable", "reason": str(error)}, 503)
+            return json_response.respond({"status": "unavailable", "reason": str(error)}, 503)
 
     async def doctor(self, request: Request) -> Response:
-        """POST /api/doctor: every way out, tried inside a real runner.
+        """POST /api/doctor: try every way out of the jail, inside a real runner.
 
-        It may load a model, so it is no GET: a browser sends those for any web page, and does not say for which.
+        Not a GET, since it may load a model: browsers send GET requests for any web page, and without its origin.
         """
-        engine, model, found = await self._service.doctor(_probe)
-        return json_response.reply({"engine": engine, "model": model, **found, "warnings": without_effect()})
+        engine, model, report = await self._service.doctor(_probe)
+        return json_response.respond({"engine": engine, "model": model, **report, "warnings": unsupported_variable_warnings()})
 
 
 async def _probe(runner: Runner) -> dict[str, Any]:
     with Targets(runner.spare) as targets:
         outcomes = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
         arrived = targets.arrived()
-    held = runner.confinement
+    confinement = runner.confinement
     return {
         "confinement": {
-            "word": held.word,
-            "seccomp": held.seccomp,
-            "landlock": held.landlock,
-            "namespace": held.namespace,
-            "missing": list(held.missing),
+            "word": confinement.word,
+            "seccomp": confinement.seccomp,
+            "landlock": confinement.landlock,
+            "namespace": confinement.namespace,
+            "missing": list(confinement.missing),
         },
         "routes": [
             {
@@ -58,7 +58,7 @@ async def _probe(runner: Runner) -> dict[str, Any]:
                 "inside": "blocked" if outcome and outcome.blocked and route.name not in arrived else "open",
                 "why": "not tried" if outcome is None else outcome.error if outcome.error.isidentifier() else "",
             }
-            # Which routes there are, and what they do, is ours to say, not the runner's.
+            # The list of routes and their effects is the front's own: the runner's report is not trusted for it.
             for route, outcome in ((route, outcomes.get(route.name)) for route in routes())
         ],
     }

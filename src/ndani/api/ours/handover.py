@@ -1,4 +1,4 @@
-"""A file of this machine that becomes a blob by being linked into the store, instead of being sent."""
+"""Our own route to add a file of this machine to the store by a hard link, instead of uploading its bytes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.ollama import responses
 from ndani.service import Service
 
 
 class HandoverRoutes:
-    """The routes over one service."""
+    """The handover route, over one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def hand_over(self, request: Request) -> Response:
-        """POST /api/handover: a place to link a file to, or, with that place's name, a blob of what was linked there."""
+        """POST /api/handover: without `place`, returns a place to link a file to; with it, makes a blob of the file linked there."""
         body = await request_body.decode(request)
         place = fields.text(body, "place")
         if not place:
-            return json_response.reply({"place": await self._service.models.prepare_handover()})
+            return json_response.respond({"place": await self._service.models.prepare_handover()})
         stream = fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.accept_handover, place), stream, long_work.step_line)
+        work = partial(self._service.models.accept_handover, place)
+        return await long_work.respond(work, stream, responses.render_step, responses.ERRORS)

@@ -1,4 +1,4 @@
-"""The routes that look after the store: verify and prune. Each is a stream of lines, as a pull is."""
+"""Our own routes for store maintenance: verify and prune. Each responds with a stream of lines, as a pull does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.ollama import responses
 from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.maintenance import MaintenanceStep
@@ -17,50 +18,50 @@ from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResul
 
 
 class MaintenanceRoutes:
-    """The routes over one service."""
+    """The maintenance routes, over one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def verify(self, request: Request) -> Response:
-        """POST /api/verify: `model` (all when empty), `repair`, `insecure`, `digests` (none but these files)."""
+        """POST /api/verify: `model` (empty: all), `repair`, `insecure`, `digests` (check only these files)."""
         body = await request_body.decode(request)
         digests = frozenset(normalize_digest(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         work = partial(self._service.maintenance.verify, fields.model(body), digests, repair, insecure)
-        return await long_work.respond(work, fields.flag(body, "stream", True), _line)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _render_step, responses.ERRORS)
 
     async def prune(self, request: Request) -> Response:
-        """POST /api/prune: `dry_run` removes nothing."""
+        """POST /api/prune; with `dry_run` nothing is removed."""
         body = await request_body.decode(request)
         work = partial(self._service.maintenance.prune, fields.flag(body, "dry_run", False))
-        return await long_work.respond(work, fields.flag(body, "stream", True), _line)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _render_step, responses.ERRORS)
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:
-    found = body.get(name)
-    if found is None:
+    texts = body.get(name)
+    if texts is None:
         return []
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+    if not isinstance(texts, list) or not all(isinstance(element, str) for element in texts):
         raise BadRequest(f"{name} must be an array of strings")
-    return found
+    return texts
 
 
-def _line(step: MaintenanceStep) -> bytes:
+def _render_step(step: MaintenanceStep) -> bytes:
     if isinstance(step, Damage):
-        shown: dict[str, Any] = {"status": "damaged", **_damage(step)}
+        values: dict[str, Any] = {"status": "damaged", **_damage(step)}
     elif isinstance(step, VerifyResult):
         damaged = [_damage(damage) for damage in step.damaged]
-        shown = {"status": "success", "files": step.blobs, "size": step.size, "damaged": damaged}
+        values = {"status": "success", "files": step.blobs, "size": step.size, "damaged": damaged}
     elif isinstance(step, UnusedFile):
-        shown = {"status": "unused", "file": step.file, "size": step.size}
+        values = {"status": "unused", "file": step.file, "size": step.size}
     elif isinstance(step, PruneResult):
-        shown = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
+        values = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
-        return long_work.step_line(step)
-    return json_response.encode(shown) + b"\n"
+        return responses.render_step(step)
+    return json_response.encode(values) + b"\n"
 
 
 def _damage(damage: Damage) -> dict[str, Any]:
-    shown = {"digest": damage.digest, "problem": damage.problem, "models": list(damage.models)}
-    return {key: value for key, value in shown.items() if value}
+    values = {"digest": damage.digest, "problem": damage.problem, "models": list(damage.models)}
+    return {key: value for key, value in values.items() if value}
