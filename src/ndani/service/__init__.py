@@ -67,7 +67,7 @@ class Service:
 
         How long a model stays does not change by it. Returns the engine, the model or None, and what `probe` found.
         """
-        spec, name = self.pool.longest_staying(), None
+        spec, name = self.pool.last_to_expire(), None
         models = [] if spec else sorted(self.store.list(), key=lambda m: m.size)
         if models:
             spec = self.resolver.spec(await self.resolver.resolve(self.store.find(names.parse(models[0].name))), Sampling())

@@ -96,7 +96,7 @@ class Models:
         if old:
             self._let_go(old)
         else:
-            self._pool.unload_named(str(name))
+            self._pool.unload_by_name(str(name))
 
     async def pull(self, model: str, insecure: bool, report: Report) -> None:
         """Bring a model into the store, in the fetcher; `insecure` allows a registry without TLS.

@@ -12,7 +12,7 @@ from ndani.engines.sampling import read
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.hardware import processors
-from ndani.runtime.spec import DEFAULT_CTX, VECTORS, RunnerSpec
+from ndani.runtime.spec import DEFAULT_CTX, EMBEDDING_KEY_SUFFIX, RunnerSpec
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
 from ndani.types import Sampling
@@ -134,7 +134,7 @@ class ModelResolver:
         if not model.engine.embeddings:
             raise Unsupported(f'"{model.spec.name}" does not support embeddings')
         spec = self.spec(model, sampling)
-        return spec if spec.embedding else replace(spec, key=spec.key + VECTORS, embedding=True, pooling="last")
+        return spec if spec.embedding else replace(spec, key=spec.key + EMBEDDING_KEY_SUFFIX, embedding=True, pooling="last")
 
     def keep_alive(self, asked: float | None) -> float:
         """Seconds that a model stays after a request: what it said, else the settings; negative for ever."""
