@@ -43,10 +43,10 @@ class Probe(msgspec.Struct, frozen=True, tag="probe"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """From the runner: the model is ready after `load_ns` of loading, on its socket, or (`bare`) on the one without a chat template."""
+    """From the runner: the model is ready after `load_ns` of loading, on `socket_without_template` if `without_template` is set."""
 
     load_ns: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-    bare: bool = False
+    without_template: bool = False
 
 
 class Probed(msgspec.Struct, frozen=True, tag="probed"):
@@ -116,7 +116,7 @@ def _start(order: RunnerOrder, pipes: Pipes) -> engines.Host:
     host.open(order.launch)
     jail.bind_no_more()
     jail.seal()
-    pipes.say(Ready(time.monotonic_ns() - started, host.bare))
+    pipes.say(Ready(time.monotonic_ns() - started, host.without_template))
     return host
 
 

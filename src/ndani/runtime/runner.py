@@ -22,7 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from ndani import errors, jail
-from ndani.engines import Launch, bare_socket
+from ndani.engines import Launch, socket_without_template
 from ndani.jail import Confinement, threads
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.runtime import child, hardware
@@ -167,8 +167,8 @@ class Runner:
         self._send(Open())
         ready = await self._expect(child.Ready)
         self.load_ns = ready.load_ns
-        if ready.bare:
-            self.socket = bare_socket(self.socket)
+        if ready.without_template:
+            self.socket = socket_without_template(self.socket)
 
     async def _expect(self, event_type: type[_E]) -> _E:
         event = await self._events.get()

@@ -160,7 +160,7 @@ def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb:
 def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
     """Refuse what the model could do and this version cannot with its engine, then options that make no sense."""
     for word, sentence in NOT_SERVED.items():
-        if word in request.asks and word not in model.engine.serves:
+        if word in request.asks and word not in model.engine.features:
             raise Unsupported(sentence)
     if request.wrong:
         raise BadRequest(request.wrong)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ndani import names
 from ndani.convert.quant_types import parse_kind
 from ndani.convert.supervisor import Supervisor
-from ndani.engines.sampling import read
+from ndani.engines.sampling import parse_options
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.ledger.log import Log
 from ndani.prompts import read_template
@@ -171,7 +171,7 @@ class Models:
 
 def _check(recipe: Recipe) -> None:
     """Refuse what is wrong with a recipe and only an engine knows of. Raises BadRequest."""
-    read(check_parameters(recipe.parameters)[0])
+    parse_options(check_parameters(recipe.parameters)[0])
     if recipe.quantize:
         parse_kind(recipe.quantize)
     if error := read_template(recipe.template).error:

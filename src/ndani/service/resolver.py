@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ndani import names
-from ndani.engines import EngineSpec, running
-from ndani.engines.sampling import read
+from ndani.engines import EngineSpec, engine_for
+from ndani.engines.sampling import parse_options
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.hardware import processors
@@ -80,7 +80,7 @@ class ModelResolver:
         return self._models[key]
 
     def _resolve(self, entry: StoredModel) -> ResolvedModel:
-        engine = running(entry.config.model_format)
+        engine = engine_for(entry.config.model_format)
         if entry.projector and not engine.projectors:
             raise Unsupported("models with a projector are not in this version")
         if entry.adapter and not engine.adapters:
@@ -160,7 +160,7 @@ def abilities(template: str) -> set[str]:
 def _own_options(entry: StoredModel) -> Sampling:
     """A model's own options. Ollama stores wrong ones, too: that is the model's fault, and no request's. Raises BadRequest."""
     try:
-        return read(entry.params)[0]
+        return parse_options(entry.params)[0]
     except BadRequest as error:
         raise BadRequest(f"the model {entry.name} has a PARAMETER that is wrong ({error}); create it again with a right one") from None
 

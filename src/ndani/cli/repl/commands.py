@@ -222,7 +222,7 @@ def _cut(text: str) -> tuple[str, bool]:
 
 def _read(name: str, values: list[str]) -> Any:
     """The value of an option, as a request holds it. Raises BadRequest in the words of a Modelfile."""
-    from ndani.engines.sampling import read
+    from ndani.engines.sampling import parse_options
     from ndani.store.parameters import ALIASES, KINDS, parse_parameter
 
     if KINDS.get(ALIASES.get(name, name)) == "list":
@@ -230,7 +230,7 @@ def _read(name: str, values: list[str]) -> Any:
     value = parse_parameter(name, values[0])
     if len(values) > 1:
         raise BadRequest(f"{name} takes one value")
-    read({ALIASES.get(name, name): value})
+    parse_options({ALIASES.get(name, name): value})
     return value
 
 
