@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ndani.errors import BadRequest
 from ndani.prompts.template import Conversation, Template, Turn, parse
-from ndani.prompts.template.bounds import OUTPUT
+from ndani.prompts.template.bounds import MAX_OUTPUT
 from ndani.types import Message
 
 
@@ -53,7 +53,7 @@ def fill(template: Template, messages: tuple[Message, ...], suffix: str = "", th
 
     It may take a second or two. Raises BadRequest.
     """
-    if sum(len(message.content) for message in messages) > OUTPUT:
-        raise BadRequest(f"the prompt is longer than {OUTPUT:,} characters; shorten it")
+    if sum(len(message.content) for message in messages) > MAX_OUTPUT:
+        raise BadRequest(f"the prompt is longer than {MAX_OUTPUT:,} characters; shorten it")
     turns = tuple(Turn(m.role, m.content, m.thinking, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
     return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))

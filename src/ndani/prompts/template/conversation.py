@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from ndani.errors import BadRequest
-from ndani.prompts.template.bounds import NESTING
+from ndani.prompts.template.bounds import MAX_NESTING
 from ndani.prompts.template.functions import typescript
 from ndani.prompts.template.values import Items, Record, Table, Value
 
@@ -130,8 +130,8 @@ def _tool_call(call: ToolCall) -> Record:
 
 def from_json(value: object, what: str, depth: int = 0) -> Value:
     """A JSON value as Go holds it in an `any`: every number a float. Raises BadRequest when it is nested too deep."""
-    if depth > NESTING:
-        raise BadRequest(f"{what} is nested more than {NESTING} deep")
+    if depth > MAX_NESTING:
+        raise BadRequest(f"{what} is nested more than {MAX_NESTING} deep")
     match value:
         case None | bool():
             return value
@@ -230,8 +230,8 @@ def _properties(part: _PropertyNode, kind: str, prints: str, ordered: bool, dept
 
 
 def _property(part: _PropertyNode, depth: int) -> Record:
-    if depth > NESTING:
-        raise BadRequest(f"a tool's parameters are nested more than {NESTING} deep")
+    if depth > MAX_NESTING:
+        raise BadRequest(f"a tool's parameters are nested more than {MAX_NESTING} deep")
     options = part.value.get("anyOf")
     if options is not None and not isinstance(options, list | tuple):
         raise BadRequest(f"{part.where}.anyOf must be a list")
