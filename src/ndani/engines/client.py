@@ -265,7 +265,9 @@ class Engine:
         try:
             route.refuse(status, _error_of(response_body))
         except PromptTooLong:
-            raise EngineFailed(_INVALID_RESPONSE) from None  # these requests do not fill a context
+            if route is _EMBEDDINGS:
+                raise
+            raise EngineFailed(_INVALID_RESPONSE) from None  # no other of these requests fills a context
 
 
 def _message_body(message: Message) -> dict[str, str]:

@@ -10,7 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 
-from ndani.engines.client import Engine
+from ndani.engines.client import Engine, PromptTooLong
 from ndani.errors import BadRequest
 
 #: Texts, and bytes of text, that are sent in one batch.
@@ -48,7 +48,10 @@ async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncat
 
     async def send_batch() -> None:
         nonlocal prompt_tokens
-        encoded_vectors, tokens = await engine.embed(batch)
+        try:
+            encoded_vectors, tokens = await engine.embed(batch)
+        except PromptTooLong:  # more tokens than bytes: no known tokenizer does that
+            raise BadRequest(TOO_LONG) from None
         vectors.extend(_decode(encoded) for encoded in encoded_vectors)
         prompt_tokens += tokens
         batch.clear()
