@@ -1,7 +1,7 @@
 """What Ollama puts around Go's templates: a conversation as values, neighbours merged, legacy templates run turn by turn.
 
 Texts come in as the API read them and leave as valid Unicode; what is no character becomes U+FFFD, as in Go. Images
-are only counted here: their tags (`[img-0]`) are put into the texts by whoever holds the images.
+are only counted here: their tags (`[img-0]`) are put into the texts by the code that has the images.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Turn:
 class Conversation:
     """What a template renders. `tools` are the JSON objects of a request; prompt and suffix (both, or neither) fill in the middle.
 
-    `think` None is "not said"; a text is a level, which is also true.
+    `think` is None when the request does not set it; a string is a level, which also counts as true.
     """
 
     turns: Sequence[Turn] = ()

@@ -25,7 +25,7 @@ _PREFIXES = {"b": "0b", "x": "0x", "X": "0X"}
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What stands between % and the verb. `width` and `precision` are None where not said."""
+    """The flags between % and the verb. `width` and `precision` are None when they are not given."""
 
     sharp: bool = False
     zero: bool = False
