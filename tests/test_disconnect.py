@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ndani.runtime import hardware
-from ndani.runtime.spec import batch
+from ndani.runtime.spec import batch_size
 from server import Server, until
 
 pytestmark = pytest.mark.weights
@@ -50,7 +50,7 @@ def patience(real: Server) -> float:
     """
     one = real.ask("/api/generate", {"model": "smollm2", "prompt": f"{time.monotonic_ns()} " + WORDS * 13, "options": {"num_predict": 1}})
     read = one["prompt_eval_count"] - one.get("prompt_eval_cached_count", 0)
-    return max(1.0, 2.5 * batch(hardware.detect().cores, 4) * one["prompt_eval_duration"] / 1e9 / read)
+    return max(1.0, 2.5 * batch_size(hardware.detect().cores, 4) * one["prompt_eval_duration"] / 1e9 / read)
 
 
 def ended(counted: Server | dict[str, int]) -> int:

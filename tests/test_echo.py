@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from ndani.engines import Launch
-from ndani.engines.host_echo import Words
+from ndani.engines.host_echo import EchoTokenizer
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 from server import PATIENCE, slowness
@@ -135,8 +135,8 @@ async def test_template_and_tokens_round_trip() -> None:
 
 
 def test_ids_are_the_same_in_every_process() -> None:
-    assert Words().encode("one twotwotwo") == Words().encode("one twotwotwo")
-    assert Words().decode(Words().encode("one two")) == "one two"
+    assert EchoTokenizer().encode("one twotwotwo") == EchoTokenizer().encode("one twotwotwo")
+    assert EchoTokenizer().decode(EchoTokenizer().encode("one two")) == "one two"
 
 
 async def test_slots_are_a_limit_and_the_rest_waits() -> None:

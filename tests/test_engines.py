@@ -10,7 +10,7 @@ import pytest
 
 from ndani import engines, names
 from ndani.api.ollama.requests import parse_chat, parse_generate
-from ndani.engines import ENGINES, EngineSpec, running
+from ndani.engines import ENGINES, EngineSpec, engine_for
 from ndani.errors import Misconfigured, Unsupported
 from ndani.service.answers import UNSUPPORTED_FEATURES, _reject_unsupported
 from ndani.service.resolver import ModelResolver, ResolvedModel
@@ -35,15 +35,15 @@ ALL = {
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_is_found_by_its_name_and_by_its_weights(name: str) -> None:
     spec = ENGINES[name]
-    assert spec.name == name and spec.formats and all(running(form) is spec for form in spec.formats)
+    assert spec.name == name and spec.formats and all(engine_for(weights_format) is spec for weights_format in spec.formats)
     assert callable(engines.host(name).prepare)
-    assert spec.serves <= set(UNSUPPORTED_FEATURES)
+    assert spec.features <= set(UNSUPPORTED_FEATURES)
 
 
 def test_what_nobody_knows_is_said_or_left_to_llama() -> None:
     with pytest.raises(Misconfigured, match="there is no engine 'steam'"):
         engines.host("steam")
-    assert running("") is running("of another kind") is ENGINES["llama"]
+    assert engine_for("") is engine_for("of another kind") is ENGINES["llama"]
 
 
 async def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: EngineSpec, **layers: object) -> ResolvedModel:
@@ -59,7 +59,7 @@ async def test_all_that_can_be_asked_for_is_refused_unless_the_engine_serves_it(
     features = chat.features | generate.features
     assert features == set(UNSUPPORTED_FEATURES), "each has a sentence, and no sentence is for nothing"
     for served in sorted(features):
-        model = await resolved(tmp_path, monkeypatch, replace(ENGINES["echo"], serves=frozenset({served})))
+        model = await resolved(tmp_path, monkeypatch, replace(ENGINES["echo"], features=frozenset({served})))
         _reject_unsupported(model, ChatRequest("m", (), features=frozenset({served})))
         for other in features - {served}:
             with pytest.raises(Unsupported, match=UNSUPPORTED_FEATURES[other]):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from ndani.runtime.eviction import OVERHEAD, SHARE, Decision, Held, Need, decide
+from ndani.runtime.eviction import RUNNER_OVERHEAD, USABLE_SHARE, Decision, EvictionCandidate, MemoryNeed, decide
 
 MB = 2**20
-NEED = Need(weights=100 * MB, slot=10 * MB, slots=4)
+NEED = MemoryNeed(weights=100 * MB, slot=10 * MB, slots=4)
 
 
 def free(size: int) -> int:
     """So much is available that exactly `size` bytes may be taken."""
-    return int(size / SHARE) + 2
+    return int(size / USABLE_SHARE) + 2
 
 
-def held(key: str, megabytes: int = 200, *, idle: bool = True, expires: float = 100, used: float = 0) -> Held:
-    return Held(key, megabytes * MB, idle, expires, used)
+def held(key: str, megabytes: int = 200, *, idle: bool = True, expires: float = 100, used: float = 0) -> EvictionCandidate:
+    return EvictionCandidate(key, megabytes * MB, idle, expires, used)
 
 
 def action(decision: Decision) -> tuple[str, int, tuple[str, ...]]:
@@ -26,7 +26,7 @@ def action(decision: Decision) -> tuple[str, int, tuple[str, ...]]:
 
 def test_where_there_is_room_nobody_leaves() -> None:
     assert action(decide(NEED, [held("a")], free(NEED.size(4)), 3)) == ("load", 4, ())
-    assert NEED.size(4) == 140 * MB + OVERHEAD
+    assert NEED.size(4) == 140 * MB + RUNNER_OVERHEAD
 
 
 def test_one_byte_short_costs_a_slot_when_nobody_can_leave() -> None:
@@ -68,6 +68,6 @@ def test_the_soonest_of_the_busy_drains() -> None:
 
 
 def test_what_can_never_fit_is_refused_with_figures() -> None:
-    decision = decide(Need(8 * 10**9, 10**9, 4), [held("a"), held("b", idle=False)], 10**9, 3)
+    decision = decide(MemoryNeed(8 * 10**9, 10**9, 4), [held("a"), held("b", idle=False)], 10**9, 3)
     assert action(decision) == ("refuse", 0, ())
     assert "needs 9.1 GB of memory with one slot, 7.8 GB more than this machine can free" in decision.reason

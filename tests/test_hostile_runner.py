@@ -19,7 +19,7 @@ import pytest
 from ndani.engines.client import Chunk, Engine
 from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
-from ndani.engines.stream import HIGH_WATER, MOST_EVENT, Coalescer, exchange
+from ndani.engines.stream import HIGH_WATER_BYTES, MAX_EVENT_BYTES, Coalescer, exchange
 from ndani.errors import EngineFailed
 from ndani.types import Message, Sampling, Text
 from server import slowness
@@ -76,15 +76,15 @@ async def test_events_that_nobody_takes_hold_no_more_than_a_budget(tmp_path: Pat
         runner(tmp_path, says_for_ever(OK, piece, written)) as path,
         exchange(path, "/completion", b"{}", Coalescer()) as call,
     ):
-        await call.headers()
-        call.stream()
+        await call.status_code()
+        call.start_stream()
         before = -1
         while before != written[0]:  # until it is made to wait
             before = written[0]
             await asyncio.sleep(0.3)
         batch = await call.events()
         held = batch + call._events
-        assert sum(map(len, held)) < HIGH_WATER + 2 * MOST_EVENT and len(held) < 100_000, "a budget, and one read of the socket"
+        assert sum(map(len, held)) < HIGH_WATER_BYTES + 2 * MAX_EVENT_BYTES and len(held) < 100_000, "a budget, and one read of the socket"
         assert len(batch) <= 256
         while written[0] == before:  # who takes them lets it go on
             await call.events()
@@ -96,7 +96,7 @@ async def test_an_event_without_end_is_hung_up_on(tmp_path: Path) -> None:
         with pytest.raises(EngineFailed):
             async with aclosing(Engine(path, Coalescer()).complete("a", {})) as chunks:
                 assert [chunk async for chunk in chunks] == []
-    assert written[0] < 4 * MOST_EVENT
+    assert written[0] < 4 * MAX_EVENT_BYTES
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x="])
@@ -105,7 +105,7 @@ async def test_heads_and_what_stands_between_chunks_without_end_are_hung_up_on(t
     async with runner(tmp_path, says_for_ever(start, b"a" * 65536, written)) as path:
         with pytest.raises(EngineFailed):
             await Engine(path, Coalescer()).tokenize("a")
-    assert written[0] < 4 * MOST_EVENT
+    assert written[0] < 4 * MAX_EVENT_BYTES
 
 
 async def test_a_runner_that_asks_for_another_protocol_is_hung_up_on(tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ async def test_an_answer_that_is_no_stream_is_not_taken_apart_and_ends(tmp_path:
         runner(tmp_path, says(head, *(body[at : at + 700] for at in range(0, len(body), 700)))) as path,
         exchange(path, "/tokenize", b"{}", Coalescer()) as call,
     ):
-        await call.headers()
-        assert await call.end() == body
+        await call.status_code()
+        assert await call.body() == body
     written = [0]
     async with runner(tmp_path, says_for_ever(b"HTTP/1.1 " + status + b"\r\n\r\n", b"\n\n" * 30_000, written)) as path:
         with pytest.raises(EngineFailed):
             async with exchange(path, "/tokenize", b"{}", Coalescer()) as call:
-                await call.end()
+                await call.body()
     assert written[0] < 4 << 20
 
 

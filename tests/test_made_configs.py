@@ -13,7 +13,7 @@ import pytest
 from checkpoints import byte_level, convert, read_safetensors, tiny_llama, write_safetensors
 from llama_numpy import Llama
 from ndani.engines import Launch
-from ndani.engines.client import Engine, TooLong
+from ndani.engines.client import Engine, PromptTooLong
 from ndani.engines.stream import Coalescer
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
@@ -114,7 +114,7 @@ async def test_a_window_that_the_engine_does_not_run_is_the_end_of_the_context(c
     folder = shaped(tmp_path / "model", **config)
     assert float(await engine_state(folder, LONG[:23]) @ Llama(folder).state(LONG[:23])) > 0.999
     assert inspect(tmp_path / "model.gguf").context_length == 24
-    with pytest.raises(TooLong):  # of which it would make another answer than the model's own
+    with pytest.raises(PromptTooLong):  # of which it would make another answer than the model's own
         await engine_state(folder, LONG)
 
 

@@ -15,7 +15,7 @@ from ndani.api.ollama import requests
 from ndani.api.ollama.create import parse_create
 from ndani.api.ollama.embed import parse_embed, parse_embeddings
 from ndani.api.ollama.show import parse_show
-from ndani.engines.sampling import merge, read, translate
+from ndani.engines.sampling import merge, parse_options, translate
 from ndani.errors import BadRequest
 from ndani.service.resolver import FOREVER
 from ndani.store.parameters import TYPES, check_parameters, render_parameters
@@ -59,7 +59,7 @@ def test_an_option_of_any_number_is_something_that_the_engine_can_read(number: s
     value = msgspec.json.decode(number.encode())
     for name in TYPES:
         try:
-            sent = translate(merge(read({name: value})[0]), 4096)
+            sent = translate(merge(parse_options({name: value})[0]), 4096)
         except BadRequest:
             continue
         assert all(abs(n) < 2**32 or isinstance(n, float) for n in sent.values() if isinstance(n, int | float))

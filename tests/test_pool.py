@@ -14,7 +14,7 @@ import pytest
 from conftest import Start
 from ndani.engines import Launch
 from ndani.runtime.hardware import processors
-from ndani.runtime.spec import LEAST_CTX, RunnerSpec
+from ndani.runtime.spec import MIN_CTX, RunnerSpec
 from ndani.types import Details
 from server import PATIENCE, Server, until
 from stores import gguf, put_echo
@@ -265,13 +265,13 @@ LAUNCH = Launch("echo", "", -1, num_ctx=4096)
      ({"use_mmap": False}, False), ({"main_gpu": 0}, True)],
 )  # fmt: skip
 def test_what_a_runner_can_serve(change: dict[str, Any], fits: bool) -> None:
-    assert replace(SPEC, **change).fits(LAUNCH) is fits
+    assert replace(SPEC, **change).can_use(LAUNCH) is fits
 
 
 @pytest.mark.parametrize(
     ("num_ctx", "before", "launched"),
     [(4096, None, 4096), (5000, None, 5000), (5000, 4096, 8192), (100000, None, 8192), (100000, 4096, 8192), (4097, 4096, 8192),
-     (100, 4096, 4096), (0, None, LEAST_CTX), (1, None, LEAST_CTX), (None, None, 4096), (None, 2048, 2048), (1025, 1024, 2048)],
+     (100, 4096, 4096), (0, None, MIN_CTX), (1, None, MIN_CTX), (None, None, 4096), (None, 2048, 2048), (1025, 1024, 2048)],
 )  # fmt: skip
 def test_how_much_context_a_runner_starts_with(num_ctx: int | None, before: int | None, launched: int) -> None:
     old = replace(LAUNCH, num_ctx=before) if before else None

@@ -137,18 +137,18 @@ async def test_rule_7_what_was_loaded_for_somebody_who_left_stays_for_the_settin
 
 async def test_the_one_that_stays_longest_comes_first(bench: Begin) -> None:
     b = bench()
-    assert b.pool.longest_staying() is None
+    assert b.pool.last_to_expire() is None
     await b.use(ONE, 60.0)
     await b.use(OTHER, -1.0)
-    assert b.names() == ["other", "one"] and b.pool.longest_staying() == OTHER
+    assert b.names() == ["other", "one"] and b.pool.last_to_expire() == OTHER
     await b.use(ONE, 30.0)
     busy = await b.ask(OTHER, 10.0)
     assert b.names() == ["other", "one"], "in use: as if its last answer ended now"
     await busy.done()
-    assert b.names() == ["one", "other"] and b.pool.longest_staying() == ONE
+    assert b.names() == ["one", "other"] and b.pool.last_to_expire() == ONE
     await b.use(ONE, -1.0)
     busy = await b.ask(ONE)
-    assert b.pool.longest_staying() == ONE
+    assert b.pool.last_to_expire() == ONE
     await b.ask(MORE)
-    assert b.names() == ["other"] and b.pool.longest_staying() == OTHER, "one that leaves is not it"
+    assert b.names() == ["other"] and b.pool.last_to_expire() == OTHER, "one that leaves is not it"
     assert b.pool.runner("one") is b.runners[0] and b.pool.runner("none") is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ndani.errors import EngineFailed, Failed, LoadFailed, OutOfMemory
-from ndani.runtime.spec import VECTORS
+from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX
 from pools import ONE, OTHER, THIRD, Begin, Client, turns
 
 # ---------------------------------------------------------------- clients that leave
@@ -144,7 +144,7 @@ async def test_an_answer_that_fails_otherwise_costs_no_runner(bench: Begin) -> N
 
 async def test_an_idle_model_is_unloaded_at_once_and_its_vectors_with_it(bench: Begin) -> None:
     b = bench()
-    for spec in (ONE, replace(ONE, key=ONE.key + VECTORS), OTHER):
+    for spec in (ONE, replace(ONE, key=ONE.key + EMBEDDING_KEY_SUFFIX), OTHER):
         await b.use(spec, -1.0)
     b.pool.unload("one")
     b.pool.unload("nobody")
@@ -176,10 +176,10 @@ async def test_a_model_that_is_unloaded_while_it_loads_serves_who_waits_and_goes
 async def test_a_model_is_unloaded_by_the_name_that_it_was_loaded_by(bench: Begin) -> None:
     b = bench()
     await b.use(replace(ONE, name="Hub/One:latest"))
-    b.pool.unload_named("one")
+    b.pool.unload_by_name("one")
     await turns()
     assert len(b.names()) == 1
-    b.pool.unload_named("hub/ONE:latest")
+    b.pool.unload_by_name("hub/ONE:latest")
     await turns()
     assert b.names() == []
 

@@ -10,17 +10,17 @@ import pytest
 
 from ndani.errors import BadRequest, Busy, LoadFailed, NdaniError, OutOfMemory, Unconfined
 from ndani.runtime import pool as module
-from ndani.runtime.eviction import OVERHEAD, SHARE
-from ndani.runtime.pool import FULL, Pool
+from ndani.runtime.eviction import RUNNER_OVERHEAD, USABLE_SHARE
+from ndani.runtime.pool import QUEUE_FULL, Pool
 from pools import MORE, ONE, OTHER, THIRD, Begin, turns
 
 #: What `ONE` takes with all four slots, and one byte of room for rounding.
-SIZE = 10**8 + 4 * 1024 * 10**4 + OVERHEAD
+SIZE = 10**8 + 4 * 1024 * 10**4 + RUNNER_OVERHEAD
 
 
 def room(size: int) -> int:
     """So much is available that exactly `size` bytes may be taken."""
-    return int(size / SHARE) + 2
+    return int(size / USABLE_SHARE) + 2
 
 
 def test_the_docstring_is_true() -> None:
@@ -299,7 +299,7 @@ async def test_rule_5_nobody_loads_before_an_earlier_request_that_waits_for_room
     busy = await b.ask()
     b.available = room(0)
     large, small = await b.ask(OTHER), await b.ask(replace(THIRD, size=0, kv_bytes=0))
-    b.available = room(OVERHEAD)  # enough for the small one
+    b.available = room(RUNNER_OVERHEAD)  # enough for the small one
     await b.ask(replace(THIRD, key="fourth", size=0, kv_bytes=0))
     assert large.waits and small.waits and len(b.loads) == 1
     b.available = 10 * room(SIZE)
@@ -323,7 +323,7 @@ async def test_rule_5_who_is_refused_blocks_nobody(bench: Begin) -> None:
 async def test_rule_6_the_queue_is_bounded_and_says_so(bench: Begin) -> None:
     b = bench(max_queue=2, num_parallel=1)
     first, *waiting, refused = [await b.ask() for _ in range(4)]
-    assert isinstance(refused.error, Busy) and str(refused.error) == FULL and b.pool.waiting == 2
+    assert isinstance(refused.error, Busy) and str(refused.error) == QUEUE_FULL and b.pool.waiting == 2
     assert "the queue is full model=one waiting=2" in b.log.getvalue()
     await waiting[0].leave()
     assert (await b.ask()).waits, "who has left makes room"

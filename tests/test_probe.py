@@ -82,7 +82,7 @@ async def main():
         weights = os.open(sys.argv[1], os.O_RDONLY) if sys.argv[1:] else None
         runner = await Runner.spawn(Launch("llama" if weights else "echo", "", -1, num_thread=2), weights, folder)
         await runner.ready(60)
-        with Targets(runner.spare) as targets:
+        with Targets(runner.decoy) as targets:
             inside = await runner.probe(targets.addresses)
             from_inside = sorted(targets.arrived())
         await runner.stop()

@@ -163,13 +163,13 @@ async def test_the_model_that_stays_longest_is_the_one_to_probe_and_stays_as_lon
     async with pool(tmp_path) as (owned, _):
         over = asyncio.Event()
         over.set()
-        assert owned.longest_staying() is None
+        assert owned.last_to_expire() is None
         await hold(owned, ONE, over, 60.0)
         await hold(owned, OTHER, over, -1.0)
-        assert owned.longest_staying() == OTHER
+        assert owned.last_to_expire() == OTHER
         await hold(owned, OTHER, over, None)
         await asyncio.sleep(0)
         assert [(r.name, r.expires is None) for r in owned.residents()] == [("other", True), ("one", False)]
         await hold(owned, ONE, over, 30.0)
         await hold(owned, OTHER, over, 10.0)
-        assert owned.longest_staying() == ONE
+        assert owned.last_to_expire() == ONE

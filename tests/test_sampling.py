@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ndani.engines.sampling import DEFAULTS, OPTIONS, merge, read, translate
+from ndani.engines.sampling import DEFAULTS, OPTIONS, merge, parse_options, translate
 from ndani.errors import BadRequest
 from ndani.types import Sampling
 from server import Server, serving
@@ -21,7 +21,9 @@ def test_every_option_of_the_reference_is_known() -> None:
 
 
 def test_null_is_not_said_unknown_names_are_collected_and_fractions_are_cut() -> None:
-    said, ignored = read({"temperature": None, "mirostat": 2, "top_k": 3.9, "seed": 1, "stop": ["a", ""], "penalize_newline": True})
+    said, ignored = parse_options(
+        {"temperature": None, "mirostat": 2, "top_k": 3.9, "seed": 1, "stop": ["a", ""], "penalize_newline": True}
+    )
     assert said == Sampling(top_k=3, seed=1, stop=("a",))
     assert ignored == ["mirostat", "penalize_newline"]
 
@@ -46,7 +48,7 @@ def test_null_is_not_said_unknown_names_are_collected_and_fractions_are_cut() ->
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_option(name: str, value: Any, sentence: str) -> None:
     with pytest.raises(BadRequest) as met:
-        read({name: value})
+        parse_options({name: value})
     assert str(met.value).startswith(sentence)
 
 
@@ -84,14 +86,14 @@ def test_the_defaults_are_ollamas_and_each_is_sent() -> None:
     ],
 )
 def test_what_is_asked_reaches_the_engine_within_the_caps(option: str, value: Any, field: str, sent: Any) -> None:
-    assert translate(merge(read({option: value})[0]), 100)[field] == sent
+    assert translate(merge(parse_options({option: value})[0]), 100)[field] == sent
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1, 2**32, 1764000000000000000, 2**63, 2**64 - 1])
 def test_any_clock_is_a_seed_and_never_the_random_one(seed: int) -> None:
-    sent = translate(merge(read({"seed": seed})[0]), 100)["seed"]
+    sent = translate(merge(parse_options({"seed": seed})[0]), 100)["seed"]
     assert 0 <= sent < 2**31
-    assert translate(merge(read({"seed": -5})[0]), 100)["seed"] == 0xFFFFFFFF
+    assert translate(merge(parse_options({"seed": -5})[0]), 100)["seed"] == 0xFFFFFFFF
 
 
 # ---------------------------------------------------------------- on the real model

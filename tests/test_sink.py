@@ -16,7 +16,7 @@ from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import Coalescer
 from ndani.errors import EngineFailed
-from ndani.outputs import MOST_REPEATS
+from ndani.outputs import MAX_REPEATS
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 from ndani.types import Done, Event, Message, Sampling, Sink, Text
@@ -101,7 +101,7 @@ async def test_a_model_that_repeats_itself_is_stopped_on_the_short_way_too(folde
     events = await told(folder, question("@delay=0.001 " + "same " * 200), reader)
     said = len(reader.taken) + sum(isinstance(event, Text) for event in events)
     last = events[-1]
-    assert isinstance(last, Done) and last.reason == "length" and MOST_REPEATS < said <= MOST_REPEATS + 3
+    assert isinstance(last, Done) and last.reason == "length" and MAX_REPEATS < said <= MAX_REPEATS + 3
 
 
 async def test_an_engine_that_dies_is_an_error_not_a_wait(folder: Path) -> None:

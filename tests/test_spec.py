@@ -36,13 +36,13 @@ def test_a_runner_fits_where_starting_it_again_would_change_nothing() -> None:
         again = spec.launch(old, DEFAULTS)
         if spec.embedding and not spec.pooling and old.num_batch < old.num_ctx:
             continue  # nobody starts one like that
-        assert spec.fits(old) is (replace(again, num_batch=old.num_batch) == old if spec.embedding else again == old), (spec, old)
-        assert spec.fits(again) and spec.launch(again, DEFAULTS) == again and again.num_ctx >= old.num_ctx
+        assert spec.can_use(old) is (replace(again, num_batch=old.num_batch) == old if spec.embedding else again == old), (spec, old)
+        assert spec.can_use(again) and spec.launch(again, DEFAULTS) == again and again.num_ctx >= old.num_ctx
         assert not spec.trained_ctx or again.num_ctx <= max(spec.trained_ctx, old.num_ctx)
-        fitting += spec.fits(old)
+        fitting += spec.can_use(old)
     assert 1000 < fitting < len(SPECS) * len(LAUNCHES) / 2
     for spec in SPECS:
-        assert spec.fits(spec.launch(None, DEFAULTS))
+        assert spec.can_use(spec.launch(None, DEFAULTS))
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_the_settings_say_what_nobody_else_says(tmp_path: Any) -> None:
 
 def test_which_of_two_asks_for_more() -> None:
     none, little, much = (replace(SPECS[0], num_ctx=num_ctx) for num_ctx in (None, 10, 11))
-    more = {(a.num_ctx, b.num_ctx) for a, b in product((none, little, much), repeat=2) if a.asks_for_more_than(b)}
+    more = {(a.num_ctx, b.num_ctx) for a, b in product((none, little, much), repeat=2) if a.needs_more_context_than(b)}
     assert more == {(10, None), (11, None), (11, 10)}

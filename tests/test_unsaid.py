@@ -18,7 +18,7 @@ from ndani.api.ollama import requests
 from ndani.api.ollama.create import parse_create
 from ndani.api.ollama.embed import parse_embed, parse_embeddings
 from ndani.api.ollama.show import parse_show
-from ndani.engines.sampling import OPTIONS, read
+from ndani.engines.sampling import OPTIONS, parse_options
 from ndani.errors import BadName, BadRequest, NotFound
 from server import Server
 from stores import put_echo
@@ -139,7 +139,7 @@ def test_an_empty_field_means_what_the_table_says(route: str, field: str, value:
 def test_an_option_that_is_null_is_not_said_and_one_that_is_zero_is(name: str) -> None:
     def meaning(value: object) -> str:
         try:
-            return "-" if read({name: value}) == read({}) else "+"
+            return "-" if parse_options({name: value}) == parse_options({}) else "+"
         except BadRequest:
             return "!"
 

@@ -52,7 +52,7 @@ async def tried(folder, scratch, version, spaces):
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
         await runner.ready(120)
-        with Targets(runner.spare) as targets:
+        with Targets(runner.decoy) as targets:
             found = {o.name: o.error if o.blocked else "open" for o in await runner.probe(targets.addresses)}
             arrived = sorted(targets.arrived())
         held = runner.confinement

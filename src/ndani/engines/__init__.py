@@ -1,10 +1,9 @@
-"""Engines: each runs one loaded model. This is the room's door: what a runner is told, which engines there are, what each can.
+"""Engines: each runs one loaded model. This file defines a runner's options, the list of engines, and their features.
 
-An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves
-the runner protocol on a Unix socket: `/health`, `/completion` (SSE), `/v1/chat/completions` (SSE),
-`/apply-template`, `/tokenize`, `/detokenize`, `/slots`, the useful subset of llama.cpp's server. The *client* side
-(`client.py`) runs in the front and speaks that protocol. To add an engine, copy `host_echo.py`, and say in `ENGINES` what
-it can: nothing else asks which engine it has before it.
+An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves the runner
+protocol on a Unix socket: `/health`, `/completion` (SSE), `/v1/chat/completions` (SSE), `/apply-template`, `/tokenize`,
+`/detokenize`, `/slots`, a subset of llama.cpp's server. The *client* side (`client.py`) runs in the front and uses that protocol.
+To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features: no other code depends on which engine it is.
 """
 
 from __future__ import annotations
@@ -15,89 +14,89 @@ from typing import Final, Protocol
 
 from ndani.errors import Misconfigured
 
-_FIRST, _BARE = ".sock", "2.sock"
+_SOCKET_SUFFIX, _SUFFIX_WITHOUT_TEMPLATE = ".sock", "2.sock"
 
 
-def bare_socket(path: str) -> str:
-    """Where a host serves weights without the chat template that they carry, for it cannot read that: told by the name alone.
+def socket_without_template(path: str) -> str:
+    """The socket path on which a host serves weights whose own chat template it cannot read. The name alone tells the client.
 
-    They are loaded all the same: who brings a template of his own, or wants vectors, needs none. It is not the socket of the
-    first try to load, for what a jailed process has made it cannot remove.
+    The weights are loaded anyway: a model with its own TEMPLATE, or embeddings, do not need that template. It must be another path
+    than that of the first try to load, because a jailed process cannot remove a socket that it has created.
     """
-    return path.removesuffix(_FIRST) + _BARE
+    return path.removesuffix(_SOCKET_SUFFIX) + _SUFFIX_WITHOUT_TEMPLATE
 
 
-def is_bare(path: str) -> bool:
-    """Whether a socket is a `bare_socket`: nobody can have conversations rendered there."""
-    return path.endswith(_BARE)
+def lacks_template(path: str) -> bool:
+    """Whether a path is that of `socket_without_template`: the engine cannot render conversations there."""
+    return path.endswith(_SUFFIX_WITHOUT_TEMPLATE)
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """All that a runner is told when it starts. A change in any field but `socket` and the descriptors means another runner."""
+    """A runner's start options. A change of any field except `socket` and the descriptors needs a new runner."""
 
     engine: str
     socket: str  # a path of at most 107 bytes, new for each spawn
-    weights: int  # an inherited descriptor open for reading; -1 where the engine needs none
-    adapter: int = -1  # one more, of a LoRA laid over the weights; -1 where there is none
-    slots: int = 4  # answers at once
+    weights: int  # an inherited descriptor open for reading; -1 if the engine needs none
+    adapter: int = -1  # a second descriptor, of a LoRA adapter for the weights; -1 if there is none
+    slots: int = 4  # how many requests run at the same time
     num_ctx: int = 4096  # tokens of context of each slot
-    num_batch: int = 256  # prompt tokens between two looks at whether the client is still there
+    num_batch: int = 256  # prompt tokens between two checks whether the client is still connected
     num_thread: int = 1
     num_gpu: int = -1
     main_gpu: int = 0
     use_mmap: bool | None = None
     flash_attention: bool | None = None
     kv_cache_type: str = "f16"
-    embedding: bool = False  # vectors of texts, and nothing else
-    pooling: str = ""  # of the vectors of a text's tokens: the model's own way, or `last`
+    embedding: bool = False  # serve embeddings only
+    pooling: str = ""  # how the vectors of a text's tokens are pooled: empty for the model's own method, or `last`
 
 
 class Host(Protocol):
-    """The side of an engine that lives in the runner. Both calls happen on the main thread, in this order.
+    """The side of an engine inside the runner. `prepare` and `open` are called on the main thread, in this order.
 
-    `gpu`, set by `prepare`, says whether the engine will compute on a GPU where there is one: the jail then leaves its
-    devices open. `bare`, set by `open`, says that it serves on `bare_socket` instead, without the weights' chat template.
+    `gpu`, set by `prepare`: the engine will use a GPU if there is one, so the jail leaves the GPU devices accessible.
+    `without_template`, set by `open`: it serves on `socket_without_template` instead, without the weights' chat template.
     """
 
     gpu: bool
-    bare: bool
+    without_template: bool
 
     def prepare(self, launch: Launch) -> None:
-        """Import every library the engine needs. Called before the jail shuts; must start no thread.
+        """Import every library that the engine needs. Called before the jail is closed; must not start a thread.
 
         Raises Misconfigured with one sentence when a library is missing.
         """
         ...
 
     def open(self, launch: Launch) -> None:
-        """Load the weights and serve on `launch.socket`; returns once it answers. Called inside the jail.
+        """Load the weights and serve on `launch.socket`; returns once it is ready. Called inside the jail.
 
-        Raises LoadFailed with one sentence of ours; never with the engine's own words.
+        Raises LoadFailed with our own message, never with the engine's.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine: how its host is made, and what of it this version serves. Requests are refused by what stands here.
+    """One engine: how to create its host, and which of its features this version supports. Other requests are refused.
 
-    `formats` are the forms of weights that it runs, as models' configs write them. `serves` is what a request may ask of it
-    beyond text, in the words of `ChatRequest.features`. `chat_template`: it applies the chat template that the weights carry.
-    `adapters` and `projectors`: it takes weights with a LoRA over them, or with eyes beside them.
+    `formats` are the weights formats that it runs, as written in models' configs. `features` are what a request may use besides
+    text, with the names of `ChatRequest.features`. `chat_template`: it applies the chat template in the weights. `adapters` and
+    `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights.
     """
 
     name: str
     host: Callable[[], Host]
     formats: frozenset[str]
-    serves: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
     embeddings: bool = False
     chat_template: bool = False
     adapters: bool = False
     projectors: bool = False
 
 
-# Hosts are imported where they are made, in the runner: only who needs a library loads it.
+# Hosts are imported when they are created, in the runner, so that no other process loads an engine's library.
 
 
 def _llama() -> Host:
@@ -126,6 +125,6 @@ def host(engine: str) -> Host:
     return ENGINES[engine].host()
 
 
-def running(form: str) -> EngineSpec:
-    """The engine that runs weights of a form; llama.cpp's says itself what is wrong with one that nobody knows."""
-    return next((spec for spec in ENGINES.values() if form in spec.formats), _LLAMA)
+def engine_for(weights_format: str) -> EngineSpec:
+    """The engine for a weights format. Unknown formats go to llama.cpp, which reports what is wrong with them."""
+    return next((spec for spec in ENGINES.values() if weights_format in spec.formats), _LLAMA)

@@ -1,7 +1,7 @@
 """The front's side of an engine: the runner protocol, spoken to one runner's socket.
 
-Requests and answers of the protocol are decoded here and nowhere else. The engine's own error words are never
-passed on: they quote prompts (DESIGN, traps, 8).
+Only this file encodes requests and decodes responses of the protocol. The engine's own error messages are never passed on: they
+quote prompts (DESIGN, traps, 8).
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
-from ndani.engines import is_bare
+from ndani.engines import lacks_template
 from ndani.engines.stream import Coalescer, exchange
 from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message
 
-_UNREADABLE = "the chat template cannot be read that this model's file carries; create the model again with a TEMPLATE of its own"
-_NONE = "the engine gave an answer that is none; ask again"
-_NONSENSE = (msgspec.DecodeError, ValueError, RecursionError)
+_UNREADABLE_TEMPLATE = "the chat template cannot be read that this model's file carries; create the model again with a TEMPLATE of its own"
+_INVALID_RESPONSE = "the engine gave an answer that is none; ask again"
+_DECODE_ERRORS = (msgspec.DecodeError, ValueError, RecursionError)
 
 _T = TypeVar("_T")
 
 
-class TooLong(Exception):
-    """The prompt has more tokens than a slot has context. Not a user's error yet: `question.ask` cuts and asks again."""
+class PromptTooLong(Exception):
+    """The prompt has more tokens than a slot has context. Not yet an error for the user: `question.ask` truncates and retries."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__(tokens)
         self.tokens = tokens
 
 
-#: Numbers as an engine can say them: they are added up and written down, and who has been made to lie must not spoil that.
+#: The range of numbers that an engine can really send. They are added up and logged, and a compromised runner may send absurd ones.
 _Token = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**53)]
 _Count = Annotated[int, msgspec.Meta(ge=-1, le=2**31)]
 _Milliseconds = Annotated[float, msgspec.Meta(ge=-1.0, le=1e12)]
@@ -57,15 +57,15 @@ class _Refusal(msgspec.Struct):
     error: _Error = msgspec.field(default_factory=_Error)
 
 
-class Reading(msgspec.Struct):
-    """How much of a prompt has been read, in tokens."""
+class PromptProgress(msgspec.Struct):
+    """How much of a prompt has been processed, in tokens."""
 
     total: _Count = 0
     processed: _Count = 0
 
 
 class Chunk(msgspec.Struct):
-    """One event of `/completion`. `prompt_progress` is there while the prompt is read, `stop` in the last one only."""
+    """One event of `/completion`. `prompt_progress` is set while the prompt is processed, `stop` only in the last event."""
 
     content: str = ""
     tokens: Annotated[list[_Token], msgspec.Meta(max_length=1024)] = []
@@ -73,24 +73,24 @@ class Chunk(msgspec.Struct):
     stop_type: str = ""
     tokens_evaluated: _Count = 0
     timings: Timings | None = None
-    prompt_progress: Reading | None = None
+    prompt_progress: PromptProgress | None = None
     error: _Error | None = None
 
 
 class _Vector(msgspec.Struct):
-    """One vector, in base64 of little-endian 32-bit floats: a quarter of the bytes of its decimals."""
+    """One vector, as base64 of little-endian 32-bit floats: a quarter of the size of decimal numbers."""
 
     index: _Count
     embedding: bytes
 
 
-class _Used(msgspec.Struct):
+class _Usage(msgspec.Struct):
     prompt_tokens: _Count = 0
 
 
 class _Vectors(msgspec.Struct):
     data: list[_Vector]
-    usage: _Used = msgspec.field(default_factory=_Used)
+    usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
 class _Prompt(msgspec.Struct):
@@ -109,37 +109,37 @@ class _Raw(msgspec.Struct):
     tokens: msgspec.Raw
 
 
-#: Bytes of a token id in a list of them, at most, and tokens that stand around any text.
-_WIDEST, _FRAME = 12, 64
-#: Bytes of the longest vector that any model gives, as it is sent: 24,000 numbers.
-_WIDEST_VECTOR = 1 << 17
-_vectors = msgspec.json.Decoder(_Vectors)
-_chunk = msgspec.json.Decoder(Chunk)
-_refusal = msgspec.json.Decoder(_Refusal)
+#: Maximum bytes of a token id in a JSON list, and maximum number of tokens that a model adds around a text.
+_MAX_TOKEN_ID_BYTES, _MAX_SPECIAL_TOKENS = 12, 64
+#: Bytes of the longest encoded vector of any known model: 24,000 numbers.
+_MAX_VECTOR_BYTES = 1 << 17
+_vectors_decoder = msgspec.json.Decoder(_Vectors)
+_chunk_decoder = msgspec.json.Decoder(Chunk)
+_refusal_decoder = msgspec.json.Decoder(_Refusal)
 
-#: The last event would repeat the prompt and every setting; these are the fields that are read.
+#: The fields that we read of the last event. Without this list it would repeat the prompt and every setting.
 _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_evaluated", "timings"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """A route of the runner protocol, and what is said when an engine refuses what was asked there.
+    """A route of the runner protocol, and the error message for requests that the engine refuses.
 
-    `any_status`: whatever the status, it is the request's fault. llama.cpp answers 500 where a template raises or a token id
-    is none.
+    `always_bad_request`: any error status means that the request is wrong. llama.cpp answers 500 when a template raises or a token
+    id does not exist.
     """
 
     path: str
-    refused: str = "the engine refuses this request"
-    any_status: bool = False
+    refusal_message: str = "the engine refuses this request"
+    always_bad_request: bool = False
 
-    def refusal(self, status: int, error: _Error) -> Exception:
-        """The error for an engine's refusal: its type is read, its words are not."""
+    def refuse(self, status: int, error: _Error) -> NoReturn:
+        """Raise the error for an engine's error response: PromptTooLong, BadRequest or EngineFailed. The engine's message is not read."""
         if error.type == "exceed_context_size_error":
-            return TooLong(error.n_prompt_tokens)
-        if self.any_status or 400 <= status < 500:
-            return BadRequest(self.refused)
-        return EngineFailed("the engine could not answer; ask again")
+            raise PromptTooLong(error.n_prompt_tokens)
+        if self.always_bad_request or 400 <= status < 500:
+            raise BadRequest(self.refusal_message)
+        raise EngineFailed("the engine could not answer; ask again")
 
 
 _APPLY_TEMPLATE = _Route("/apply-template", "this model's chat template refuses these messages; check their roles and order", True)
@@ -150,77 +150,80 @@ _EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, 
 
 
 class Engine:
-    """One runner, as the front sees it. Every method raises EngineFailed when the runner goes away."""
+    """One runner, as the front sees it. Every method raises EngineFailed when the runner exits."""
 
     def __init__(self, socket: str, coalescer: Coalescer) -> None:
         self._socket = socket
         self._coalescer = coalescer
-        self._bare = is_bare(socket)
+        self._lacks_template = lacks_template(socket)
 
     async def render(self, messages: tuple[Message, ...], think: bool | None = None) -> str:
-        """The prompt that the model's own chat template makes of a conversation; `think` is its `enable_thinking`, where said.
+        """The prompt that the model's own chat template makes of a conversation; `think`, unless None, sets its `enable_thinking`.
 
-        Raises BadRequest when the template refuses it (a role it does not know, turns in an order it forbids), or is none
-        that the engine can read.
+        Raises BadRequest when the template refuses the conversation (an unknown role, a forbidden order of turns), or when the
+        engine cannot read the template.
         """
-        if self._bare:
-            raise BadRequest(_UNREADABLE)
-        body: dict[str, Any] = {"messages": [_turn(message) for message in messages]}
+        if self._lacks_template:
+            raise BadRequest(_UNREADABLE_TEMPLATE)
+        body: dict[str, Any] = {"messages": [_message_body(message) for message in messages]}
         if think is not None:
             body["chat_template_kwargs"] = {"enable_thinking": think}
-        return (await self._ask(_APPLY_TEMPLATE, body, _Prompt)).prompt
+        return (await self._request(_APPLY_TEMPLATE, body, _Prompt)).prompt
 
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a prompt; `special`: with what the model puts in front of every prompt."""
-        whole = await self._fetch(_TOKENIZE, {"content": text, "add_special": special, "parse_special": True})
-        with _sense():
-            # A token has at least one byte, and few stand around a text: a list of more would be memory without end.
-            if whole.count(b",") > _FRAME + 4 * len(text.encode()):
+        """The token ids of a prompt; `special`: with the tokens that the model adds to every prompt."""
+        response = await self._send(_TOKENIZE, {"content": text, "add_special": special, "parse_special": True})
+        with _checked_decoding():
+            # A token has at least one byte, and a model adds few around a text: a longer list could use any amount of memory.
+            if response.count(b",") > _MAX_SPECIAL_TOKENS + 4 * len(text.encode()):
                 raise ValueError("more tokens than there is text")
-            return msgspec.json.decode(whole, type=_Tokens).tokens
+            return msgspec.json.decode(response, type=_Tokens).tokens
 
-    async def measure(self, text: str, first: int, last: int) -> tuple[list[int], list[int], int]:
-        """How many tokens a prompt has, the ids of the first ones and of the last ones. The rest is counted and not made into numbers.
+    async def measure(self, text: str, head_count: int, tail_count: int) -> tuple[list[int], list[int], int]:
+        """The ids of a prompt's first `head_count` and last `tail_count` tokens, and the number of all its tokens.
 
-        So a text of many megabytes does not keep the others waiting while it is.
+        The other tokens are counted but not parsed: parsing a text of many megabytes would block other requests.
         """
-        whole = await self._fetch(_TOKENIZE, {"content": text, "add_special": True, "parse_special": True})
-        with _sense():
-            ids = bytes(msgspec.json.decode(whole, type=_Raw).tokens)[1:-1]
+        response = await self._send(_TOKENIZE, {"content": text, "add_special": True, "parse_special": True})
+        with _checked_decoding():
+            ids = bytes(msgspec.json.decode(response, type=_Raw).tokens)[1:-1]
             if not ids:
                 return [], [], 0
-            # Only the pieces that hold them are cut out: an id and what stands around it is no longer than _WIDEST.
-            front = ids[: _WIDEST * first].split(b",", first)[:first]
-            back = ids[-_WIDEST * last :].rsplit(b",", last)[-last:] if last else []
-            return [int(one) for one in front], [int(one) for one in back], ids.count(b",") + 1
+            # Only the ends of the list are split: an id with its separators is at most _MAX_TOKEN_ID_BYTES long.
+            head = ids[: _MAX_TOKEN_ID_BYTES * head_count].split(b",", head_count)[:head_count]
+            tail = ids[-_MAX_TOKEN_ID_BYTES * tail_count :].rsplit(b",", tail_count)[-tail_count:] if tail_count else []
+            return [int(token) for token in head], [int(token) for token in tail], ids.count(b",") + 1
 
     async def detokenize(self, tokens: tuple[int, ...] | list[int]) -> str:
         """The text of token ids. Raises BadRequest for ids that this model does not have."""
-        return (await self._ask(_DETOKENIZE, {"tokens": list(tokens)}, _Content)).content
+        return (await self._request(_DETOKENIZE, {"tokens": list(tokens)}, _Content)).content
 
     async def embed(self, inputs: list[str | list[int]]) -> tuple[list[bytes], int]:
-        """A vector for each input (a text, or token ids that count as they are), in order, and how many tokens were read.
+        """A vector for each input (a text, or token ids that are used unchanged), in order, and how many tokens were processed.
 
-        Vectors have length 1, as little-endian 32-bit floats. What is under way goes on when the client leaves: ask for
-        little at once. Raises BadRequest for an input without tokens.
+        Vectors have length 1, as little-endian 32-bit floats. The engine does not stop when the client disconnects, so send few
+        inputs at once. Raises BadRequest for an input without tokens.
         """
         body = {"input": inputs, "encoding_format": "base64", "embd_normalize": 2}
-        whole = await self._fetch(_EMBEDDINGS, body, more=_WIDEST_VECTOR * len(inputs))
-        with _sense():
-            found = _vectors.decode(whole)
-        vectors = [one.embedding for one in sorted(found.data, key=lambda one: one.index)]
-        if len(vectors) != len(inputs) or {len(one) for one in vectors} - {4 * (len(vectors[0]) // 4)} or not vectors[0]:
-            raise EngineFailed(_NONE)
-        return vectors, max(found.usage.prompt_tokens, 0)
+        response = await self._send(_EMBEDDINGS, body, extra_bytes=_MAX_VECTOR_BYTES * len(inputs))
+        with _checked_decoding():
+            embeddings = _vectors_decoder.decode(response)
+        vectors = [item.embedding for item in sorted(embeddings.data, key=lambda item: item.index)]
+        if len(vectors) != len(inputs) or not vectors[0]:
+            raise EngineFailed(_INVALID_RESPONSE)
+        whole_floats = 4 * (len(vectors[0]) // 4)
+        if any(len(vector) != whole_floats for vector in vectors):
+            raise EngineFailed(_INVALID_RESPONSE)
+        return vectors, max(embeddings.usage.prompt_tokens, 0)
 
     async def complete(
         self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
     ) -> AsyncGenerator[Chunk]:
-        """Continue a prompt, piece by piece; the last chunk has `stop` set.
+        """Continue a prompt, chunk by chunk; the last chunk has `stop` set.
 
-        Always streamed and with progress, so that the engine notices between two batches when nobody listens any
-        more (trap 1). Closing this generator stops the computation. While the next chunk is waited for, `tap` is
-        offered each that comes; one that it takes is not yielded. Raises TooLong, BadRequest.
+        Always a stream with progress events, so that the engine notices between two batches when the client has disconnected
+        (trap 1). Closing this generator stops the computation. While the caller waits for the next chunk, `tap` is called with
+        each chunk; one for which it returns True is not yielded. Raises PromptTooLong, BadRequest.
         """
         body = {
             **options,
@@ -230,17 +233,17 @@ class Engine:
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async with exchange(self._socket, _COMPLETION.path, msgspec.json.encode(body), self._coalescer) as call:
-            if await call.headers() != 200:
-                raise _COMPLETION.refusal(call.status, _error_of(await call.end()))
-            call.stream(_offering(tap) if tap else None)
-            while batch := await call.events():
+        async with exchange(self._socket, _COMPLETION.path, msgspec.json.encode(body), self._coalescer) as response:
+            if await response.status_code() != 200:
+                _COMPLETION.refuse(response.status, _error_of(await response.body()))
+            response.start_stream(_event_tap(tap) if tap else None)
+            while batch := await response.events():
                 for event in batch:
                     if event.startswith(b"data: {"):
-                        with _sense():
-                            chunk = _chunk.decode(memoryview(event)[6:])
+                        with _checked_decoding():
+                            chunk = _chunk_decoder.decode(memoryview(event)[6:])
                         if chunk.error is not None:
-                            raise _COMPLETION.refusal(500, chunk.error)
+                            _COMPLETION.refuse(500, chunk.error)
                         yield chunk
                         if chunk.stop:
                             return
@@ -248,37 +251,41 @@ class Engine:
                         raise EngineFailed("the engine could not go on with this answer; ask again")
         raise EngineFailed("the engine ended an answer too early; ask again")
 
-    async def _ask(self, route: _Route, body: dict[str, Any], kind: type[_T]) -> _T:
-        whole = await self._fetch(route, body)
-        with _sense():
-            return msgspec.json.decode(whole, type=kind)
+    async def _request(self, route: _Route, body: dict[str, Any], response_type: type[_T]) -> _T:
+        response = await self._send(route, body)
+        with _checked_decoding():
+            return msgspec.json.decode(response, type=response_type)
 
-    async def _fetch(self, route: _Route, body: dict[str, Any], *, more: int = 0) -> bytes:
-        async with exchange(self._socket, route.path, msgspec.json.encode(body), self._coalescer, more=more) as call:
-            status = await call.headers()
-            whole = await call.end()
-        if status != 200:
-            error = route.refusal(status, _error_of(whole))
-            raise EngineFailed(_NONE) if isinstance(error, TooLong) else error  # no context is filled by these questions
-        return whole
-
-
-def _turn(message: Message) -> dict[str, str]:
-    """A message in the engine's words, without what it does not have."""
-    more = {"reasoning_content": message.thinking, "name": message.tool_name, "tool_call_id": message.tool_call_id}
-    return {"role": message.role, "content": message.content} | {key: text for key, text in more.items() if text}
+    async def _send(self, route: _Route, body: dict[str, Any], *, extra_bytes: int = 0) -> bytes:
+        async with exchange(self._socket, route.path, msgspec.json.encode(body), self._coalescer, extra_bytes=extra_bytes) as response:
+            status = await response.status_code()
+            response_body = await response.body()
+        if status == 200:
+            return response_body
+        try:
+            route.refuse(status, _error_of(response_body))
+        except PromptTooLong:
+            if route is _EMBEDDINGS:
+                raise
+            raise EngineFailed(_INVALID_RESPONSE) from None  # no other of these requests fills a context
 
 
-def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
-    """A tap of chunks as a tap of events; what is no piece of an answer passes by."""
-    decode = _chunk.decode
+def _message_body(message: Message) -> dict[str, str]:
+    """A message as the engine expects it, without empty fields."""
+    optional = {"reasoning_content": message.thinking, "name": message.tool_name, "tool_call_id": message.tool_call_id}
+    return {"role": message.role, "content": message.content} | {key: text for key, text in optional.items() if text}
+
+
+def _event_tap(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
+    """Turn a tap of chunks into a tap of events; events that are not chunks are not consumed."""
+    decode = _chunk_decoder.decode
 
     def offer(event: bytes) -> bool:
         if not event.startswith(b"data: {"):
             return False
         try:
             chunk = decode(memoryview(event)[6:])
-        except _NONSENSE:  # said where it is read in the ordinary way
+        except _DECODE_ERRORS:  # not consumed: the generator decodes it again and raises
             return False
         return tap(chunk)
 
@@ -287,15 +294,15 @@ def _offering(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
 
 def _error_of(body: bytes) -> _Error:
     try:
-        return _refusal.decode(body).error
-    except _NONSENSE:
+        return _refusal_decoder.decode(body).error
+    except _DECODE_ERRORS:
         return _Error()
 
 
 @contextmanager
-def _sense() -> Iterator[None]:
-    """An answer that no engine gives is the engine's fault, whatever is wrong with it: its runner is not asked again."""
+def _checked_decoding() -> Iterator[None]:
+    """Turn errors while decoding a response into EngineFailed: a runner that sends invalid responses must not be used again."""
     try:
         yield
-    except _NONSENSE:
-        raise EngineFailed(_NONE) from None
+    except _DECODE_ERRORS:
+        raise EngineFailed(_INVALID_RESPONSE) from None

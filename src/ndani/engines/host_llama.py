@@ -1,8 +1,7 @@
 """The llama.cpp engine's side inside the runner: xllamacpp's C++ server on a Unix socket.
 
-No Python runs here per token: once `open` returns, llama.cpp's own threads serve. What lives here is only how that
-server is started, and each line below that looks odd closes a hole that was found by trying (DESIGN, "Traps of the
-engine wheel"; the numbers are its numbers).
+No Python code runs per token: once `open` returns, llama.cpp's own threads serve. This file only starts that server. Each line
+below that looks odd avoids a problem that was found by experiment (DESIGN, "Traps of the engine wheel"; the numbers refer to it).
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ndani.engines import Launch, bare_socket
+from ndani.engines import Launch, socket_without_template
 from ndani.errors import LoadFailed, Misconfigured
 
-#: HTTP threads beyond one per slot: health, slots, tokenize and a hung-up client's last read (trap 3).
+#: HTTP threads in addition to one per slot: for health, slots, tokenize and the last read of a disconnected client (trap 3).
 SPARE_HTTP_THREADS = 6
 
-_BROKEN = "the engine could not load this model: the file is damaged, of a kind it does not know, or memory is short"
-_BROKEN_WITH_ADAPTER = (
+_LOAD_FAILED = "the engine could not load this model: the file is damaged, of a kind it does not know, or memory is short"
+_LOAD_FAILED_WITH_ADAPTER = (
     "the engine could not load this model with its adapter: the adapter was made for another model, a file is damaged "
     "or of a kind it does not know, or memory is short"
 )
@@ -38,23 +37,23 @@ _CACHE_TYPES = {
 }
 
 
-#: In place of the chat template that the weights carry, where that cannot be read or nobody needs it.
-_NO_TEMPLATE = "none"
+#: Used instead of the chat template in the weights when the engine cannot read that or it is not needed.
+_PLACEHOLDER_TEMPLATE = "none"
 
-#: How the library names each backend that it was built with, in front of what that can do: `CPU : AVX2 = 1 | …`
-_BACKEND = re.compile(r"(?:\A|\| )(\w+) : ")
+#: Matches the name of each backend in the library's system info, before its features: `CPU : AVX2 = 1 | …`
+_BACKEND_NAME = re.compile(r"(?:\A|\| )(\w+) : ")
 
 
 class LlamaHost:
-    """llama.cpp, as xllamacpp carries it."""
+    """llama.cpp, as packaged by xllamacpp."""
 
     def __init__(self) -> None:
-        self.gpu = self.bare = False
+        self.gpu = self.without_template = False
         self._library: Any = None
-        self._server: Any = None  # dropping it would stop the server
+        self._server: Any = None  # if it were garbage-collected, the server would stop
 
     def prepare(self, launch: Launch) -> None:
-        """Import the wheel. Raises Misconfigured when it, or the one system library it links, is missing (trap 5)."""
+        """Import the wheel. Raises Misconfigured when it, or the system library that it links to, is missing (trap 5)."""
         if sys.platform == "linux":
             try:
                 ctypes.CDLL("libgomp.so.1")
@@ -68,24 +67,26 @@ class LlamaHost:
         except ImportError:
             raise Misconfigured("the engine xllamacpp is not installed or does not fit this system; install ndani again") from None
         self._library = xllamacpp
-        self.gpu = launch.num_gpu != 0 and set(_BACKEND.findall(xllamacpp.get_system_info())) > {"CPU"}
+        self.gpu = launch.num_gpu != 0 and set(_BACKEND_NAME.findall(xllamacpp.get_system_info())) > {"CPU"}
 
     def open(self, launch: Launch) -> None:
-        """Load and serve. The constructor returns when the model answers, and raises one wordless error when it cannot.
+        """Load and serve. The server's constructor returns when the model is ready, and raises an error without details when it fails.
 
-        A chat template that it cannot read is among the reasons, so it is tried once more with one that nobody will use.
+        An unreadable chat template is one of the possible reasons, so a second try uses a placeholder template.
         """
-        if len(bare_socket(launch.socket).encode()) > 107 or Path(launch.socket).exists():  # trap 7: else only "Failed to init server"
+        if (
+            len(socket_without_template(launch.socket).encode()) > 107 or Path(launch.socket).exists()
+        ):  # trap 7: otherwise the only error is "Failed to init server"
             raise LoadFailed("the runner's socket path is too long or already there; set TMPDIR to a shorter folder")
         parameters = self._parameters(launch)
-        for template in (_NO_TEMPLATE,) if launch.embedding else ("", _NO_TEMPLATE):
-            parameters.chat_template = template  # empty: the weights' own
+        for template in (_PLACEHOLDER_TEMPLATE,) if launch.embedding else ("", _PLACEHOLDER_TEMPLATE):
+            parameters.chat_template = template  # empty: the template in the weights
             try:
                 self._server = self._library.Server(parameters)
                 return
-            except RuntimeError:  # its words are left out on purpose: they can quote what was given (trap 8)
-                self.bare, parameters.hostnames = True, [bare_socket(launch.socket)]
-        raise LoadFailed(_BROKEN if launch.adapter < 0 else _BROKEN_WITH_ADAPTER)
+            except RuntimeError:  # its message is dropped on purpose: it can quote the input (trap 8)
+                self.without_template, parameters.hostnames = True, [socket_without_template(launch.socket)]
+        raise LoadFailed(_LOAD_FAILED if launch.adapter < 0 else _LOAD_FAILED_WITH_ADAPTER)
 
     def _parameters(self, launch: Launch) -> Any:
         lib = self._library
@@ -98,20 +99,20 @@ class LlamaHost:
         p.hostnames = [launch.socket]
         p.n_parallel = launch.slots
         p.n_ctx = launch.slots * launch.num_ctx  # it divides n_ctx by its slots (trap 10)
-        p.n_batch = p.n_ubatch = launch.num_batch  # between two batches it looks whether the client left (trap 1)
-        p.cache_ram_mib = 0  # else every distinct prompt stays in memory, shared between whoever asks (trap 2)
+        p.n_batch = p.n_ubatch = launch.num_batch  # it checks between batches whether the client has disconnected (trap 1)
+        p.cache_ram_mib = 0  # otherwise every distinct prompt stays in memory, shared between all clients (trap 2)
         p.n_threads_http = launch.slots + SPARE_HTTP_THREADS  # trap 3
         p.cpuparams.n_threads = p.cpuparams_batch.n_threads = launch.num_thread
         p.n_gpu_layers = launch.num_gpu
         p.main_gpu = launch.main_gpu
-        p.cache_type_k = p.cache_type_v = _value(lib.ggml_type, f"GGML_TYPE_{_CACHE_TYPES[launch.kv_cache_type]}")
+        p.cache_type_k = p.cache_type_v = _enum_value(lib.ggml_type, f"GGML_TYPE_{_CACHE_TYPES[launch.kv_cache_type]}")
         p.flash_attn_type = lib.llama_flash_attn_type({None: -1, False: 0, True: 1}[launch.flash_attention])
         p.load_mode = lib.llama_load_mode({None: -1, False: 0, True: 1}[launch.use_mmap])
-        p.embedding = launch.embedding  # the routes for it exist only then (trap 6)
+        p.embedding = launch.embedding  # the routes for embeddings exist only with it (trap 6)
         if launch.pooling:
-            p.pooling_type = _value(lib.llama_pooling_type, f"LLAMA_POOLING_TYPE_{launch.pooling.upper()}")
-        p.ctx_shift = not launch.embedding  # a long answer goes on past the context's end, as in Ollama
-        p.fit_params = False  # what fits was decided in the front, with reasons
+            p.pooling_type = _enum_value(lib.llama_pooling_type, f"LLAMA_POOLING_TYPE_{launch.pooling.upper()}")
+        p.ctx_shift = not launch.embedding  # a long answer continues beyond the end of the context, as in Ollama
+        p.fit_params = False  # the front has already decided what fits, and logged why
         p.warmup = False  # the first request warms it; loading is 1 s faster
         p.verbosity = -1  # trap 8
         p.endpoint_slots = True
@@ -119,5 +120,5 @@ class LlamaHost:
         return p
 
 
-def _value(kind: Any, name: str) -> Any:
-    return getattr(kind, name)
+def _enum_value(enum: Any, name: str) -> Any:
+    return getattr(enum, name)

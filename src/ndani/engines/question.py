@@ -1,8 +1,8 @@
 """One answer, from a conversation or a prompt to its last token: render, fit, complete.
 
-The prompt is sent as it is and counted only when the engine says that it does not fit (counting costs 5 ms at
-1,500 tokens, and most prompts fit); then what must go is found, the ids are sent, and the end says how many tokens
-the model never saw.
+The prompt is sent unchanged. Its tokens are counted only when the engine reports that it does not fit (counting costs 5 ms at
+1,500 tokens, and most prompts fit). Then it is truncated and sent as token ids, and the Done event tells how many tokens were
+left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from ndani.engines.client import Chunk, Engine, Timings, TooLong
+from ndani.engines.client import Chunk, Engine, PromptTooLong, Timings
 from ndani.engines.sampling import translate
 from ndani.errors import BadRequest
 from ndani.outputs import Accumulator
@@ -31,12 +31,12 @@ TOO_LONG = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What an engine is asked, whatever dialect it came in.
+    """A request to an engine, independent of the API dialect.
 
-    `render` says how the messages become a prompt: by a template of ours, by the chat template that the engine has read
-    from the weights, or plainly, their texts joined. With `suffix`, a template of ours fills in the middle. `think` is what
-    templates are told of thinking. `render_only` ends with the prompt. `context` is put in front of the prompt. `num_ctx` is
-    this request's context, at most the slot's, `slot_ctx`; both are known once a slot is leased.
+    `render` decides how the messages become a prompt: with the model's TEMPLATE, with the chat template that the engine has read
+    from the weights, or plain: their texts joined. With `suffix`, the TEMPLATE fills in the middle. `think` is the thinking option
+    for templates. `render_only` asks for the prompt only. `context` is put before the prompt. `num_ctx` is the context of this
+    request, at most that of the slot, `slot_ctx`; both are known once a slot is leased.
     """
 
     messages: tuple[Message, ...]
@@ -54,21 +54,21 @@ class Question:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing is to be said, only the prompt read: an engine gives one token anyway."""
+        """Whether only the prompt is to be processed and the answer left out: an engine generates one token anyway."""
         return self.sampling.num_predict == 0
 
 
 async def ask(engine: Engine, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
-    """The answer as it is made: Text…, then one Done; or one Rendered. Texts that `sink` takes are not among them.
+    """The events of an answer: Text…, then one Done; or one Rendered. Texts that `sink` has taken are not yielded.
 
     Raises BadRequest, EngineFailed.
     """
-    render = _renderer(engine, question, await _before(engine, question.context) if question.context else "")
+    render = _renderer(engine, question, await _context_text(engine, question.context) if question.context else "")
     prompt = await render(question.messages)
     fitted = Fitted(prompt, 0)
-    # A token has at least one byte: only a prompt of more bytes than the request's own, smaller context can exceed it.
-    counted = question.num_ctx < question.slot_ctx or not question.shift or question.render_only
-    counted = counted and len(prompt.encode()) >= question.num_ctx
+    # A token has at least one byte, so only a prompt with more bytes than the request's context has tokens can exceed it.
+    engine_checks_length = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
+    counted = not engine_checks_length and len(prompt.encode()) >= question.num_ctx
     if counted:
         fitted = await _fit(engine, question, render)
     if question.render_only:
@@ -76,42 +76,42 @@ async def ask(engine: Engine, question: Question, sink: Sink | None = None) -> A
         return
     while True:
         options = translate(question.sampling, question.num_ctx)
-        if not question.shift:  # without shifting the answer ends where the context does
+        if not question.shift:  # without a context shift the answer ends at the end of the context
             options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted)), 1))
-        made = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
-        completion = _Completion(made)
+        accumulator = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
+        completion = _Completion(accumulator)
         try:
             async with aclosing(engine.complete(fitted.prompt, options, completion.tap(sink) if sink else None)) as chunks:
                 async for chunk in chunks:
-                    # By what the sink took it may be over before this one.
+                    # The texts that the sink took may already have ended it.
                     if not completion.over and (event := completion.take(chunk)):
                         yield event
                     if completion.over:
                         break
             break
-        except TooLong:
+        except PromptTooLong:
             if counted:
                 raise BadRequest(TOO_LONG) from None
             fitted, counted = await _fit(engine, question, render), True
-    context = (*await _ids(engine, fitted), *made.tokens) if question.wants_context else None
+    context = (*await _ids(engine, fitted), *accumulator.tokens) if question.wants_context else None
     yield completion.done(question, context, fitted.truncated)
 
 
 class _Completion:
-    """One completion as it comes: chunks of an engine in, texts out, and at its end what it cost."""
+    """One running completion: takes chunks of the engine, gives texts, and at the end the usage."""
 
     def __init__(self, accumulator: Accumulator) -> None:
         self._accumulator = accumulator
-        self._last = Chunk()  # that has come
+        self._last = Chunk()  # the last chunk that arrived
         self._began = time.monotonic_ns()
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be read: the engine has ended it, or it has been enough."""
+        """Whether it is complete: the engine has ended it, or the accumulator stops it."""
         return self._last.stop or self._accumulator.over
 
     def take(self, chunk: Chunk) -> Text | None:
-        """The text of a chunk, where it has one to tell."""
+        """The text of a chunk, or None."""
         if chunk.stop:
             self._last = chunk
             return self._accumulator.finish(chunk.content, chunk.tokens)
@@ -121,9 +121,9 @@ class _Completion:
         return self._accumulator.take(chunk.content, chunk.tokens)
 
     def tap(self, sink: Sink) -> Callable[[Chunk], bool]:
-        """Takes the pieces of an answer to `sink` on the shortest way: from the socket's news, past every waiting generator.
+        """A tap that puts the texts of an answer into `sink` directly from the socket callback, past all waiting generators.
 
-        Two cores are all the engine has, and waking those costs more than all else that is done for a token.
+        The engine has only two cores, and waking the generators costs more than everything else that is done for a token.
         """
         accumulator, accumulate, ready, put = self._accumulator, self._accumulator.take, sink.ready, sink.put
 
@@ -139,10 +139,10 @@ class _Completion:
         return offer
 
     def done(self, question: Question, context: tuple[int, ...] | None, truncated: int) -> Done:
-        """The end, with what it cost. What went past the slot's context pushed as many tokens out of sight."""
-        last, made, cut = self._last, self._accumulator, not self._last.stop
-        measured = Timings(predicted_n=made.count, predicted_ms=(time.monotonic_ns() - self._began) / 1e6)
-        timings = last.timings if last.timings and not cut else measured
+        """The Done event with the usage. Each token beyond the slot's context has shifted one earlier token out."""
+        last, stopped_by_us = self._last, not self._last.stop
+        measured = Timings(predicted_n=self._accumulator.count, predicted_ms=(time.monotonic_ns() - self._began) / 1e6)
+        timings = last.timings if last.timings and not stopped_by_us else measured
         usage = Usage(
             prompt_tokens=max(last.tokens_evaluated, 0),
             cached_tokens=max(timings.cache_n, 0),
@@ -150,26 +150,26 @@ class _Completion:
             prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
             output_ns=max(int(timings.predicted_ms * 1e6), 1),
         )
-        pushed_out = max(0, usage.prompt_tokens + usage.output_tokens - question.slot_ctx) if question.slot_ctx else 0
-        return Done("length" if cut or last.stop_type == "limit" else "stop", usage, context, truncated + pushed_out)
+        shifted_out = max(0, usage.prompt_tokens + usage.output_tokens - question.slot_ctx) if question.slot_ctx else 0
+        return Done("length" if stopped_by_us or last.stop_type == "limit" else "stop", usage, context, truncated + shifted_out)
 
 
-async def _before(engine: Engine, context: tuple[int, ...]) -> str:
-    """The text of an earlier exchange, without what the model puts in front of every prompt: it will do so again."""
-    front = tuple(await engine.tokenize(""))
-    while front and context[: len(front)] == front:
-        context = context[len(front) :]
+async def _context_text(engine: Engine, context: tuple[int, ...]) -> str:
+    """The text of an earlier exchange without the tokens that the model adds before every prompt: it adds them again."""
+    prefix = tuple(await engine.tokenize(""))
+    while prefix and context[: len(prefix)] == prefix:
+        context = context[len(prefix) :]
     return await engine.detokenize(context) if context else ""
 
 
 def _renderer(engine: Engine, question: Question, prefix: str) -> RenderPrompt:
-    """The one place that decides how messages become a prompt."""
-    way, suffix, think = question.render, question.suffix, question.think
+    """The function that turns messages into a prompt, as the request wants it."""
+    renderer, suffix, think = question.render, question.suffix, question.think
 
     async def render(messages: tuple[Message, ...]) -> str:
-        if isinstance(way, Template):  # not on the loop
-            return prefix + await asyncio.to_thread(fill, way, messages, suffix, think)
-        if way == "engine":
+        if isinstance(renderer, Template):  # in a thread: it may take seconds
+            return prefix + await asyncio.to_thread(fill, renderer, messages, suffix, think)
+        if renderer == "engine":
             return prefix + await engine.render(messages, think)
         return prefix + "\n\n".join(m.content for m in messages)
 

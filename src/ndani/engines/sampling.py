@@ -1,7 +1,7 @@
-"""Options: read, merged and translated into what the engine is sent, each in one place.
+"""Options: parsed, merged and translated into the engine's request, each in one function.
 
-Request over model over settings over default. Every option is sent explicitly, because the engine's own defaults
-are not Ollama's (DESIGN, traps, 9).
+The request takes precedence over the model, the model over the settings, these over the defaults. Every option is sent
+explicitly, because the engine's own defaults are not Ollama's (DESIGN, traps, 9).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FLOAT = ("top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "prese
 _BOOL = ("use_mmap",)
 OPTIONS = frozenset((*_INT, *_FLOAT, *_BOOL, "stop"))
 
-#: Where an option's value makes no sense to any sampler; both ends belong to it.
+#: The valid range of each option, both ends included. Other values make no sense to any sampler.
 _RANGE = {
     "temperature": (0.0, 1e6),
     "top_p": (0.0, 1.0),
@@ -31,10 +31,10 @@ _RANGE = {
     "num_ctx": (0, 2**31 - 1),
     "num_keep": (-1, 2**31 - 1),
     "num_batch": (1, 2**31 - 1),
-    "num_thread": (-1, 512),  # llama.cpp's own limit: it aborts above; 0 and below choose for themselves
+    "num_thread": (-1, 512),  # llama.cpp aborts above its limit of 512; 0 and below mean automatic
 }
 
-#: Ollama's defaults (reference 1.4); what sizes a runner is left open here and decided by the pool.
+#: Ollama's defaults (reference 1.4). Options that decide a runner's size stay None here; the pool sets them.
 DEFAULTS = Sampling(
     num_keep=4,
     seed=-1,
@@ -53,13 +53,13 @@ DEFAULTS = Sampling(
 
 FIELDS = tuple(option.name for option in fields(Sampling))
 
-#: An answer is never longer than this many contexts, whatever was asked for.
-MOST_CONTEXTS = 10
+#: An answer is never longer than this many contexts, whatever the request wants.
+MAX_CONTEXTS = 10
 
 
-def read(options: dict[str, Any]) -> tuple[Sampling, list[str]]:
-    """Options by name, from a request or from a model's parameters."""
-    given: dict[str, Any] = {}
+def parse_options(options: dict[str, Any]) -> tuple[Sampling, list[str]]:
+    """Parse options by name, from a request or a model's parameters. Returns them and the names of unknown options. Raises BadRequest."""
+    values: dict[str, Any] = {}
     ignored: list[str] = []
     for name, value in options.items():
         if value is None:
@@ -67,12 +67,12 @@ def read(options: dict[str, Any]) -> tuple[Sampling, list[str]]:
         if name not in OPTIONS:
             ignored.append(name)
             continue
-        given[name] = _option(name, value)
-    return Sampling(**given), ignored
+        values[name] = _parse_option(name, value)
+    return Sampling(**values), ignored
 
 
-def _option(name: str, value: Any) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+def _parse_option(name: str, value: Any) -> Any:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name == "stop":
         if not isinstance(value, list):
             raise BadRequest('option "stop" must be of type array')
@@ -83,40 +83,40 @@ def _option(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise BadRequest(f'option "{name}" must be of type boolean')
         return value
-    if not number:
+    if not is_number:
         raise BadRequest(f'option "{name}" must be of type {"integer" if name in _INT else "float32"}')
     low, high = _RANGE.get(name, (-(2**31), 2**31 - 1) if name in _INT else (-1e38, 1e38))
     if name == "seed":
-        low, high = -(2**63), 2**64 - 1  # a clock's nanoseconds are a common seed: folded into the engine's 32 bits
+        low, high = -(2**63), 2**64 - 1  # a time in nanoseconds is a common seed; it is reduced to the engine's 32 bits
     if not low <= value <= high:
-        raise BadRequest(f'option "{name}" must be between {_shown(low)} and {_shown(high)}')
+        raise BadRequest(f'option "{name}" must be between {_format_number(low)} and {_format_number(high)}')
     if name == "seed":
         return int(value) if value < 0 else int(value) & 0x7FFFFFFF
     return int(value) if name in _INT else float(value)
 
 
-def _shown(number: float) -> str:
-    """A whole number with all its digits, which a user can copy."""
+def _format_number(number: float) -> str:
+    """Write a whole number with all its digits, so that a user can copy it."""
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def merge(*layers: Sampling) -> Sampling:
-    """One Sampling of many, the first that says something wins, field by field; DEFAULTS come last."""
+    """Merge several Samplings field by field: the first one that sets a field wins, DEFAULTS come last."""
     merged = DEFAULTS
     for layer in reversed(layers):
-        given = {name: value for name in FIELDS if (value := getattr(layer, name)) is not None}
-        merged = replace(merged, **given) if given else merged
+        fields_set = {name: value for name in FIELDS if (value := getattr(layer, name)) is not None}
+        merged = replace(merged, **fields_set) if fields_set else merged
     return merged
 
 
 def translate(sampling: Sampling, num_ctx: int) -> dict[str, Any]:
-    """The engine's body for a merged Sampling; `num_ctx` is the context that the request has."""
-    most = MOST_CONTEXTS * num_ctx
-    wanted = sampling.num_predict
-    assert wanted is not None and sampling.seed is not None and sampling.repeat_last_n is not None and sampling.num_keep is not None
+    """The fields of the engine's request for a merged Sampling; `num_ctx` is the context of the request."""
+    max_tokens = MAX_CONTEXTS * num_ctx
+    num_predict = sampling.num_predict
+    assert num_predict is not None and sampling.seed is not None and sampling.repeat_last_n is not None and sampling.num_keep is not None
     return {
-        # 0 would give one token anyway, which nobody is told. Negative is "as long as it likes", which has a cap.
-        "n_predict": min(max(wanted, 1), most) if wanted >= 0 else most,
+        # The engine generates one token even for 0; it is left out of the answer. Negative means unlimited, up to the maximum.
+        "n_predict": min(max(num_predict, 1), max_tokens) if num_predict >= 0 else max_tokens,
         "seed": sampling.seed if sampling.seed >= 0 else 0xFFFFFFFF,
         "n_keep": min(max(sampling.num_keep, -1), num_ctx - 1),
         "temperature": sampling.temperature,
@@ -124,7 +124,9 @@ def translate(sampling: Sampling, num_ctx: int) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
         "typical_p": sampling.typical_p,
-        "repeat_last_n": min(sampling.repeat_last_n, num_ctx) if sampling.repeat_last_n >= 0 else num_ctx,  # memory per token
+        "repeat_last_n": min(sampling.repeat_last_n, num_ctx)
+        if sampling.repeat_last_n >= 0
+        else num_ctx,  # the engine allocates memory for each
         "repeat_penalty": sampling.repeat_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,

@@ -1,7 +1,7 @@
-"""Texts into vectors: what is too long is cut or refused, the rest goes to the engine in portions, in order.
+"""Texts into vectors: texts that are too long are truncated or refused, and all are sent to the engine in batches, in order.
 
-The engine reads on to the end of what it was handed, whoever has left (a hang-up is not seen between its batches, tried
-with 400 texts). So a portion is what it reads in a second or so, and leaving ends the work with the portion.
+The engine processes a whole batch even after the client has disconnected (tried with 400 texts). So a batch takes it about a
+second, and a disconnect ends the work after the current batch.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import math
 import struct
 from dataclasses import dataclass
 
-from ndani.engines.client import Engine, TooLong
+from ndani.engines.client import Engine, PromptTooLong
 from ndani.errors import BadRequest
 
-#: Texts, and bytes of text, that are handed over at once.
-MOST_TEXTS = 32
-MOST_BYTES = 8192
-#: Tokens of a text where a context of none is asked for: the engine's least, to which no text is cut.
-LEAST = 4
+#: Texts, and bytes of text, that are sent in one batch.
+MAX_BATCH_TEXTS = 32
+MAX_BATCH_BYTES = 8192
+#: The context of a request for a context of 0: the minimum of the engine. No text is truncated to it.
+MIN_CTX = 4
 
 TOO_LONG = "the input length exceeds the context length"
-NO_MORE = "input exceeds maximum context length and cannot be truncated further"
-NO_ROOM = "input after truncation exceeds maximum context length"
-DAMAGED = "embedding contains NaN or Inf values"
+NOT_TRUNCATABLE = "input exceeds maximum context length and cannot be truncated further"
+NO_ROOM_FOR_TEXT = "input after truncation exceeds maximum context length"
+NOT_FINITE = "embedding contains NaN or Inf values"
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Vectors in the order of their texts, the tokens that were read for them, and those that were not."""
+    """Vectors in the order of their texts, the number of tokens processed for them, and the number of tokens truncated."""
 
     vectors: tuple[tuple[float, ...], ...]
     tokens: int
@@ -35,88 +35,88 @@ class Embedded:
 
 
 async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncate: bool) -> Embedded:
-    """A vector of length 1 for each text, of at most `num_ctx` tokens of it; 0: of no more than LEAST, and never cut.
+    """A vector of length 1 for each text, from at most `num_ctx` of its tokens; 0: at most MIN_CTX tokens, and never truncated.
 
     Raises BadRequest, EngineFailed.
     """
-    whole, num_ctx = num_ctx == 0, num_ctx or LEAST
-    made: list[tuple[float, ...]] = []
-    read = left_out = 0
-    frame: _Frame | None = None
-    portion: list[str | list[int]] = []
-    held = 0
+    never_truncate, num_ctx = num_ctx == 0, num_ctx or MIN_CTX
+    vectors: list[tuple[float, ...]] = []
+    prompt_tokens = truncated = 0
+    added_tokens: _AddedTokens | None = None
+    batch: list[str | list[int]] = []
+    batch_bytes = 0
 
-    async def hand_over() -> None:
-        nonlocal read
+    async def send_batch() -> None:
+        nonlocal prompt_tokens
         try:
-            vectors, tokens = await engine.embed(portion)
-        except TooLong:  # more tokens than bytes: no tokenizer that is known makes them
+            encoded_vectors, tokens = await engine.embed(batch)
+        except PromptTooLong:  # more tokens than bytes: no known tokenizer does that
             raise BadRequest(TOO_LONG) from None
-        made.extend(_numbers(one) for one in vectors)
-        read += tokens
-        portion.clear()
+        vectors.extend(_decode(encoded) for encoded in encoded_vectors)
+        prompt_tokens += tokens
+        batch.clear()
 
     for text in texts:
-        size = len(text.encode())
-        given: str | list[int] = text
-        # A token has at least one byte, and a few stand around the text: only a longer one has to be counted.
-        if size + _Frame.MOST > num_ctx:
-            frame = frame or await _Frame.of(engine)
-            given, lost = frame.fit(*await engine.measure(text, num_ctx, frame.behind), num_ctx, truncate)
-            if lost and whole:
-                raise BadRequest(NO_MORE)
-            left_out += lost
-            size = min(size, 4 * num_ctx)
-        if portion and (len(portion) >= MOST_TEXTS or held + size > MOST_BYTES):
-            await hand_over()
-            held = 0
-        portion.append(given)
-        held += size
-    if portion:
-        await hand_over()
-    return Embedded(tuple(made), read, left_out)
+        text_bytes = len(text.encode())
+        tokens_or_text: str | list[int] = text
+        # A token has at least one byte, and the model adds a few: tokens only need to be counted in a longer text.
+        if text_bytes + _AddedTokens.MAX_COUNT > num_ctx:
+            added_tokens = added_tokens or await _AddedTokens.of(engine)
+            tokens_or_text, dropped = added_tokens.fit(*await engine.measure(text, num_ctx, added_tokens.after), num_ctx, truncate)
+            if dropped and never_truncate:
+                raise BadRequest(NOT_TRUNCATABLE)
+            truncated += dropped
+            text_bytes = min(text_bytes, 4 * num_ctx)
+        if batch and (len(batch) >= MAX_BATCH_TEXTS or batch_bytes + text_bytes > MAX_BATCH_BYTES):
+            await send_batch()
+            batch_bytes = 0
+        batch.append(tokens_or_text)
+        batch_bytes += text_bytes
+    if batch:
+        await send_batch()
+    return Embedded(tuple(vectors), prompt_tokens, truncated)
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
-    """How many tokens a model puts before and behind every text ([CLS] and [SEP])."""
+class _AddedTokens:
+    """How many tokens a model adds before and after every text ([CLS] and [SEP])."""
 
     before: int
-    behind: int
+    after: int
 
-    MOST = 4
+    MAX_COUNT = 4
 
     @classmethod
-    async def of(cls, engine: Engine) -> _Frame:
-        whole, bare = await engine.tokenize("a"), await engine.tokenize("a", special=False)
-        before = next((at for at in range(len(whole) - len(bare) + 1) if whole[at : at + len(bare)] == bare), 0)
-        return cls(before, len(whole) - before - len(bare))
+    async def of(cls, engine: Engine) -> _AddedTokens:
+        framed, plain = await engine.tokenize("a"), await engine.tokenize("a", special=False)
+        before = next((start for start in range(len(framed) - len(plain) + 1) if framed[start : start + len(plain)] == plain), 0)
+        return cls(before, len(framed) - before - len(plain))
 
-    def fit(self, first: list[int], last: list[int], count: int, num_ctx: int, truncate: bool) -> tuple[list[int], int]:
-        """The tokens of a text without the end that is too much, and how many went. What stands behind every text stays there.
+    def fit(self, head: list[int], tail: list[int], count: int, num_ctx: int, truncate: bool) -> tuple[list[int], int]:
+        """The tokens of a text, truncated to `num_ctx`, and how many were dropped. The tokens that the model adds at the end are kept.
 
-        `first` are its first `num_ctx` ones, `last` those that stand behind every text, `count` is how many there are.
+        `head` are the first `num_ctx` tokens, `tail` those that the model adds at the end, `count` is the number of all tokens.
         """
         if count <= num_ctx:
-            return first, 0
-        if num_ctx <= self.before + self.behind:
-            raise BadRequest(NO_ROOM)
+            return head, 0
+        if num_ctx <= self.before + self.after:
+            raise BadRequest(NO_ROOM_FOR_TEXT)
         if not truncate:
             raise BadRequest(TOO_LONG)
-        return first[: num_ctx - self.behind] + last, count - num_ctx
+        return head[: num_ctx - self.after] + tail, count - num_ctx
 
 
-def _numbers(raw: bytes) -> tuple[float, ...]:
-    vector = struct.unpack(f"<{len(raw) // 4}f", raw)
+def _decode(encoded: bytes) -> tuple[float, ...]:
+    vector = struct.unpack(f"<{len(encoded) // 4}f", encoded)
     if not all(map(math.isfinite, vector)):
-        raise BadRequest(DAMAGED)
+        raise BadRequest(NOT_FINITE)
     return vector
 
 
 def shorten(vector: tuple[float, ...], dimensions: int) -> tuple[float, ...]:
-    """The first so many numbers of a vector (0: all), scaled to length 1 again."""
+    """The first `dimensions` numbers of a vector (0: all), scaled to length 1 again."""
     if not 0 < dimensions < len(vector):
         return vector
-    cut = vector[:dimensions]
-    length = max(math.sqrt(sum(number * number for number in cut)), 1e-12)
-    return tuple(number / length for number in cut)
+    shortened = vector[:dimensions]
+    length = max(math.sqrt(sum(number * number for number in shortened)), 1e-12)
+    return tuple(number / length for number in shortened)

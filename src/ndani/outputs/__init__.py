@@ -1,10 +1,10 @@
-"""Outputs: what is made of a model's text before anybody reads it. Pure and incremental, and the same for every engine.
+"""Outputs: processing of a model's text before a client gets it. Pure, incremental, and the same for every engine.
 
-`accumulator` takes the pieces of one answer and hands on what is to be told of them.
+`accumulator` takes the chunks of one answer and returns the text for the client.
 """
 
 from __future__ import annotations
 
-from ndani.outputs.accumulator import MOST_REPEATS, Accumulator
+from ndani.outputs.accumulator import MAX_REPEATS, Accumulator
 
-__all__ = ["MOST_REPEATS", "Accumulator"]
+__all__ = ["MAX_REPEATS", "Accumulator"]

@@ -1,4 +1,4 @@
-"""One answer, piece by piece: what of a model's text is told, and when it has been enough."""
+"""One answer, chunk by chunk: which text the client gets, and when a generation must be stopped."""
 
 from __future__ import annotations
 
@@ -6,51 +6,51 @@ from collections.abc import Sequence
 
 from ndani.types import Text
 
-#: A model that says the same token this often in a row will not stop by itself (reference 5).
-MOST_REPEATS = 30
+#: A model that repeats a token this often in a row does not stop by itself (reference 5).
+MAX_REPEATS = 30
 
-#: Letters of an answer for each token that it may have, beside the longest word it may be stopped at: no token has so many.
-_PER_TOKEN, _BESIDE = 512, 1 << 20
+#: Maximum characters of an answer: for each of its tokens, and in addition for a stop sequence. No real token is that long.
+_MAX_CHARS_PER_TOKEN, _EXTRA_CHARS = 512, 1 << 20
 
 
 class Accumulator:
-    """What has come of one answer so far. It is given each piece of a model's text once, in order, and says what is told of it.
+    """The state of one answer. It takes each chunk of a model's text once, in order, and returns the text for the client.
 
-    It does not trust who makes the pieces: `over` turns true with the piece that makes them too many, too long together, or
-    a repetition without end. That piece is still told, and none after it may be given.
+    It does not trust the runner: `over` becomes True with the chunk that makes the chunks too many, too long in total, or an
+    endless repetition. The text of that chunk is still returned; the caller must not pass another one.
 
-    `most` is how many pieces may come. With `silent` nothing is told. With `keep`, `tokens` has the ids of all that was told,
-    and each text has its own.
+    `max_chunks` is how many chunks are allowed. With `silent`, no text is returned. With `keep`, `tokens` collects the ids of all
+    returned texts, and each text has its own.
     """
 
-    __slots__ = ("_keep", "_most", "_piece", "_repeats", "_room", "_silent", "count", "over", "tokens")
+    __slots__ = ("_chars_left", "_keep", "_last_text", "_max_chunks", "_repeats", "_silent", "count", "over", "tokens")
 
-    def __init__(self, most: int, *, silent: bool = False, keep: bool = False) -> None:
+    def __init__(self, max_chunks: int, *, silent: bool = False, keep: bool = False) -> None:
         self.over = False
-        self.count = 0  # pieces that have come
+        self.count = 0  # of chunks so far
         self.tokens: list[int] = []
-        self._most, self._silent, self._keep = most, silent, keep
-        self._room = most * _PER_TOKEN + _BESIDE
-        self._piece, self._repeats = "", 0
+        self._max_chunks, self._silent, self._keep = max_chunks, silent, keep
+        self._chars_left = max_chunks * _MAX_CHARS_PER_TOKEN + _EXTRA_CHARS
+        self._last_text, self._repeats = "", 0
 
-    def take(self, piece: str, tokens: Sequence[int]) -> Text | None:
-        """The text of a piece, where there is something to tell."""
+    def take(self, text: str, tokens: Sequence[int]) -> Text | None:
+        """Take a chunk; returns the text for the client, or None."""
         self.count += 1
-        bare = piece.strip()
-        if bare != self._piece:
-            self._piece, self._repeats = bare, 0
+        stripped = text.strip()
+        if stripped != self._last_text:
+            self._last_text, self._repeats = stripped, 0
         elif self.count > 1:
             self._repeats += 1
-        self._room -= len(piece)
-        if self._repeats >= MOST_REPEATS or self.count > self._most or self._room < 0:
+        self._chars_left -= len(text)
+        if self._repeats >= MAX_REPEATS or self.count > self._max_chunks or self._chars_left < 0:
             self.over = True
-        return self.finish(piece, tokens)
+        return self.finish(text, tokens)
 
-    def finish(self, piece: str, tokens: Sequence[int]) -> Text | None:
-        """The same for what comes with an answer's end, which is not counted."""
+    def finish(self, text: str, tokens: Sequence[int]) -> Text | None:
+        """Take the last chunk of an answer, which is not counted; returns the text for the client, or None."""
         if self._silent:
             return None
         if not self._keep:
-            return Text(piece) if piece else None
+            return Text(text) if text else None
         self.tokens += tokens
-        return Text(piece, tuple(tokens)) if piece else None
+        return Text(text, tuple(tokens)) if text else None

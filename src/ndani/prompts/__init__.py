@@ -1,8 +1,8 @@
-"""Prompts: what is made of a conversation before an engine reads it.
+"""Prompts: how a conversation becomes a prompt for an engine.
 
-The room's door: a model's own template, read and filled. `template/` is Go's text/template as Ollama uses it, `fit` has a
-conversation fit a context. Nothing here knows an engine: what tokens a text has, and what its own chat template makes of
-messages, are handed in as callables.
+This file parses and renders a model's own TEMPLATE. `template/` is Go's text/template as Ollama uses it, `fit` makes a
+conversation fit a context. Nothing here depends on an engine: callers pass functions that tokenize a text and that apply the
+engine's chat template.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from dataclasses import dataclass
 
 from ndani.errors import BadRequest
 from ndani.prompts.template import Conversation, Template, Turn, parse
-from ndani.prompts.template.bounds import OUTPUT
+from ndani.prompts.template.bounds import MAX_OUTPUT
 from ndani.types import Message
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """What stands as a model's TEMPLATE: one that was read, or why it cannot be (`error`), or neither where there is none.
+    """A model's TEMPLATE: parsed, or the reason why it cannot be (`error`), or neither if the model has none.
 
-    One that cannot be read is an error only for those who need it, and only then is it raised.
+    An invalid template is an error only for requests that need it, so it is raised only then.
     """
 
     template: Template | None = None
     error: str = ""
 
     def required(self) -> Template | None:
-        """The template, for a request that needs it if there is one. Raises BadRequest when it cannot be read."""
+        """The template, or None if the model has none. Raises BadRequest when it is invalid."""
         if self.error:
             raise BadRequest(self.error)
         return self.template
 
     def mentions(self, name: str) -> bool:
-        """Whether it reads a field or variable of this name; one that cannot be read mentions none."""
+        """Whether the template uses a field or variable of this name; False for an invalid one."""
         return self.template is not None and self.template.mentions(name)
 
     def capabilities(self) -> set[str]:
-        """What it makes a model capable of: any of tools, insert, thinking."""
+        """The capabilities that it gives a model: any of tools, insert, thinking."""
         return self.template.capabilities() if self.template else set()
 
 
 def read_template(text: str | None) -> ChatTemplate:
-    """Read a TEMPLATE; an empty one is none."""
+    """Parse a TEMPLATE; an empty one counts as none."""
     try:
         return ChatTemplate(parse(text) if text else None)
     except BadRequest as error:
@@ -49,11 +49,11 @@ def read_template(text: str | None) -> ChatTemplate:
 
 
 def fill(template: Template, messages: tuple[Message, ...], suffix: str = "", think: bool | None = None) -> str:
-    """The prompt that a template makes of messages; with `suffix`, what is wanted stands between the last one and it.
+    """Render messages with a template; with `suffix`, the model fills in between the last message and the suffix.
 
     It may take a second or two. Raises BadRequest.
     """
-    if sum(len(message.content) for message in messages) > OUTPUT:
-        raise BadRequest(f"the prompt is longer than {OUTPUT:,} characters; shorten it")
+    if sum(len(message.content) for message in messages) > MAX_OUTPUT:
+        raise BadRequest(f"the prompt is longer than {MAX_OUTPUT:,} characters; shorten it")
     turns = tuple(Turn(m.role, m.content, m.thinking, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
     return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))

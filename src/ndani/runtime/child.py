@@ -1,9 +1,9 @@
 """The main of a runner process: `python -I -m ndani.runtime.child COMMANDS EVENTS` (two inherited descriptors).
 
-RunnerOrder: libraries are imported, the jail shuts, the front looks at it from outside and says `open`, and only then are
-the weights opened. After that this thread waits for commands; their end is the lifeline: when the front dies, however
-it dies, the pipe closes and this process ends at once. Standard streams lead to /dev/null: native code prints on
-them, and an engine's words quote prompts. Imports are few on purpose: all of them happen before the jail shuts.
+The sequence: import the libraries, close the jail, wait until the front has verified the jail from outside and sends `open`;
+only then open the weights. After that this thread waits for commands. The command pipe is the lifeline: when the front dies,
+for whatever reason, the pipe closes and this process exits at once. The standard streams go to /dev/null: native code prints
+there, and its messages can quote prompts. There are few imports on purpose: all of them happen before the jail is closed.
 """
 
 from __future__ import annotations
@@ -22,53 +22,54 @@ from ndani.runtime import routes
 
 
 class RunnerOrder(msgspec.Struct, frozen=True):
-    """The first line a runner reads: what to run, the front's process id, whether a jail is required, and what it may take.
+    """The first line that a runner reads: what to run, the front's process id, whether a jail is required, and limits.
 
-    `memory` are the bytes that this machine has left; `spare` is a descriptor of a file that is opened as weights are, for probes to harm.
+    `available_memory` is what this machine has available, in bytes. `decoy` is a descriptor of a file that is open like the
+    weights; probes attack it instead of them.
     """
 
     launch: engines.Launch
-    front: int
+    front_pid: int
     require_jail: bool = False
-    memory: int = 0
-    spare: int = -1
+    available_memory: int = 0
+    decoy: int = -1
 
 
 class Probe(msgspec.Struct, frozen=True, tag="probe"):
-    """From the front: try every route to these targets. The answer bears the same number."""
+    """From the front: try every route to these targets. The answer has the same number."""
 
     addresses: routes.Addresses
     number: int
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """From the runner: the model answers on its socket, or on its bare one, after so many nanoseconds of loading."""
+    """From the runner: the model is ready after `load_ns` of loading, on `socket_without_template` if `without_template` is set."""
 
     load_ns: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-    bare: bool = False
+    without_template: bool = False
 
 
 class Probed(msgspec.Struct, frozen=True, tag="probed"):
-    """From the runner: what became of every route, in the probe of this number."""
+    """From the runner: the outcome of every route in the probe with this number."""
 
     outcomes: list[routes.Outcome]
     number: int
 
 
-#: Threads of a runner beside those that compute and answer (a driver of a GPU has its own), and descriptors beside those
-#: of its answers: more than any engine was seen to have, several times over.
-_THREADS, _DESCRIPTORS = 128, 512
-#: Bytes that a runner may take beyond the memory that this machine had left when it started: reserved, and never used.
-_RESERVED = 1 << 30
+#: Threads of a runner besides those that compute and serve (a GPU driver has its own), and descriptors besides those of its
+#: connections: several times more than any engine was measured to use.
+_EXTRA_THREADS, _EXTRA_DESCRIPTORS = 128, 512
+#: Bytes that a runner may allocate beyond the memory that was available when it started: reserved address space, never used.
+_EXTRA_MEMORY = 1 << 30
 
 RunnerCommand = Open | Probe
 RunnerEvent = Jailed | Ready | Probed | Refused
 
 
 def main(commands: int, events: int) -> None:
-    """Live one runner's life. Ends by `os._exit` only: engines' own endings can hang."""
+    """Run one runner from start to exit. Exits only by `os._exit`: an engine's own shutdown can hang."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        # Ctrl-C and a service manager's goodbye to the whole group are the front's; it lets streams end, then cuts us off.
+        # Ctrl-C and a service manager signal the whole process group. The front handles it: it lets streams end, then closes our pipe.
         if (number := getattr(signal, name, None)) is not None:
             signal.signal(number, signal.SIG_IGN)
     pipes = Pipes(commands, events)
@@ -79,43 +80,43 @@ def main(commands: int, events: int) -> None:
         pipes.say(Refused(error.code, str(error)))
         os._exit(1)
     except BaseException as error:
-        # The type's name and nothing more: an engine's words can quote what it was given.
+        # Only the name of the type: an engine's message can quote its input.
         pipes.say(Refused("load_failed", f"the engine {order.launch.engine} failed to start ({type(error).__name__}); please report it"))
         os._exit(1)
     decoder = msgspec.json.Decoder(RunnerCommand)
-    while host is not None:  # held here for life: an engine that is dropped stops serving
+    while host is not None:  # keep the reference: an engine that is garbage-collected stops serving
         command = decoder.decode(pipes.line())
         if isinstance(command, Probe):
-            addresses = msgspec.structs.replace(command.addresses, spare=order.spare)
+            addresses = msgspec.structs.replace(command.addresses, decoy=order.decoy)
             pipes.say(Probed(routes.attempt(addresses), command.number))
 
 
-def most_threads(launch: engines.Launch) -> int:
-    """More threads than a runner of ours ever has; one with more has been taken over."""
-    return _THREADS + 4 * (launch.slots + launch.num_thread)
+def max_threads(launch: engines.Launch) -> int:
+    """The limit of a runner's threads. A correct runner has fewer; one with more is compromised."""
+    return _EXTRA_THREADS + 4 * (launch.slots + launch.num_thread)
 
 
 def _policy(order: RunnerOrder, gpu: bool) -> jail.Policy:
     launch = order.launch
-    folder = os.path.dirname(launch.socket)  # noqa: PTH120 - pathlib is one import more inside the jail
-    files = tuple(held for held in (launch.weights, launch.adapter, order.spare) if held >= 0)
-    memory, mapped = order.memory + _RESERVED, sum(os.fstat(held).st_size for held in files)
-    limits = jail.Limits(most_threads(launch), _DESCRIPTORS + 8 * launch.slots, 0, memory, mapped)
+    folder = os.path.dirname(launch.socket)  # noqa: PTH120 - pathlib would be one more import inside the jail
+    files = tuple(descriptor for descriptor in (launch.weights, launch.adapter, order.decoy) if descriptor >= 0)
+    memory, mapped = order.available_memory + _EXTRA_MEMORY, sum(os.fstat(descriptor).st_size for descriptor in files)
+    limits = jail.Limits(max_threads(launch), _EXTRA_DESCRIPTORS + 8 * launch.slots, 0, memory, mapped)
     return jail.Policy(folder, files, order.require_jail, gpu, limits)
 
 
 def _start(order: RunnerOrder, pipes: Pipes) -> engines.Host:
     host = engines.host(order.launch.engine)
     host.prepare(order.launch)
-    if os.getppid() != order.front:
-        os._exit(0)  # the front died before the kernel was asked to tell us
+    if os.getppid() != order.front_pid:
+        os._exit(0)  # the front died before the parent-death signal was set
     pipes.say(Jailed(jail.shut(_policy(order, host.gpu))))
     msgspec.json.decode(pipes.line(), type=Open)
-    began = time.monotonic_ns()
+    started = time.monotonic_ns()
     host.open(order.launch)
     jail.bind_no_more()
     jail.seal()
-    pipes.say(Ready(time.monotonic_ns() - began, host.bare))
+    pipes.say(Ready(time.monotonic_ns() - started, host.without_template))
     return host
 
 

@@ -1,4 +1,4 @@
-"""The time that the pool goes by. A protocol, so that a test can let an hour pass at once."""
+"""The pool's clock. A protocol, so that a test can let an hour pass at once."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """A call that is still to come."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Make it not come."""
+        """Cancel the call."""
         ...
 
 
 class Clock(Protocol):
-    """Seconds, and what happens after so many of them."""
+    """The time in seconds, and calls after a delay."""
 
     def now(self) -> float:
-        """This moment, on a clock that nobody sets."""
+        """The time of a monotonic clock."""
         ...
 
     def wall(self) -> float:
-        """This moment, in POSIX seconds."""
+        """The time of day, in POSIX seconds."""
         ...
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """Call back on the event loop's thread."""
+        """Call `callback` on the event loop's thread after a delay."""
         ...
 
     def timeout(self, seconds: float | None) -> asyncio.Timeout:
-        """What `asyncio.timeout` gives; None: no limit."""
+        """A timeout as `asyncio.timeout` makes it; None: no limit."""
         ...
 
 
 class SystemClock:
-    """The machine's own time."""
+    """The system's clocks."""
 
     def now(self) -> float:
         return time.monotonic()

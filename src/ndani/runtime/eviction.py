@@ -1,6 +1,6 @@
-"""Who must leave memory so that a model can come: a pure decision over values, with its reason in words.
+"""Which models must be evicted so that another can load: a pure decision over values, with its reason as text.
 
-The pool acts on it; nothing here waits, reads a clock or touches a process.
+The pool carries it out; nothing here waits, reads a clock or touches a process.
 """
 
 from __future__ import annotations
@@ -8,40 +8,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: Of the memory that is available, what a new model may take: the rest is for the machine.
-SHARE = 0.9
+#: The share of the available memory that a new model may take: the rest is for the system.
+USABLE_SHARE = 0.9
 
-#: What a runner takes beside weights and context: the library, compute buffers, threads.
-OVERHEAD = 96 * 2**20
+#: Bytes that a runner needs besides weights and context: the library, compute buffers, threads.
+RUNNER_OVERHEAD = 96 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """A model that wants in: bytes of its weights, bytes of one slot's context, and how many slots it would like."""
+class MemoryNeed:
+    """What a model needs to load: bytes of its weights, bytes of one slot's context, and how many slots it should have."""
 
     weights: int
     slot: int
     slots: int
 
     def size(self, slots: int) -> int:
-        """Bytes with so many slots."""
-        return self.weights + slots * self.slot + OVERHEAD
+        """Bytes of memory with this number of slots."""
+        return self.weights + slots * self.slot + RUNNER_OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A model in memory. `expires` and `used` are times (infinite: kept for ever)."""
+class EvictionCandidate:
+    """A model in memory. `expires` and `last_used` are times (infinite: kept forever)."""
 
     key: str
     size: int
     idle: bool
     expires: float
-    used: float
+    last_used: float
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`load` with so many slots once `evict` have left; `wait` until `evict` are idle and gone; or `refuse`."""
+    """`load` with `slots` slots once `evict` are unloaded; `wait` until `evict` are idle and unloaded; or `refuse`."""
 
     action: Literal["load", "wait", "refuse"]
     reason: str
@@ -49,49 +49,49 @@ class Decision:
     evict: tuple[str, ...] = ()
 
 
-def decide(need: Need, held: list[Held], available: int, max_models: int) -> Decision:
-    """What to do so that `need` gets in, with `available` bytes free now and at most `max_models` in memory.
+def decide(need: MemoryNeed, candidates: list[EvictionCandidate], available: int, max_models: int) -> Decision:
+    """What to do so that a model with this `need` can load, with `available` bytes free now and at most `max_models` in memory.
 
-    1. Idle models leave first, the one that would have expired soonest before the others.
-    2. Only then is the new model given fewer slots.
-    3. Only then are busy models asked to leave: no new work for them, and the need waits.
-    4. What does not fit even alone, with one slot, is refused.
+    1. Idle models are evicted first, those that expire soonest before the others.
+    2. If that is not enough, the new model gets fewer slots.
+    3. If that is not enough, busy models are drained: they take no new requests, and the new model waits.
+    4. A model that would not fit even alone, with one slot, is refused.
     """
-    room = int(available * SHARE)
-    leaving = sorted(held, key=lambda h: (not h.idle, h.expires, h.used))
-    idle = [h for h in leaving if h.idle]
-    busy = [h for h in leaving if not h.idle]
-    surplus = max(0, len(held) - max_models + 1)
+    room = int(available * USABLE_SHARE)
+    by_priority = sorted(candidates, key=lambda candidate: (not candidate.idle, candidate.expires, candidate.last_used))
+    idle = [candidate for candidate in by_priority if candidate.idle]
+    busy = [candidate for candidate in by_priority if not candidate.idle]
+    excess = max(0, len(candidates) - max_models + 1)
 
-    # 1. As few idle models as are needed.
-    for count in range(surplus, len(idle) + 1):
-        if need.size(need.slots) <= room + sum(h.size for h in idle[:count]):
-            evict = tuple(h.key for h in idle[:count])
-            return Decision("load", _because(evict), need.slots, evict)
+    # 1. Evict as few idle models as possible.
+    for count in range(excess, len(idle) + 1):
+        if need.size(need.slots) <= room + sum(candidate.size for candidate in idle[:count]):
+            evict = tuple(candidate.key for candidate in idle[:count])
+            return Decision("load", _evict_reason(evict), need.slots, evict)
 
-    # 2. All idle ones gone: as many slots as fit.
-    freed = room + sum(h.size for h in idle)
-    if surplus <= len(idle):
+    # 2. Evict all idle models, and use as many slots as fit.
+    freed = room + sum(candidate.size for candidate in idle)
+    if excess <= len(idle):
         for slots in range(need.slots - 1, 0, -1):
             if need.size(slots) <= freed:
-                evict = tuple(h.key for h in idle)
-                return Decision("load", f"memory has room for {slots} of {need.slots} slots; {_because(evict)}", slots, evict)
+                evict = tuple(candidate.key for candidate in idle)
+                return Decision("load", f"memory has room for {slots} of {need.slots} slots; {_evict_reason(evict)}", slots, evict)
 
-    # 3. Busy ones drain, as few as are needed.
+    # 3. Drain as few busy models as possible.
     for count in range(1, len(busy) + 1):
-        if count + len(idle) >= surplus and need.size(1) <= freed + sum(h.size for h in busy[:count]):
-            evict = tuple(h.key for h in (*idle, *busy[:count]))
+        if count + len(idle) >= excess and need.size(1) <= freed + sum(candidate.size for candidate in busy[:count]):
+            evict = tuple(candidate.key for candidate in (*idle, *busy[:count]))
             return Decision("wait", f"waiting for {count} busy model(s) to finish", 0, evict)
 
-    # 4.
-    short = need.size(1) - freed - sum(h.size for h in busy)
+    # 4. Refuse.
+    missing = need.size(1) - freed - sum(candidate.size for candidate in busy)
     return Decision(
         "refuse",
-        f"this model needs {_gb(need.size(1))} of memory with one slot, {_gb(max(short, 0))} more than this machine can free",
+        f"this model needs {_gb(need.size(1))} of memory with one slot, {_gb(max(missing, 0))} more than this machine can free",
     )
 
 
-def _because(evict: tuple[str, ...]) -> str:
+def _evict_reason(evict: tuple[str, ...]) -> str:
     return f"{len(evict)} idle model(s) leave" if evict else "there is room"
 
 

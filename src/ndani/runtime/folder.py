@@ -1,7 +1,7 @@
-"""Where runners' sockets lie: one private folder per server, and what dead servers left behind is swept.
+"""The folder for the runners' sockets: one private folder per server. Folders that dead servers left behind are removed.
 
-A folder belongs to whoever holds the lock on its `lock` file; the kernel lets go of that with the process, however it
-died. Process ids would not do: they are used again, and two containers sharing a folder both have a process 7.
+A folder belongs to the process that holds the lock on its `lock` file. The kernel releases the lock when that process ends, in
+any way. Process ids would not work: they are reused, and two containers that share a folder both have a process 7.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pathlib import Path
 
 from ndani.errors import LoadFailed, Misconfigured
 
-#: Longest path of a Unix socket in bytes, without its closing zero: Linux 107, macOS 103.
-SOCKET_PATH = 107 if sys.platform == "linux" else 103
-#: What follows the folder in a socket's path: `/xxxxxxxx/r.sock` (see `runner`).
-_TAIL = 16
-#: A folder without a lock is being made at this moment, or its maker died there; after a minute it is the latter.
-_BEING_MADE = 60.0
+#: Maximum path of a Unix socket in bytes, without the terminating zero: Linux 107, macOS 103.
+MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+#: Bytes that follow the folder in a socket's path: `/xxxxxxxx/r.sock` (see `runner`).
+_SOCKET_SUBPATH = 16
+#: Seconds. A younger folder without a lock file may be one that a server is just creating; an older one is abandoned.
+_MIN_UNLOCKED_AGE = 60.0
 
 
 @contextlib.contextmanager
 def runtime_folder() -> Iterator[Path]:
-    """Make this server's folder (mode 0700, ours), sweep those of dead servers, and remove it at the end.
+    """Create this server's folder (mode 0700, our user), remove those of dead servers, and remove ours at the end.
 
-    It is under $XDG_RUNTIME_DIR where that is ours, else under the temporary folder. Raises Misconfigured when no
-    folder can be made, or its path is too long for a socket.
+    It is under $XDG_RUNTIME_DIR if that is private to us, else under the temporary folder. Raises Misconfigured when no folder
+    can be created, or its path is too long for a socket.
     """
     parent, prefix = _parent()
-    if not is_text(parent):
+    if not is_utf8(parent):
         raise Misconfigured("the path of the folder for temporary files is no text in UTF-8; set TMPDIR to one that is")
     _sweep(parent, prefix)
     try:
@@ -43,7 +43,7 @@ def runtime_folder() -> Iterator[Path]:
         raise Misconfigured(
             f"no folder for sockets can be made in {parent} ({error.strerror}); set TMPDIR to one you can write to"
         ) from None
-    if not is_ours(folder) or len(os.fsencode(folder)) + _TAIL > SOCKET_PATH:
+    if not is_private(folder) or len(os.fsencode(folder)) + _SOCKET_SUBPATH > MAX_SOCKET_PATH:
         folder.rmdir()
         raise Misconfigured(f"{parent} is too long, or not safe, for sockets; set TMPDIR to a shorter folder of your own")
     lock = _lock(folder)
@@ -54,13 +54,13 @@ def runtime_folder() -> Iterator[Path]:
         os.close(lock)
 
 
-def remake(folder: Path) -> None:
-    """Make this server's folder again, where somebody who tidies up has removed it. Raises LoadFailed when that cannot be done.
+def recreate(folder: Path) -> None:
+    """Create this server's folder again after a cleanup job has removed it. Raises LoadFailed when that fails.
 
-    Its lock is held until this process ends: a folder without one would be swept by the next server.
+    Its lock is held until this process ends: the next server would remove a folder without a lock.
     """
     try:
-        folder.mkdir(mode=0o700)  # ours, or there is an error: whoever made one of this name meanwhile is not to be trusted
+        folder.mkdir(mode=0o700)  # raises if it exists: another user may have created it, and it cannot be trusted
         _lock(folder)
     except OSError as error:
         raise LoadFailed(
@@ -69,32 +69,29 @@ def remake(folder: Path) -> None:
 
 
 def _parent() -> tuple[Path, str]:
-    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    xdg_folder = os.environ.get("XDG_RUNTIME_DIR", "")
     prefix = f"ndani-{os.getuid() if hasattr(os, 'getuid') else 0}-"
-    if (
-        own
-        and is_text(Path(own))
-        and is_ours(Path(own))
-        and os.access(own, os.W_OK)
-        and len(os.fsencode(own)) < SOCKET_PATH - _TAIL - len(prefix) - 9
-    ):
-        return Path(own), prefix
+    if xdg_folder:
+        short_enough = len(os.fsencode(xdg_folder)) < MAX_SOCKET_PATH - _SOCKET_SUBPATH - len(prefix) - 9
+        usable = is_utf8(Path(xdg_folder)) and is_private(Path(xdg_folder)) and os.access(xdg_folder, os.W_OK)
+        if usable and short_enough:
+            return Path(xdg_folder), prefix
     return Path(tempfile.gettempdir()), prefix
 
 
-def is_ours(folder: Path) -> bool:
-    """A real folder, not a link, that nobody but its owner, us, can enter."""
+def is_private(folder: Path) -> bool:
+    """Whether this is a folder, not a link, that we own and no other user can access."""
     try:
-        state = folder.lstat()
+        status = folder.lstat()
     except OSError:
         return False
     if not hasattr(os, "getuid"):
-        return stat.S_ISDIR(state.st_mode)
-    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and stat.S_IMODE(state.st_mode) & 0o077 == 0
+        return stat.S_ISDIR(status.st_mode)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) & 0o077 == 0
 
 
-def is_text(path: Path) -> bool:
-    """Whether a runner can be told a path: a name may be any bytes, and it is told in JSON."""
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be sent to a runner: a file name may be any bytes, and the runner gets it as JSON."""
     try:
         return bool(str(path).encode())
     except UnicodeEncodeError:
@@ -120,19 +117,19 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _sweep(parent: Path, prefix: str) -> None:
-    """Remove the folders of servers that are gone. What is not ours, or cannot be read, is left alone."""
+    """Remove the folders of dead servers. Folders of other users, or that cannot be read, are left alone."""
     with contextlib.suppress(OSError):
         for folder in parent.glob(f"{prefix}*"):
-            if is_ours(folder) and _is_dead(folder):
+            if is_private(folder) and _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_dead(folder: Path) -> bool:
+def _is_abandoned(folder: Path) -> bool:
     try:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         with contextlib.suppress(OSError):
-            return time.time() - folder.lstat().st_mtime > _BEING_MADE
+            return time.time() - folder.lstat().st_mtime > _MIN_UNLOCKED_AGE
         return False
     try:
         return _try_lock(descriptor)

@@ -1,24 +1,25 @@
-"""Which models are in memory, and whose turn it is.
+"""Which models are in memory, and which request gets a slot next.
 
-Everything here runs on the event loop's thread, and who is in memory changes in one place, `_settle`. What happens is
-reported to it as a call of one of these: `_returned` (a lease), `_loaded`, `_load_failed`, `_exited` (a process), `_expired`
-(a keep-alive), `_dismissed` (somebody wants a model gone). In the loop's next turn it makes these calls in their order,
-then walks the queue from its front. So all that happens in one turn is weighed together. The rules, by the numbers in
-the code:
+Everything here runs on the event loop's thread. The set of loaded models changes in one place, `_reconcile`. Each event is
+posted to it as a call of one of these methods: `_returned` (a lease), `_loaded`, `_load_failed`, `_exited` (a process),
+`_expired` (a keep-alive), `_unload_requested`. In the loop's next turn, `_reconcile` makes these calls in order and then goes
+through the queue from its front. So all events of one turn are taken into account together. The rules, by the numbers in the
+code:
 
-1. Where the model is in memory, fits and has a slot free, a request gets the slot. It does not queue behind loads.
-2. Where all its slots are taken, or it is on its way in or out, a request waits.
-3. Where the runner must be started otherwise (more context, another batch), it is drained first: no new leases, and it
-   leaves when the last one is back. A request that could not fit even then is refused, and the runner stays.
-4. Where the model is not there, `eviction.decide` says: load it, wait until others have left, or refuse.
-5. One load at a time, none while a process is on its way out, and none before that of an earlier request.
-6. The queue is bounded, and only who really waits counts: of the requests for one model, those beyond the slots that its
-   runner has free, or that its next load brings.
-7. A model that nobody uses stays for its keep-alive, and as long as somebody waits for it.
-8. A load that fails is the answer to those who wanted as much or more. Who wants less context may still get it.
+1. If the model is loaded, its runner can serve the request, and a slot is free, the request gets the slot. It does not
+   queue behind loads.
+2. If all slots are taken, or the model is loading or unloading, the request waits.
+3. If the runner must restart with other options (more context, another batch), it is drained first: no new leases, and it
+   stops when the last lease is returned. A request that would not fit even then is refused, and the runner keeps running.
+4. If the model is not loaded, `eviction.decide` decides: load it, wait until others have stopped, or refuse.
+5. Only one model loads at a time, none while a process is stopping, and none before the load of an earlier request.
+6. The queue has a limit. Only requests that really wait count: of the requests for one model, those beyond the slots that
+   its runner has free, or that its next load brings.
+7. An idle model stays loaded for its keep-alive, and as long as a request waits for it.
+8. When a load fails, the requests that need as much context or more fail with it. Those that need less may still succeed.
 
-`eviction.py` decides, `spec.py` says what fits, `starting.py` starts, `queue.py` and `residence.py` hold the
-state.
+`eviction.py` decides what to evict, `spec.py` compares requests with runners, `starting.py` starts runners, `queue.py` and
+`residence.py` hold the state.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ from ndani.runtime.clock import Clock
 from ndani.runtime.hardware import Hardware
 from ndani.runtime.queue import PendingRequest, Queue
 from ndani.runtime.residence import Lease, LoadedModel, RunnerProcess
-from ndani.runtime.spec import VECTORS, RunnerSpec, default_launch
+from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_launch
 from ndani.runtime.starting import Spawn, start
 from ndani.settings import Settings
 from ndani.types import Resident
 
-#: Ollama's own sentence, two spaces and all: clients look for it.
-FULL = "server busy, please try again.  maximum pending requests exceeded"
+#: Ollama's own sentence, with its two spaces: clients look for it.
+QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 
 
 class Pool:
-    """The models in memory. `lease` a slot; `close` it. Made on the event loop, and called on its thread only.
+    """The models in memory: `lease` gives a slot, `close` stops everything. Create it and call it on the event loop's thread.
 
-    `failed` is told when settling breaks down, which leaves everybody waiting.
+    `on_failure` is called when `_reconcile` raises: every request would wait forever after that.
     """
 
     def __init__(
@@ -62,69 +63,66 @@ class Pool:
         spawn: Spawn,
         coalescer: Coalescer,
         log: Log,
-        look: Callable[[], Hardware],
+        detect_hardware: Callable[[], Hardware],
         clock: Clock,
-        failed: Callable[[Exception], object],
+        on_failure: Callable[[Exception], object],
     ) -> None:
         self._settings = settings
         self._spawn = spawn
         self._coalescer = coalescer
         self._log = log
-        self._look = look
+        self._detect_hardware = detect_hardware
         self._clock = clock
-        self._failed = failed
+        self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, LoadedModel] = {}
         self._queue = Queue(settings.max_queue)
-        self._reports: deque[Callable[[], None]] = deque()
-        self._settling = False  # in the next turn
+        self._events: deque[Callable[[], None]] = deque()
+        self._reconcile_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading: asyncio.Task[None] | None = None
         self._closing = False
         self._max_models = settings.max_loaded_models if settings.max_loaded_models > 0 else 3
         self._slots = settings.num_parallel if settings.num_parallel > 0 else 4
 
-    # What everybody may call.
+    # The public methods.
 
     @asynccontextmanager
     async def lease(self, spec: RunnerSpec, keep_alive: float | None) -> AsyncIterator[Lease]:
-        """A slot of a runner for this model: join, wait or load.
+        """A slot of a runner for this model; waits for it, and loads the model if needed.
 
-        Raises Busy when the queue is full, LoadFailed, OutOfMemory, Misconfigured, Unconfined. `keep_alive` starts
-        to run when the last lease of the model has returned, and the last one's value counts; None leaves it as it was.
+        Raises Busy when the queue is full, LoadFailed, OutOfMemory, Misconfigured, Unconfined. The keep-alive starts when the
+        last lease of the model is returned. The last lease's `keep_alive` counts; None leaves the value unchanged.
         """
         if self._closing:
             raise Failed("the server is stopping")
-        if self._queue.is_full(spec.key, self._slots_coming):  # 6.
+        if self._queue.is_full(spec.key, self._available_slots):  # 6.
             self._log.debug("the queue is full", model=spec.name, waiting=self.waiting)
-            raise Busy(FULL)
-        request = self._queue.join(spec, self._clock.now())
-        self._settle_soon()
+            raise Busy(QUEUE_FULL)
+        request = self._queue.enqueue(spec, self._clock.now())
+        self._schedule_reconcile()
         broken = False
         try:
             lease = await request.outcome
-            if isinstance(lease, NdaniError):
-                raise lease
-            lease.waited_ns = int((self._clock.now() - request.since) * 1e9)
+            lease.waited_ns = int((self._clock.now() - request.enqueued_at) * 1e9)
             self._log.debug("a slot is given", model=spec.name, waited_ms=lease.waited_ns // 1_000_000, waiting=self.waiting)
             yield lease
         except EngineFailed:
             broken = True
             raise
         finally:
-            request.outcome.cancel()  # without effect where there is one: a client can leave in the very moment of its grant
-            if not request.outcome.cancelled() and isinstance(given := request.outcome.result(), Lease):
-                self._report(partial(self._returned, given.model, keep_alive, broken))
-            self._settle_soon()
+            if granted := request.close():
+                self._post(partial(self._returned, granted.model, keep_alive, broken))
+            self._schedule_reconcile()
 
     def residents(self) -> list[Resident]:
-        """The models in memory, the one that stays longest first."""
+        """The models in memory, the one that expires last first."""
         now, wall = self._clock.now(), self._clock.wall()
-        return [model.describe(now, wall) for model in self._by_stay() if model.runner]
+        return [model.describe(now, wall) for model in self._by_expiry() if model.runner]
 
-    def longest_staying(self) -> RunnerSpec | None:
-        """What the model in memory that stays longest was loaded for; None where there is none."""
-        return next((model.spec for model in self._by_stay() if model.ready), None)
+    def last_to_expire(self) -> RunnerSpec | None:
+        """The spec of the loaded model that expires last; None when no model is loaded."""
+        return next((model.spec for model in self._by_expiry() if model.ready), None)
 
     def runner(self, key: str) -> RunnerProcess | None:
         """The runner of a model in memory."""
@@ -132,42 +130,42 @@ class Pool:
         return model.runner if model else None
 
     def unload(self, key: str) -> None:
-        """Let a model go as soon as nobody uses it; nothing happens when it is not there."""
-        for each in (key, key + VECTORS):
-            self._report(partial(self._dismissed, each))
+        """Unload a model as soon as it is idle; does nothing when it is not loaded."""
+        for runner_key in (key, key + EMBEDDING_KEY_SUFFIX):
+            self._post(partial(self._unload_requested, runner_key))
 
-    def unload_named(self, name: str) -> None:
-        """The same for whatever was loaded by this name, for whoever cannot find out what it stands for any more."""
+    def unload_by_name(self, name: str) -> None:
+        """Unload all that was loaded under this name, for callers that cannot resolve the name to a key any more."""
         for key, model in self._models.items():
             if model.spec.name.lower() == name.lower():
-                self._report(partial(self._dismissed, key))
+                self._post(partial(self._unload_requested, key))
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn."""
+        """How many requests wait for a slot."""
         return len(self._queue)
 
     @property
     def closing(self) -> bool:
-        """Whether answers that break now break because the server stops."""
+        """Whether the server is stopping: then answers break for this reason."""
         return self._closing
 
     async def close(self) -> None:
-        """End every runner and every wait; returns when no child is left."""
+        """Stop every runner and fail every waiting request; returns when no child process is left."""
         self._closing = True
         for request in self._queue:
-            request.outcome.set_result(Failed("the server is stopping"))
+            request.outcome.set_exception(Failed("the server is stopping"))
         runners = [model.runner for model in self._models.values() if model.runner]
         if self._loading:
             self._loading.cancel()
         await asyncio.gather(*(runner.stop() for runner in runners), return_exceptions=True)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # What happens, and is reported.
+    # The events, called by `_reconcile` only.
 
     def _returned(self, model: LoadedModel, keep_alive: float | None, broken: bool) -> None:
         model.leases -= 1
-        # The answer breaks before the process is seen to be gone: nobody else shall be sent there meanwhile.
+        # The answer breaks before the exit of the process is noticed: send no other request there in the meantime.
         model.draining = model.draining or broken
         model.last_used = self._clock.now()
         if keep_alive is not None:
@@ -177,7 +175,7 @@ class Pool:
 
     def _loaded(self, model: LoadedModel, runner: RunnerProcess) -> None:
         model.runner, model.engine = runner, Engine(runner.socket, self._coalescer)
-        self._do(self._watch(model, runner))
+        self._start_task(self._watch(model, runner))
         if self._closing:
             self._stop(model)
         self._keep_or_stop(model)
@@ -185,60 +183,60 @@ class Pool:
     def _load_failed(self, model: LoadedModel, error: NdaniError) -> None:
         del self._models[model.spec.key]
         for request in self._queue:
-            if request.spec.key == model.spec.key and not model.spec.asks_for_more_than(request.spec):  # 8.
-                request.outcome.set_result(type(error)(str(error)))
+            if request.spec.key == model.spec.key and not model.spec.needs_more_context_than(request.spec):  # 8.
+                request.outcome.set_exception(type(error)(str(error)))
 
     def _exited(self, model: LoadedModel, runner: RunnerProcess) -> None:
-        model.stay()
+        model.cancel_keep_alive()
         del self._models[model.spec.key]
         if not model.stopping and not self._closing:
             self._log.warn("a runner died", model=model.spec.name, pid=runner.pid)
-        model.stopping = True  # its last leases still come back
+        model.stopping = True  # its last leases are still to be returned
 
     def _expired(self, model: LoadedModel) -> None:
         model.timer = None
-        if not self._queue.wants(model.spec.key):  # 7.
+        if not self._queue.has_request_for(model.spec.key):  # 7.
             self._log.debug("a keep-alive ran out", model=model.spec.name, seconds=model.keep_alive)
             self._stop(model)
 
-    def _dismissed(self, key: str) -> None:
+    def _unload_requested(self, key: str) -> None:
         if model := self._models.get(key):
             model.keep_alive = 0.0
             model.draining = model.leases > 0
             if model.idle:
                 self._stop(model)
 
-    # What follows.
+    # The reaction to events.
 
-    def _report(self, happened: Callable[[], None]) -> None:
-        self._reports.append(happened)
-        self._settle_soon()
+    def _post(self, event: Callable[[], None]) -> None:
+        self._events.append(event)
+        self._schedule_reconcile()
 
-    def _settle_soon(self) -> None:
-        if not self._settling:
-            self._settling = True
-            self._loop.call_soon(self._settle)
+    def _schedule_reconcile(self) -> None:
+        if not self._reconcile_scheduled:
+            self._reconcile_scheduled = True
+            self._loop.call_soon(self._reconcile)
 
-    def _settle(self) -> None:
-        self._settling = False
+    def _reconcile(self) -> None:
+        self._reconcile_scheduled = False
         try:
-            while self._reports:
-                self._reports.popleft()()
+            while self._events:
+                self._events.popleft()()
             self._serve_queue()
             for model in self._models.values():
-                if model.idle and model.timer is None and model.keep_alive >= 0 and not self._queue.wants(model.spec.key):
-                    self._keep_or_stop(model)  # it stayed for somebody who then left
+                if model.idle and model.timer is None and model.keep_alive >= 0 and not self._queue.has_request_for(model.spec.key):
+                    self._keep_or_stop(model)  # it was kept for a request that was then cancelled
         except Exception as error:
-            self._failed(error)
+            self._on_failure(error)
 
     def _keep_or_stop(self, model: LoadedModel) -> None:
-        """Nobody uses it: its keep-alive begins, or it leaves."""
-        model.stay()
-        if model.draining or (model.keep_alive == 0 and not self._queue.wants(model.spec.key)):  # 7.
+        """Start the keep-alive of an idle model, or stop it."""
+        model.cancel_keep_alive()
+        if model.draining or (model.keep_alive == 0 and not self._queue.has_request_for(model.spec.key)):  # 7.
             self._stop(model)
         elif model.keep_alive > 0 and not model.stopping:
             model.expires = self._clock.now() + model.keep_alive
-            model.timer = self._clock.call_later(model.keep_alive, lambda: self._report(partial(self._expired, model)))
+            model.timer = self._clock.call_later(model.keep_alive, lambda: self._post(partial(self._expired, model)))
 
     def _serve_queue(self) -> None:
         blocked = any(model.runner is None or model.stopping for model in self._models.values())  # 5.
@@ -246,7 +244,7 @@ class Pool:
             model = self._models.get(request.spec.key)
             if model is None:
                 blocked = blocked or self._admit(request)  # 4.
-            elif model.ready and request.spec.fits(model.launch):
+            elif model.ready and request.spec.can_use(model.launch):
                 if model.leases < model.launch.slots:  # else 2.
                     self._grant(request, model)  # 1.
             elif model.ready:
@@ -255,23 +253,23 @@ class Pool:
     def _grant(self, request: PendingRequest, model: LoadedModel) -> None:
         assert model.engine is not None
         model.leases += 1
-        model.stay()
+        model.cancel_keep_alive()
         request.outcome.set_result(Lease(model.engine, model.launch.num_ctx, model))
 
     def _admit(self, request: PendingRequest) -> bool:
-        """Act on the decision; True when later requests must not load before this one."""
+        """Act on the eviction decision; True when later requests must not load before this one."""
         spec = request.spec
         launch, need, decision = self._decide(spec, request.replaced)
         if decision.action == "refuse":
             return self._refuse(request, decision)
         for key in decision.evict:
-            leaving = self._models[key]
-            if not leaving.draining and not leaving.stopping:
+            evicted = self._models[key]
+            if not evicted.draining and not evicted.stopping:
                 self._log.debug(
                     "a model leaves for another",
-                    model=leaving.spec.name, size=leaving.size, idle=leaving.idle, to=spec.name, why=decision.reason,
+                    model=evicted.spec.name, size=evicted.size, idle=evicted.idle, to=spec.name, why=decision.reason,
                 )  # fmt: skip
-            self._drain(leaving)
+            self._drain(evicted)
         if decision.action == "load" and not decision.evict:
             model = LoadedModel(spec, replace(launch, slots=decision.slots), need.size(decision.slots), self._settings.keep_alive)
             self._log.info("loading a model", model=spec.name, why=decision.reason, slots=decision.slots, num_ctx=launch.num_ctx)
@@ -280,11 +278,11 @@ class Pool:
                 num_batch=launch.num_batch, num_thread=launch.num_thread, num_gpu=launch.num_gpu, adapter=spec.adapter is not None,
             )  # fmt: skip
             self._models[spec.key] = model
-            self._loading = self._do(self._load(model))
+            self._loading = self._start_task(self._load(model))
         return True
 
     def _replace(self, request: PendingRequest, model: LoadedModel) -> bool:
-        """Let a runner go that must be started otherwise, unless that could not be; True when it goes."""
+        """Drain a runner so that it restarts with other options; False when these would not fit and the request was refused."""
         _, _, decision = self._decide(request.spec, model.launch)
         if decision.action == "refuse":
             return self._refuse(request, decision)
@@ -292,21 +290,21 @@ class Pool:
         self._log.debug("a runner must start otherwise", model=request.spec.name, slots=slots, num_ctx=num_ctx)
         for other in self._queue:
             if other.spec.key == request.spec.key:
-                other.replaced = model.launch  # whoever waits goes on from there; who comes when they have left does not
+                other.replaced = model.launch  # requests that wait now start from these options; later requests do not
         self._drain(model)
         return True
 
-    def _decide(self, spec: RunnerSpec, replaced: Launch | None) -> tuple[Launch, eviction.Need, eviction.Decision]:
-        """How a runner for this would start, what that takes, and whether it may. Changes nothing."""
-        machine = self._look()
-        launch = spec.launch(replaced, default_launch(self._settings, machine.cores, self._slots))
-        need = eviction.Need(spec.size, launch.num_ctx * spec.kv_bytes, launch.slots)
-        held = [model.held() for model in self._models.values()]
-        return launch, need, eviction.decide(need, held, machine.available, self._max_models)
+    def _decide(self, spec: RunnerSpec, replaced: Launch | None) -> tuple[Launch, eviction.MemoryNeed, eviction.Decision]:
+        """How a runner for this spec would start, what memory that needs, and the eviction decision. Changes nothing."""
+        hardware = self._detect_hardware()
+        launch = spec.launch(replaced, default_launch(self._settings, hardware.cores, self._slots))
+        need = eviction.MemoryNeed(spec.size, launch.num_ctx * spec.kv_bytes, launch.slots)
+        candidates = [model.eviction_candidate() for model in self._models.values()]
+        return launch, need, eviction.decide(need, candidates, hardware.available, self._max_models)
 
     def _refuse(self, request: PendingRequest, decision: eviction.Decision) -> bool:
         self._log.debug("no room for a model", model=request.spec.name, why=decision.reason)
-        request.outcome.set_result(OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
+        request.outcome.set_exception(OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
         return False
 
     def _drain(self, model: LoadedModel) -> None:
@@ -319,40 +317,40 @@ class Pool:
             return
         model.stopping = True
         self._log.debug("a model leaves", model=model.spec.name, pid=model.runner.pid, size=model.size, waiting=self.waiting)
-        self._do(model.runner.stop())
+        self._start_task(model.runner.stop())
 
-    # What takes its time.
+    # The tasks.
 
     async def _load(self, model: LoadedModel) -> None:
-        began = self._clock.now()
+        started = self._clock.now()
         try:
             runner = await start(model, self._spawn, self._clock, self._settings.load_timeout)
         except NdaniError as error:
-            self._report(partial(self._load_failed, model, error))
+            self._post(partial(self._load_failed, model, error))
         else:
-            seconds = f"{self._clock.now() - began:.2f}"
+            seconds = f"{self._clock.now() - started:.2f}"
             self._log.debug("a model is loaded", model=model.spec.name, pid=runner.pid, seconds=seconds)
-            self._report(partial(self._loaded, model, runner))
+            self._post(partial(self._loaded, model, runner))
 
     async def _watch(self, model: LoadedModel, runner: RunnerProcess) -> None:
         await runner.exited.wait()
-        self._report(partial(self._exited, model, runner))
+        self._post(partial(self._exited, model, runner))
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    # What it looks up.
+    # The queries.
 
-    def _slots_coming(self, key: str) -> int:
-        """The slots that a model's runner has free, or that its next load brings."""
+    def _available_slots(self, key: str) -> int:
+        """The free slots of a model's runner, or those that its next load brings."""
         model = self._models.get(key)
         if model is None or model.draining or model.stopping:
             return self._slots
         return model.launch.slots - model.leases
 
-    def _by_stay(self) -> list[LoadedModel]:
+    def _by_expiry(self) -> list[LoadedModel]:
         now = self._clock.now()
-        return sorted(self._models.values(), key=lambda model: model.leaves_at(now), reverse=True)
+        return sorted(self._models.values(), key=lambda model: model.expiry(now), reverse=True)

@@ -1,4 +1,4 @@
-"""What the pool keeps account of: the models in memory, and the leases of their slots. Values only."""
+"""The pool's records: the models in memory and the leases of their slots. Values only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ndani.engines import Launch
 from ndani.engines.client import Engine
 from ndani.jail import Confinement
 from ndani.runtime.clock import Timer
-from ndani.runtime.eviction import Held
+from ndani.runtime.eviction import EvictionCandidate
 from ndani.runtime.spec import RunnerSpec
 from ndani.types import Resident
 
 
 class RunnerProcess(Protocol):
-    """A runner's process, as the pool needs it (`runtime.runner.Runner`)."""
+    """What the pool needs of a runner's process (`runtime.runner.Runner`)."""
 
     pid: int
     socket: str
@@ -25,58 +25,58 @@ class RunnerProcess(Protocol):
     exited: asyncio.Event
 
     async def stop(self) -> None:
-        """End it and reap it; may be called more than once."""
+        """End the process and reap it; may be called more than once."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class LoadedModel:
-    """A model in memory, or on its way in or out. Only the pool changes one."""
+    """A model that is loaded, loading or unloading. Only the pool changes it."""
 
-    spec: RunnerSpec  # of the request that it was loaded for
+    spec: RunnerSpec  # of the request for which it was loaded
     launch: Launch
     size: int
-    keep_alive: float  # seconds; negative: for ever
+    keep_alive: float  # seconds; negative: forever
     runner: RunnerProcess | None = None  # None while it loads
     engine: Engine | None = None
     leases: int = 0
     last_used: float = 0.0
     expires: float | None = None  # by the pool's clock; None: never, or in use
     timer: Timer | None = None
-    draining: bool = False  # no new leases; leaves when the last one returns
+    draining: bool = False  # takes no new leases; stops when the last one is returned
     stopping: bool = False  # its process is being ended, or has ended
 
     @property
     def ready(self) -> bool:
-        """It takes new leases, as far as it has slots."""
+        """Whether it takes new leases, as far as it has slots."""
         return self.runner is not None and not self.draining and not self.stopping
 
     @property
     def idle(self) -> bool:
-        """In memory, and nobody uses it."""
+        """Whether it is in memory without a lease."""
         return self.runner is not None and self.leases == 0 and not self.stopping
 
-    def leaves_at(self, now: float) -> float:
-        """The moment at which it leaves if nothing more is asked; in use: if its last answer ended now."""
+    def expiry(self, now: float) -> float:
+        """When it stops if no other request comes; for a model in use, as if its last answer ended now."""
         if self.expires is not None:
             return self.expires
         return now + self.keep_alive if self.keep_alive >= 0 else math.inf
 
-    def stay(self) -> None:
-        """Let its keep-alive not run out."""
+    def cancel_keep_alive(self) -> None:
+        """Stop the timer of the keep-alive."""
         if self.timer:
             self.timer.cancel()
         self.timer = self.expires = None
 
-    def held(self) -> Held:
-        """What a decision has to know of it."""
-        return Held(self.spec.key, self.size, self.idle, math.inf if self.expires is None else self.expires, self.last_used)
+    def eviction_candidate(self) -> EvictionCandidate:
+        """What `eviction.decide` needs to know about this model."""
+        return EvictionCandidate(self.spec.key, self.size, self.idle, math.inf if self.expires is None else self.expires, self.last_used)
 
     def describe(self, now: float, wall: float) -> Resident:
-        """What is listed of it; `now` and `wall` are this moment by the pool's clock and by the wall's."""
+        """This model as listings show it; `now` is the time of the pool's clock, `wall` the time of day."""
         assert self.runner is not None
-        leaves_at, spec, launch = self.leaves_at(now), self.spec, self.launch
-        expires = None if leaves_at == math.inf else wall + leaves_at - now
+        expiry, spec, launch = self.expiry(now), self.spec, self.launch
+        expires = None if expiry == math.inf else wall + expiry - now
         leaving, confined = self.stopping or self.draining, self.runner.confinement.word
         return Resident(
             spec.name, spec.digest, self.size, 0, spec.details, launch.num_ctx, launch.slots, expires, leaving, self.runner.pid, confined

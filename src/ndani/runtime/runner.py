@@ -1,8 +1,8 @@
-"""One runner process, as the front sees it: start, verify, watch, ask, end.
+"""One runner process, as the front sees it: start, verify, watch, probe, stop.
 
-The child is told what to run over one pipe and answers over another; the first is also its lifeline. It is started
-with `subprocess` itself, not through the event loop: its death signal belongs to the thread that forks, and what it
-inherits must be exactly what is named here, under uvloop as under plain asyncio.
+The child process reads commands from one pipe and writes events to another. The command pipe is also its lifeline: the child
+exits when the pipe closes. It is started with `subprocess`, not through the event loop: its parent-death signal belongs to the
+thread that forks, and it must inherit exactly the descriptors named here, with uvloop as with asyncio's own loop.
 """
 
 from __future__ import annotations
@@ -22,82 +22,81 @@ from typing import TypeVar
 import msgspec
 
 from ndani import errors, jail
-from ndani.engines import Launch, bare_socket
+from ndani.engines import Launch, socket_without_template
 from ndani.jail import Confinement, threads
 from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
 from ndani.runtime import child, hardware
-from ndani.runtime.folder import is_ours, remake
-from ndani.runtime.probe import lay_spare
+from ndani.runtime.folder import is_private, recreate
+from ndani.runtime.probe import create_decoy
 from ndani.runtime.routes import Addresses, Outcome
 
-#: Events of a runner that wait to be heard; it says one, and then is asked before it says another.
-_MOST_SAID = 16
-#: Seconds between the end of a runner's event pipe, or its lifeline, and SIGKILL.
-_GRACE = 0.5
-#: Seconds that a probe of every route may take; each gives up by itself after two.
-PROBE = 60.0
+#: Events of a runner that may wait to be read. A correct runner sends one and then waits for a command.
+_MAX_PENDING_EVENTS = 16
+#: Seconds between the end of a runner's event pipe or command pipe and SIGKILL.
+_KILL_GRACE = 0.5
+#: Seconds that a probe of all routes may take; each route has a timeout of two seconds itself.
+PROBE_TIMEOUT = 60.0
 
 _E = TypeVar("_E", Jailed, child.Ready)
 
 
 class Runner:
-    """A child process with one loaded model. Made by `spawn`; `ready` must succeed before anything else is asked."""
+    """A child process with one loaded model. Create it with `spawn`; `ready` must succeed before other calls."""
 
     def __init__(self, process: subprocess.Popen[bytes], launch: Launch, commands: int, events: int) -> None:
         self.launch = launch
         self.socket = launch.socket
         self.pid = process.pid
-        #: A file that this runner holds as it holds its weights, for a probe to harm (`probe.Targets`).
-        self.spare = Path(launch.socket).with_name("spare")
-        #: Set as soon as the child is gone and reaped; `returncode` and `cause` say how.
+        #: A file that this runner has open like its weights; a probe attacks it (`probe.Targets`).
+        self.decoy = Path(launch.socket).with_name("decoy")
+        #: Set as soon as the child has exited and is reaped; `returncode` and `cause` tell how.
         self.exited = asyncio.Event()
         self.confinement = Confinement()
         self.load_ns = 0
         self._process = process
         self._commands: int | None = commands
-        self._said: asyncio.Queue[child.RunnerEvent | None] = asyncio.Queue(_MOST_SAID)
-        self._asking = asyncio.Lock()
-        self._numbers = itertools.count(1)
-        self._overstepped = ""
-        self._counter = asyncio.create_task(self._count(), name=f"threads of runner {process.pid}")
+        self._events: asyncio.Queue[child.RunnerEvent | None] = asyncio.Queue(_MAX_PENDING_EVENTS)
+        self._probe_lock = asyncio.Lock()
+        self._probe_numbers = itertools.count(1)
+        self._limit_exceeded = ""
+        self._thread_monitor = asyncio.create_task(self._monitor_threads(), name=f"threads of runner {process.pid}")
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
     @classmethod
     async def spawn(cls, launch: Launch, weights: int | None, folder: Path, *, require_jail: bool = False) -> Runner:
-        """Start a child in a folder of its own under `folder`; `launch.socket` and `launch.weights` are filled in here.
+        """Start a child with a new subfolder of `folder` for its socket; fills in `launch.socket` and `launch.weights`.
 
-        `weights` is a descriptor of ours, open for reading, or None, and `launch.adapter` one or -1; the child inherits
-        them, we may close ours after.
-        Raises LoadFailed when no process can be started.
+        `weights` is a descriptor open for reading, or None; `launch.adapter` is one, or -1. The child inherits them, so the caller
+        may close them afterwards. Raises LoadFailed when no process can be started.
         """
-        place = folder / secrets.token_hex(4)
-        if not is_ours(folder):  # somebody who tidies up has removed it, and somebody else may have taken its name
-            remake(folder)
-        # llama.cpp takes a name for a Unix socket only when it ends in .sock, and looks up anything else as a host.
-        launch = replace(launch, socket=str(place / "r.sock"), weights=-1 if weights is None else weights)
-        spare = -1
+        socket_folder = folder / secrets.token_hex(4)
+        if not is_private(folder):  # a cleanup job has removed it, and another user may have created one with its name
+            recreate(folder)
+        # llama.cpp treats a name as a Unix socket only when it ends in .sock, and resolves any other name as a host.
+        launch = replace(launch, socket=str(socket_folder / "r.sock"), weights=-1 if weights is None else weights)
+        decoy = -1
         try:
-            place.mkdir(mode=0o700)
-            spare = lay_spare(place / "spare")
-            order = child.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, spare)
-            held = tuple(descriptor for descriptor in (launch.weights, launch.adapter, spare) if descriptor >= 0)
-            process, commands, events = start("ndani.runtime.child", order, held)
+            socket_folder.mkdir(mode=0o700)
+            decoy = create_decoy(socket_folder / "decoy")
+            order = child.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, decoy)
+            inherited = tuple(descriptor for descriptor in (launch.weights, launch.adapter, decoy) if descriptor >= 0)
+            process, commands, events = start("ndani.runtime.child", order, inherited)
         except OSError as error:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(socket_folder, ignore_errors=True)
             raise _not_started(error, folder) from None
         finally:
-            if spare >= 0:
-                os.close(spare)
+            if decoy >= 0:
+                os.close(decoy)
         return cls(process, launch, commands, events)
 
     async def ready(self, timeout: float | None = None) -> None:
-        """Wait until the jail was verified and the model answers; `timeout` in seconds, None or 0 for no limit.
+        """Wait until the jail is verified and the model is ready; `timeout` in seconds, None or 0 for no limit.
 
-        Raises LoadFailed, Unconfined or Misconfigured; the child is gone then, and when the wait is cancelled.
+        Raises LoadFailed, Unconfined or Misconfigured. The child is killed in these cases, and when the wait is cancelled.
         """
         try:
             async with asyncio.timeout(timeout if timeout and timeout > 0 else None):
-                await self._begin()
+                await self._handshake()
         except TimeoutError:
             await self.kill()
             raise errors.LoadFailed(
@@ -107,31 +106,31 @@ class Runner:
             await self.kill()
             raise
 
-    async def probe(self, addresses: Addresses, timeout: float = PROBE) -> list[Outcome]:
-        """Have the child try every way out (`routes.py`). Raises EngineFailed when it is gone; one that says anything else is ended."""
-        async with self._asking:
-            number = next(self._numbers)
+    async def probe(self, addresses: Addresses, timeout: float = PROBE_TIMEOUT) -> list[Outcome]:
+        """Let the child try every route out (`routes.py`). Raises EngineFailed when it has exited or sends another event."""
+        async with self._probe_lock:
+            number = next(self._probe_numbers)
             self._send(child.Probe(addresses, number))
             try:
                 async with asyncio.timeout(timeout):
-                    said = await self._said.get()
-                    while isinstance(said, child.Probed) and said.number != number:  # the answer to a probe that was cancelled
-                        said = await self._said.get()
+                    event = await self._events.get()
+                    while isinstance(event, child.Probed) and event.number != number:  # the answer to a cancelled probe
+                        event = await self._events.get()
             except TimeoutError:
                 await self.kill()
                 raise errors.EngineFailed(f"the runner said nothing for {timeout:g} seconds while it was probed, and was ended") from None
-        if not isinstance(said, child.Probed):
-            if said is not None:  # none of ours says anything else here: it is not ours any more
+        if not isinstance(event, child.Probed):
+            if event is not None:  # only a compromised runner sends another event here
                 await self.kill()
-            self._end_of_words()  # for the next probe
+            self._signal_exit()  # again, for the next probe
             raise errors.EngineFailed(f"the runner went away while it was probed: {self.cause}")
-        return said.outcomes
+        return event.outcomes
 
     async def stop(self) -> None:
-        """End the child: cut the lifeline, then SIGKILL after a short grace. Reaped, its socket gone; may be called again."""
-        self._cut()
+        """Stop the child: close its command pipe, then SIGKILL after a grace period. Reaps it and removes its socket. Idempotent."""
+        self._close_commands()
         try:
-            async with asyncio.timeout(_GRACE):
+            async with asyncio.timeout(_KILL_GRACE):
                 await self.exited.wait()
         except TimeoutError:
             await self.kill()
@@ -140,97 +139,97 @@ class Runner:
             raise
 
     async def kill(self) -> None:
-        """End the child now, whatever it does."""
+        """Kill the child at once."""
         self._process.kill()
         await self.exited.wait()
 
     @property
     def returncode(self) -> int | None:
-        """None while it lives, then its exit code, or a signal's number below zero."""
+        """None while it runs, then its exit code, or the negative number of a signal."""
         return self._process.returncode
 
     @property
     def cause(self) -> str:
-        """How it ended, in a few words for a log or a sentence."""
+        """How it exited, as text for a log line or an error message."""
         code = self.returncode
         if code is None:
             return "it is running"
-        if self._overstepped:
-            return self._overstepped
+        if self._limit_exceeded:
+            return self._limit_exceeded
         if code == -signal.SIGKILL:
             return "it was killed, which is what a system short of memory does"
         return f"it {ending(code)}"
 
-    async def _begin(self) -> None:
-        jailed = await self._hear(Jailed)
-        # The folder of /proc is read on this thread: a few microseconds, never a disk.
+    async def _handshake(self) -> None:
+        jailed = await self._expect(Jailed)
+        # This reads /proc on the event loop's thread: it takes microseconds and never waits for a disk.
         self.confinement = jail.verify(self.pid, jailed.confinement)
         self._send(Open())
-        ready = await self._hear(child.Ready)
+        ready = await self._expect(child.Ready)
         self.load_ns = ready.load_ns
-        if ready.bare:
-            self.socket = bare_socket(self.socket)
+        if ready.without_template:
+            self.socket = socket_without_template(self.socket)
 
-    async def _hear(self, kind: type[_E]) -> _E:
-        said = await self._said.get()
-        if isinstance(said, kind):
-            return said
-        if isinstance(said, Refused):
-            raise errors.error_from_child(said.code, said.sentence, errors.LoadFailed)
+    async def _expect(self, event_type: type[_E]) -> _E:
+        event = await self._events.get()
+        if isinstance(event, event_type):
+            return event
+        if isinstance(event, Refused):
+            raise errors.error_from_child(event.code, event.sentence, errors.LoadFailed)
         await self.kill()
         raise errors.LoadFailed(f"the engine stopped while it loaded the model: {self.cause}")
 
-    def _send(self, line: msgspec.Struct) -> None:
+    def _send(self, command: msgspec.Struct) -> None:
         if self._commands is not None:
-            tell(self._process, self._commands, line)
+            tell(self._process, self._commands, command)
 
-    def _cut(self) -> None:
+    def _close_commands(self) -> None:
         if self._commands is not None:
             os.close(self._commands)
             self._commands = None
 
-    async def _count(self) -> None:
-        self._overstepped = await threads.hold(self._process, child.most_threads(self.launch), Path(self.launch.socket).parent)
+    async def _monitor_threads(self) -> None:
+        self._limit_exceeded = await threads.hold(self._process, child.max_threads(self.launch), Path(self.launch.socket).parent)
 
     async def _watch(self, events: int) -> None:
-        """Read what the child says; when its pipe ends the child is dead, or is made so; then reap and clear away."""
+        """Read the child's events. When its pipe closes, make sure that it exits, reap it and remove its folder."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(events, "rb", 0))
         decoder = msgspec.json.Decoder(child.RunnerEvent)
         try:
             while line := await reader.readline():
-                self._said.put_nowait(decoder.decode(line))
-        except (ValueError, msgspec.DecodeError, RecursionError, asyncio.QueueFull):  # what no runner of ours says: it is not ours any more
+                self._events.put_nowait(decoder.decode(line))
+        except (ValueError, msgspec.DecodeError, RecursionError, asyncio.QueueFull):  # only a compromised runner sends this
             self._process.kill()
         finally:
             transport.close()
-            self._cut()
+            self._close_commands()
             await self._reap()
-            self._counter.cancel()
+            self._thread_monitor.cancel()
 
     async def _reap(self) -> None:
-        pause, waited = 0.001, 0.0
+        delay, waited_seconds = 0.001, 0.0
         while self._process.poll() is None:
-            await asyncio.sleep(pause)
-            waited += pause
-            pause = min(pause * 2, 0.05)
-            if waited > _GRACE:
+            await asyncio.sleep(delay)
+            waited_seconds += delay
+            delay = min(delay * 2, 0.05)
+            if waited_seconds > _KILL_GRACE:
                 self._process.kill()
-        # A runner that was taken over may have made names of sockets without end: that many are not removed on the loop.
+        # A compromised runner may have created any number of sockets there: remove them in a thread, not on the event loop.
         await asyncio.to_thread(shutil.rmtree, Path(self.socket).parent, ignore_errors=True)
-        self._end_of_words()
+        self._signal_exit()
         self.exited.set()
 
-    def _end_of_words(self) -> None:
-        """Whoever listens from here on hears that it is gone."""
-        if self._said.full():
-            self._said.get_nowait()
-        self._said.put_nowait(None)
+    def _signal_exit(self) -> None:
+        """Tell the next reader of events that the child has exited."""
+        if self._events.full():
+            self._events.get_nowait()
+        self._events.put_nowait(None)
 
 
 def _not_started(error: OSError, folder: Path) -> errors.LoadFailed:
-    """Why there is no runner: the folder for its socket has no room for it, or the system no process."""
+    """The error for a runner that cannot start: its folder cannot be written to, or the system starts no process."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return errors.LoadFailed(f"the folder for sockets {folder} cannot be written to ({error.strerror}); make room there and try again")
     return errors.LoadFailed(f"no process could be started for the model ({error.strerror}); close something and try again")

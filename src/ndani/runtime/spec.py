@@ -1,4 +1,4 @@
-"""What a request needs of a runner, whether one that runs can serve it, and how one that cannot is started. Values and arithmetic."""
+"""What a request needs of a runner, whether a running one can serve it, and how a new one starts. Values and arithmetic only."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from ndani.settings import Settings
 from ndani.types import Details
 
 DEFAULT_CTX = 4096
-LEAST_CTX = 4
-#: Behind the key of a model that speaks, when it is asked for vectors: the engine does one or the other.
-VECTORS = "/vectors"
+MIN_CTX = 4
+#: Appended to the key of a chat model that is loaded for embeddings: a runner does either text or embeddings.
+EMBEDDING_KEY_SUFFIX = "/vectors"
 
 
-def batch(cores: int, slots: int) -> int:
-    """Prompt tokens that an engine reads between two looks at whether its client is still there.
+def batch_size(cores: int, slots: int) -> int:
+    """How many prompt tokens an engine processes between two checks whether its client is still connected.
 
-    A small model reads about 120 tokens a second per core, and a hang-up can wait for two batches: 32 per core keep
-    that near half a second, for a tenth less prompt speed than 256. llama.cpp aborts with fewer than its slots.
+    A small model processes about 120 prompt tokens a second per core, and noticing a disconnect can take two batches. 32 tokens
+    per core keep that near half a second, and cost a tenth of the prompt speed that 256 give. llama.cpp aborts when the batch
+    is smaller than the number of slots.
     """
     return max(min(32 * cores, 256), slots)
 
 
 def default_launch(settings: Settings, cores: int, slots: int) -> Launch:
-    """How a runner starts where neither a request nor its model says otherwise; the engine is the request's to say."""
+    """How a runner starts when neither a request nor its model sets an option; the request sets the engine."""
     return Launch(
         engine="",
         socket="",
         weights=-1,
         slots=slots,
         num_ctx=settings.context_length if settings.context_length > 0 else DEFAULT_CTX,
-        num_batch=batch(cores, slots),
+        num_batch=batch_size(cores, slots),
         num_thread=settings.num_thread if settings.num_thread > 0 else cores,
         num_gpu=settings.num_gpu,
         flash_attention=settings.flash_attention,
@@ -43,10 +44,10 @@ def default_launch(settings: Settings, cores: int, slots: int) -> Launch:
 
 @dataclass(frozen=True, slots=True)
 class RunnerSpec:
-    """A model and what one request needs of its runner. `None`: the request does not mind.
+    """A model and what one request needs of its runner. `None` means that the request accepts any value.
 
-    `key` says which runners are the same (the digests of the weights and of the adapter over them), `size` is the bytes
-    of those files, `kv_bytes` is one token of context, in bytes.
+    `key` identifies a runner (the digests of the weights and of their adapter), `size` is the size of these files in bytes,
+    `kv_bytes` is the size of one token of context in bytes.
     """
 
     key: str
@@ -68,41 +69,41 @@ class RunnerSpec:
     embedding: bool = False
     pooling: str = ""
 
-    def fits(self, launch: Launch) -> bool:
-        """Whether a runner launched so can serve this: to start it again for this would change none of its options.
+    def can_use(self, launch: Launch) -> bool:
+        """Whether a runner with this launch can serve the request: a restart for the request would change none of its options.
 
-        The batch of a runner that makes vectors is no reason to start it again: it changes no vector.
+        The batch size of a runner for embeddings is no reason for a restart: it changes no vector.
         """
         options = self._options(launch)
         if self.embedding:
             options["num_batch"] = launch.num_batch
         return all(getattr(launch, option) == value for option, value in options.items())
 
-    def launch(self, replaced: Launch | None, defaults: Launch) -> Launch:
-        """How its runner should start: as asked, else as the runner that it replaces had it, else by `defaults`."""
-        # A first runner gets the very context that is asked for; only one that was too small gets more than that.
-        first = replace(defaults, num_ctx=self._capped(defaults.num_ctx if self.num_ctx is None else self.num_ctx))
-        old = replace(replaced or first, engine=self.engine, embedding=self.embedding, pooling=self.pooling, slots=defaults.slots)
-        return replace(old, **self._options(old))
+    def launch(self, previous: Launch | None, defaults: Launch) -> Launch:
+        """How the runner should start: with the request's options, else with those of the `previous` runner, else with `defaults`."""
+        # A first runner gets exactly the requested context; only a restart because of too little context gives more.
+        fresh = replace(defaults, num_ctx=self._cap(defaults.num_ctx if self.num_ctx is None else self.num_ctx))
+        previous = replace(previous or fresh, engine=self.engine, embedding=self.embedding, pooling=self.pooling, slots=defaults.slots)
+        return replace(previous, **self._options(previous))
 
-    def asks_for_more_than(self, other: RunnerSpec) -> bool:
-        """Whether this asks for more context than another request for the same model does."""
+    def needs_more_context_than(self, other: RunnerSpec) -> bool:
+        """Whether this request needs more context than another request for the same model."""
         return self.num_ctx is not None and (other.num_ctx is None or other.num_ctx < self.num_ctx)
 
-    def _options(self, old: Launch) -> dict[str, Any]:
-        """The options of a runner that is started for this in place of an old one. What this does not ask for stays as it was."""
+    def _options(self, previous: Launch) -> dict[str, Any]:
+        """The options of a runner that replaces the `previous` one for this request. Options that the request leaves open are kept."""
         options = {
-            option: asked for option in ("num_thread", "num_gpu", "main_gpu", "use_mmap") if (asked := getattr(self, option)) is not None
+            option: value for option in ("num_thread", "num_gpu", "main_gpu", "use_mmap") if (value := getattr(self, option)) is not None
         }
-        num_ctx, num_batch = old.num_ctx, old.num_batch
-        if self.num_ctx is not None and self._capped(self.num_ctx) > old.num_ctx:  # one that has more than is asked for can serve it
-            # To the next power of two, so that a conversation that grows restarts its runner a few times, and not each time.
-            num_ctx = self._capped(1 << (self._capped(self.num_ctx) - 1).bit_length())
+        num_ctx, num_batch = previous.num_ctx, previous.num_batch
+        if self.num_ctx is not None and self._cap(self.num_ctx) > previous.num_ctx:  # a runner with more context can serve it too
+            # Round up to a power of two, so that a growing conversation restarts its runner only a few times.
+            num_ctx = self._cap(1 << (self._cap(self.num_ctx) - 1).bit_length())
         if self.num_batch is not None:
             num_batch = max(self.num_batch, 1)
         if self.embedding and not self.pooling:
-            num_batch = max(num_batch, num_ctx)  # each token looks at all others: a text is read in one go, or not at all
+            num_batch = max(num_batch, num_ctx)  # each token attends to all others: a text must be processed in one batch
         return options | {"num_ctx": num_ctx, "num_batch": num_batch}
 
-    def _capped(self, num_ctx: int) -> int:
-        return max(LEAST_CTX, min(num_ctx, self.trained_ctx) if self.trained_ctx else num_ctx)
+    def _cap(self, num_ctx: int) -> int:
+        return max(MIN_CTX, min(num_ctx, self.trained_ctx) if self.trained_ctx else num_ctx)

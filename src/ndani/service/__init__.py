@@ -66,7 +66,7 @@ class Service:
 
         The model's keep-alive does not change. Returns the engine, the model's name or None, and the result of `probe`.
         """
-        spec, name = self.pool.longest_staying(), None
+        spec, name = self.pool.last_to_expire(), None
         models = [] if spec else sorted(self.store.list_models(), key=lambda m: m.size)
         if models:
             spec = self.resolver.spec(await self.resolver.resolve(self.store.find(names.parse(models[0].name))), Sampling())

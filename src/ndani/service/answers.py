@@ -18,7 +18,7 @@ from ndani.prompts import ChatTemplate, read_template
 from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
-from ndani.runtime.spec import LEAST_CTX
+from ndani.runtime.spec import MIN_CTX
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
 from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
@@ -114,7 +114,7 @@ class Answers:
         try:
             self._pool.unload(runner_key(self._resolver.find(name, missing=f"model '{name}' not found")))
         except StoreFailed:
-            self._pool.unload_named(str(names.parse(name)))
+            self._pool.unload_by_name(str(names.parse(name)))
         return _unloaded()
 
     async def _load(self, model: ResolvedModel, sampling: Sampling, keep_alive: float | None) -> AsyncGenerator[Event]:
@@ -158,7 +158,7 @@ def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb:
 def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
     """Refuse what the model could do but this version cannot do with its engine, then invalid options."""
     for feature, refusal in UNSUPPORTED_FEATURES.items():
-        if feature in request.features and feature not in model.engine.serves:
+        if feature in request.features and feature not in model.engine.features:
             raise Unsupported(refusal)
     if request.options_error:
         raise BadRequest(request.options_error)
@@ -171,4 +171,4 @@ def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Liter
 
 def _context(num_ctx: int | None, lease: Lease) -> int:
     """The context length of one request: what it asks for, at most what its slot has."""
-    return max(min(num_ctx, lease.num_ctx), LEAST_CTX) if num_ctx else lease.num_ctx
+    return max(min(num_ctx, lease.num_ctx), MIN_CTX) if num_ctx else lease.num_ctx

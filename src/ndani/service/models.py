@@ -11,7 +11,7 @@ from pathlib import Path
 from ndani import names
 from ndani.convert.quant_types import parse_kind
 from ndani.convert.supervisor import Supervisor
-from ndani.engines.sampling import read
+from ndani.engines.sampling import parse_options
 from ndani.errors import BadRequest, NotFound, StoreFailed
 from ndani.ledger.log import Log
 from ndani.prompts import read_template
@@ -96,7 +96,7 @@ class Models:
         if previous:
             self._unload_if_deleted(previous)
         else:
-            self._pool.unload_named(str(name))
+            self._pool.unload_by_name(str(name))
 
     async def pull(self, model: str, insecure: bool, report: Report) -> None:
         """Download a model into the store, in the fetcher process; `insecure` allows a registry without TLS.
@@ -171,7 +171,7 @@ class Models:
 
 def _check_recipe(recipe: Recipe) -> None:
     """Check the parts of a recipe that the store does not know: options, quantisation, template. Raises BadRequest."""
-    read(check_parameters(recipe.parameters)[0])
+    parse_options(check_parameters(recipe.parameters)[0])
     if recipe.quantize:
         parse_kind(recipe.quantize)
     if error := read_template(recipe.template).error:

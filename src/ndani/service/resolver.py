@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ndani import names
-from ndani.engines import EngineSpec, running
-from ndani.engines.sampling import read
+from ndani.engines import EngineSpec, engine_for
+from ndani.engines.sampling import parse_options
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.hardware import processors
-from ndani.runtime.spec import DEFAULT_CTX, VECTORS, RunnerSpec
+from ndani.runtime.spec import DEFAULT_CTX, EMBEDDING_KEY_SUFFIX, RunnerSpec
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
 from ndani.types import Sampling
@@ -81,7 +81,7 @@ class ModelResolver:
         return self._models[key]
 
     def _resolve(self, entry: StoredModel) -> ResolvedModel:
-        engine = running(entry.config.model_format)
+        engine = engine_for(entry.config.model_format)
         if entry.projector and not engine.projectors:
             raise Unsupported("models with a projector are not in this version")
         if entry.adapter and not engine.adapters:
@@ -142,7 +142,7 @@ class ModelResolver:
         if not model.engine.embeddings:
             raise Unsupported(f'"{model.spec.name}" does not support embeddings')
         spec = self.spec(model, sampling)
-        return spec if spec.embedding else replace(spec, key=spec.key + VECTORS, embedding=True, pooling="last")
+        return spec if spec.embedding else replace(spec, key=spec.key + EMBEDDING_KEY_SUFFIX, embedding=True, pooling="last")
 
     def keep_alive(self, requested: float | None) -> float:
         """Seconds that a model stays loaded after a request: as requested, else as in the settings; negative: for ever."""
@@ -168,7 +168,7 @@ def template_capabilities(template: str) -> set[str]:
 def _own_options(entry: StoredModel) -> Sampling:
     """A model's own options. Raises BadRequest that names the model, since Ollama also stores invalid options."""
     try:
-        return read(entry.params)[0]
+        return parse_options(entry.params)[0]
     except BadRequest as error:
         raise BadRequest(f"the model {entry.name} has a PARAMETER that is wrong ({error}); create it again with a right one") from None
 

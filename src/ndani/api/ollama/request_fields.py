@@ -7,7 +7,7 @@ from typing import Any
 
 from ndani.api.edge.fields import array, text
 from ndani.durations import parse_duration
-from ndani.engines.sampling import read
+from ndani.engines.sampling import parse_options
 from ndani.errors import BadRequest
 from ndani.types import Message, Sampling
 
@@ -47,7 +47,7 @@ def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
         return Sampling(), []
     if not isinstance(options, dict):
         raise BadRequest("options must be an object")
-    return read(options)
+    return parse_options(options)
 
 
 def options(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:

@@ -39,7 +39,7 @@ class AdminRoutes:
 
 
 async def _probe(runner: Runner) -> dict[str, Any]:
-    with Targets(runner.spare) as targets:
+    with Targets(runner.decoy) as targets:
         outcomes = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
         arrived = targets.arrived()
     confinement = runner.confinement

@@ -222,7 +222,7 @@ def _strip_closing_quotes(text: str) -> tuple[str, bool]:
 
 def _parse_option(name: str, values: list[str]) -> Any:
     """The value of an option in a request. Raises BadRequest with the message of a Modelfile's parameter."""
-    from ndani.engines.sampling import read
+    from ndani.engines.sampling import parse_options
     from ndani.store.parameters import ALIASES, TYPES, parse_parameter
 
     if TYPES.get(ALIASES.get(name, name)) == "list":
@@ -230,7 +230,7 @@ def _parse_option(name: str, values: list[str]) -> Any:
     value = parse_parameter(name, values[0])
     if len(values) > 1:
         raise BadRequest(f"{name} takes one value")
-    read({ALIASES.get(name, name): value})
+    parse_options({ALIASES.get(name, name): value})
     return value
 
 

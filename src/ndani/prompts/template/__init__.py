@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import date
 
 from ndani.prompts.template import survey
-from ndani.prompts.template.bounds import STEPS, STEPS_PER_TURN, Meter, refuse, shorten
+from ndani.prompts.template.bounds import MAX_STEPS, STEPS_PER_TURN, Meter, refuse, shorten
 from ndani.prompts.template.conversation import Conversation, ToolCall, Turn, clean, merge, messages, scrub, thinking_values, tool_values
 from ndani.prompts.template.evaluate import run
 from ndani.prompts.template.functions import FUNCTIONS
@@ -68,7 +68,7 @@ class Template:
         Raises BadRequest, one sentence with line and column, when the template cannot be run on it or goes too far.
         """
         day = today or date.today()
-        meter = Meter(STEPS + STEPS_PER_TURN * len(conversation.turns))
+        meter = Meter(MAX_STEPS + STEPS_PER_TURN * len(conversation.turns))
         think = thinking_values(conversation.think)
 
         def once(body: NodeList, values: dict[str, Value]) -> str:

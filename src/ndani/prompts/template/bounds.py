@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 
 from ndani.errors import BadRequest
 
-SOURCE = 1 << 18  # characters of a template's text
-TOKENS = 40_000  # words and signs in its actions, and texts between them; the largest known templates have a tenth
-NESTING = 100  # blocks and parentheses inside one another
-DEPTH = 120  # the same while it runs, template calls included: about five Python frames each
-STEPS = 1_000_000  # up to three seconds of one core
-VERB = 4  # steps for a verb of printf beside what it writes
+MAX_SOURCE = 1 << 18  # characters of a template's text
+MAX_TOKENS = 40_000  # words and signs in its actions, and texts between them; the largest known templates have a tenth
+MAX_NESTING = 100  # blocks and parentheses inside one another
+MAX_DEPTH = 120  # the same while it runs, template calls included: about five Python frames each
+MAX_STEPS = 1_000_000  # up to three seconds of one core
+STEPS_PER_VERB = 4  # steps for a verb of printf beside what it writes
 STEPS_PER_TURN = 300  # more of them for each turn, so that a long conversation is not taken for an endless loop
-OUTPUT = 8 << 20  # characters of the prompt, and of any one string on the way
-VARIABLES = 1_000  # declared in one template and seen from one place
-WIDTH = 1_000  # padding and precision of one printf verb
-COPIED = 32  # characters made for the price of one step, which bounds the memory of all of them together
+MAX_OUTPUT = 8 << 20  # characters of the prompt, and of any one string on the way
+MAX_VARIABLES = 1_000  # declared in one template and seen from one place
+MAX_WIDTH = 1_000  # padding and precision of one printf verb
+CHARS_PER_STEP = 32  # characters made for the price of one step, which bounds the memory of all of them together
 
 
-class Wrong(Exception):
+class TemplateError(Exception):
     """What is wrong, before it is known where. Never leaves this room: the caller adds the place."""
 
 
@@ -48,24 +48,24 @@ def shorten(word: str) -> str:
 class Meter:
     """What one rendering may still spend. Shared by all the runs of a legacy template over one conversation."""
 
-    steps: int = field(default=STEPS)
-    output: int = field(default=OUTPUT)
+    steps: int = field(default=MAX_STEPS)
+    output: int = field(default=MAX_OUTPUT)
 
     def step(self, count: int = 1) -> None:
         """Pay for work. Raises Wrong when nothing is left."""
         self.steps -= count
         if self.steps < 0:
-            raise Wrong(f"it takes more than {STEPS:,} steps; have it do less, or less often")
+            raise TemplateError(f"it takes more than {MAX_STEPS:,} steps; have it do less, or less often")
 
     def copy(self, length: int) -> None:
         """Pay for making one text of so many characters. Raises Wrong where it would be too long."""
-        if length > OUTPUT:
-            raise Wrong(f"it makes a text of more than {OUTPUT:,} characters")
-        self.step(1 + length // COPIED)
+        if length > MAX_OUTPUT:
+            raise TemplateError(f"it makes a text of more than {MAX_OUTPUT:,} characters")
+        self.step(1 + length // CHARS_PER_STEP)
 
     def write(self, length: int) -> None:
         """Pay for so many characters of the prompt. Raises Wrong when it grows too long."""
         self.output -= length
         if self.output < 0:
-            raise Wrong(f"it makes a prompt of more than {OUTPUT:,} characters")
-        self.step(1 + length // COPIED)
+            raise TemplateError(f"it makes a prompt of more than {MAX_OUTPUT:,} characters")
+        self.step(1 + length // CHARS_PER_STEP)

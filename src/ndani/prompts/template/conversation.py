@@ -1,7 +1,7 @@
 """What Ollama puts around Go's templates: a conversation as values, neighbours merged, legacy templates run turn by turn.
 
 Texts come in as the API read them and leave as valid Unicode; what is no character becomes U+FFFD, as in Go. Images
-are only counted here: their tags (`[img-0]`) are put into the texts by whoever holds the images.
+are only counted here: their tags (`[img-0]`) are put into the texts by the code that has the images.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from ndani.errors import BadRequest
-from ndani.prompts.template.bounds import NESTING
+from ndani.prompts.template.bounds import MAX_NESTING
 from ndani.prompts.template.functions import typescript
 from ndani.prompts.template.values import Items, Record, Table, Value
 
@@ -62,7 +62,7 @@ class Turn:
 class Conversation:
     """What a template renders. `tools` are the JSON objects of a request; prompt and suffix (both, or neither) fill in the middle.
 
-    `think` None is "not said"; a text is a level, which is also true.
+    `think` is None when the request does not set it; a string is a level, which also counts as true.
     """
 
     turns: Sequence[Turn] = ()
@@ -130,8 +130,8 @@ def _tool_call(call: ToolCall) -> Record:
 
 def from_json(value: object, what: str, depth: int = 0) -> Value:
     """A JSON value as Go holds it in an `any`: every number a float. Raises BadRequest when it is nested too deep."""
-    if depth > NESTING:
-        raise BadRequest(f"{what} is nested more than {NESTING} deep")
+    if depth > MAX_NESTING:
+        raise BadRequest(f"{what} is nested more than {MAX_NESTING} deep")
     match value:
         case None | bool():
             return value
@@ -230,8 +230,8 @@ def _properties(part: _PropertyNode, kind: str, prints: str, ordered: bool, dept
 
 
 def _property(part: _PropertyNode, depth: int) -> Record:
-    if depth > NESTING:
-        raise BadRequest(f"a tool's parameters are nested more than {NESTING} deep")
+    if depth > MAX_NESTING:
+        raise BadRequest(f"a tool's parameters are nested more than {MAX_NESTING} deep")
     options = part.value.get("anyOf")
     if options is not None and not isinstance(options, list | tuple):
         raise BadRequest(f"{part.where}.anyOf must be a list")

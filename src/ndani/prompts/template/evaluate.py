@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from enum import Enum
 
-from ndani.prompts.template.bounds import DEPTH, Meter, Wrong, refuse, shorten
+from ndani.prompts.template.bounds import MAX_DEPTH, Meter, TemplateError, refuse, shorten
 from ndani.prompts.template.formats import PLAIN, Printer
-from ndani.prompts.template.functions import FUNCTIONS, Setting
+from ndani.prompts.template.functions import FUNCTIONS, CallContext
 from ndani.prompts.template.nodes import (
     Action,
     Branch,
@@ -32,10 +32,10 @@ from ndani.prompts.template.nodes import (
     Variable,
     Word,
 )
-from ndani.prompts.template.values import NOTHING, Items, Nothing, Record, Table, Value, is_true, kind_of, own_text
+from ndani.prompts.template.values import NO_VALUE, Items, NoValue, Record, Table, Value, is_true, kind_of, string_method_text
 
 
-class _Leave(Enum):
+class _Exit(Enum):
     """How a body ended, where not at its end."""
 
     BREAK = 0
@@ -55,10 +55,10 @@ def run(source: str, bodies: Mapping[str, NodeList], body: NodeList, data: Value
 
     Raises BadRequest with line and column when the template is wrong, or goes beyond its bounds.
     """
-    walk = _Evaluation(bodies, data, Setting(meter, today))
+    walk = _Evaluation(bodies, data, CallContext(meter, today))
     try:
         walk.body(data, body)
-    except Wrong as wrong:
+    except TemplateError as wrong:
         raise refuse(source, walk.pos, str(wrong)) from None
     except RecursionError:  # a backstop: `DEPTH` is meant to come first
         raise refuse(source, walk.pos, "it is nested too deep") from None
@@ -66,7 +66,7 @@ def run(source: str, bodies: Mapping[str, NodeList], body: NodeList, data: Value
 
 
 class _Evaluation:
-    def __init__(self, bodies: Mapping[str, NodeList], data: Value, setting: Setting) -> None:
+    def __init__(self, bodies: Mapping[str, NodeList], data: Value, setting: CallContext) -> None:
         self.bodies = bodies
         self.setting = setting
         self.meter = setting.meter
@@ -80,15 +80,15 @@ class _Evaluation:
 
     def deeper(self) -> None:
         self.depth += 1
-        if self.depth > DEPTH:
-            raise Wrong(f"it goes more than {DEPTH} levels deep; a template in it calls itself without end")
+        if self.depth > MAX_DEPTH:
+            raise TemplateError(f"it goes more than {MAX_DEPTH} levels deep; a template in it calls itself without end")
 
-    def body(self, dot: Value, nodes: NodeList) -> _Leave | None:
+    def body(self, dot: Value, nodes: NodeList) -> _Exit | None:
         self.deeper()
         for node in nodes:
             self.meter.step()
             self.pos = node.pos
-            leave: _Leave | None = None
+            exit_kind: _Exit | None = None
             match node:
                 case TextNode(_, text):
                     self.write(text)
@@ -99,17 +99,17 @@ class _Evaluation:
                         self.show(value)
                 case Branch():
                     mark = len(self.names)
-                    leave = self.range(dot, node) if node.kind is Kind.RANGE else self.choose(dot, node)
+                    exit_kind = self.range(dot, node) if node.kind is Kind.RANGE else self.choose(dot, node)
                     del self.names[mark:], self.values[mark:]
                 case Call():
                     self.call(dot, node)
                 case Break():
-                    leave = _Leave.BREAK
+                    exit_kind = _Exit.BREAK
                 case Continue():
-                    leave = _Leave.CONTINUE
-            if leave is not None:
+                    exit_kind = _Exit.CONTINUE
+            if exit_kind is not None:
                 self.depth -= 1
-                return leave
+                return exit_kind
         self.depth -= 1
         return None
 
@@ -121,7 +121,7 @@ class _Evaluation:
         """What an action prints: a value as fmt.Print has it, `<no value>` for none."""
         if isinstance(value, str):
             self.write(value)
-        elif value is None or value is NOTHING:
+        elif value is None or value is NO_VALUE:
             self.write("<no value>")
         else:
             if isinstance(value, Record) and value.pointer:
@@ -130,7 +130,7 @@ class _Evaluation:
             printer.show(value, "v", PLAIN)
             self.out.append(printer.text())
 
-    def choose(self, dot: Value, node: Branch) -> _Leave | None:
+    def choose(self, dot: Value, node: Branch) -> _Exit | None:
         """if and with. A chain of else-ifs is walked here, not down the stack."""
         while True:
             value = self.pipe(dot, node.pipe)
@@ -144,7 +144,7 @@ class _Evaluation:
             self.meter.step()
             self.pos = node.pos
 
-    def range(self, dot: Value, node: Branch) -> _Leave | None:
+    def range(self, dot: Value, node: Branch) -> _Exit | None:
         names, assign = node.pipe.names, node.pipe.assign
         value = self.pipe(dot, node.pipe)
         mark = len(self.names)
@@ -159,26 +159,26 @@ class _Evaluation:
                 self.values[mark - 1] = item
                 if len(names) > 1:
                     self.values[mark - 2] = key
-            leave = self.body(item, node.body)
+            exit_kind = self.body(item, node.body)
             del self.names[mark:], self.values[mark:]
-            if leave is _Leave.BREAK:
+            if exit_kind is _Exit.BREAK:
                 break
         if node.other is None or ran:
             return None
-        leave = self.body(dot, node.other)
-        return None if leave is _Leave.BREAK else leave  # Go: a break there ends this range, a continue is the outer one's
+        exit_kind = self.body(dot, node.other)
+        return None if exit_kind is _Exit.BREAK else exit_kind  # Go: a break there ends this range, a continue is the outer one's
 
     def members(self, value: Value, names: int) -> Iterator[tuple[Value, Value]]:
         match value:
-            case None | Nothing():
+            case None | NoValue():
                 return
             case bool() | float() | str() | Record():
-                raise Wrong(f"range cannot go over {kind_of(value)}")
+                raise TemplateError(f"range cannot go over {kind_of(value)}")
             case int():
                 if names > 1:
-                    raise Wrong("a range over a number has one variable")
+                    raise TemplateError("a range over a number has one variable")
                 for number in range(value):
-                    yield NOTHING, number
+                    yield NO_VALUE, number
             case bytes():
                 yield from enumerate(value)
             case Items():
@@ -191,8 +191,8 @@ class _Evaluation:
     def call(self, dot: Value, node: Call) -> None:
         body = self.bodies.get(node.name)
         if body is None:
-            raise Wrong(f"the template {shorten(node.name)} is not defined")
-        given = NOTHING if node.pipe is None else self.pipe(dot, node.pipe)
+            raise TemplateError(f"the template {shorten(node.name)} is not defined")
+        given = NO_VALUE if node.pipe is None else self.pipe(dot, node.pipe)
         names, values = self.names, self.values
         self.names, self.values = ["$"], [given]
         self.body(given, body)
@@ -206,7 +206,7 @@ class _Evaluation:
             if self.names[place] == name:
                 self.meter.step((len(self.names) - place) // 16)
                 return place
-        raise Wrong(f"the variable {name[:40]} is not defined here")
+        raise TemplateError(f"the variable {name[:40]} is not defined here")
 
     def assign(self, name: str, value: Value) -> None:
         self.values[self.place(name)] = value
@@ -222,7 +222,7 @@ class _Evaluation:
         for command in pipe.commands:
             value = self.command(dot, command, value)
             if value is None:
-                value = NOTHING  # Go: what is inside a nil interface is no value
+                value = NO_VALUE  # Go: what is inside a nil interface is no value
         self.depth -= 1
         assert not isinstance(value, _Absent)  # the parser refuses an empty pipe
         for name in pipe.names:
@@ -240,9 +240,9 @@ class _Evaluation:
         if isinstance(first, Word):
             return self.function(dot, first, command.args[1:], final)
         if len(command.args) > 1 or final is not _ABSENT:
-            raise Wrong("only a function takes arguments")
+            raise TemplateError("only a function takes arguments")
         if isinstance(first, Nil):
-            raise Wrong("nil is not a command")
+            raise TemplateError("nil is not a command")
         return self.operand(dot, first)
 
     def operand(self, dot: Value, node: Operand) -> Value:
@@ -259,7 +259,7 @@ class _Evaluation:
                 return self.chain(self.variable(names[0]), names[1:])
             case Chain(_, head, names):
                 if isinstance(head, Nil):
-                    raise Wrong("nil has no fields")
+                    raise TemplateError("nil has no fields")
                 receiver = self.operand(dot, head)
                 self.pos = node.pos
                 return self.chain(receiver, names)
@@ -268,7 +268,7 @@ class _Evaluation:
             case Word():
                 return self.function(dot, node, (), _ABSENT)
             case Nil():
-                return NOTHING
+                return NO_VALUE
 
     def chain(self, value: Value, names: tuple[str, ...]) -> Value:
         for name in names:
@@ -276,12 +276,12 @@ class _Evaluation:
         return value
 
     def field(self, value: Value, name: str) -> Value:
-        if value is NOTHING:
-            return NOTHING
+        if value is NO_VALUE:
+            return NO_VALUE
         if value is None:
-            raise Wrong(f"nil has no field {name[:40]}")
+            raise TemplateError(f"nil has no field {name[:40]}")
         if name == "String":
-            text = own_text(value, self.meter)
+            text = string_method_text(value, self.meter)
             if text is not None:
                 return text
         if isinstance(value, Table):
@@ -291,7 +291,7 @@ class _Evaluation:
                 return value.fields[name]
             if name in value.methods:
                 return value.methods[name]()
-        raise Wrong(f"{kind_of(value)} has no field {name[:40]}")
+        raise TemplateError(f"{kind_of(value)} has no field {name[:40]}")
 
     # Functions.
 
@@ -301,7 +301,7 @@ class _Evaluation:
         count = len(args) + (final is not _ABSENT)
         if count < len(function.fixed) or (function.rest is None and count > len(function.fixed)):
             few = "at least " if function.rest else ""
-            raise Wrong(f"{name} takes {few}{len(function.fixed)} argument{'s' * (len(function.fixed) != 1)}, not {count}")
+            raise TemplateError(f"{name} takes {few}{len(function.fixed)} argument{'s' * (len(function.fixed) != 1)}, not {count}")
         if name in ("and", "or"):
             return self.logic(dot, name == "or", args, final)
         given: list[Value] = []
@@ -318,12 +318,12 @@ class _Evaluation:
     def checked(self, value: Value, kind: str | None, node: Operand | None) -> Value:
         if kind == "string" and not isinstance(value, str):
             self.pos = node.pos if node else self.pos
-            raise Wrong(f"a text is expected here, not {kind_of(value)}")
+            raise TemplateError(f"a text is expected here, not {kind_of(value)}")
         return value
 
     def logic(self, dot: Value, until: bool, args: tuple[Operand, ...], final: _Final) -> Value:
         """and, or: the first argument that decides, or the last; those behind it are never evaluated."""
-        value: Value = NOTHING
+        value: Value = NO_VALUE
         for node in args:
             self.meter.step()
             value = self.operand(dot, node)

@@ -13,8 +13,8 @@ from decimal import Decimal
 from fractions import Fraction
 
 from ndani.control_characters import is_visible
-from ndani.prompts.template.bounds import OUTPUT, VERB, WIDTH, Meter, Wrong
-from ndani.prompts.template.values import NOTHING, Items, Nothing, Record, Table, Value, kind_of, own_text
+from ndani.prompts.template.bounds import MAX_OUTPUT, MAX_WIDTH, STEPS_PER_VERB, Meter, TemplateError
+from ndani.prompts.template.values import NO_VALUE, Items, NoValue, Record, Table, Value, kind_of, string_method_text
 
 _VERB = re.compile(r"%([#0+\- ]*)(\*|\d+)?(?:\.(\*|\d+)?)?(.)?", re.DOTALL)
 _QUOTE = {7: "\\a", 8: "\\b", 12: "\\f", 10: "\\n", 13: "\\r", 9: "\\t", 11: "\\v", 92: "\\\\"}
@@ -25,7 +25,7 @@ _PREFIXES = {"b": "0b", "x": "0x", "X": "0X"}
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What stands between % and the verb. `width` and `precision` are None where not said."""
+    """The flags between % and the verb. `width` and `precision` are None when they are not given."""
 
     sharp: bool = False
     zero: bool = False
@@ -158,7 +158,7 @@ class Printer:
             elif verb == "%":
                 self.write("%")
             elif verb == "[":
-                raise Wrong("printf with numbered arguments, as in %[1]d, is not supported; give them in order")
+                raise TemplateError("printf with numbered arguments, as in %[1]d, is not supported; give them in order")
             elif not left:
                 self.write(f"%!{verb}(MISSING)")
             else:
@@ -168,7 +168,7 @@ class Printer:
             self.write("%!(EXTRA ")
             for place, value in enumerate(reversed(left)):
                 self.write(", " if place else "")
-                nil = value is None or value is NOTHING
+                nil = value is None or value is NO_VALUE
                 self.write("" if nil else f"{kind_of(value)}=")
                 self.show(value, "v", PLAIN)
             self.write(")")
@@ -184,7 +184,7 @@ class Printer:
         if self.prompt:
             self.meter.write(len(text))
         else:
-            self.meter.copy(self.made if self.made > OUTPUT else len(text))
+            self.meter.copy(self.made if self.made > MAX_OUTPUT else len(text))
         self.out.append(text)
 
     def pad(self, text: str, flags: Flags) -> None:
@@ -208,23 +208,23 @@ class Printer:
 
     def size(self, spelled: str, left: list[Value], bad: str) -> int | None:
         if spelled != "*":
-            value = int(spelled) if len(spelled) < 10 else WIDTH + 1
+            value = int(spelled) if len(spelled) < 10 else MAX_WIDTH + 1
         else:
             given = left.pop() if left else None
             if not isinstance(given, int) or isinstance(given, bool):
                 self.write(bad)
                 return None
             value = given
-        if abs(value) > WIDTH:
-            raise Wrong(f"printf pads to {WIDTH:,} characters at most")
+        if abs(value) > MAX_WIDTH:
+            raise TemplateError(f"printf pads to {MAX_WIDTH:,} characters at most")
         return value
 
     def show_verb(self, value: Value, verb: str, flags: Flags) -> None:
-        self.meter.step(VERB)
+        self.meter.step(STEPS_PER_VERB)
         if verb == "T":
-            self.pad(_NIL if value is None or value is NOTHING else kind_of(value), replace(flags, precision=None))
+            self.pad(_NIL if value is None or value is NO_VALUE else kind_of(value), replace(flags, precision=None))
         elif verb == "v" and flags.sharp:
-            raise Wrong("printf %#v is not supported; use %v, %q or json")
+            raise TemplateError("printf %#v is not supported; use %v, %q or json")
         elif verb == "v":
             self.show(value, verb, replace(flags, plus=False, names=flags.plus))
         else:
@@ -232,7 +232,7 @@ class Printer:
 
     def bad(self, value: Value, verb: str, flags: Flags) -> None:
         """A verb that does not fit: Go says so in the text, the value as it is (no String method), still padded."""
-        if value is None or value is NOTHING:
+        if value is None or value is NO_VALUE:
             self.write(f"%!{verb}({_NIL})")
             return
         self.write(f"%!{verb}({kind_of(value)}=")
@@ -244,12 +244,12 @@ class Printer:
     def show(self, value: Value, verb: str, flags: Flags, depth: int = 0) -> None:
         """One value by one verb; what is inside a list, a map or a struct goes by the same verb."""
         if verb in "vsxXq" and not self.plain:
-            text = own_text(value, self.meter)
+            text = string_method_text(value, self.meter)
             if text is not None:
                 self.show_text(text, value, verb, flags)
                 return
         match value:
-            case None | Nothing():
+            case None | NoValue():
                 if verb == "v":
                     self.pad(_NIL, flags)
                 else:
@@ -328,7 +328,7 @@ class Printer:
             self.bad(value, verb, flags)
             return
         if flags.sharp:
-            raise Wrong("printf with # before a number with a fraction is not supported")
+            raise TemplateError("printf with # before a number with a fraction is not supported")
         style = {"v": "g", "F": "f"}.get(verb, verb.lower())
         precision = flags.precision if flags.precision is not None or style in "gbx" else 6
         text = write_float(value, style, precision)
@@ -343,7 +343,7 @@ class Printer:
     def show_many(self, value: Items | Table | Record, verb: str, flags: Flags, depth: int) -> None:
         """Lists in brackets, maps sorted, structs in braces. A pointer inside something else prints as one, as in Go."""
         if isinstance(value, Items):
-            members: list[tuple[Value, Value]] = [(NOTHING, item) for item in value.values]
+            members: list[tuple[Value, Value]] = [(NO_VALUE, item) for item in value.values]
             ends = ("[", "]")
         elif isinstance(value, Table):
             members = [(key, value.entries[key]) for key in sorted(value.entries)]
@@ -352,15 +352,15 @@ class Printer:
             if value.pointer and depth:
                 self.pad("0xc000000000", flags)
                 return
-            members = [(name if flags.names else NOTHING, item) for name, item in value.fields.items()]
+            members = [(name if flags.names else NO_VALUE, item) for name, item in value.fields.items()]
             ends = ("&{" if value.pointer else "{", "}")
         self.write(ends[0])
         for place, (key, item) in enumerate(members):
             self.write(" " if place else "")
-            if key is not NOTHING:
+            if key is not NO_VALUE:
                 self.show(key, verb, flags, depth + 1) if isinstance(value, Table) else self.write(str(key))
                 self.write(":")
-            if item is None or item is NOTHING:
+            if item is None or item is NO_VALUE:
                 self.write(_NIL)
             else:
                 self.show(item, verb, flags, depth + 1)

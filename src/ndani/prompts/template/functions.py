@@ -13,13 +13,13 @@ from typing import Final
 from urllib.parse import quote_plus
 
 from ndani.control_characters import is_visible
-from ndani.prompts.template.bounds import Meter, Wrong
+from ndani.prompts.template.bounds import Meter, TemplateError
 from ndani.prompts.template.formats import Printer, is_byte
-from ndani.prompts.template.values import NOTHING, Byte, Items, Record, Table, Value, Window, is_true, kind_of, to_json
+from ndani.prompts.template.values import NO_VALUE, Byte, Items, Record, Table, Value, Window, is_true, kind_of, to_json
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class CallContext:
     """What a function may know besides its arguments: what it may still spend, and which day it is."""
 
     meter: Meter
@@ -30,29 +30,29 @@ class Setting:
 class Function:
     """`fixed` are the kinds of its parameters ("any" or "string"), `rest` the kind of those that may follow (None: none may)."""
 
-    call: Callable[[Setting, Sequence[Value]], Value]
+    call: Callable[[CallContext, Sequence[Value]], Value]
     fixed: tuple[str, ...] = ()
     rest: str | None = None
 
 
 def _is_nil(value: Value) -> bool:
-    return value is None or value is NOTHING or (isinstance(value, Items | Table) and value.nil)
+    return value is None or value is NO_VALUE or (isinstance(value, Items | Table) and value.nil)
 
 
-def _bytes(setting: Setting, text: str) -> bytes:
+def _bytes(setting: CallContext, text: str) -> bytes:
     setting.meter.copy(len(text))
     return text.encode("utf-8", "surrogateescape")
 
 
 def _offset(value: Value, limit: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Wrong(f"a list cannot be indexed with {kind_of(value)}")
+        raise TemplateError(f"a list cannot be indexed with {kind_of(value)}")
     if not 0 <= value <= limit:
-        raise Wrong(f"the index {value} is out of range")
+        raise TemplateError(f"the index {value} is out of range")
     return value
 
 
-def length(setting: Setting, args: Sequence[Value]) -> Value:
+def length(setting: CallContext, args: Sequence[Value]) -> Value:
     """len: bytes of a text, items of a list or a map."""
     match args[0]:
         case str() as text:
@@ -64,14 +64,14 @@ def length(setting: Setting, args: Sequence[Value]) -> Value:
         case Table() as table:
             return len(table.entries)
         case other:
-            raise Wrong(f"{kind_of(other)} has no length")
+            raise TemplateError(f"{kind_of(other)} has no length")
 
 
-def index(setting: Setting, args: Sequence[Value]) -> Value:
+def index(setting: CallContext, args: Sequence[Value]) -> Value:
     """index x 1 "a": what x[1]["a"] is in Go."""
     value = args[0]
-    if value is None or value is NOTHING:
-        raise Wrong("nil cannot be indexed")
+    if value is None or value is NO_VALUE:
+        raise TemplateError("nil cannot be indexed")
     for key in args[1:]:
         match value:
             case str() as text:
@@ -83,27 +83,27 @@ def index(setting: Setting, args: Sequence[Value]) -> Value:
                 value = items.values[_offset(key, len(items.values) - 1)]
             case Table() as table:
                 if not isinstance(key, str):
-                    raise Wrong(f"a map cannot be indexed with {kind_of(key)}")
+                    raise TemplateError(f"a map cannot be indexed with {kind_of(key)}")
                 value = table.entries.get(key, table.zero)
             case other:
-                raise Wrong(f"{kind_of(other)} cannot be indexed")
+                raise TemplateError(f"{kind_of(other)} cannot be indexed")
     return value
 
 
-def part(setting: Setting, args: Sequence[Value]) -> Value:
+def part(setting: CallContext, args: Sequence[Value]) -> Value:
     """slice x 1 3: what x[1:3] is in Go; a text by its bytes."""
     value = args[0]
     if not isinstance(value, str | bytes | Items):
-        raise Wrong(f"{kind_of(value)} cannot be sliced")
+        raise TemplateError(f"{kind_of(value)} cannot be sliced")
     if len(args) > 4 or (len(args) == 4 and isinstance(value, str)):
-        raise Wrong("slice has too many indexes")
+        raise TemplateError("slice has too many indexes")
     raw = _bytes(setting, value) if isinstance(value, str) else value
     size = len(raw.values) if isinstance(raw, Items) else len(raw)
     ends = [_offset(arg, size) for arg in args[1:]]
     first = ends[0] if ends else 0
     last = ends[1] if len(ends) > 1 else size
     if not first <= last <= (ends[2] if len(ends) > 2 else size):
-        raise Wrong(f"a slice from {first} to {last} runs backwards")
+        raise TemplateError(f"a slice from {first} to {last} runs backwards")
     if isinstance(raw, Items):
         return Items(Window(raw.values, first, last), raw.kind, raw.prints, raw.nil)
     cut = raw[first:last]
@@ -125,13 +125,13 @@ def _basic(value: Value) -> str:
             return ""
 
 
-def _incomparable(one: Value, two: Value) -> Wrong:
-    return Wrong(f"{kind_of(one)} and {kind_of(two)} cannot be compared")
+def _incomparable(one: Value, two: Value) -> TemplateError:
+    return TemplateError(f"{kind_of(one)} and {kind_of(two)} cannot be compared")
 
 
-def _same(setting: Setting, one: Value, two: Value) -> bool:
+def _same(setting: CallContext, one: Value, two: Value) -> bool:
     kinds = _basic(one), _basic(two)
-    absent = one is None or one is NOTHING or two is None or two is NOTHING
+    absent = one is None or one is NO_VALUE or two is None or two is NO_VALUE
     if kinds[0] != kinds[1]:
         if not absent:
             raise _incomparable(one, two)
@@ -149,14 +149,14 @@ def _same(setting: Setting, one: Value, two: Value) -> bool:
     raise _incomparable(one, two)
 
 
-def equal(setting: Setting, args: Sequence[Value]) -> bool:
+def equal(setting: CallContext, args: Sequence[Value]) -> bool:
     """eq: whether the first is equal to any of the others."""
     if len(args) < 2:
-        raise Wrong("eq needs something to compare with")
+        raise TemplateError("eq needs something to compare with")
     return any(_same(setting, args[0], other) for other in args[1:])
 
 
-def less(setting: Setting, args: Sequence[Value]) -> bool:
+def less(setting: CallContext, args: Sequence[Value]) -> bool:
     """lt, for two numbers of one kind or two texts."""
     one, two = args
     if isinstance(one, str) and isinstance(two, str):
@@ -169,18 +169,18 @@ def less(setting: Setting, args: Sequence[Value]) -> bool:
     return one < two
 
 
-def _less_or_equal(setting: Setting, args: Sequence[Value]) -> bool:
+def _less_or_equal(setting: CallContext, args: Sequence[Value]) -> bool:
     return less(setting, args) or equal(setting, args)
 
 
-def _printf(setting: Setting, args: Sequence[Value]) -> Value:
+def _printf(setting: CallContext, args: Sequence[Value]) -> Value:
     assert isinstance(args[0], str)
     return Printer(setting.meter).printf(args[0], args[1:])
 
 
-def _text(setting: Setting, args: Sequence[Value]) -> str:
+def _text(setting: CallContext, args: Sequence[Value]) -> str:
     """What the escaping functions work on: their arguments as an action would print them."""
-    return Printer(setting.meter).print(["<no value>" if arg is None or arg is NOTHING else _indirect(arg) for arg in args])
+    return Printer(setting.meter).print(["<no value>" if arg is None or arg is NO_VALUE else _indirect(arg) for arg in args])
 
 
 def _indirect(value: Value) -> Value:
@@ -193,28 +193,28 @@ _HTML = str.maketrans({"\0": "\ufffd", '"': "&#34;", "'": "&#39;", "&": "&amp;",
 _JS = str.maketrans({chr(code): f"\\u{code:04X}" for code in (*range(32), 0x26, 0x3C, 0x3D, 0x3E)} | {"\\": "\\\\", "'": "\\'", '"': '\\"'})
 
 
-def _html(setting: Setting, args: Sequence[Value]) -> Value:
+def _html(setting: CallContext, args: Sequence[Value]) -> Value:
     text = _text(setting, args)
     setting.meter.step(len(text) // 4)  # escaping looks at each character
     return text.translate(_HTML)
 
 
-def _js(setting: Setting, args: Sequence[Value]) -> Value:
+def _js(setting: CallContext, args: Sequence[Value]) -> Value:
     text = _text(setting, args).translate(_JS)
     setting.meter.step(len(text) // 4)
     return "".join(char if is_visible(char) or char == "\x7f" or is_byte(char) else f"\\u{ord(char):04X}" for char in text)
 
 
-def _urlquery(setting: Setting, args: Sequence[Value]) -> Value:
+def _urlquery(setting: CallContext, args: Sequence[Value]) -> Value:
     return quote_plus(_bytes(setting, _text(setting, args)), safe="~")
 
 
-def _json(setting: Setting, args: Sequence[Value]) -> Value:
+def _json(setting: CallContext, args: Sequence[Value]) -> Value:
     return to_json(args[0], setting.meter)
 
 
-def _call(setting: Setting, args: Sequence[Value]) -> Value:
-    raise Wrong(f"call needs a function, not {kind_of(args[0])}")
+def _call(setting: CallContext, args: Sequence[Value]) -> Value:
+    raise TemplateError(f"call needs a function, not {kind_of(args[0])}")
 
 
 _TYPES = {

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from itertools import islice
 
 from ndani.errors import BadRequest
-from ndani.prompts.template.bounds import SOURCE, TOKENS, refuse
+from ndani.prompts.template.bounds import MAX_SOURCE, MAX_TOKENS, refuse
 
 _SPACE = " \t\r\n"
 _NUMBER = re.compile(
@@ -27,8 +27,8 @@ _QUOTED = {
 _KEYWORDS = frozenset(("block", "break", "continue", "define", "else", "end", "if", "range", "template", "with", "nil"))
 
 
-class Sort(Enum):
-    """What a token is. A keyword's sort is KEYWORD and its text says which."""
+class TokenKind(Enum):
+    """What a token is. The kind of a keyword is KEYWORD; its text tells which one."""
 
     TEXT = auto()
     LEFT = auto()
@@ -52,23 +52,23 @@ class Sort(Enum):
     END = auto()
 
 
-_SINGLE = {"|": Sort.PIPE, "=": Sort.ASSIGN}
+_SINGLE = {"|": TokenKind.PIPE, "=": TokenKind.ASSIGN}
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    sort: Sort
+    kind: TokenKind
     text: str
     pos: int
 
 
 def lex(source: str) -> list[Token]:
     """All tokens of a template, the last one END. Raises BadRequest, with line and column, on what is none."""
-    if len(source) > SOURCE:
-        raise BadRequest(f"the template is longer than {SOURCE:,} characters")
-    tokens = list(islice(_Lexer(source).tokens(), TOKENS + 1))
-    if len(tokens) > TOKENS:
-        raise refuse(source, tokens[-1].pos, f"it has more than {TOKENS:,} words and signs; make it shorter")
+    if len(source) > MAX_SOURCE:
+        raise BadRequest(f"the template is longer than {MAX_SOURCE:,} characters")
+    tokens = list(islice(_Lexer(source).tokens(), MAX_TOKENS + 1))
+    if len(tokens) > MAX_TOKENS:
+        raise refuse(source, tokens[-1].pos, f"it has more than {MAX_TOKENS:,} words and signs; make it shorter")
     return tokens
 
 
@@ -95,15 +95,15 @@ class _Lexer:
             text = source[start:end]
             text = text.rstrip(_SPACE) if trim else text
             if text:
-                yield Token(Sort.TEXT, text, start)
+                yield Token(TokenKind.TEXT, text, start)
             if left < 0:
-                yield Token(Sort.END, "", len(source))
+                yield Token(TokenKind.END, "", len(source))
                 return
             self.pos = left + (4 if trim else 2)
             if source.startswith("/*", self.pos):
                 self.comment()
             else:
-                yield Token(Sort.LEFT, "{{", left)
+                yield Token(TokenKind.LEFT, "{{", left)
                 yield from self.action(left)
 
     def trims_left(self, pos: int) -> bool:
@@ -140,7 +140,7 @@ class _Lexer:
                 if depth:
                     raise self.error(start, "a parenthesis is not closed")
                 self.close(length)
-                yield Token(Sort.RIGHT, "}}", start)
+                yield Token(TokenKind.RIGHT, "}}", start)
                 return
             if start >= len(self.source):
                 raise self.error(left, "this action is not closed; end it with }}")
@@ -153,7 +153,7 @@ class _Lexer:
                     raise self.error(start, "there is no parenthesis for this one to close")
             yield Token(self.item(char), self.source[start : self.pos], start)
 
-    def item(self, char: str) -> Sort:  # one branch for each sort of token
+    def item(self, char: str) -> TokenKind:  # one branch for each kind of token
         """Move past one token that begins with this character; what it is."""
         start = self.pos
         if char in _SPACE:
@@ -161,12 +161,12 @@ class _Lexer:
                 self.pos += 1
             if self.pos - start > 1 and self.source.startswith("-}}", self.pos):
                 self.pos -= 1  # the last space belongs to the trim mark
-            return Sort.SPACE
+            return TokenKind.SPACE
         if char in _QUOTED:
             return self.quoted(char)
         following = self.source[start + 1 : start + 2]
         if char in ".$" and not (char == "." and following in tuple("0123456789")):
-            return self.name(Sort.FIELD if char == "." else Sort.VARIABLE)
+            return self.name(TokenKind.FIELD if char == "." else TokenKind.VARIABLE)
         if char in "+-.0123456789":
             return self.number()
         if is_alphanumeric(char):
@@ -176,29 +176,29 @@ class _Lexer:
             if following != "=":
                 raise self.error(start, "expected := here")
             self.pos += 1
-            return Sort.DECLARE
+            return TokenKind.DECLARE
         if char in "()":
-            return Sort.OPEN if char == "(" else Sort.CLOSE
+            return TokenKind.OPEN if char == "(" else TokenKind.CLOSE
         if char in _SINGLE:
             return _SINGLE[char]
         if char.isascii() and char.isprintable():
-            return Sort.OTHER
+            return TokenKind.OTHER
         raise self.error(start, f"the character {char!r} means nothing inside an action")
 
-    def quoted(self, char: str) -> Sort:
+    def quoted(self, char: str) -> TokenKind:
         found = _QUOTED[char].match(self.source, self.pos)
         if found is None:
             raise self.error(self.pos, f"this {'character' if char == chr(39) else 'text'} is not closed; end it with {char}")
         self.pos = found.end()
-        return Sort.CHARACTER if char == "'" else Sort.STRING
+        return TokenKind.CHARACTER if char == "'" else TokenKind.STRING
 
-    def number(self) -> Sort:
+    def number(self) -> TokenKind:
         found = _NUMBER.match(self.source, self.pos)
         assert found is not None  # the pattern matches nothing, too
         start, self.pos = self.pos, max(found.end(), self.pos + 1)
         if self.pos < len(self.source) and (is_alphanumeric(self.source[self.pos]) or self.source[self.pos] in "+-"):
             raise self.error(start, "this is not a number")
-        return Sort.NUMBER
+        return TokenKind.NUMBER
 
     def skip_name(self) -> None:
         while self.pos < len(self.source) and is_alphanumeric(self.source[self.pos]):
@@ -207,16 +207,16 @@ class _Lexer:
         if char and char not in " \t\r\n.,|:)(" and not self.source.startswith("}}", self.pos):
             raise self.error(self.pos, f"the character {char!r} cannot stand in a name")
 
-    def name(self, sort: Sort) -> Sort:
+    def name(self, kind: TokenKind) -> TokenKind:
         start = self.pos
         self.pos += 1
         self.skip_name()
-        return Sort.DOT if sort is Sort.FIELD and self.pos == start + 1 else sort
+        return TokenKind.DOT if kind is TokenKind.FIELD and self.pos == start + 1 else kind
 
-    def word(self) -> Sort:
+    def word(self) -> TokenKind:
         start = self.pos
         self.skip_name()
         word = self.source[start : self.pos]
         if word in _KEYWORDS:
-            return Sort.KEYWORD
-        return Sort.BOOL if word in ("true", "false") else Sort.WORD
+            return TokenKind.KEYWORD
+        return TokenKind.BOOL if word in ("true", "false") else TokenKind.WORD

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ndani.prompts.template.bounds import Wrong
+from ndani.prompts.template.bounds import TemplateError
 
 _ESCAPE = re.compile(r"\\(?:([abfnrtv\\'\"])|([0-7]{3})|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))", re.ASCII)
 _PLAIN = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}
@@ -27,19 +27,19 @@ def _unescape(body: str, quote: str) -> bytes:
             continue
         found = _ESCAPE.match(body, pos)
         if found is None or (found[1] in ("'", '"') and found[1] != quote):
-            raise Wrong("a backslash in this text is followed by nothing that it can escape")
+            raise TemplateError("a backslash in this text is followed by nothing that it can escape")
         plain, octal, byte, short, long = found.groups()
         if plain:
             out.append(_PLAIN[plain])
         elif octal or byte:
             value = int(octal, 8) if octal else int(byte, 16)
             if value > 255:
-                raise Wrong("an octal escape in this text is above \\377")
+                raise TemplateError("an octal escape in this text is above \\377")
             out.append(value)
         else:
             value = int(short or long, 16)
             if value > 0x10FFFF or 0xD800 <= value < 0xE000:
-                raise Wrong("an escape in this text is no character of Unicode")
+                raise TemplateError("an escape in this text is no character of Unicode")
             out += chr(value).encode()
         pos = found.end()
     return bytes(out)
@@ -60,7 +60,7 @@ def read_character(token: str) -> int:
         return raw[0]
     text = raw.decode("utf-8", "surrogateescape")
     if len(text) != 1:
-        raise Wrong("single quotes hold exactly one character; use double quotes for a text")
+        raise TemplateError("single quotes hold exactly one character; use double quotes for a text")
     return ord(text)
 
 
@@ -70,16 +70,16 @@ def read_number(token: str) -> int | float:
     hexadecimal = digits[:2] in ("0x", "0X")
     fraction = _FRACTION.search(token) if not hexadecimal else re.search(r"[.pP]", token)
     if hexadecimal and "." in token and "p" not in token.lower():
-        raise Wrong("a hexadecimal number with a point needs an exponent, as in 0x1.8p0")
+        raise TemplateError("a hexadecimal number with a point needs an exponent, as in 0x1.8p0")
     try:
         if fraction:
             return float.fromhex(token.replace("_", "")) if hexadecimal else _finite(float(token))
         octal = re.fullmatch(r"[+-]?0[0-7_]+", token)  # Go's old spelling
         value = int(token.replace("_", ""), 8) if octal else int(token, 0)
     except (ValueError, OverflowError):
-        raise Wrong("this is not a number") from None
+        raise TemplateError("this is not a number") from None
     if not -(2**63) <= value < 2**63:
-        raise Wrong("this number does not fit into 64 bits")
+        raise TemplateError("this number does not fit into 64 bits")
     return value
 
 

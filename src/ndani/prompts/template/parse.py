@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ndani.errors import BadRequest
-from ndani.prompts.template.bounds import NESTING, VARIABLES, Wrong, refuse, shorten
-from ndani.prompts.template.lex import Sort, Token, lex
+from ndani.prompts.template.bounds import MAX_NESTING, MAX_VARIABLES, TemplateError, refuse, shorten
+from ndani.prompts.template.lex import Token, TokenKind, lex
 from ndani.prompts.template.literals import read_character, read_number, read_text
 from ndani.prompts.template.nodes import (
     Action,
@@ -35,9 +35,20 @@ from ndani.prompts.template.nodes import (
 )
 
 _VALUES = frozenset(
-    (Sort.BOOL, Sort.CHARACTER, Sort.DOT, Sort.FIELD, Sort.WORD, Sort.NUMBER, Sort.STRING, Sort.VARIABLE, Sort.OPEN, Sort.KEYWORD)
+    (
+        TokenKind.BOOL,
+        TokenKind.CHARACTER,
+        TokenKind.DOT,
+        TokenKind.FIELD,
+        TokenKind.WORD,
+        TokenKind.NUMBER,
+        TokenKind.STRING,
+        TokenKind.VARIABLE,
+        TokenKind.OPEN,
+        TokenKind.KEYWORD,
+    )
 )
-_SORTS = {Sort.END: "the end of the template", Sort.RIGHT: "}}", Sort.LEFT: "{{", Sort.SPACE: "a space"}
+_TOKEN_NAMES = {TokenKind.END: "the end of the template", TokenKind.RIGHT: "}}", TokenKind.LEFT: "{{", TokenKind.SPACE: "a space"}
 
 
 def parse_tree(source: str, functions: Collection[str]) -> dict[str, NodeList]:
@@ -74,7 +85,7 @@ class _Parser:
         return refuse(self.source, token if isinstance(token, int) else token.pos, what)
 
     def unexpected(self, token: Token, where: str) -> BadRequest:
-        return self.error(token, f"unexpected {_SORTS.get(token.sort) or shorten(token.text)} in {where}")
+        return self.error(token, f"unexpected {_TOKEN_NAMES.get(token.kind) or shorten(token.text)} in {where}")
 
     def next(self) -> Token:
         token = self.tokens[self.at]
@@ -83,7 +94,7 @@ class _Parser:
 
     def skip_space(self) -> Token:
         """The next token that is no space, not yet taken."""
-        while self.tokens[self.at].sort is Sort.SPACE:
+        while self.tokens[self.at].kind is TokenKind.SPACE:
             self.at += 1
         return self.tokens[self.at]
 
@@ -91,28 +102,28 @@ class _Parser:
         self.skip_space()
         return self.next()
 
-    def expect(self, sort: Sort, where: str) -> Token:
+    def expect(self, kind: TokenKind, where: str) -> Token:
         token = self.take()
-        if token.sort is not sort:
+        if token.kind is not kind:
             raise self.unexpected(token, where)
         return token
 
     def keyword(self, *words: str) -> bool:
         token = self.skip_space()
-        return token.sort is Sort.KEYWORD and token.text in words
+        return token.kind is TokenKind.KEYWORD and token.text in words
 
     def enter(self, token: Token) -> None:
         self.nesting += 1
-        if self.nesting > NESTING:
-            raise self.error(token, f"blocks and parentheses are nested more than {NESTING} deep")
+        if self.nesting > MAX_NESTING:
+            raise self.error(token, f"blocks and parentheses are nested more than {MAX_NESTING} deep")
 
     # Bodies.
 
     def top(self) -> NodeList:
         nodes: list[Node] = []
-        while self.tokens[self.at].sort is not Sort.END:
+        while self.tokens[self.at].kind is not TokenKind.END:
             start = self.at
-            if self.tokens[start].sort is Sort.LEFT:
+            if self.tokens[start].kind is TokenKind.LEFT:
                 self.next()
                 if self.keyword("define"):
                     self.definition(self.take())
@@ -128,10 +139,10 @@ class _Parser:
         nodes: list[Node] = []
         while True:
             token = self.skip_space()
-            if token.sort is Sort.END:
+            if token.kind is TokenKind.END:
                 raise self.error(opened, f"{{{{ {opened.text} }}}} has no {{{{ end }}}}")
             start = self.at
-            if token.sort is Sort.LEFT:
+            if token.kind is TokenKind.LEFT:
                 self.next()
                 if self.keyword("end", "else"):
                     return tuple(nodes), self.take()
@@ -140,14 +151,14 @@ class _Parser:
 
     def node(self) -> Node:
         token = self.take()
-        if token.sort is Sort.TEXT:
+        if token.kind is TokenKind.TEXT:
             return TextNode(token.pos, token.text)
-        if token.sort is not Sort.LEFT:
+        if token.kind is not TokenKind.LEFT:
             raise self.unexpected(token, "the template")
         first = self.skip_space()
-        if first.sort is Sort.KEYWORD and first.text != "nil":
+        if first.kind is TokenKind.KEYWORD and first.text != "nil":
             return self.control(self.take())
-        return Action(first.pos, self.pipe("an action", Sort.RIGHT))
+        return Action(first.pos, self.pipe("an action", TokenKind.RIGHT))
 
     def control(self, token: Token) -> Node:
         match token.text:
@@ -158,7 +169,7 @@ class _Parser:
             case "template":
                 return self.call(token)
             case "break" | "continue":
-                self.expect(Sort.RIGHT, f"{{{{ {token.text} }}}}")
+                self.expect(TokenKind.RIGHT, f"{{{{ {token.text} }}}}")
                 if not self.frame.ranges:
                     raise self.error(token, f"{{{{ {token.text} }}}} stands outside of any {{{{ range }}}}")
                 return Break(token.pos) if token.text == "break" else Continue(token.pos)
@@ -173,7 +184,7 @@ class _Parser:
         opened = token
         while True:
             self.enter(opened)
-            pipe = self.pipe(opened.text, Sort.RIGHT)
+            pipe = self.pipe(opened.text, TokenKind.RIGHT)
             self.frame.ranges += kind is Kind.RANGE
             body, closed = self.body(opened)
             self.frame.ranges -= kind is Kind.RANGE
@@ -181,12 +192,12 @@ class _Parser:
             if closed.text == "else" and kind is not Kind.RANGE and self.keyword(kind.value):
                 opened = self.take()
                 continue
-            self.expect(Sort.RIGHT, f"{{{{ {closed.text} }}}}")
+            self.expect(TokenKind.RIGHT, f"{{{{ {closed.text} }}}}")
             if closed.text == "else":
                 other, closed = self.body(closed)
                 if closed.text != "end":
                     raise self.error(closed, "there is already an {{ else }}; expected {{ end }}")
-                self.expect(Sort.RIGHT, "{{ end }}")
+                self.expect(TokenKind.RIGHT, "{{ end }}")
             break
         del self.frame.names[mark:]
         self.nesting = nesting
@@ -198,7 +209,7 @@ class _Parser:
     # Definitions.
 
     def name(self, where: str) -> tuple[Token, str]:
-        token = self.expect(Sort.STRING, where)
+        token = self.expect(TokenKind.STRING, where)
         return token, self.literal(token)
 
     def separate(self, opened: Token) -> NodeList:
@@ -208,28 +219,28 @@ class _Parser:
         body, closed = self.body(opened)
         if closed.text != "end":
             raise self.error(closed, f"{{{{ {opened.text} }}}} has no {{{{ else }}}}")
-        self.expect(Sort.RIGHT, "{{ end }}")
+        self.expect(TokenKind.RIGHT, "{{ end }}")
         self.nesting -= 1
         self.frame = outer
         return body
 
     def definition(self, token: Token) -> None:
         at, name = self.name("{{ define }}")
-        self.expect(Sort.RIGHT, "{{ define }}")
+        self.expect(TokenKind.RIGHT, "{{ define }}")
         self.add(name, self.separate(token), at.pos)
 
     def block(self, token: Token) -> Call:
         at, name = self.name("{{ block }}")
-        pipe = self.pipe("{{ block }}", Sort.RIGHT)
+        pipe = self.pipe("{{ block }}", TokenKind.RIGHT)
         self.add(name, self.separate(token), at.pos)
         return Call(at.pos, name, pipe)
 
     def call(self, token: Token) -> Call:
         at, name = self.name("{{ template }}")
-        if self.skip_space().sort is Sort.RIGHT:
+        if self.skip_space().kind is TokenKind.RIGHT:
             self.next()
             return Call(at.pos, name, None)
-        return Call(at.pos, name, self.pipe("{{ template }}", Sort.RIGHT))
+        return Call(at.pos, name, self.pipe("{{ template }}", TokenKind.RIGHT))
 
     def add(self, name: str, body: NodeList, pos: int) -> None:
         """An empty definition gives way to any other; two that are not empty are an error."""
@@ -241,16 +252,16 @@ class _Parser:
 
     # Pipelines.
 
-    def pipe(self, where: str, end: Sort) -> Pipeline:
+    def pipe(self, where: str, end: TokenKind) -> Pipeline:
         first = self.skip_space()
         names, assign = self.declared(where)
         commands: list[CommandNode] = []
         while True:
             token = self.skip_space()
-            if token.sort is end:
+            if token.kind is end:
                 self.next()
                 break
-            if token.sort not in _VALUES or (token.sort is Sort.KEYWORD and token.text != "nil"):
+            if token.kind not in _VALUES or (token.kind is TokenKind.KEYWORD and token.text != "nil"):
                 raise self.unexpected(token, where)
             commands.append(self.command())
         if not commands:
@@ -263,16 +274,16 @@ class _Parser:
     def declared(self, where: str) -> tuple[list[str], bool]:
         """The variables before := or =, and which of the two. Takes nothing where there are none."""
         names: list[str] = []
-        while self.skip_space().sort is Sort.VARIABLE:
+        while self.skip_space().kind is TokenKind.VARIABLE:
             start = self.at
             variable = self.next()
             token = self.skip_space()
-            if token.sort in (Sort.ASSIGN, Sort.DECLARE):
+            if token.kind in (TokenKind.ASSIGN, TokenKind.DECLARE):
                 self.next()
                 names.append(variable.text)
                 self.declare(variable)
-                return names, token.sort is Sort.ASSIGN
-            if token.sort is not Sort.OTHER or token.text != ",":
+                return names, token.kind is TokenKind.ASSIGN
+            if token.kind is not TokenKind.OTHER or token.text != ",":
                 self.at = start
                 break
             self.next()
@@ -280,13 +291,13 @@ class _Parser:
             self.declare(variable)
             if where != "range" or len(names) > 1:
                 raise self.error(variable, f"too many variables are declared in {where}")
-            if self.skip_space().sort not in (Sort.VARIABLE, Sort.RIGHT, Sort.CLOSE):
+            if self.skip_space().kind not in (TokenKind.VARIABLE, TokenKind.RIGHT, TokenKind.CLOSE):
                 raise self.error(token, "a range declares variables only, as in {{ range $i, $x := .Messages }}")
         return names, False
 
     def declare(self, variable: Token) -> None:
-        if len(self.frame.names) > VARIABLES:
-            raise self.error(variable, f"more than {VARIABLES:,} variables are declared")
+        if len(self.frame.names) > MAX_VARIABLES:
+            raise self.error(variable, f"more than {MAX_VARIABLES:,} variables are declared")
         self.frame.names.append(variable.text)
 
     def command(self) -> CommandNode:
@@ -297,11 +308,11 @@ class _Parser:
             if operand is not None:
                 args.append(operand)
             token = self.next()
-            if token.sort is Sort.SPACE:
+            if token.kind is TokenKind.SPACE:
                 continue
-            if token.sort in (Sort.RIGHT, Sort.CLOSE):
+            if token.kind in (TokenKind.RIGHT, TokenKind.CLOSE):
                 self.at -= 1
-            elif token.sort is not Sort.PIPE:
+            elif token.kind is not TokenKind.PIPE:
                 raise self.unexpected(token, "a command")
             break
         if not args:
@@ -314,7 +325,7 @@ class _Parser:
             return None
         at = self.tokens[self.at]
         names: list[str] = []
-        while self.tokens[self.at].sort is Sort.FIELD:
+        while self.tokens[self.at].kind is TokenKind.FIELD:
             names.append(self.next().text[1:])
         if not names:
             return term
@@ -330,32 +341,32 @@ class _Parser:
 
     def term(self) -> Operand | None:
         token = self.skip_space()
-        if token.sort not in _VALUES or (token.sort is Sort.KEYWORD and token.text != "nil"):
+        if token.kind not in _VALUES or (token.kind is TokenKind.KEYWORD and token.text != "nil"):
             return None
         self.next()
-        match token.sort:
-            case Sort.KEYWORD:
+        match token.kind:
+            case TokenKind.KEYWORD:
                 return Nil(token.pos)
-            case Sort.DOT:
+            case TokenKind.DOT:
                 return Dot(token.pos)
-            case Sort.FIELD:
+            case TokenKind.FIELD:
                 return Field(token.pos, (token.text[1:],))
-            case Sort.VARIABLE:
+            case TokenKind.VARIABLE:
                 if token.text not in self.frame.names:
                     raise self.error(token, f"the variable {token.text[:40]} is not defined")
                 return Variable(token.pos, (token.text,))
-            case Sort.WORD:
+            case TokenKind.WORD:
                 if token.text not in self.functions:
                     raise self.error(token, f"there is no function {shorten(token.text)}")
                 return Word(token.pos, token.text)
-            case Sort.BOOL:
+            case TokenKind.BOOL:
                 return Literal(token.pos, token.text == "true")
-            case Sort.OPEN:
+            case TokenKind.OPEN:
                 self.enter(token)
-                pipe = self.pipe("parentheses", Sort.CLOSE)
+                pipe = self.pipe("parentheses", TokenKind.CLOSE)
                 self.nesting -= 1
                 return pipe
-            case Sort.STRING:
+            case TokenKind.STRING:
                 return Literal(token.pos, self.literal(token))
             case _:
                 return Literal(token.pos, self.number(token))
@@ -363,13 +374,13 @@ class _Parser:
     def literal(self, token: Token) -> str:
         try:
             return read_text(token.text)
-        except Wrong as wrong:
+        except TemplateError as wrong:
             raise self.error(token, str(wrong)) from None
 
     def number(self, token: Token) -> int | float:
         try:
-            return read_character(token.text) if token.sort is Sort.CHARACTER else read_number(token.text)
-        except Wrong as wrong:
+            return read_character(token.text) if token.kind is TokenKind.CHARACTER else read_number(token.text)
+        except TemplateError as wrong:
             raise self.error(token, str(wrong)) from None
 
 

@@ -16,14 +16,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import overload
 
-from ndani.prompts.template.bounds import Meter, Wrong
+from ndani.prompts.template.bounds import Meter, TemplateError
 
 
-class Nothing(Enum):
-    NOTHING = 0
+class NoValue(Enum):
+    NO_VALUE = 0
 
 
-NOTHING = Nothing.NOTHING
+NO_VALUE = NoValue.NO_VALUE
 
 
 class Window(Sequence["Value"]):
@@ -92,13 +92,13 @@ class Byte(int):
     """One byte of a text or an image: a number whose type has another name."""
 
 
-Value = None | Nothing | bool | int | float | str | bytes | Items | Table | Record
+Value = None | NoValue | bool | int | float | str | bytes | Items | Table | Record
 
 
 def kind_of(value: Value) -> str:
     """The name that Go has for a value's type."""
     match value:
-        case None | Nothing():
+        case None | NoValue():
             return "nil"
         case bool():
             return "bool"
@@ -121,7 +121,7 @@ def kind_of(value: Value) -> str:
 def is_true(value: Value) -> bool:
     """Go's truth: empty texts, lists and maps, zeros and nil are false; a struct is always true."""
     match value:
-        case None | Nothing():
+        case None | NoValue():
             return False
         case Items():
             return bool(value.values)
@@ -133,7 +133,7 @@ def is_true(value: Value) -> bool:
             return bool(value)
 
 
-def own_text(value: Value, meter: Meter) -> str | None:
+def string_method_text(value: Value, meter: Meter) -> str | None:
     """What a value's String method gives, or None where its type has no such method."""
     if not isinstance(value, Items | Table | Record) or not value.prints:
         return None
@@ -157,7 +157,7 @@ _JSON = str.maketrans(
 def json_number(value: float) -> str:
     """A float as Go's encoding/json writes it: an exponent only below 1e-6 and from 1e21 on."""
     if not math.isfinite(value):
-        raise Wrong("a number that is not finite has no JSON")
+        raise TemplateError("a number that is not finite has no JSON")
     digits = Decimal(repr(value))
     if value and not 1e-6 <= abs(value) < 1e21:
         mantissa, _, exponent = f"{digits.normalize():e}".partition("e")
@@ -180,7 +180,7 @@ def to_json(value: Value, meter: Meter) -> str:
 
 def _write_json(value: Value, out: list[str], meter: Meter) -> None:
     match value:
-        case None | Nothing():
+        case None | NoValue():
             text = "null"
         case bool():
             text = "true" if value else "false"
