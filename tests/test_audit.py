@@ -185,7 +185,7 @@ LATE = {
 @pytest.mark.parametrize("line", LATE)
 def test_it_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     program = tmp_path / "program.py"
-    program.write_text(f"from ndani import jail\nimport cProfile\njail.shut(jail.Policy(''))\n{line}\n")
+    program.write_text(f"from ndani import jail\nimport cProfile\njail.enter(jail.Policy(''))\n{line}\n")
     with audited(monkeypatch, tmp_path) as notes:
         subprocess.run([sys.executable, "-I", "-m", program], stderr=subprocess.DEVNULL, timeout=60)
     assert LATE[line] in notes.read_text() and "cProfile" not in notes.read_text()

@@ -206,7 +206,7 @@ TAKEN_OVER = """
 import os, sys
 from ndani import jail
 os.read(int(sys.argv[1]), 1 << 16)
-jail.shut(jail.Policy(""))
+jail.enter(jail.Policy(""))
 while True:
     os.write(int(sys.argv[2]), WORDS)
 """
@@ -291,8 +291,8 @@ async def test_what_no_maker_says_is_not_blamed_on_memory(source: Path, tmp_path
 
 async def test_a_long_sentence_arrives_cut() -> None:
     read, write = os.pipe()
-    Pipes(-1, write).say(Refused("bad_request", "\x01" * 100_000 + "\ud800"))
-    Pipes(-1, write).say(Refused("bad_request", "half a letter: \ud800"))
+    Pipes(-1, write).send(Refused("bad_request", "\x01" * 100_000 + "\ud800"))
+    Pipes(-1, write).send(Refused("bad_request", "half a letter: \ud800"))
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         long, half = (msgspec.json.decode(line, type=Refused).sentence for line in pipe)
@@ -311,7 +311,7 @@ def attempt(name, call):
     else:
         found[name] = "ok"
 read, write = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
-held = jail.shut(jail.Policy(""))
+held = jail.enter(jail.Policy(""))
 def thread():
     ran = threading.Event()
     threading.Thread(target=ran.set).start()
@@ -327,7 +327,7 @@ attempt("open it to write", lambda: os.open(f"/proc/self/fd/{read}", os.O_RDWR))
 attempt("empty it", lambda: os.open(f"/proc/self/fd/{read}", os.O_RDONLY | os.O_TRUNC))
 attempt("memory that is shared without a file", lambda: mmap.mmap(-1, 4096))
 attempt("make a file", lambda: os.open(sys.argv[2] + "2", os.O_RDWR | os.O_CREAT))
-print(json.dumps([found, held.word, held.landlock]))
+print(json.dumps([found, held.status, held.landlock]))
 """
 
 

@@ -42,7 +42,7 @@ GRACE = 3
 
 def serve(settings: Settings) -> int:
     """Run the server until SIGTERM, SIGINT, SIGHUP or SIGQUIT; returns the exit code. Raises Misconfigured when it cannot listen."""
-    jail.seal()
+    jail.make_undumpable()
     make_home()
     log = open_log(settings.log_file, settings.debug)
     with listening(settings) as listeners, runtime_folder() as folder, capture_library_logs(log):
@@ -63,7 +63,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     async def spawn(launch: Launch, weights: int) -> Runner:
         child = await Runner.spawn(launch, weights if weights >= 0 else None, folder, require_jail=settings.require_jail)
         await child.ready()
-        if child.confinement.word != "confined":
+        if child.confinement.status != "confined":
             log.warn("a runner is unconfined", pid=child.pid, why=" ".join(child.confinement.missing))
         return child
 
@@ -131,7 +131,7 @@ async def _leave_when_idle(limit: float, counts: Counts, end: Callable[[], None]
     """End a server that was started in the background and that nobody has asked anything for a while."""
     if limit <= 0:
         return
-    while counts.under_way or time.monotonic() - counts.last < limit:  # noqa: ASYNC110 - quiet makes no event
+    while counts.in_flight or time.monotonic() - counts.last_end < limit:  # noqa: ASYNC110 - quiet makes no event
         await asyncio.sleep(min(1.0, limit / 4))
     end()
 

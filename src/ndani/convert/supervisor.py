@@ -20,7 +20,7 @@ import msgspec
 from ndani import errors, jail
 from ndani.convert import Task, worker
 from ndani.jail import threads
-from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
+from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.store.disk import on_disk
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import in_thread, in_thread_reporting
@@ -78,7 +78,8 @@ class Supervisor:
             raise errors.Failed(_STOPPING)
         child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
         self._workers.add(child)
-        counter = asyncio.create_task(threads.hold(child.process, worker.most_threads(task)), name="threads of a conversion worker")
+        watch = threads.enforce_limits(child.process, worker.max_threads(task))
+        watcher = asyncio.create_task(watch, name="threads of a conversion worker")
         steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
             while not isinstance(event := await child.receive(), worker.Made):
@@ -89,7 +90,7 @@ class Supervisor:
                         steps = 1
                         jail.verify(child.process.pid, confinement)
                         child.send(Open())
-                    case worker.Planned(size) if steps == 1 and size <= worker.most_output(task):
+                    case worker.Planned(size) if steps == 1 and size <= worker.max_output_size(task):
                         steps = 2
                         if allocate:
                             await in_thread(allocate, size)
@@ -99,13 +100,13 @@ class Supervisor:
                     case worker.Stuck(number):
                         raise _stopped(number)
                     case None:
-                        raise errors.Failed(_CROWDED if counter.done() else self._cause(await child.end(_GRACE)))
+                        raise errors.Failed(_CROWDED if watcher.done() else self._cause(await child.end(_GRACE)))
                     case _:
                         raise errors.Failed(_ODD)
             if steps < 2:
                 raise errors.Failed(_ODD)
         finally:
-            counter.cancel()
+            watcher.cancel()
             self._workers.discard(child)
             await child.end()
 
@@ -120,7 +121,7 @@ class Supervisor:
             return _STOPPING
         if code == -signal.SIGKILL:
             return "the process that makes the weights was killed, which is what a system short of memory does; try again"
-        return f"the process that makes the weights {ending(code)}; {_REPORT}"
+        return f"the process that makes the weights {describe_exit(code)}; {_REPORT}"
 
 
 def _stopped(number: int) -> Exception:
@@ -137,7 +138,7 @@ class _Worker:
     def __init__(self, order: worker.Order) -> None:
         inherited = (*(given.descriptor for given in order.task.sources), order.task.output)
         try:
-            self.process, self._commands, events = start("ndani.convert.worker", order, inherited)
+            self.process, self._commands, events = start_child("ndani.convert.worker", order, inherited)
         except OSError as error:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None
@@ -149,7 +150,7 @@ class _Worker:
 
     def send(self, line: msgspec.Struct) -> None:
         """Write it a line. Raises Failed, and ends it, when it does not read what it is told."""
-        if not tell(self.process, self._commands, line):
+        if not send_command(self.process, self._commands, line):
             raise errors.Failed(_ODD)
 
     async def receive(self) -> worker.WorkerEvent | None:

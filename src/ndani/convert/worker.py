@@ -81,8 +81,8 @@ def main(commands: int, events: int) -> None:
         if (number := getattr(signal, name, None)) is not None:
             signal.signal(number, signal.SIG_IGN)  # the front's, which ends this process when it should end
     pipes = Pipes(commands, events)
-    order = msgspec.json.decode(pipes.line(), type=Order)
-    pipes.say(_outcome(order, pipes))  # outside of it: what an error held in memory is gone
+    order = msgspec.json.decode(pipes.read_line(), type=Order)
+    pipes.send(_outcome(order, pipes))  # outside of it: what an error held in memory is gone
     os._exit(0)
 
 
@@ -107,23 +107,23 @@ def _work(order: Order, pipes: Pipes) -> None:
         os.nice(_NICE)
     if os.getppid() != order.front:
         os._exit(0)  # the front died before the kernel was asked to tell us
-    pipes.say(Jailed(jail.shut(jail.Policy("", require=order.require_jail, limits=limits_of(order.task)))))
-    msgspec.json.decode(pipes.line(), type=Open)
-    jail.seal()
+    pipes.send(Jailed(jail.enter(jail.Policy("", require=order.require_jail, limits=limits_of(order.task)))))
+    msgspec.json.decode(pipes.read_line(), type=Open)
+    jail.make_undumpable()
     work = convert.make(order.task, kernels)
-    pipes.say(Planned(work.size))
-    msgspec.json.decode(pipes.line(), type=Write)
-    threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
-    pipes.say(Working(0, work.total))
+    pipes.send(Planned(work.size))
+    msgspec.json.decode(pipes.read_line(), type=Write)
+    threading.Thread(target=pipes.read_line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
+    pipes.send(Working(0, work.total))
     reported = time.monotonic()
     with contextlib.closing(work.steps) as steps:
         for completed in steps:
             if time.monotonic() - reported >= _EVERY:
                 reported = time.monotonic()
-                pipes.say(Working(completed, work.total))
+                pipes.send(Working(completed, work.total))
 
 
-def most_output(task: convert.Task) -> int:
+def max_output_size(task: convert.Task) -> int:
     """Bytes of the largest file that these sources could become: twice as wide at the most, and heads."""
     return 4 * sum(os.fstat(given.descriptor).st_size for given in task.sources) + _HEADS
 
@@ -135,10 +135,10 @@ def limits_of(task: convert.Task) -> jail.Limits:
     """
     read = sum(os.fstat(given.descriptor).st_size for given in task.sources)
     memory = _MEMORY + task.threads * _PER_THREAD
-    return jail.Limits(most_threads(task), _DESCRIPTORS + len(task.sources), most_output(task), memory, read)
+    return jail.Limits(max_threads(task), _DESCRIPTORS + len(task.sources), max_output_size(task), memory, read)
 
 
-def most_threads(task: convert.Task) -> int:
+def max_threads(task: convert.Task) -> int:
     """More threads than a worker of ours ever has; one with more has been taken over."""
     return _THREADS + 2 * task.threads
 

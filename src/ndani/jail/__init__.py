@@ -1,6 +1,6 @@
 """The jail: what keeps a child that reads foreign bytes from reaching anything. This is the door; each system has its own file.
 
-`shut` is called in the child, `verify` by whoever started it; `process` has both ends of how they speak. On Linux the
+`enter` is called in the child, `verify` by whoever started it; `process` has both ends of how they speak. On Linux the
 jail is mandatory and fails closed, but for Landlock, which a kernel may lack; on macOS it is a seatbelt profile (written,
 never run); elsewhere there is none. Where a part is missing that keeps a child from anything at all, the word
 *unconfined* says so everywhere.
@@ -53,7 +53,7 @@ class Confinement:
     missing: tuple[str, ...] = ()
 
     @property
-    def word(self) -> str:
+    def status(self) -> str:
         """`confined` when the process can open no connection and no file that was not given to it, else `unconfined`.
 
         A seatbelt is no claim: that profile was never seen to hold.
@@ -61,28 +61,28 @@ class Confinement:
         return "confined" if self.seccomp and self.landlock else "unconfined"
 
 
-def shut(policy: Policy) -> Confinement:
+def enter(policy: Policy) -> Confinement:
     """Shut the jail around this process, for good. Call it on the only thread, before the weights are opened.
 
     Raises Unconfined when this system has a jail and it would not shut, or leaves the child unconfined where that is an error.
     """
-    held = _shut(policy)
-    if policy.require and held.word != "confined":
+    held = _enter(policy)
+    if policy.require and held.status != "confined":
         reader = "NDANI_REQUIRE_JAIL is set, and here the process that reads the weights would be unconfined"
         raise Unconfined(f"{reader}; unset it to allow that. {held.missing[0]}")
     return held
 
 
-def _shut(policy: Policy) -> Confinement:
+def _enter(policy: Policy) -> Confinement:
     system: str = sys.platform  # a plain string, so that the type checker reads every branch
     if system == "linux":
         from ndani.jail import linux
 
-        return linux.shut(policy)
+        return linux.enter(policy)
     if system == "darwin":
         from ndani.jail import macos
 
-        return macos.shut(policy)
+        return macos.enter(policy)
     return Confinement(missing=("This system has no jail that ndani knows.",))
 
 
@@ -99,7 +99,7 @@ def verify(pid: int, claim: Confinement) -> Confinement:
     return claim
 
 
-def bind_no_more() -> None:
+def forbid_bind() -> None:
     """From here on no socket of this process gets a name. Call it once it listens; it holds every thread. Raises Unconfined.
 
     Until then, and no longer, who has taken it over could make names in its socket's folder.
@@ -107,10 +107,10 @@ def bind_no_more() -> None:
     if sys.platform == "linux":
         from ndani.jail import linux
 
-        linux.bind_no_more()
+        linux.forbid_bind()
 
 
-def seal() -> None:
+def make_undumpable() -> None:
     """Close this process to debuggers and core dumps: no other process of its user can look into its memory, nor write there.
 
     Every process of ours that is asked, or told a secret, does this first of all: what reads foreign bytes is started
@@ -120,4 +120,4 @@ def seal() -> None:
     if sys.platform == "linux":
         from ndani.jail import linux
 
-        linux.seal()
+        linux.make_undumpable()

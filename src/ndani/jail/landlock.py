@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from ndani.jail.syscalls import MACHINES, number
+from ndani.jail.syscalls import ARCHITECTURES, syscall_number
 
 WRITE_FILE, READ_FILE, READ_DIR, MAKE_SOCK = 1 << 1, 1 << 2, 1 << 3, 1 << 9
 
@@ -94,13 +94,13 @@ def _allow(held: int, descriptor: int, rights: int) -> None:
 
 
 def _call(name: str, *arguments: object) -> int:
-    machine = MACHINES.get(os.uname().machine)
+    machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.ENOSYS, name)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     given = [ctypes.c_long(part) if isinstance(part, int) else part for part in arguments]
-    result: int = libc.syscall(ctypes.c_long(number(name, machine) or 0), *given)
+    result: int = libc.syscall(ctypes.c_long(syscall_number(name, machine) or 0), *given)
     if result < 0:
         raise OSError(ctypes.get_errno(), name)
     return result

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ndani.errors import Unconfined
 from ndani.jail import Confinement, Policy, landlock, limits, seccomp
-from ndani.jail.syscalls import MACHINES, number
+from ndani.jail.syscalls import ARCHITECTURES, syscall_number
 
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 1, 4, 24, 38, 47, 4
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000
@@ -47,7 +47,7 @@ _GPU_DEVICES = (
 _GPU_FACTS = ("proc/driver/nvidia", "proc/modules", "sys/class/kfd", "sys/class/drm", "sys/bus/pci/devices", "sys/devices/pci*")
 
 
-def shut(policy: Policy) -> Confinement:
+def enter(policy: Policy) -> Confinement:
     """Shut the jail. Raises Unconfined when the filter, or a Landlock that is there, would not take hold."""
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     if threads != 1:
@@ -72,10 +72,10 @@ def shut(policy: Policy) -> Confinement:
     return Confinement(seccomp=True, landlock=not unfenced, namespace=namespace, missing=tuple(missing))
 
 
-def bind_no_more() -> None:
-    """The filter of who listens already (`seccomp.afterwards`). Raises Unconfined when it would not take hold."""
+def forbid_bind() -> None:
+    """The filter of who listens already (`seccomp.bind_filter`). Raises Unconfined when it would not take hold."""
     try:
-        seccomp.bind_no_more()
+        seccomp.forbid_bind()
     except OSError as error:
         raise _would_not(error) from None
 
@@ -103,7 +103,7 @@ def verify(pid: int, claim: Confinement) -> Confinement:
     return replace(claim, seccomp=True, namespace=claim.namespace and not shared)
 
 
-def seal() -> None:
+def make_undumpable() -> None:
     """No debugger and no core dump from here on, whoever asks but root."""
     _prctl(_DUMPABLE, 0)
 
@@ -131,12 +131,12 @@ def _drop_capabilities() -> None:
         if libc.prctl(_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) != 0:
             break  # past the last one, or we hold none and may not: there is nothing to drop then
     libc.prctl(_CAP_AMBIENT, ctypes.c_ulong(_CLEAR_ALL), 0, 0, 0)
-    machine = MACHINES.get(os.uname().machine)
+    machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.ENOSYS, "capset")
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     empty = (ctypes.c_uint32 * 6)()
-    if libc.syscall(ctypes.c_long(number("capset", machine) or 0), ctypes.byref(header), ctypes.byref(empty)) != 0:
+    if libc.syscall(ctypes.c_long(syscall_number("capset", machine) or 0), ctypes.byref(header), ctypes.byref(empty)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 
 

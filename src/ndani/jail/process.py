@@ -26,7 +26,7 @@ _ALWAYS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 #: a second each, and 40 with 5,000 turns, which cost nothing where nothing else runs. The user's own value counts.
 _DEFAULTS = {"GOMP_SPINCOUNT": "5000"}
 #: Letters of a sentence that go into one line: as JSON and at its worst they fit a pipe's buffer.
-_MOST_SAID = 1000
+_MAX_SENTENCE = 1000
 
 
 class Jailed(msgspec.Struct, frozen=True, tag="jailed"):
@@ -53,7 +53,7 @@ class Pipes:
         self._commands, self._events = commands, events
         self._held = b""
 
-    def line(self) -> bytes:
+    def read_line(self) -> bytes:
         """The next line from there; never returns when nobody is there any more."""
         while b"\n" not in self._held:
             piece = os.read(self._commands, 65536)
@@ -63,17 +63,17 @@ class Pipes:
         line, _, self._held = self._held.partition(b"\n")
         return line
 
-    def say(self, event: msgspec.Struct) -> None:
+    def send(self, event: msgspec.Struct) -> None:
         """Say it; when nobody is there to hear it, this process ends. A sentence that quotes too much is cut."""
         if isinstance(event, Refused):  # its words may come from foreign files, with halves of letters that no JSON holds
-            event = Refused(event.code, event.sentence[:_MOST_SAID].encode("utf-8", "replace").decode())
+            event = Refused(event.code, event.sentence[:_MAX_SENTENCE].encode("utf-8", "replace").decode())
         try:
             os.write(self._events, msgspec.json.encode(event) + b"\n")
         except OSError:
             os._exit(0)
 
 
-def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
+def start_child(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
     """Start a child of ours in a module, with two pipes, its first line and these descriptors: the process, its commands, its events.
 
     The two descriptors are ours to close; the commands' end is the child's lifeline. Raises OSError when there is no process to be had.
@@ -94,7 +94,7 @@ def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(theirs_in, theirs_out, *inherited),
-            env=environment(os.environ),
+            env=child_environment(os.environ),
             cwd="/" if os.name == "posix" else None,
             start_new_session=True,  # a terminal's Ctrl-C is for the front
         )
@@ -111,7 +111,7 @@ def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -
     return process, ours_out, ours_in
 
 
-def tell(process: subprocess.Popen[bytes], commands: int, line: msgspec.Struct) -> bool:
+def send_command(process: subprocess.Popen[bytes], commands: int, line: msgspec.Struct) -> bool:
     """Write a child a line. One that does not read what it is told is not ours any more, and is killed: then False."""
     text = msgspec.json.encode(line) + b"\n"
     try:
@@ -125,7 +125,7 @@ def tell(process: subprocess.Popen[bytes], commands: int, line: msgspec.Struct) 
     return taken
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
     """How a child ended, by its exit code, in a few words: below zero it was a signal, and not every signal has a name."""
     if code >= 0:
         return f"ended by itself (exit code {code})"
@@ -135,7 +135,7 @@ def ending(code: int) -> str:
         return f"crashed (signal {-code})"
 
 
-def environment(outer: Mapping[str, str]) -> dict[str, str]:
+def child_environment(outer: Mapping[str, str]) -> dict[str, str]:
     """The few variables a child needs of ours, and the switches that keep libraries from reporting home."""
     passed = {name: value for name, value in outer.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
     return _DEFAULTS | passed | _ALWAYS

@@ -14,7 +14,7 @@ _EVERY = 0.5
 _NAMES = 16
 
 
-async def hold(process: subprocess.Popen[bytes], most: int, folder: Path | None = None) -> str:
+async def enforce_limits(process: subprocess.Popen[bytes], most: int, folder: Path | None = None) -> str:
     """Wait until a child is seen with more than `most` threads, or many names in its `folder`, then kill it; which it was.
 
     Cancel this when the child has ended. The kernel's own limit (`limits.py`) does not hold every user. Where /proc hides
@@ -22,10 +22,10 @@ async def hold(process: subprocess.Popen[bytes], most: int, folder: Path | None 
     """
     task = Path(f"/proc/{process.pid}/task")
     while True:
-        if threads(task) > most:
+        if count_threads(task) > most:
             found = "it started more threads than an engine needs, and was ended"
             break
-        if folder and names(folder) > _NAMES:
+        if folder and count_names(folder) > _NAMES:
             found = "it made names of sockets without end, and was ended"
             break
         await asyncio.sleep(_EVERY)
@@ -33,7 +33,7 @@ async def hold(process: subprocess.Popen[bytes], most: int, folder: Path | None 
     return found
 
 
-def threads(task: Path) -> int:
+def count_threads(task: Path) -> int:
     """Threads of a process, of the `task` folder that it has in /proc; 0 where that cannot be seen."""
     try:
         return task.stat().st_nlink - 2  # a folder's links: itself, its name, and each folder in it
@@ -41,7 +41,7 @@ def threads(task: Path) -> int:
         return 0
 
 
-def names(folder: Path) -> int:
+def count_names(folder: Path) -> int:
     """Names in a folder, no more of them counted than tell that there are too many; 0 where that cannot be seen."""
     try:
         with os.scandir(folder) as found:

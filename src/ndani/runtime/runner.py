@@ -24,7 +24,7 @@ import msgspec
 from ndani import errors, jail
 from ndani.engines import Launch, bare_socket
 from ndani.jail import Confinement, threads
-from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
+from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.runtime import child, hardware
 from ndani.runtime.folder import is_ours, remake
 from ndani.runtime.probe import lay_spare
@@ -81,7 +81,7 @@ class Runner:
             spare = lay_spare(place / "spare")
             order = child.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, spare)
             held = tuple(descriptor for descriptor in (launch.weights, launch.adapter, spare) if descriptor >= 0)
-            process, commands, events = start("ndani.runtime.child", order, held)
+            process, commands, events = start_child("ndani.runtime.child", order, held)
         except OSError as error:
             shutil.rmtree(place, ignore_errors=True)
             raise _not_started(error, folder) from None
@@ -159,7 +159,7 @@ class Runner:
             return self._overstepped
         if code == -signal.SIGKILL:
             return "it was killed, which is what a system short of memory does"
-        return f"it {ending(code)}"
+        return f"it {describe_exit(code)}"
 
     async def _begin(self) -> None:
         jailed = await self._hear(Jailed)
@@ -182,7 +182,7 @@ class Runner:
 
     def _send(self, line: msgspec.Struct) -> None:
         if self._commands is not None:
-            tell(self._process, self._commands, line)
+            send_command(self._process, self._commands, line)
 
     def _cut(self) -> None:
         if self._commands is not None:
@@ -190,7 +190,7 @@ class Runner:
             self._commands = None
 
     async def _count(self) -> None:
-        self._overstepped = await threads.hold(self._process, child.most_threads(self.launch), Path(self.launch.socket).parent)
+        self._overstepped = await threads.enforce_limits(self._process, child.most_threads(self.launch), Path(self.launch.socket).parent)
 
     async def _watch(self, events: int) -> None:
         """Read what the child says; when its pipe ends the child is dead, or is made so; then reap and clear away."""

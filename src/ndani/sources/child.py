@@ -36,7 +36,7 @@ _LONGEST = 1000  # letters of a sentence
 
 def main() -> int:
     """Read the job, do it, report. The exit status is 0 when the model is there."""
-    jail.seal()
+    jail.make_undumpable()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         # Ctrl-C and a service manager's goodbye reach the whole group; the front takes its time with a push, then cuts us off.
         if (number := getattr(signal, name, None)) is not None:

@@ -35,7 +35,7 @@ class AccessLog:
 
         watched = scope["path"] in WATCHING
         if not watched:
-            self.counts.begin()
+            self.counts.begin_request()
         try:
             await self.app(scope, receive, noting)
         except Exception as error:
@@ -46,7 +46,7 @@ class AccessLog:
         finally:
             status = 499 if scope.get("left") else status or 499  # nobody was there to be answered, or not to the end
             if not watched:
-                self.counts.end(status)
+                self.counts.end_request(status)
                 route = scope.get("route")
                 path = getattr(route, "path", "-")  # the route's own words: a path could be anybody's
                 self.log.info("request", method=scope["method"], route=path, status=status, seconds=f"{time.monotonic() - started:.3f}")

@@ -45,7 +45,7 @@ async def _probe(runner: Runner) -> dict[str, Any]:
     held = runner.confinement
     return {
         "confinement": {
-            "word": held.word,
+            "word": held.status,
             "seccomp": held.seccomp,
             "landlock": held.landlock,
             "namespace": held.namespace,
