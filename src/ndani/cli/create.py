@@ -22,7 +22,7 @@ from ndani.cli.command import Command, complete_file, exactly
 from ndani.cli.handover import hand_over
 from ndani.cli.output import emit
 from ndani.control_characters import visible
-from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred
+from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred_weights
 from ndani.convert.quant_types import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import expand, load
@@ -166,7 +166,7 @@ def checkpoint(folder: Path, paths: Iterable[Path]) -> list[Path]:
     hold no weights, for the one file that may say something of these.
     """
     known = {path.name: path for path in paths}
-    weights = preferred(name for name in known if name.endswith(SUFFIX))
+    weights = preferred_weights(name for name in known if name.endswith(SUFFIX))
     beside = [path for name, path in known.items() if path.suffix in _BESIDE and name not in _NOTES]
     nested = [path for path in sorted(folder.glob("*/config.json")) if not any(_is_weights(other) for other in path.parent.iterdir())]
     return [*(known[name] for name in weights), *sorted([*beside, *nested])]

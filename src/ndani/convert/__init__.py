@@ -18,7 +18,7 @@ from ndani.convert.kernels import Kernels, load
 from ndani.convert.quantise import open_source, plan, write
 
 
-class Given(msgspec.Struct, frozen=True):
+class SourceFile(msgspec.Struct, frozen=True):
     """A file to be read: the name that its owner knows it by, and an open descriptor."""
 
     name: str
@@ -32,7 +32,7 @@ class Task(msgspec.Struct, frozen=True):
     says what they are.
     """
 
-    sources: tuple[Given, ...]
+    sources: tuple[SourceFile, ...]
     output: int
     kind: str = ""
     threads: int = 1
@@ -45,10 +45,10 @@ class Conversion:
 
     size: int
     total: int
-    steps: Generator[int]
+    progress: Generator[int]
 
 
-def prepare(task: Task) -> Kernels | None:
+def load_libraries(task: Task) -> Kernels | None:
     """Load what the task needs, before the jail shuts. Raises Misconfigured."""
     if task.checkpoint:
         # numpy's library for matrices, which nothing here uses, starts a thread per core as it is loaded; a jail holds one.
@@ -57,7 +57,7 @@ def prepare(task: Task) -> Kernels | None:
     return load() if task.kind else None
 
 
-def make(task: Task, kernels: Kernels | None) -> Conversion:
+def plan_conversion(task: Task, kernels: Kernels | None) -> Conversion:
     """Look at the sources, and say what is wrong with them. The steps are then to be consumed; both may raise.
 
     Raises BadRequest and Unsupported for the weights, OSError for the disk.
@@ -65,9 +65,9 @@ def make(task: Task, kernels: Kernels | None) -> Conversion:
     if task.checkpoint:
         from ndani.convert.checkpoint import prepare as converted
 
-        file = converted({given.name: given.descriptor for given in task.sources})
+        file = converted({source.name: source.descriptor for source in task.sources})
         return Conversion(file.size, file.size, file.fill(task.output))
-    sources = [open_source(given.name, given.descriptor) for given in task.sources]
+    sources = [open_source(source.name, source.descriptor) for source in task.sources]
     found = plan(sources, task.kind)
-    steps = write(found, [given.descriptor for given in task.sources], task.output, kernels, task.threads)
-    return Conversion(found.outline.size, found.total, steps)
+    steps = write(found, [source.descriptor for source in task.sources], task.output, kernels, task.threads)
+    return Conversion(found.layout.size, found.total, steps)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ndani.convert.config_values import flag, fraction, require_word, whole
+from ndani.convert.config_values import read_bool, read_float, read_integer, require_value
 from ndani.convert.gguf_writer import GgufValue, TargetTensor
-from ndani.convert.safetensors import Stored, read_json, read_object
+from ndani.convert.safetensors import StoredTensor, read_json, read_object
 from ndani.convert.tensor_map import TensorMap, TensorRule, map_tensors, rows_of
 from ndani.convert.vocabulary import read_wordpiece
 from ndani.errors import BadRequest, Unsupported
@@ -22,24 +22,24 @@ _POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling
 
 
 def lay_out(
-    sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]
+    sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, GgufValue], list[TargetTensor]]:
     """The keys and the tensors of the file to be. Raises BadRequest, Unsupported."""
     for name, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute"), ("model_type", "bert")):
-        require_word(config, name, known, "a BERT")
-    if flag(config, "is_decoder", False) or flag(config, "add_cross_attention", False):
+        require_value(config, name, known, "a BERT")
+    if read_bool(config, "is_decoder", False) or read_bool(config, "add_cross_attention", False):
         raise Unsupported("a BERT that is a decoder (is_decoder, add_cross_attention) cannot be converted")
     blocks, heads, width, inner = (
-        whole(config, name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+        read_integer(config, name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
     )
     if width % heads:
         raise BadRequest(f"config.json says {heads} heads and {width} numbers for them, which cannot be shared out; send the model's own")
-    places, types = whole(config, "max_position_embeddings"), whole(config, "type_vocab_size", 2)
+    places, types = read_integer(config, "max_position_embeddings"), read_integer(config, "type_vocab_size", 2)
     pooling, normalized = _pooling(sources)
     rows = rows_of(tensors, _rename, "embeddings.word_embeddings.weight")
     targets = map_tensors(tensors, _layout(blocks, width, inner, {"word": rows, "token_type": types, "position": places}), _rename)
     vocabulary = read_wordpiece(sources)
-    vocabulary.fit(rows, whole(config, "vocab_size", rows))
+    vocabulary.fit(rows, read_integer(config, "vocab_size", rows))
     keys: dict[str, GgufValue] = {
         "general.architecture": "bert",
         "general.type": "model",
@@ -48,7 +48,7 @@ def lay_out(
         "bert.embedding_length": width,
         "bert.feed_forward_length": inner,
         "bert.attention.head_count": heads,
-        "bert.attention.layer_norm_epsilon": fraction(config, "layer_norm_eps", 1e-12),
+        "bert.attention.layer_norm_epsilon": read_float(config, "layer_norm_eps", 1e-12),
         "bert.attention.causal": False,
         "bert.pooling_type": pooling,
         "bert.normalize_embeddings": normalized,

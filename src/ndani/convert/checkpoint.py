@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ndani.convert import bert, llama
-from ndani.convert.file_selection import choose
+from ndani.convert.file_selection import choose_files
 from ndani.convert.gguf_writer import ByteSink, GgufValue, TargetTensor, head, padded, write
 from ndani.convert.safetensors import read_object, read_tensors
 from ndani.errors import BadRequest, Unsupported
@@ -53,7 +53,7 @@ def prepare(sources: Mapping[str, int]) -> Converted:
     The outermost checkpoint among them is the model; what else lies there is not read.
     Raises BadRequest for files that are damaged or missing, Unsupported for what cannot be converted.
     """
-    chosen = choose({name: detect_format(descriptor) for name, descriptor in sources.items()})
+    chosen = choose_files({name: detect_format(descriptor) for name, descriptor in sources.items()})
     sources = {name: sources[path] for name, path in chosen.items()} or sources
     if "config.json" not in sources:
         raise BadRequest("there is no config.json beside the weights; send it, and the tokenizer's files too")

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ndani.convert.kernels import NUMBERS
+from ndani.convert.kernels import TYPE_NUMBERS
 from ndani.store.extents import ALIGNMENT, aligned, bytes_of
 from ndani.store.gguf import Tensor
 
@@ -21,7 +21,7 @@ class GgufLayout:
     """The head of a file, where each tensor's numbers begin (counted from the file's first byte), and the file's size."""
 
     head: bytes
-    places: tuple[int, ...]
+    offsets: tuple[int, ...]
     size: int
 
 
@@ -33,16 +33,16 @@ def number_key(key: str, value: int) -> bytes:
 def lay_out_file(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mapping[str, str], alignment: int = ALIGNMENT) -> GgufLayout:
     """Lay out a file of these key/values and of these tensors, each of the type that `types` has for its name."""
     head = b"".join((b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(keys)), *keys))
-    at, offsets, infos = 0, [], []
+    offset, offsets, infos = 0, [], []
     for tensor in tensors:
         shape = _trimmed(tensor.shape)
         kind = types[tensor.name]
-        infos.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, NUMBERS[kind], at))
-        offsets.append(at)
-        at += aligned(bytes_of(kind, shape), alignment)
+        infos.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, TYPE_NUMBERS[kind], offset))
+        offsets.append(offset)
+        offset += aligned(bytes_of(kind, shape), alignment)
     head += b"".join(infos)
     head += bytes(aligned(len(head), alignment) - len(head))
-    return GgufLayout(head, tuple(len(head) + offset for offset in offsets), len(head) + at)
+    return GgufLayout(head, tuple(len(head) + offset for offset in offsets), len(head) + offset)
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ndani.convert.safetensors import Stored
+from ndani.convert.safetensors import StoredTensor
 from ndani.errors import Unsupported
 
 #: A key's value; its type in the file follows from it: int is UINT32, float FLOAT32, a list of ints INT32.
@@ -43,7 +43,7 @@ class TargetTensor:
 
     name: str
     kind: str
-    source: Stored | NDArray[np.float32]
+    source: StoredTensor | NDArray[np.float32]
     order: tuple[int, ...] = field(default=(), repr=False)
 
     @property
@@ -54,7 +54,7 @@ class TargetTensor:
     def content(self) -> Iterator[bytes]:
         """Its numbers, some at a time. Raises Unsupported for numbers that the kind cannot hold."""
         unit = len(self.order) or 1
-        runs = self.source.runs(unit) if isinstance(self.source, Stored) else iter([self.source])
+        runs = self.source.row_chunks(unit) if isinstance(self.source, StoredTensor) else iter([self.source])
         for run in runs:
             if self.order:
                 run = run.reshape(-1, unit, *run.shape[1:])[:, list(self.order)].reshape(run.shape)

@@ -16,13 +16,13 @@ from ndani.errors import Misconfigured
 from ndani.store.gguf import TENSOR_TYPES
 
 #: The number of a type in llama.cpp, by its name.
-NUMBERS = {name: number for number, name in TENSOR_TYPES.items()}
+TYPE_NUMBERS = {name: number for number, name in TENSOR_TYPES.items()}
 _ENDINGS = (".so", ".dylib", ".pyd", ".dll")
 _WHEEL = "xllamacpp"
 _MISSING = f"the engine {_WHEEL}, which also converts weights, is not installed or does not fit this system; install ndani again"
 
 #: Turns numbers of one type into floats: address of the first, address of the floats, how many.
-Widen = Callable[[int, int, int], None]
+_ToFloat32 = Callable[[int, int, int], None]
 
 
 class Kernels:
@@ -32,18 +32,18 @@ class Kernels:
         self._library = library
         self._quantize = _function(library, "ggml_quantize_chunk", ctypes.c_size_t, "ippqqqp")
         self._valid = _function(library, "ggml_validate_row_data", ctypes.c_bool, "ipz")
-        self._widen: dict[str, Widen] = {
+        self._to_float32: dict[str, _ToFloat32] = {
             "F16": _function(library, "ggml_fp16_to_fp32_row", None, "ppq"),
             "BF16": _function(library, "ggml_bf16_to_fp32_row", None, "ppq"),
         }
 
-    def widen(self, kind: str, source: int, target: int, count: int) -> None:
+    def to_float32(self, kind: str, source: int, target: int, count: int) -> None:
         """Make floats of `count` numbers of the type F16 or BF16; both places are addresses."""
-        self._widen[kind](source, target, count)
+        self._to_float32[kind](source, target, count)
 
     def require_finite(self, kind: str, source: int, size: int) -> None:
         """Raise ValueError when these bytes of numbers hold an infinity or no number: quantised, they would pass for some."""
-        if not self._valid(NUMBERS[kind], source, size):
+        if not self._valid(TYPE_NUMBERS[kind], source, size):
             raise ValueError("it holds numbers that are not finite")
 
     def quantise(self, kind: str, source: int, target: int, rows: int, columns: int) -> int:
@@ -51,7 +51,7 @@ class Kernels:
 
         Raises ValueError when what came out is not finite: numbers too large for the type.
         """
-        written = int(self._quantize(NUMBERS[kind], source, target, 0, rows, columns, None))
+        written = int(self._quantize(TYPE_NUMBERS[kind], source, target, 0, rows, columns, None))
         self.require_finite(kind, target, written)
         return written
 

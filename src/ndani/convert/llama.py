@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ndani.convert.config_values import MOST, flag, fraction, require_word, whole
+from ndani.convert.config_values import MAX_SIZE, read_bool, read_float, read_integer, require_value
 from ndani.convert.gguf_writer import GgufValue, TargetTensor
 from ndani.convert.rope import read_rope
-from ndani.convert.safetensors import Stored
+from ndani.convert.safetensors import StoredTensor
 from ndani.convert.tensor_map import TensorMap, TensorRule, map_tensors, rows_of
 from ndani.convert.vocabulary import read_bpe
 from ndani.errors import BadRequest, Unsupported
@@ -38,19 +38,19 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def lay_out(
-    sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, Stored]
+    sources: Mapping[str, int], config: dict[str, Any], tensors: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, GgufValue], list[TargetTensor]]:
     """The keys and the tensors of the file to be. Raises BadRequest, Unsupported."""
     family = _FAMILIES[config["architectures"][0]]
     arch = family.arch
-    require_word(config, "hidden_act", "silu", "a model")
-    require_word(config, "model_type", family.model_type, f"a {config['architectures'][0]}")
+    require_value(config, "hidden_act", "silu", "a model")
+    require_value(config, "model_type", family.model_type, f"a {config['architectures'][0]}")
     blocks, heads, width, inner = (
-        whole(config, name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+        read_integer(config, name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
     )
     shared = "num_key_value_heads" not in config and family.kv_heads
-    kv_heads = shared or whole(config, "num_key_value_heads", heads)
-    size = whole(config, "head_dim", max(width // heads, 1))
+    kv_heads = shared or read_integer(config, "num_key_value_heads", heads)
+    size = read_integer(config, "head_dim", max(width // heads, 1))
     _require_heads(arch, heads, kv_heads, size, width)
     keys: dict[str, GgufValue] = {
         "general.architecture": arch,
@@ -61,12 +61,12 @@ def lay_out(
         f"{arch}.feed_forward_length": inner,
         f"{arch}.attention.head_count": heads,
         f"{arch}.attention.head_count_kv": kv_heads,
-        f"{arch}.attention.layer_norm_rms_epsilon": fraction(config, "rms_norm_eps", 1e-6),
+        f"{arch}.attention.layer_norm_rms_epsilon": read_float(config, "rms_norm_eps", 1e-6),
         f"{arch}.rope.dimension_count": size,
     }
     if size * heads != width:
         keys |= {f"{arch}.attention.key_length": size, f"{arch}.attention.value_length": size}
-    tied = flag(config, "tie_word_embeddings", False)
+    tied = read_bool(config, "tie_word_embeddings", False)
 
     def rename(full: str) -> str | None:
         stem = full.rpartition(".")[0]
@@ -85,7 +85,7 @@ def lay_out(
         targets = [replace(one, order=order) if one.name.split(".")[-2] in turned else one for one in targets]
     rope, factors = read_rope(arch, config, size)
     vocabulary = read_bpe(sources)
-    vocabulary.fit(rows, whole(config, "vocab_size", rows))
+    vocabulary.fit(rows, read_integer(config, "vocab_size", rows))
     if factors is not None:
         targets.insert(0, TargetTensor("rope_freqs.weight", "F32", factors))
     return keys | rope | {f"{arch}.vocab_size": rows} | vocabulary.keys(), targets
@@ -97,20 +97,22 @@ def _reach(family: _Family, config: dict[str, Any], blocks: int) -> int:
     The engine runs no windows in models of these kinds. Within one a layer sees all that it would see without it, so
     the answers are the model's own as long as the context is no longer than the window.
     """
-    return min(whole(config, "max_position_embeddings"), _window(family, config, blocks) or MOST)
+    return min(read_integer(config, "max_position_embeddings"), _window(family, config, blocks) or MAX_SIZE)
 
 
 def _window(family: _Family, config: dict[str, Any], blocks: int) -> int | None:
     """The window that some layers have, in tokens; None where no layer has one. Raises BadRequest, Unsupported."""
     named, kinds = "sliding_window" in config, _kinds(config, blocks)
-    if family.window is None or (family.model_type == "qwen2" and not flag(config, "use_sliding_window", False)):
+    if family.window is None or (family.model_type == "qwen2" and not read_bool(config, "use_sliding_window", False)):
         window = None  # what stands there is not read by its publishers' library either
     else:  # null means none, which is another thing than not said
-        window = None if named and config["sliding_window"] is None else whole(config, "sliding_window", family.window)
+        window = None if named and config["sliding_window"] is None else read_integer(config, "sliding_window", family.window)
     if window is None and _SLIDING in kinds:
         raise BadRequest("config.json says layer_types with windows, and no sliding_window that is used; send the model's own")
     if family.model_type == "qwen2" and window:
-        first = kinds.index(_SLIDING) if _SLIDING in kinds else blocks if kinds else whole(config, "max_window_layers", 28, least=0)
+        first = (
+            kinds.index(_SLIDING) if _SLIDING in kinds else blocks if kinds else read_integer(config, "max_window_layers", 28, minimum=0)
+        )
         return window if first < blocks else None
     return window
 
@@ -132,7 +134,7 @@ def _biases(family: _Family, config: dict[str, Any]) -> dict[str, bool]:
     if family.model_type == "qwen2":
         return {"self_attn.q": True, "self_attn.k": True, "self_attn.v": True}
     if family.model_type == "llama":
-        return {"self_attn.": flag(config, "attention_bias", False), "mlp.": flag(config, "mlp_bias", False)}
+        return {"self_attn.": read_bool(config, "attention_bias", False), "mlp.": read_bool(config, "mlp_bias", False)}
     return {}
 
 

@@ -90,7 +90,7 @@ def file_type(kind: str) -> int:
     return next(number for number, name in FILE_TYPES.items() if name == kind)
 
 
-def facts(keys: Mapping[str, Any]) -> ModelFacts:
+def read_facts(keys: Mapping[str, Any]) -> ModelFacts:
     """What a model's head says that the choice depends on. What is not said counts as in llama.cpp."""
     architecture = str(keys.get("general.architecture", ""))
 
@@ -110,7 +110,7 @@ def in_order(tensors: Iterable[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=lambda tensor: (_block(tensor.name), tensor.name.encode()))
 
 
-def choose(kind: str, model: ModelFacts, tensors: Sequence[Tensor]) -> dict[str, str]:
+def choose_types(kind: str, model: ModelFacts, tensors: Sequence[Tensor]) -> dict[str, str]:
     """The type of each tensor, by its name, when a model is made `kind`. A quantised tensor keeps its type."""
     choice = _Choice(kind, model, [tensor.name for tensor in tensors])
     return {tensor.name: choice.of(tensor) for tensor in in_order(tensors)}

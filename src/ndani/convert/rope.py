@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndani.convert.config_values import fraction, whole
+from ndani.convert.config_values import read_float, read_integer
 from ndani.convert.gguf_writer import GgufValue
 from ndani.errors import BadRequest, Unsupported
 
@@ -36,17 +36,17 @@ def read_rope(arch: str, config: dict[str, Any], size: int) -> tuple[dict[str, G
     Raises BadRequest, Unsupported.
     """
     said = _said(config)
-    partial = fraction(config, "partial_rotary_factor", 1.0)
+    partial = read_float(config, "partial_rotary_factor", 1.0)
     if partial != 1:
         raise Unsupported(f"a model whose partial_rotary_factor is {partial:g} is not run by the engine as one of this kind")
-    base = fraction(said, "rope_theta", fraction(config, "rope_theta", 10000.0))
+    base = read_float(said, "rope_theta", read_float(config, "rope_theta", 10000.0))
     keys: dict[str, GgufValue] = {f"{arch}.rope.freq_base": base}
     kind = _kind(said)
     if unknown := next((name for name in said if name not in _KNOWN[kind]), None):
         raise Unsupported(f"rope_scaling of the kind {kind} with {unknown[:30]} cannot be converted; use a GGUF file of this model")
     if kind == "default":
         return keys, None
-    factor = fraction(said, "factor")
+    factor = read_float(said, "factor")
     if kind == "llama3":
         return keys, _factors(said, base, factor, size)
     keys |= {f"{arch}.rope.scaling.type": kind, f"{arch}.rope.scaling.factor": factor}
@@ -85,19 +85,19 @@ def _kind(said: dict[str, Any]) -> str:
 def _yarn(arch: str, said: dict[str, Any], factor: float) -> dict[str, GgufValue]:
     """What more is said of YaRN's way of stretching. The engine takes one of its four numbers from a file of these families."""
     for name, only in _YARN_FIXED.items():
-        if fraction(said, name, only) != only:
+        if read_float(said, name, only) != only:
             raise Unsupported(f"rope_scaling whose {name} is not {only:g} is not run by the engine in a model of this kind")
-    keys: dict[str, GgufValue] = {f"{arch}.rope.scaling.original_context_length": whole(said, "original_max_position_embeddings")}
+    keys: dict[str, GgufValue] = {f"{arch}.rope.scaling.original_context_length": read_integer(said, "original_max_position_embeddings")}
     if said.get("attention_factor") is not None:
         own = 0.1 * math.log(max(factor, 1.0)) + 1  # which the engine works out, and multiplies by what it is told
-        keys[f"{arch}.rope.scaling.attn_factor"] = fraction(said, "attention_factor") / own
+        keys[f"{arch}.rope.scaling.attn_factor"] = read_float(said, "attention_factor") / own
     return keys
 
 
 def _factors(said: dict[str, Any], base: float, factor: float, size: int) -> NDArray[np.float32]:
     """By how much each wave is stretched: short ones not at all, long ones by `factor`, those between by degrees."""
-    low, high = fraction(said, "low_freq_factor", 1.0), fraction(said, "high_freq_factor", 4.0)
-    trained = whole(said, "original_max_position_embeddings", 8192)
+    low, high = read_float(said, "low_freq_factor", 1.0), read_float(said, "high_freq_factor", 4.0)
+    trained = read_integer(said, "original_max_position_embeddings", 8192)
     if high <= low:
         raise BadRequest("config.json says rope_scaling whose high_freq_factor is not above its low_freq_factor")
     made = []

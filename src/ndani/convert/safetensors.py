@@ -24,12 +24,12 @@ from ndani.store.parameters import short
 from ndani.untrusted_json import InvalidJson, loads
 
 #: Bytes of the headers of all files of a model: each tensor takes about 100, and the largest models have 2,000 here.
-MOST_HEADERS = 16 << 20
+MAX_HEADER_BYTES = 16 << 20
 #: Bytes of a file that says something of the weights. A tokenizer.json of 262,144 tokens has 35 MB, and nothing else has as
 #: many; JSON that is written for it takes 30 times its size in memory.
-MOST_BESIDE, MOST_TOKENIZER = 16 << 20, 48 << 20
+MAX_METADATA_BYTES, MAX_TOKENIZER_BYTES = 16 << 20, 48 << 20
 #: Numbers in one run of rows: what is in memory at once.
-RUN = 1 << 22
+CHUNK_VALUES = 1 << 22
 
 #: What the form knows; only the first four are weights that can be converted.
 _WIDTHS = {
@@ -43,7 +43,7 @@ _MARK = b"\xef\xbb\xbf"  # which editors of Windows put before a text
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """One tensor as it lies: its file (open), the place of its first byte there, its dtype and its shape (slowest dimension first)."""
 
     file: str
@@ -52,10 +52,10 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
 
-    def runs(self, unit: int = 1) -> Iterator[NDArray[np.float32]]:
-        """Its numbers as F32, some rows at a time: a multiple of `unit` rows, about RUN numbers. A vector is one row per number."""
+    def row_chunks(self, unit: int = 1) -> Iterator[NDArray[np.float32]]:
+        """Its values as F32 in chunks of about CHUNK_VALUES values, each a multiple of `unit` rows. A vector has one value per row."""
         rows, width = self.shape[0], math.prod(self.shape[1:])
-        step = max(RUN // max(width * unit, 1), 1) * unit
+        step = max(CHUNK_VALUES // max(width * unit, 1), 1) * unit
         size = width * _WIDTHS[self.dtype]  # bytes of a row
         for first in range(0, rows, step):
             count = min(step, rows - first)
@@ -73,7 +73,7 @@ def _numbers(raw: bytes, dtype: str) -> NDArray[np.float32]:
         return np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 
-def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
+def read_tensors(sources: Mapping[str, int]) -> dict[str, StoredTensor]:
     """Every tensor of the safetensors files among `sources` (open descriptors by name). Raises BadRequest, Unsupported.
 
     An index file, where there is one, says which of them are the model's, and has to agree with what they hold.
@@ -81,13 +81,13 @@ def read_tensors(sources: Mapping[str, int]) -> dict[str, Stored]:
     weights = [name for name, descriptor in sorted(sources.items()) if holds_tensors(name, detect_format(descriptor))]
     indexes = _indexes(sources, weights)
     named = {str(file) for places in indexes.values() for file in places.values()}
-    found: dict[str, Stored] = {}
-    left = MOST_HEADERS
+    found: dict[str, StoredTensor] = {}
+    left = MAX_HEADER_BYTES
     for name in [name for name in weights if name in named] or weights:
         length = _length(name, sources[name])
         left -= length
         if left < 0:
-            raise BadRequest(f"the headers of these files have more than {MOST_HEADERS} bytes; send the files of one model alone")
+            raise BadRequest(f"the headers of these files have more than {MAX_HEADER_BYTES} bytes; send the files of one model alone")
         for tensor, stored in _header(name, sources[name], length).items():
             if tensor in found:
                 raise BadRequest(f"{name} and {found[tensor].file} both hold the tensor {short(tensor)}; give one set of weights")
@@ -113,7 +113,7 @@ def _indexes(sources: Mapping[str, int], weights: Sequence[str]) -> dict[str, di
     return found
 
 
-def _compare(name: str, places: Mapping[str, Any], found: Mapping[str, Stored]) -> None:
+def _compare(name: str, places: Mapping[str, Any], found: Mapping[str, StoredTensor]) -> None:
     """Whether the parts hold the tensors that the index says, each the ones that it says of it, and no others beside them."""
     for tensor, file in places.items():
         if tensor not in found or found[tensor].file != file:
@@ -134,7 +134,7 @@ def _length(name: str, descriptor: int) -> int:
     return int(length)
 
 
-def _header(name: str, descriptor: int, length: int) -> dict[str, Stored]:
+def _header(name: str, descriptor: int, length: int) -> dict[str, StoredTensor]:
     size = os.fstat(descriptor).st_size
     try:
         header = loads(_read(descriptor, length, 8))
@@ -148,7 +148,7 @@ def _header(name: str, descriptor: int, length: int) -> dict[str, Stored]:
     return found
 
 
-def _stored(name: str, descriptor: int, tensor: str, said: Any, base: int, size: int) -> Stored:
+def _stored(name: str, descriptor: int, tensor: str, said: Any, base: int, size: int) -> StoredTensor:
     wrong = BadRequest(f"{name} says something impossible of its tensor {short(tensor)}; the file is damaged, send it again")
     if not isinstance(said, dict):
         raise wrong
@@ -159,10 +159,10 @@ def _stored(name: str, descriptor: int, tensor: str, said: Any, base: int, size:
         raise Unsupported(f"{name} holds numbers of the kind {short(dtype)} ({short(tensor)}), which cannot be converted")
     if not offsets[0] <= offsets[1] <= size - base or math.prod(shape) * _WIDTHS[dtype] != offsets[1] - offsets[0]:
         raise wrong
-    return Stored(name, descriptor, base + offsets[0], dtype, tuple(shape) or (1,))
+    return StoredTensor(name, descriptor, base + offsets[0], dtype, tuple(shape) or (1,))
 
 
-def _require_whole(name: str, found: Mapping[str, Stored], at: int, size: int) -> None:
+def _require_whole(name: str, found: Mapping[str, StoredTensor], at: int, size: int) -> None:
     """The tensors must fill the file, one behind the other: bytes between or behind them are nobody's."""
     for stored in sorted(found.values(), key=lambda one: one.at):
         if stored.at != at:
@@ -181,7 +181,7 @@ def _counts(value: Any) -> list[int] | None:
 def read_file(name: str, descriptor: int) -> bytes:
     """A file that says something of the weights. Raises BadRequest for one that is too large for that."""
     size = os.fstat(descriptor).st_size
-    most = MOST_TOKENIZER if name.endswith("tokenizer.json") else MOST_BESIDE
+    most = MAX_TOKENIZER_BYTES if name.endswith("tokenizer.json") else MAX_METADATA_BYTES
     if size > most:
         raise BadRequest(f"{name} is larger than such a file may be ({most} bytes); send the model's own")
     return _read(descriptor, size, 0)

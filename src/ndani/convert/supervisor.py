@@ -52,7 +52,7 @@ class Supervisor:
         """
         total = 0
 
-        def working(done: worker.Working) -> None:
+        def working(done: worker.ConversionProgress) -> None:
             nonlocal total
             total = done.total
             report(Progress(status, digest, total, done.completed))
@@ -67,7 +67,9 @@ class Supervisor:
         await in_thread_reporting(file.compute_digest, verifying)
         verifying(file.size)
 
-    async def make(self, task: Task, report: Callable[[worker.Working], None], allocate: Callable[[int], None] | None = None) -> None:
+    async def make(
+        self, task: Task, report: Callable[[worker.ConversionProgress], None], allocate: Callable[[int], None] | None = None
+    ) -> None:
         """Have a task done, and report how far it is. Cancelled, it kills the child.
 
         `allocate` is called in a thread, before the first byte is written, with the number that the file will have; what
@@ -82,9 +84,9 @@ class Supervisor:
         watcher = asyncio.create_task(watch, name="threads of a conversion worker")
         steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
         try:
-            while not isinstance(event := await child.receive(), worker.Made):
+            while not isinstance(event := await child.receive(), worker.Finished):
                 match event:
-                    case worker.Working() if steps == 2:
+                    case worker.ConversionProgress() if steps == 2:
                         report(event)
                     case Jailed(confinement) if steps == 0:
                         steps = 1
@@ -94,10 +96,10 @@ class Supervisor:
                         steps = 2
                         if allocate:
                             await in_thread(allocate, size)
-                        child.send(worker.Write())
+                        child.send(worker.StartWriting())
                     case Refused(code, sentence):
                         raise errors.error_from_child(code, sentence)
-                    case worker.Stuck(number):
+                    case worker.OsFailure(number):
                         raise _stopped(number)
                     case None:
                         raise errors.Failed(_CROWDED if watcher.done() else self._cause(await child.end(_GRACE)))

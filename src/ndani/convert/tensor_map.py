@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ndani.convert.gguf_writer import TargetTensor
-from ndani.convert.safetensors import WEIGHTS, Stored
+from ndani.convert.safetensors import WEIGHTS, StoredTensor
 from ndani.errors import BadRequest, Unsupported
 from ndani.store.parameters import short
 
@@ -55,12 +55,12 @@ class TensorMap:
                     yield f"{before}{place.name}.bias"
 
 
-def rows_of(tensors: Mapping[str, Stored], rename: Rename, name: str) -> int:
+def rows_of(tensors: Mapping[str, StoredTensor], rename: Rename, name: str) -> int:
     """How many rows a tensor has that config.json does not tell; 0 when it is not there."""
     return next((stored.shape[0] for full, stored in tensors.items() if rename(full) == name), 0)
 
 
-def map_tensors(tensors: Mapping[str, Stored], layout: TensorMap, rename: Rename) -> list[TargetTensor]:
+def map_tensors(tensors: Mapping[str, StoredTensor], layout: TensorMap, rename: Rename) -> list[TargetTensor]:
     """Every tensor in its place. Raises BadRequest for a set that is not this model's, Unsupported for what has no place."""
     if layout.blocks > len(tensors):
         raise BadRequest(f"config.json says {layout.blocks} layers, and these are {len(tensors)} tensors; send all files of one model")
@@ -80,7 +80,7 @@ def map_tensors(tensors: Mapping[str, Stored], layout: TensorMap, rename: Rename
     return list(made.values())
 
 
-def _target(full: str, name: str, stored: Stored, layout: TensorMap) -> TargetTensor:
+def _target(full: str, name: str, stored: StoredTensor, layout: TensorMap) -> TargetTensor:
     stem, _, end = name.rpartition(".")
     before, places = "", layout.whole
     if stem.startswith(layout.begin):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ndani.convert.config_values import flag
+from ndani.convert.config_values import read_bool
 from ndani.convert.gguf_writer import GgufValue, as_bytes
 from ndani.convert.safetensors import read_object, read_text
 from ndani.convert.tokenizer_steps import as_object, has_pieces, has_space_before, name_split, read_letters, require_plain_merging, steps
@@ -21,7 +21,7 @@ from ndani.errors import BadRequest, Unsupported
 
 _CONFIG = "tokenizer_config.json"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-MOST_TOKENS = 1 << 21
+MAX_TOKENS = 1 << 21
 
 #: The engine's spelling of the special tokens' keys.
 _SPECIAL = {
@@ -57,7 +57,7 @@ class Vocabulary:
             raise BadRequest(
                 f"config.json says vocab_size {said}, and the weights have {rows} rows for tokens; send the files of one model"
             )
-        if rows > MOST_TOKENS:
+        if rows > MAX_TOKENS:
             raise BadRequest(f"the weights have {rows} rows for tokens, more than a model has; send those of one that can be run")
         for number in range(len(self.tokens), rows):
             self.tokens.append(_nobody(number))
@@ -181,7 +181,7 @@ def _nobody(number: int) -> str:
 
 
 def _id(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MOST_TOKENS:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_TOKENS:
         raise BadRequest("tokenizer.json has a token whose id is no number, or far too large; send the file again")
     return value
 
@@ -190,7 +190,7 @@ def _merges(value: Any) -> list[str]:
     """Merges as text: older files write them so, newer ones as pairs."""
     if not isinstance(value, list) or not value:
         raise BadRequest("tokenizer.json has no merges; send the whole file again")
-    if len(value) > MOST_TOKENS:
+    if len(value) > MAX_TOKENS:
         raise BadRequest(f"tokenizer.json has {len(value)} merges, more than a model has; send the model's own")
     made = [" ".join(map(str, pair)) if isinstance(pair, list) and len(pair) == 2 else pair for pair in value]
     if not all(isinstance(pair, str) and " " in pair for pair in made):
@@ -256,9 +256,9 @@ def _added(sources: Mapping[str, int], whole: dict[str, Any], found: Vocabulary)
     flags = {}
     for role, place in (("bos", 0), ("eos", -1)):
         by_template = bool(placed) and placed[place] is not None and placed[place] == ids.get(role)
-        flags[f"add_{role}_token"] = flag(config, f"add_{role}_token", by_template, _CONFIG)
+        flags[f"add_{role}_token"] = read_bool(config, f"add_{role}_token", by_template, _CONFIG)
     if config.get("add_prefix_space") is not None and "add_space_prefix" not in found.flags:
-        flags["add_space_prefix"] = flag(config, "add_prefix_space", False, _CONFIG)
+        flags["add_space_prefix"] = read_bool(config, "add_prefix_space", False, _CONFIG)
     return flags
 
 

@@ -51,28 +51,28 @@ class Planned(msgspec.Struct, frozen=True, tag="planned"):
     size: _Bytes
 
 
-class Write(msgspec.Struct, frozen=True, tag="write"):
+class StartWriting(msgspec.Struct, frozen=True, tag="write"):
     """From the front: there is room for that."""
 
 
-class Working(msgspec.Struct, frozen=True, tag="working"):
+class ConversionProgress(msgspec.Struct, frozen=True, tag="working"):
     """From the worker: so many bytes are done of so many (`convert.Conversion` says of what)."""
 
     completed: _Bytes
     total: _Bytes
 
 
-class Made(msgspec.Struct, frozen=True, tag="made"):
+class Finished(msgspec.Struct, frozen=True, tag="made"):
     """From the worker: the file is whole."""
 
 
-class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
+class OsFailure(msgspec.Struct, frozen=True, tag="stuck"):
     """From the worker: the system said no, with this number. Whether that was the disk is for the front to say."""
 
     errno: _Errno
 
 
-WorkerEvent = Jailed | Planned | Working | Made | Stuck | Refused
+WorkerEvent = Jailed | Planned | ConversionProgress | Finished | OsFailure | Refused
 
 
 def main(commands: int, events: int) -> None:
@@ -93,16 +93,16 @@ def _outcome(order: Order, pipes: Pipes) -> WorkerEvent:
     except errors.NdaniError as error:
         return Refused(error.code, str(error))
     except OSError as error:
-        return Stuck(error.errno or 0)
+        return OsFailure(error.errno or 0)
     except MemoryError:
         return Refused("failed", "these files ask for more memory than there is, or than any model's do; look at them, or free some")
     except BaseException as error:
         return Refused("failed", f"the weights could not be made ({type(error).__name__}); try again, and report it if it stays")
-    return Made()
+    return Finished()
 
 
 def _work(order: Order, pipes: Pipes) -> None:
-    kernels = convert.prepare(order.task)
+    kernels = convert.load_libraries(order.task)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICE)
     if os.getppid() != order.front:
@@ -110,17 +110,17 @@ def _work(order: Order, pipes: Pipes) -> None:
     pipes.send(Jailed(jail.enter(jail.Policy("", require=order.require_jail, limits=limits_of(order.task)))))
     msgspec.json.decode(pipes.read_line(), type=Open)
     jail.make_undumpable()
-    work = convert.make(order.task, kernels)
+    work = convert.plan_conversion(order.task, kernels)
     pipes.send(Planned(work.size))
-    msgspec.json.decode(pipes.read_line(), type=Write)
+    msgspec.json.decode(pipes.read_line(), type=StartWriting)
     threading.Thread(target=pipes.read_line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
-    pipes.send(Working(0, work.total))
+    pipes.send(ConversionProgress(0, work.total))
     reported = time.monotonic()
-    with contextlib.closing(work.steps) as steps:
+    with contextlib.closing(work.progress) as steps:
         for completed in steps:
             if time.monotonic() - reported >= _EVERY:
                 reported = time.monotonic()
-                pipes.send(Working(completed, work.total))
+                pipes.send(ConversionProgress(completed, work.total))
 
 
 def max_output_size(task: convert.Task) -> int:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from ndani.convert import Given, Task, shards
-from ndani.convert.file_selection import ANOTHER, choose
+from ndani.convert import SourceFile, Task, shards
+from ndani.convert.file_selection import MIXED_MODELS, choose_files
 from ndani.convert.quant_types import parse_kind
 from ndani.convert.quantise import OpenGguf, QuantisationPlan, open_source, plan
 from ndani.convert.supervisor import Supervisor
@@ -89,10 +89,10 @@ def _chosen(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
     for path, digest in recipe.files.items():
         with open_blob(store, path, digest) as file:
             forms[path] = detect_format(file.fileno())
-    checkpoint = choose(forms)
+    checkpoint = choose_files(forms)
     if checkpoint:
         if recipe.base is not None:
-            raise BadRequest(ANOTHER)
+            raise BadRequest(MIXED_MODELS)
         return replace(recipe, files={name: recipe.files[path] for name, path in checkpoint.items()}), True
     models = {path: recipe.files[path] for path, form in forms.items() if form == GGUF}
     other = next((path for path, form in forms.items() if form not in ("", GGUF)), "")
@@ -109,9 +109,9 @@ def _checkpoint(store: Store, recipe: Recipe, opened: ExitStack) -> _Work:
     return _Work("converting model", recipe.files, None, Task(given, file.descriptor, checkpoint=True), file)
 
 
-def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[Given, ...]:
+def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[SourceFile, ...]:
     """The blobs, open, by the names that their sender knows. Raises BadRequest for one that is not there, and for too many."""
-    if len(msgspec.json.encode([Given(name, _ANY) for name in parts])) > _MOST_NAMED:
+    if len(msgspec.json.encode([SourceFile(name, _ANY) for name in parts])) > _MOST_NAMED:
         raise BadRequest(f"these are {len(parts)} files, which is more than one model has; send those of one model alone")
     given = []
     for name, digest in parts.items():
@@ -121,7 +121,7 @@ def _opened(store: Store, parts: Mapping[str, str], opened: ExitStack) -> tuple[
             except FileNotFoundError:
                 raise BadRequest(f"the file {name} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
         opened.callback(os.close, descriptor)
-        given.append(Given(name, descriptor))
+        given.append(SourceFile(name, descriptor))
     return tuple(given)
 
 
@@ -134,7 +134,7 @@ def _gguf(store: Store, recipe: Recipe, opened: ExitStack) -> _Work | None:
     kind = parse_kind(recipe.quantize) if recipe.quantize else ""
     sources = [open_source(part.name, part.descriptor) for part in given]
     work = plan(sources, kind)
-    if work.same:
+    if work.unchanged:
         return None
     file = TemporaryBlob(store.layout)
     opened.callback(file.discard)

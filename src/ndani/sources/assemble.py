@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
-from ndani.convert import Given, Task
+from ndani.convert import SourceFile, Task
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
@@ -141,7 +141,7 @@ async def _fill(store: Store, supervisor: Supervisor, file: TemporaryBlob, files
         given = []
         with on_disk(store.layout.root):
             for name, digest in files.items():
-                given.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
+                given.append(SourceFile(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(given), file.descriptor, checkpoint=checkpoint)
         status = "converting model" if checkpoint else f"joining {len(given)} parts"
         await supervisor.fill(task, file, status, key, report)
