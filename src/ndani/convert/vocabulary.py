@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ndani.convert.config_values import read_bool
-from ndani.convert.gguf_writer import GgufValue, as_bytes
+from ndani.convert.gguf_writer import GgufValue, encode_text
 from ndani.convert.safetensors import read_object, read_text
 from ndani.convert.tokenizer_steps import as_object, has_pieces, has_space_before, name_split, read_letters, require_plain_merging, steps
 from ndani.errors import BadRequest, Unsupported
@@ -46,7 +46,7 @@ class Vocabulary:
     flags: dict[str, bool] = field(default_factory=dict)
     template: str = ""
 
-    def fit(self, rows: int, said: int) -> None:
+    def pad_to_rows(self, rows: int, said: int) -> None:
         """Make it as long as the embedding has rows, of which config.json says how many there are.
 
         Raises BadRequest when these differ, when there are more tokens than rows, or two alike.
@@ -70,14 +70,14 @@ class Vocabulary:
         """The engine ends, each time that it loads a model, when two tokens have one text there: as bytes, up to a zero."""
         seen: dict[bytes, int] = {}
         for number, token in enumerate(self.tokens):
-            text = as_bytes(token).partition(b"\0")[0]
+            text = encode_text(token).partition(b"\0")[0]
             if text and seen.setdefault(text, number) != number:  # it gives those without a text names of its own
                 both = f"{seen[text]} and {number}"
                 raise BadRequest(
                     f"the tokens {both} have the same text ({token[:30]!r}), which no model has; send its own tokenizer's files"
                 )
 
-    def keys(self) -> dict[str, GgufValue]:
+    def gguf_keys(self) -> dict[str, GgufValue]:
         """The keys for the file's head."""
         said: dict[str, GgufValue] = {
             "tokenizer.ggml.model": self.model,
