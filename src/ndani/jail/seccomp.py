@@ -119,26 +119,26 @@ def program(machine: Architecture, pid: int, sockets: bool = True, gpu: bool = F
 
 
 def apply(sockets: bool = True, gpu: bool = False) -> None:
-    """Put the filter on this process, all threads at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
+    """Install the filter in all threads of this process at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
     machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
-    _lay(program(machine, os.getpid(), sockets, gpu), machine)
+    _install(program(machine, os.getpid(), sockets, gpu), machine)
 
 
 def forbid_bind() -> None:
-    """Lay one more filter on this process, all threads at once: no socket gets a name, and no further filter is laid on.
+    """Install one more filter in all threads at once: it forbids `bind` and any further filter.
 
     Raises OSError when the kernel refuses.
     """
     machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
-    _lay(bind_filter(machine), machine)
+    _install(bind_filter(machine), machine)
 
 
 def bind_filter(machine: Architecture) -> Instructions:
-    """The filter of a process that listens already, over the one that it has: that one looks at the architecture."""
+    """The additional filter of a process that already listens. Its first filter checks the architecture."""
     steps: Instructions = [(_LOAD, 0, 0, _NUMBER_AT)]
     no_filter = [*_never(0, (_PR_SET_SECCOMP,)), *_ALLOWED]
     for call, body in {"bind": _refuse(errno.EPERM), "seccomp": _refuse(errno.EPERM), "prctl": no_filter}.items():
@@ -146,14 +146,14 @@ def bind_filter(machine: Architecture) -> Instructions:
     return [*steps, *_ALLOWED]
 
 
-def _lay(steps: Instructions, machine: Architecture) -> None:
+def _install(steps: Instructions, machine: Architecture) -> None:
     array = (Instruction * len(steps))(*(Instruction(*step) for step in steps))
-    held = _Program(len(steps), array)
+    bpf_program = _Program(len(steps), array)
     libc = ctypes.CDLL(None, use_errno=True)
     call = ctypes.c_long(syscall_number("seccomp", machine) or 0)
-    done = libc.syscall(call, ctypes.c_ulong(_SET_MODE_FILTER), ctypes.c_ulong(_TSYNC), ctypes.byref(held))
-    if done != 0:  # positive: the thread that could not be brought along
-        raise OSError(ctypes.get_errno() if done < 0 else errno.EBUSY, "the filter was not accepted")
+    result = libc.syscall(call, ctypes.c_ulong(_SET_MODE_FILTER), ctypes.c_ulong(_TSYNC), ctypes.byref(bpf_program))
+    if result != 0:  # positive: the id of a thread that could not be synchronised
+        raise OSError(ctypes.get_errno() if result < 0 else errno.EBUSY, "the filter was not accepted")
 
 
 def _with_arguments(pid: int) -> dict[str, Instructions]:

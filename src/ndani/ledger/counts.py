@@ -1,4 +1,4 @@
-"""What was counted since the server started: numbers only."""
+"""Counters since the server started: numbers only."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Counts:
     last_end: float = field(default_factory=time.monotonic)
 
     def begin_request(self) -> None:
-        """A request has come."""
+        """Count a request that starts."""
         self.requests += 1
         self.in_flight += 1
 
     def end_request(self, status: int) -> None:
-        """It has ended, with this status (499: its client left)."""
+        """Count the end of a request with this status (499: the client disconnected)."""
         self.in_flight -= 1
         self.last_end = time.monotonic()
         if status == 499:
@@ -38,7 +38,7 @@ class Counts:
             self.failures += 1
 
     def count_answer(self, done: Done) -> None:
-        """An answer has reached its end."""
+        """Count a complete answer."""
         self.answers += 1
         self.prompt_tokens += done.usage.prompt_tokens
         self.output_tokens += done.usage.output_tokens
