@@ -1,17 +1,17 @@
 """The system-call filter: the part of the Linux jail that closes every route to the network. Pure ctypes.
 
-It is a list of refusals over "allow", because an engine needs many calls and an attacker few. What it takes away:
+It is a deny list, because an engine needs many calls and an attacker few. It denies:
 - connections: sockets are AF_UNIX streams or nothing, `connect` is refused, no datagram (a datagram's address can
   sit in memory where a filter cannot look, so there are no datagram sockets at all), no io_uring;
-- other processes: no new program, no child, no tracing, no signal to anybody else, no shared memory by key, no word in
-  when anybody runs;
-- the kernel's own doors: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `syscalls.NEWEST_SYSCALL`;
-- every change of a file: nothing can be opened to be written, emptied or made, whose ever it is and by whatever name
-  (a descriptor that is open for reading has one in /proc/self/fd), nothing can be renamed or removed; nor modes, owners,
-  times, links, attributes and locks of files, nor watching folders;
-- memory that no limit counts (`limits.py`): of files without a name, in pipes, as rules of Landlock's.
-Who computes on a GPU opens its devices to write, and shares memory with its driver: those two are then Landlock's
-business, as it is what may be read (`landlock.py`).
+- other processes: no new program, no child, no tracing, no signal to another process, no shared memory by key, no change
+  of scheduling;
+- kernel interfaces: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `syscalls.NEWEST_SYSCALL`;
+- every change of a file: no file can be opened for writing, truncated or created, under any name (a descriptor that is
+  open for reading has one in /proc/self/fd), renamed or removed; nor modes, owners, times, links, attributes and locks of
+  files, nor watching folders;
+- memory that no limit counts (`limits.py`): memfds, pipes, Landlock rules.
+A process with a GPU opens its devices for writing, and shares memory with its driver. Landlock then limits both, as it
+limits what may be read (`landlock.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 
 #: prctl options that would undo what the jail or the front relies on: death with the front, ptrace, capabilities.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER = 1, 4, 28, 47, 0x59616D61
-#: And two more: with whom it shares a core, and filters of its own.
+#: Two more options: core scheduling, and further filters.
 _PR_SCHED_CORE, _PR_SET_SECCOMP = 62, 22
 #: fcntl commands that lock a file, have signals sent to other processes, take leases, watch folders, make a pipe larger (all
 #: pipes of a user have so much room together), or give hints about a file.
@@ -46,11 +46,11 @@ _IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902, 0x40086602, 0x401C5820, 0x4008
 _IOCTL_ALLOWED = (0x5401, 0x5413, 0x802C542A, 0x541B, 0x5421, 0x5450, 0x5451)
 #: Flags of open: O_CREAT, O_TRUNC and O_TMPFILE make or empty a file, also where it is opened to be read; O_WRONLY and O_RDWR.
 _OPEN_MAKES, _OPEN_WRITES = 0o100 | 0o1000 | 0o20000000, 0o3
-#: Memory that is counted as nobody's: of files without a name, shared without a file, or said to be a stack.
+#: Memory that no process is charged for: memfds, anonymous shared mappings, and mappings marked as a stack.
 _UNCOUNTED = ("memfd_create", "memfd_secret")
 _MAP_SHARED_ANONYMOUS, _MAP_GROWSDOWN = 0x21, 0x100
 
-#: Not there: callers fall back to something the filter can look into.
+#: Calls that fail with ENOSYS: callers fall back to calls whose arguments the filter can check.
 ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "openat2")
 
 #: Refused whatever the arguments.
@@ -73,7 +73,7 @@ REFUSED = (
     *("io_setup",),  # its requests sit in memory too, and all processes of a machine share how many there may be
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
-    "vmsplice",  # pages that a pipe holds are nobody's memory: one byte of a huge page keeps two megabytes
+    "vmsplice",  # no process is charged for the pages in a pipe: one byte of a huge page keeps two megabytes
     "map_shadow_stack",  # counts as a stack
     *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),  # a ruleset may have rules without end
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set"),
@@ -97,7 +97,7 @@ _ALLOWED: Instructions = [(_RETURN, 0, 0, _ALLOW)]
 def program(machine: Architecture, pid: int, sockets: bool = True, gpu: bool = False) -> Instructions:
     """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold.
 
-    Without `sockets` none can be made, not even one to listen on; with `gpu` devices may be opened to write, and commanded.
+    Without `sockets` the process can create no socket at all; with `gpu` it may open devices for writing and use their ioctls.
     """
     steps: Instructions = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
@@ -110,11 +110,11 @@ def program(machine: Architecture, pid: int, sockets: bool = True, gpu: bool = F
     bodies = _with_arguments(pid) | _of_files(gpu)
     if not sockets:
         bodies |= dict.fromkeys(("socket", "socketpair"), _refuse(errno.EPERM))
-    # What an engine does all the time stands first: the kernel walks down the list for each call that has arguments in it.
+    # Frequent calls of an engine come first, because the kernel walks down the list for each call that checks arguments.
     rules = [*bodies.items(), *((call, _refuse(errno.ENOSYS)) for call in ABSENT), *((call, _refuse(errno.EPERM)) for call in REFUSED)]
     for call, body in rules:
-        if (found := syscall_number(call, machine)) is not None:
-            steps += [(_EQUAL, 0, len(body), found), *body]
+        if (call_number := syscall_number(call, machine)) is not None:
+            steps += [(_EQUAL, 0, len(body), call_number), *body]
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 
@@ -157,7 +157,7 @@ def _install(steps: Instructions, machine: Architecture) -> None:
 
 
 def _with_arguments(pid: int) -> dict[str, Instructions]:
-    """The calls whose arguments decide."""
+    """The calls that are allowed for some arguments only."""
     socket = [
         *_only(0, (_AF_UNIX,), errno.EAFNOSUPPORT),
         *_argument(1),
@@ -194,7 +194,7 @@ def _with_arguments(pid: int) -> dict[str, Instructions]:
 
 
 def _of_files(gpu: bool) -> dict[str, Instructions]:
-    """What may be done with files and memory that files could stand for."""
+    """The rules for files, and for memory that could replace files."""
     flags = _OPEN_MAKES if gpu else _OPEN_MAKES | _OPEN_WRITES
     calls = {"openat": [*_without(2, flags), *_ALLOWED], "open": [*_without(1, flags), *_ALLOWED]}
     if gpu:
