@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.load import Endpoint, burst
 from ndani import names, settings
 from ndani.engines import Launch
-from ndani.jail.process import environment
+from ndani.jail.process import child_environment
 from ndani.runtime import hardware
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
@@ -42,7 +42,7 @@ async def compare(pairs: int, tokens: int) -> float:
         socket = str(Path(socket_folder) / "bare.sock")
         bare = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _BARE, socket, str(weights), str(threads), pass_fds=[weights],
-            env=dict(os.environ) | environment(os.environ),
+            env=dict(os.environ) | child_environment(os.environ),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         assert bare.stdout is not None

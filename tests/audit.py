@@ -24,13 +24,13 @@ def hook(event, words):
         os.write(notes, (event + " " + str(words[0])[:200] + chr(10)).encode("utf-8", "replace"))
 sys.addaudithook(hook)
 from ndani import jail
-real = jail.shut
+real = jail.enter
 def shutting(policy):
     global shut
     found = real(policy)
     shut = True
     return found
-jail.shut = shutting
+jail.enter = shutting
 module, sys.argv = sys.argv[3], sys.argv[3:]
 if module.endswith(".py"):
     runpy.run_path(module, run_name="__main__")

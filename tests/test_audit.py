@@ -16,7 +16,7 @@ import gguf_files
 from audit import audited
 from checkpoints import read_safetensors, sources, write_safetensors
 from ndani import names
-from ndani.convert import Given, Task
+from ndani.convert import SourceFile, Task
 from ndani.convert.supervisor import Supervisor
 from ndani.engines import Launch
 from ndani.engines.client import Engine
@@ -39,7 +39,7 @@ async def make(folder: Path, kind: str = "") -> str:
     """Have a folder's files made into one in a process of its own; what was wrong with them, or nothing."""
     checkpoint = (folder / "config.json").exists()
     with contextlib.ExitStack() as held:
-        given = tuple(Given(name, held.enter_context(path.open("rb")).fileno()) for name, path in sources(folder).items())
+        given = tuple(SourceFile(name, held.enter_context(path.open("rb")).fileno()) for name, path in sources(folder).items())
         out = held.enter_context((folder.parent / "made.gguf").open("w+b"))
         try:
             async with following(Supervisor(True).make, Task(given, out.fileno(), kind, 2, checkpoint)) as steps:
@@ -185,7 +185,7 @@ LATE = {
 @pytest.mark.parametrize("line", LATE)
 def test_it_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     program = tmp_path / "program.py"
-    program.write_text(f"from ndani import jail\nimport cProfile\njail.shut(jail.Policy(''))\n{line}\n")
+    program.write_text(f"from ndani import jail\nimport cProfile\njail.enter(jail.Policy(''))\n{line}\n")
     with audited(monkeypatch, tmp_path) as notes:
         subprocess.run([sys.executable, "-I", "-m", program], stderr=subprocess.DEVNULL, timeout=60)
     assert LATE[line] in notes.read_text() and "cProfile" not in notes.read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import byte_level, made_of, tiny_llama
-from ndani.convert.file_selection import choose
+from ndani.convert.file_selection import choose_files
 from ndani.errors import BadRequest
 from ndani.store.file_formats import GGML, GGUF, LFS_POINTER, PYTORCH, SAFETENSORS, detect_format, wrong_format
 
@@ -44,15 +44,15 @@ def test_the_outermost_weights_are_the_model() -> None:
     forms = dict.fromkeys((part, f"checkpoint-10/{part}", f"checkpoint-20/{part}"), SAFETENSORS)
     forms |= dict.fromkeys(("config.json", "checkpoint-10/config.json", "1_Pooling/config.json", "checkpoint-10/tokenizer.json"), "")
     forms |= {"gguf/m.gguf": GGUF, "training_args.bin": PYTORCH, "model.fp16.safetensors": SAFETENSORS}
-    assert set(choose(forms)) == {part, "config.json", "1_Pooling/config.json", "checkpoint-10/config.json"}
+    assert set(choose_files(forms)) == {part, "config.json", "1_Pooling/config.json", "checkpoint-10/config.json"}
     inside = {f"trained/{path}": form for path, form in forms.items()}
-    assert choose(inside) == {name: f"trained/{name}" for name in choose(forms)}
-    assert choose({"m.gguf": GGUF, "sub/model.safetensors": SAFETENSORS}) == {} == choose({"config.json": "", "a.bin": PYTORCH})
-    assert list(choose({"model.safetensors": SAFETENSORS, part: SAFETENSORS, "a.safetensors": SAFETENSORS})) == ["model.safetensors"]
-    assert set(choose({"model.bin": SAFETENSORS, "config.json": ""})) == {"model.bin", "config.json"}
+    assert choose_files(inside) == {name: f"trained/{name}" for name in choose_files(forms)}
+    assert choose_files({"m.gguf": GGUF, "sub/model.safetensors": SAFETENSORS}) == {} == choose_files({"config.json": "", "a.bin": PYTORCH})
+    assert list(choose_files({"model.safetensors": SAFETENSORS, part: SAFETENSORS, "a.safetensors": SAFETENSORS})) == ["model.safetensors"]
+    assert set(choose_files({"model.bin": SAFETENSORS, "config.json": ""})) == {"model.bin", "config.json"}
     for wrong in ({"a/m.safetensors": "", "b/m.safetensors": ""}, {"m.gguf": GGUF, "m.safetensors": SAFETENSORS}):
         with pytest.raises(BadRequest):
-            choose(wrong)
+            choose_files(wrong)
 
 
 def test_a_trainers_folder_is_its_last_state(tmp_path: Path) -> None:

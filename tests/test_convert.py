@@ -189,12 +189,12 @@ def test_all_tokens_that_end_an_answer(llama: Path, tmp_path: Path) -> None:
 
 
 def test_only_a_run_of_rows_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors, "RUN", 1000)
+    monkeypatch.setattr(safetensors, "CHUNK_VALUES", 1000)
     (tmp_path / "b").mkdir()
     reader = converted(tiny_bert(tmp_path / "b", width=96), tmp_path / "b.gguf")
     stored = floats(tmp_path / "b")["encoder.layer.0.intermediate.dense.weight"]
     assert stored.size > 10 * 1000 and (tensor(reader, "blk.0.ffn_up.weight") == stored.astype(np.float16)).all()
     llama = converted(tiny_llama(tmp_path / "l", byte_level(), width=128), tmp_path / "l.gguf")
-    monkeypatch.setattr(safetensors, "RUN", 1 << 22)
+    monkeypatch.setattr(safetensors, "CHUNK_VALUES", 1 << 22)
     whole = converted(tmp_path / "l", tmp_path / "w.gguf")
     assert all((tensor(llama, one.name) == tensor(whole, one.name)).all() for one in whole.tensors)

@@ -37,7 +37,7 @@ from ndani.jail import linux
 root = Path(sys.argv[1])
 there = linux.gpu_paths
 linux.gpu_paths = lambda: there(root)
-jail.shut(jail.Policy("/nowhere", gpu=sys.argv[2] == "gpu"))
+jail.enter(jail.Policy("/nowhere", gpu=sys.argv[2] == "gpu"))
 found = {}
 for name in ("dev/nvidia0", "dev/dri/renderD128", "dev/sda"):
     try:

@@ -15,7 +15,7 @@ import pytest
 from ndani.convert.supervisor import Supervisor
 from ndani.engines import Launch
 from ndani.errors import EngineFailed, Failed, LoadFailed, NdaniError, SourceFailed, error_from_child
-from ndani.jail.process import ending
+from ndani.jail.process import describe_exit
 from ndani.names import parse
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.probe import Targets
@@ -36,9 +36,9 @@ import msgspec
 from ndani import jail
 from ndani.jail.process import Jailed, Open, Pipes
 pipes = Pipes(int(sys.argv[1]), int(sys.argv[2]))
-pipes.line()
-pipes.say(Jailed(jail.shut(jail.Policy(""))))
-pipes.line()
+pipes.read_line()
+pipes.send(Jailed(jail.enter(jail.Policy(""))))
+pipes.read_line()
 for line in LINES:
     os.write(int(sys.argv[2]), line.encode() + b"\\n")
 END
@@ -59,7 +59,7 @@ def take_over(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], e
         (['{"type":"stuck","errno":1099511627776}'], "", r"said what it never should"),
         (['{"type":"stuck","errno":-5}'], "", r"said what it never should"),
         (['{"type":"planned","size":9223372036854775808}'], "", r"said what it never should"),
-        (['{"type":"planned","size":1099511627776}'], "pipes.line()", r"said what it never should"),
+        (['{"type":"planned","size":1099511627776}'], "pipes.read_line()", r"said what it never should"),
         (['{"type":"planned","size":9}', '{"type":"working","completed":1,"total":-1}'], "", r"said what it never should"),
         (['{"type":"planned","size":9}', '{"type":"working","completed":1180591620717411303424,"total":1}'], "", r"never should"),
         (['{"type":"refused","code":"zzz","sentence":"\\u001b[31mred\\nline"}'], "", r"^\[31mred line$"),
@@ -88,7 +88,7 @@ async def test_a_maker_may_say_and_die_as_it_likes(
 async def test_a_runner_may_say_what_it_likes_while_it_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, sentence: str
 ) -> None:
-    take_over(tmp_path, monkeypatch, [line], "pipes.line()")
+    take_over(tmp_path, monkeypatch, [line], "pipes.read_line()")
     with runtime_folder() as folder:
         runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
         with pytest.raises(LoadFailed, match=sentence):
@@ -108,7 +108,9 @@ async def test_a_runner_that_says_nothing_to_a_probe_is_ended() -> None:
 
 async def test_a_runner_that_says_something_else_to_a_probe_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = '{"type":"ready","load_ns":1}'
-    take_over(tmp_path, monkeypatch, [ready], f"pipes.line(); os.write(int(sys.argv[2]), {ready!r}.encode() + b'\\n'); pipes.line()")
+    take_over(
+        tmp_path, monkeypatch, [ready], f"pipes.read_line(); os.write(int(sys.argv[2]), {ready!r}.encode() + b'\\n'); pipes.read_line()"
+    )
     with runtime_folder() as folder, Targets() as targets:
         runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
         async with asyncio.timeout(60):
@@ -133,7 +135,7 @@ def remember(order, pipes):
     global given
     given = order.launch
     return start(order, pipes)
-child._start, child.jail.bind_no_more = remember, taken
+child._start, child.jail.forbid_bind = remember, taken
 child.main(int(sys.argv[1]), int(sys.argv[2]))
 """
 
@@ -174,7 +176,7 @@ soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 for free in (1, 3, 3, 3):
     resource.setrlimit(resource.RLIMIT_NOFILE, (top + free, hard))
     try:
-        process.start("ndani.runtime.child", Probed([], 1))
+        process.start_child("ndani.runtime.child", Probed([], 1))
     except OSError as error:
         assert error.errno == 24, error
     else:
@@ -200,7 +202,7 @@ async def test_a_runner_that_dies_of_a_signal_without_a_name_has_a_cause() -> No
 
 
 def test_how_children_end_and_what_they_are_told_to_say() -> None:
-    assert [ending(code) for code in (0, 3, -11, -37)] == [
+    assert [describe_exit(code) for code in (0, 3, -11, -37)] == [
         "ended by itself (exit code 0)", "ended by itself (exit code 3)", "crashed (SIGSEGV)", "crashed (signal 37)",
     ]  # fmt: skip
     assert type(error_from_child("error", "x")) is NdaniError and type(error_from_child("", "x", LoadFailed)) is LoadFailed

@@ -17,7 +17,7 @@ import pytest
 from ndani import jail
 from ndani.errors import Unconfined
 from ndani.jail import Confinement, Policy, seccomp
-from ndani.jail.syscalls import MACHINES, NEWEST, number
+from ndani.jail.syscalls import ARCHITECTURES, NEWEST_SYSCALL, syscall_number
 from ordinary import NOBODY, run_as_ordinary_user
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file")
@@ -27,11 +27,11 @@ ALLOW, KILL = 0x7FFF0000, 0x80000000
 
 def decide(machine: str, call: int, arguments: Sequence[int] = (), audit: int | None = None, gpu: bool = False) -> int:
     """Run the filter as the kernel would, over one call; an errno, 0 for allowed, -1 for killed."""
-    return follow(seccomp.program(MACHINES[machine], PID, gpu=gpu), machine, call, arguments, audit)
+    return follow(seccomp.program(ARCHITECTURES[machine], PID, gpu=gpu), machine, call, arguments, audit)
 
 
-def follow(steps: seccomp.Steps, machine: str, call: int, arguments: Sequence[int] = (), audit: int | None = None) -> int:
-    words = [call, MACHINES[machine].audit if audit is None else audit, 0, 0]
+def follow(steps: seccomp.Instructions, machine: str, call: int, arguments: Sequence[int] = (), audit: int | None = None) -> int:
+    words = [call, ARCHITECTURES[machine].audit if audit is None else audit, 0, 0]
     for value in [*arguments, *[0] * (6 - len(arguments))]:
         words += [value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF]
     at, held = 0, 0
@@ -120,10 +120,10 @@ DECISIONS = [
 ]
 
 
-@pytest.mark.parametrize("machine", sorted(MACHINES))
+@pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
 @pytest.mark.parametrize(("call", "arguments", "expected"), DECISIONS)
 def test_arguments_decide(machine: str, call: str, arguments: tuple[int, ...], expected: int) -> None:
-    found = number(call, MACHINES[machine])
+    found = syscall_number(call, ARCHITECTURES[machine])
     assert found is not None
     assert decide(machine, found, arguments) == expected
 
@@ -135,30 +135,30 @@ def test_the_older_calls_of_one_machine_are_held_as_well() -> None:
     assert decide("x86_64", 85) == errno.EPERM, "creat"
 
 
-@pytest.mark.parametrize("machine", sorted(MACHINES))
+@pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
 def test_who_computes_on_a_gpu_opens_devices_and_empties_nothing(machine: str) -> None:
     def asked(call: str, *arguments: int) -> int:
-        return decide(machine, number(call, MACHINES[machine]) or 0, arguments, gpu=True)
+        return decide(machine, syscall_number(call, ARCHITECTURES[machine]) or 0, arguments, gpu=True)
 
     assert asked("openat", 0, 0, os.O_RDWR) == asked("ioctl", 3, 0xC020462A) == asked("mmap", 0, 4096, 3, 0x21) == 0
     assert asked("openat", 0, 0, os.O_RDWR | os.O_TRUNC) == asked("openat", 0, 0, os.O_RDONLY | os.O_TRUNC) == errno.EPERM
     assert asked("openat", 0, 0, os.O_WRONLY | os.O_CREAT) == asked("ioctl", 3, 0x40049409) == errno.EPERM
 
 
-@pytest.mark.parametrize("machine", sorted(MACHINES))
+@pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
 def test_every_refused_call_is_refused_and_the_rest_is_allowed(machine: str) -> None:
-    refused = {found for call in seccomp.REFUSED if (found := number(call, MACHINES[machine])) is not None}
-    absent = {found for call in seccomp.ABSENT if (found := number(call, MACHINES[machine])) is not None}
+    refused = {found for call in seccomp.REFUSED if (found := syscall_number(call, ARCHITECTURES[machine])) is not None}
+    absent = {found for call in seccomp.ABSENT if (found := syscall_number(call, ARCHITECTURES[machine])) is not None}
     assert all(decide(machine, call) == errno.EPERM for call in refused)
     assert all(decide(machine, call) == errno.ENOSYS for call in absent)
     for call in ("read", "futex"):
-        assert decide(machine, {"read": (0, 63), "futex": (202, 98)}[call][MACHINES[machine].column]) == 0
+        assert decide(machine, {"read": (0, 63), "futex": (202, 98)}[call][ARCHITECTURES[machine].column]) == 0
 
 
-@pytest.mark.parametrize("machine", sorted(MACHINES))
+@pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
 def test_other_tables_and_later_calls_are_refused(machine: str) -> None:
     assert decide(machine, 0, audit=0x40000003) == -1  # i386
-    assert decide(machine, NEWEST + 1) == errno.ENOSYS
+    assert decide(machine, NEWEST_SYSCALL + 1) == errno.ENOSYS
     assert decide(machine, 0x40000000 + 41, (2, 1)) == errno.ENOSYS  # x32's socket()
 
 
@@ -191,7 +191,7 @@ def attempt(name, call):
     else:
         found[name] = "ok"
 pairs = socket.socketpair()
-held = jail.shut(jail.Policy(folder, (weights,)))
+held = jail.enter(jail.Policy(folder, (weights,)))
 def listen():
     with socket.socket(socket.AF_UNIX) as end:
         end.bind(folder + "/s")
@@ -252,7 +252,7 @@ attempt("mode", lambda: os.chmod(folder, 0o700))
 attempt("link", lambda: os.symlink("a", folder + "/l"))
 import resource
 caps = [line.split()[1] for line in open("/proc/self/status") if line.startswith(("CapPrm", "CapEff", "CapBnd"))]
-state = {"word": held.word, "landlock": held.landlock, "namespace": held.namespace, "caps": caps,
+state = {"word": held.status, "landlock": held.landlock, "namespace": held.namespace, "caps": caps,
          "core": resource.getrlimit(resource.RLIMIT_CORE)}
 print(json.dumps([found, state]))
 """
@@ -307,7 +307,7 @@ def test_inside_as_an_ordinary_user() -> None:
 @linux
 def test_the_same_outside_gets_through(tmp_path: Path) -> None:
     """The table above would be worth nothing if these failed anywhere."""
-    script = INSIDE.replace("held = jail.shut(jail.Policy(folder, (weights,)))", "held = jail.Confinement()")
+    script = INSIDE.replace("held = jail.enter(jail.Policy(folder, (weights,)))", "held = jail.Confinement()")
     for name in ("fork", "exec", "weights, locked"):
         script = script.replace(f'attempt("{name}"', f'0 and attempt("{name}"')
     done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=150)
@@ -334,7 +334,7 @@ def test_verify_fails_closed() -> None:
     ("before", "sentence"),
     [
         ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", "one of 2 threads"),
-        ("from ndani.jail import syscalls; syscalls.MACHINES.clear()", "would not shut the jail"),
+        ("from ndani.jail import syscalls; syscalls.ARCHITECTURES.clear()", "would not shut the jail"),
         (
             "import resource; from ndani.jail import seccomp; seccomp.program = lambda *_: [(0xFFFF, 0, 0, 0)]",
             "the filter was not accepted: EINVAL",
@@ -343,7 +343,7 @@ def test_verify_fails_closed() -> None:
 )
 def test_shutting_fails_closed(before: str, sentence: str, tmp_path: Path) -> None:
     script = f"{before}\nimport os, sys\nfrom ndani import errors, jail\n"
-    script += "try:\n    jail.shut(jail.Policy(sys.argv[1]))\nexcept errors.Unconfined as error:\n"
+    script += "try:\n    jail.enter(jail.Policy(sys.argv[1]))\nexcept errors.Unconfined as error:\n"
     script += "    os.write(1, str(error).encode())\nos._exit(0)"
     done = subprocess.run([sys.executable, "-I", "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=150)
     assert sentence in done.stdout, done
@@ -351,12 +351,12 @@ def test_shutting_fails_closed(before: str, sentence: str, tmp_path: Path) -> No
 
 def test_where_there_is_no_jail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "sunos5")
-    held = jail.shut(Policy("/nowhere"))
-    assert held.word == "unconfined"
+    held = jail.enter(Policy("/nowhere"))
+    assert held.status == "unconfined"
     assert held.missing
     assert jail.verify(1, held) == held
     with pytest.raises(Unconfined, match="NDANI_REQUIRE_JAIL"):
-        jail.shut(Policy("/nowhere", require=True))
+        jail.enter(Policy("/nowhere", require=True))
 
 
 @linux

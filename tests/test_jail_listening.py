@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from ndani.jail import seccomp
-from ndani.jail.syscalls import MACHINES, number
+from ndani.jail.syscalls import ARCHITECTURES, syscall_number
 from test_jail import follow, linux
 
 NEW_THREAD = 0x3D0F00
 
 
-@pytest.mark.parametrize("machine", sorted(MACHINES))
+@pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
 def test_no_further_name_and_no_further_filter(machine: str) -> None:
-    steps = seccomp.afterwards(MACHINES[machine])
+    steps = seccomp.bind_filter(ARCHITECTURES[machine])
     asked = [
         ("bind", (3,)),
         ("seccomp", (1,)),
@@ -29,7 +29,7 @@ def test_no_further_name_and_no_further_filter(machine: str) -> None:
         ("mmap", ()),
         ("clone", (NEW_THREAD,)),
     ]
-    found = [follow(steps, machine, number(call, MACHINES[machine]) or 0, arguments) for call, arguments in asked]
+    found = [follow(steps, machine, syscall_number(call, ARCHITECTURES[machine]) or 0, arguments) for call, arguments in asked]
     assert found == [errno.EPERM] * 3 + [0] * 4
 
 
@@ -60,12 +60,12 @@ go = threading.Event()
 def older():
     go.wait()
     attempt("listen, from a thread that was there", listen, "/a")
-jail.shut(jail.Policy(folder))
+jail.enter(jail.Policy(folder))
 thread = threading.Thread(target=older, daemon=True)
 thread.start()
 attempt("listen", listen, "/r")
 if sys.argv[2] == "listens":
-    jail.bind_no_more()
+    jail.forbid_bind()
 go.set()
 thread.join()
 attempt("listen elsewhere", listen, "/b")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ndani.convert.quant_types import KINDS, ModelFacts, choose, facts, file_type, in_order, parse_kind
+from ndani.convert.quant_types import KINDS, ModelFacts, choose_types, file_type, in_order, parse_kind, read_facts
 from ndani.errors import BadRequest
 from ndani.store.extents import BLOCKS
 from ndani.store.gguf import Tensor
@@ -23,13 +23,13 @@ MODEL = ModelFacts("llama", 30, 0, 9, 3)
 
 @pytest.mark.parametrize("kind", RECORDED)
 def test_every_tensor_gets_the_type_that_was_recorded(kind: str) -> None:
-    assert choose(kind, MODEL, SMOLLM2) == recorded_types(RECORDED[kind], SMOLLM2)
+    assert choose_types(kind, MODEL, SMOLLM2) == recorded_types(RECORDED[kind], SMOLLM2)
     assert file_type(kind) == RECORDED[kind]["general.file_type"]
 
 
 def test_the_kinds_are_those_that_were_recorded_and_the_one_that_they_were_made_from() -> None:
     assert set(KINDS) == {*RECORDED, "F16"}
-    assert choose("F16", MODEL, SMOLLM2) == {tensor.name: tensor.type for tensor in SMOLLM2}
+    assert choose_types("F16", MODEL, SMOLLM2) == {tensor.name: tensor.type for tensor in SMOLLM2}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -42,7 +42,7 @@ def test_every_tensor_of_other_families_gets_the_type_that_was_recorded(family: 
         tensors.append(Tensor(f"blk.{block}.{part}", "F32" if kept else "F16", tuple(shape)))
     keys = {"general.architecture": said["architecture"]} | {f"{said['architecture']}.{key}": value for key, value in said["keys"].items()}
     for kind, types in said["kinds"].items():
-        assert choose(kind, facts(keys), tensors) == _spread(types, tensors), kind
+        assert choose_types(kind, read_facts(keys), tensors) == _spread(types, tensors), kind
 
 
 def _spread(types: dict[str, str], tensors: list[Tensor]) -> dict[str, str]:
@@ -67,7 +67,7 @@ def model(blocks: int, columns: int = 256, untied: bool = True, experts: int = 0
 
 def of(kind: str, part: str, said: ModelFacts, tensors: list[Tensor]) -> list[str]:
     """The types of one part, block by block."""
-    types = choose(kind, said, tensors)
+    types = choose_types(kind, said, tensors)
     return [types[tensor.name] for tensor in in_order(tensors) if part in tensor.name]
 
 
@@ -86,9 +86,9 @@ def test_what_fits_needs_no_other_type() -> None:
 
 def test_an_output_of_its_own_frees_the_embeddings() -> None:
     for kind, output, embeddings in (("Q4_K_M", "Q6_K", "Q4_K"), ("Q8_0", "Q8_0", "Q8_0"), ("Q4_0", "Q6_K", "Q4_0"), ("F32", "F32", "F32")):
-        assert choose(kind, MODEL, model(2))["output.weight"] == output, kind
-        assert choose(kind, MODEL, model(2))["token_embd.weight"] == embeddings, kind
-        assert choose(kind, MODEL, model(2, untied=False))["token_embd.weight"] == output, kind
+        assert choose_types(kind, MODEL, model(2))["output.weight"] == output, kind
+        assert choose_types(kind, MODEL, model(2))["token_embd.weight"] == embeddings, kind
+        assert choose_types(kind, MODEL, model(2, untied=False))["token_embd.weight"] == output, kind
 
 
 def test_heads_that_share_get_more_bits() -> None:
@@ -113,7 +113,7 @@ def test_eight_experts_keep_their_attention() -> None:
 
 def test_falcon_has_rules_of_its_own() -> None:
     said, tensors = ModelFacts("falcon", 32, 0, 8, 1), model(32)
-    assert choose("Q4_0", said, tensors)["output.weight"] == "Q8_0"
+    assert choose_types("Q4_0", said, tensors)["output.weight"] == "Q8_0"
     assert of("Q4_K_M", "ffn_down", said, tensors)[:5] == ["Q6_K", "Q6_K", "Q5_K", "Q5_K", "Q4_K"]
     assert of("Q3_K_M", "ffn_down", said, tensors)[4:7] == ["Q3_K", "Q3_K", "Q4_K"]
     assert set(of("Q4_K_S", "ffn_down", said, tensors)) == {"Q4_K"} and set(of("Q3_K_L", "attn_output", said, tensors)) == {"Q4_K"}
@@ -137,10 +137,10 @@ def test_what_is_small_and_delicate_stays() -> None:
         "blk.0.attn_q.bias", "v.patch_embd.weight", "blk.0.time_mix_w1.weight", "rope_freqs",
     ]  # fmt: skip
     tensors = [Tensor(name, "F32", (256, 64)) for name in kept] + [Tensor("blk.0.attn_q.weight", "F32", (256, 1))]
-    assert set(choose("Q4_0", MODEL, tensors).values()) == {"F32"}
+    assert set(choose_types("Q4_0", MODEL, tensors).values()) == {"F32"}
     table = Tensor("blk.0.table.weight", "I32", (256, 64))
-    assert choose("Q4_0", MODEL, [table]) == {table.name: "I32"}
-    assert choose("Q4_0", MODEL, [Tensor("blk.0.ffn_up_exps.weight", "F32", (256, 1, 4))])["blk.0.ffn_up_exps.weight"] == "Q4_0"
+    assert choose_types("Q4_0", MODEL, [table]) == {table.name: "I32"}
+    assert choose_types("Q4_0", MODEL, [Tensor("blk.0.ffn_up_exps.weight", "F32", (256, 1, 4))])["blk.0.ffn_up_exps.weight"] == "Q4_0"
 
 
 def test_facts_are_read_as_llama_reads_them() -> None:
@@ -151,11 +151,11 @@ def test_facts_are_read_as_llama_reads_them() -> None:
         "x.attention.head_count_kv": 2,
         "x.expert_count": 8,
     }
-    assert facts(keys) == ModelFacts("x", 4, 8, 8, 4)
-    assert facts(keys | {"x.attention.head_count_kv": [4, 2]}).sharing == 2
-    assert facts({"general.architecture": "x", "x.attention.head_count": 8}).sharing == 1
-    assert facts(keys | {"x.attention.head_count_kv": 0}).sharing == 0
-    assert facts({}) == ModelFacts("", 0, 0, 0, 0) and facts(keys | {"x.attention.head_count": None}).heads == 0
+    assert read_facts(keys) == ModelFacts("x", 4, 8, 8, 4)
+    assert read_facts(keys | {"x.attention.head_count_kv": [4, 2]}).sharing == 2
+    assert read_facts({"general.architecture": "x", "x.attention.head_count": 8}).sharing == 1
+    assert read_facts(keys | {"x.attention.head_count_kv": 0}).sharing == 0
+    assert read_facts({}) == ModelFacts("", 0, 0, 0, 0) and read_facts(keys | {"x.attention.head_count": None}).heads == 0
 
 
 @pytest.mark.parametrize("word", ["q4_K_m", " Q4_K_M ", "Q4_K", "q4_k"])

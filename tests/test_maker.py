@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from checkpoints import byte_level, made_of, sources, tiny_llama
-from ndani.convert import Given, Task
+from ndani.convert import SourceFile, Task
 from ndani.convert.gguf_layout import lay_out_file, number_key
 from ndani.convert.supervisor import Supervisor
-from ndani.convert.worker import Working
+from ndani.convert.worker import ConversionProgress
 from ndani.errors import BadRequest, Failed, StoreFailed
 from ndani.jail.process import Pipes, Refused
 from ndani.store.gguf import Tensor
@@ -49,14 +49,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def task(source: Path, target: Path, kind: str) -> Iterator[Task]:
     given, output = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR | os.O_CREAT)
     try:
-        yield Task((Given(source.name, given),), output, kind, 2)
+        yield Task((SourceFile(source.name, given),), output, kind, 2)
     finally:
         os.close(given)
         os.close(output)
 
 
 @contextlib.asynccontextmanager
-async def under_way(supervisor: Supervisor, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[Working], psutil.Process]]:
+async def under_way(supervisor: Supervisor, task: Task) -> AsyncGenerator[tuple[AsyncGenerator[ConversionProgress], psutil.Process]]:
     """A task whose first piece is done: its steps, and its process."""
     before = set(psutil.Process().children())
     async with following(supervisor.make, task) as steps:
@@ -122,12 +122,12 @@ async def test_who_waits_no_longer_ends_it(source: Path, tmp_path: Path) -> None
 #: A front of its own: makes a file of another, and prints a line for each step.
 FRONT = """
 import asyncio, os, sys
-from ndani.convert import Given, Task
+from ndani.convert import SourceFile, Task
 from ndani.convert.supervisor import Supervisor
 from ndani.convert.gguf_layout import lay_out_file, number_key
 async def main():
     given, output = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
-    await Supervisor(True).make(Task((Given("x", given),), output, sys.argv[3], 2), lambda step: print(step, flush=True))
+    await Supervisor(True).make(Task((SourceFile("x", given),), output, sys.argv[3], 2), lambda step: print(step, flush=True))
 asyncio.run(main())
 """
 
@@ -172,7 +172,7 @@ async def test_what_is_wrong_with_the_weights_comes_back_as_it_is(tmp_path: Path
 async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: Path) -> None:
     folder, target = tiny_llama(tmp_path / "l", byte_level()), tmp_path / "made"
     with contextlib.ExitStack() as held:
-        given = tuple(Given(name, held.enter_context(path.open("rb")).fileno()) for name, path in sources(folder).items())
+        given = tuple(SourceFile(name, held.enter_context(path.open("rb")).fileno()) for name, path in sources(folder).items())
         work = Task(given, held.enter_context(target.open("w+b")).fileno(), checkpoint=True)
         told: list[int] = []
 
@@ -206,7 +206,7 @@ TAKEN_OVER = """
 import os, sys
 from ndani import jail
 os.read(int(sys.argv[1]), 1 << 16)
-jail.shut(jail.Policy(""))
+jail.enter(jail.Policy(""))
 while True:
     os.write(int(sys.argv[2]), WORDS)
 """
@@ -264,7 +264,7 @@ async def test_however_a_maker_ends_it_has_a_name_and_the_stores_rights_are_not_
     store.blobs.mkdir(parents=True)
     file = TemporaryBlob(store)
     with contextlib.closing(source.open("rb")) as given, pytest.raises(Failed, match=f"^the process that makes the weights {ENDS[last]}"):
-        work = Task((Given("x", given.fileno()),), file.descriptor, "Q8_0")
+        work = Task((SourceFile("x", given.fileno()),), file.descriptor, "Q8_0")
         async with following(Supervisor(True).fill, work, file, "making", None) as steps:
             async for _ in steps:
                 pass
@@ -291,8 +291,8 @@ async def test_what_no_maker_says_is_not_blamed_on_memory(source: Path, tmp_path
 
 async def test_a_long_sentence_arrives_cut() -> None:
     read, write = os.pipe()
-    Pipes(-1, write).say(Refused("bad_request", "\x01" * 100_000 + "\ud800"))
-    Pipes(-1, write).say(Refused("bad_request", "half a letter: \ud800"))
+    Pipes(-1, write).send(Refused("bad_request", "\x01" * 100_000 + "\ud800"))
+    Pipes(-1, write).send(Refused("bad_request", "half a letter: \ud800"))
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         long, half = (msgspec.json.decode(line, type=Refused).sentence for line in pipe)
@@ -311,7 +311,7 @@ def attempt(name, call):
     else:
         found[name] = "ok"
 read, write = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
-held = jail.shut(jail.Policy(""))
+held = jail.enter(jail.Policy(""))
 def thread():
     ran = threading.Event()
     threading.Thread(target=ran.set).start()
@@ -327,7 +327,7 @@ attempt("open it to write", lambda: os.open(f"/proc/self/fd/{read}", os.O_RDWR))
 attempt("empty it", lambda: os.open(f"/proc/self/fd/{read}", os.O_RDONLY | os.O_TRUNC))
 attempt("memory that is shared without a file", lambda: mmap.mmap(-1, 4096))
 attempt("make a file", lambda: os.open(sys.argv[2] + "2", os.O_RDWR | os.O_CREAT))
-print(json.dumps([found, held.word, held.landlock]))
+print(json.dumps([found, held.status, held.landlock]))
 """
 
 
@@ -354,7 +354,7 @@ def taken(task, kernels):
             _thread.start_new_thread(time.sleep, (600,))
         except RuntimeError:
             time.sleep(600)
-worker.convert.make = taken
+worker.convert.plan_conversion = taken
 worker.main(int(sys.argv[1]), int(sys.argv[2]))
 """
 

@@ -91,7 +91,7 @@ async def main():
             from_outside = sorted(targets.arrived())
     rows = lambda found: [[o.name, o.effect, o.blocked, o.error, o.network] for o in found]
     print(json.dumps({"inside": rows(inside), "outside": rows(outside), "from_inside": from_inside, "root": os.geteuid() == 0,
-        "from_outside": from_outside, "word": runner.confinement.word, "landlock": landlock.abi() > 0}))
+        "from_outside": from_outside, "word": runner.confinement.status, "landlock": landlock.abi() > 0}))
 asyncio.run(main())
 """
 

@@ -49,21 +49,21 @@ def do(
     output = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         work = plan([open_source(path.name, at) for path, at in zip(sources, opened, strict=True)], kind)
-        some = replace(work, pieces=tuple(p for p in work.pieces if p.name in only)) if only else work
+        some = replace(work, jobs=tuple(p for p in work.jobs if p.name in only)) if only else work
         done = list(write(some, opened, output, engine, threads))
         assert done == sorted(done) and (only or done[-1] == work.total)
     finally:
         for descriptor in (*opened, output):
             os.close(descriptor)
-    assert target.stat().st_size == work.outline.size
+    assert target.stat().st_size == work.layout.size
     return work
 
 
 def content(path: Path, work: QuantisationPlan, name: str) -> bytes:
-    piece = next(piece for piece in work.pieces if piece.name == name)
+    piece = next(piece for piece in work.jobs if piece.name == name)
     with path.open("rb") as made:
-        made.seek(piece.place)
-        return made.read(extents.tensor_size(piece.becomes, (piece.columns, piece.rows)))
+        made.seek(piece.target_offset)
+        return made.read(extents.tensor_size(piece.target_type, (piece.columns, piece.rows)))
 
 
 @pytest.mark.weights
@@ -72,8 +72,8 @@ def test_five_tensors_are_the_bytes_that_were_recorded(kind: str, f16: Path, tmp
     want = RECORDED[kind]["sha256_first_32"]
     work = do([f16], tmp_path / "made", engine, kind, only=list(want))
     assert {name: sha256(content(tmp_path / "made", work, name)).hexdigest()[:32] for name in want} == want
-    assert work.outline.size == RECORDED[kind]["file_bytes"]
-    assert {piece.name: piece.becomes for piece in work.pieces} == recorded_types(RECORDED[kind], read_header(f16).tensors)
+    assert work.layout.size == RECORDED[kind]["file_bytes"]
+    assert {piece.name: piece.target_type for piece in work.jobs} == recorded_types(RECORDED[kind], read_header(f16).tensors)
 
 
 @pytest.mark.weights
@@ -103,7 +103,7 @@ def test_numbers_come_out_near_what_went_in(tmp_path: Path, engine: Kernels) -> 
     (tmp_path / "whole").write_bytes(file(keys, tensors))
     for kind, apart in (("Q8_0", 0.01), ("Q4_0", 0.15), ("BF16", 0.005), ("F32", 0.0)):
         work = do([tmp_path / "whole"], tmp_path / "made", engine, kind)
-        found = floats(work.pieces[-1].becomes, content(tmp_path / "made", work, "blk.1.ffn_down.weight"))
+        found = floats(work.jobs[-1].target_type, content(tmp_path / "made", work, "blk.1.ffn_down.weight"))
         want = struct.unpack(f"<{len(found)}e", tensors[-1][1])
         assert max(abs(a - b) for a, b in zip(found, want, strict=True)) <= apart, kind
 
@@ -136,7 +136,9 @@ def same_weights(one: Path, other: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY)
         work = plan([open_source("x", descriptor)])
         found.append(
-            {p.name: (p.kind, os.pread(descriptor, extents.tensor_size(p.kind, (p.columns, p.rows)), p.begin)) for p in work.pieces}
+            {p.name: = work.jobs
+        sizes = [extents.tensor_size(job.source_type, (job.columns, job.rows)) for job in jobs]
+        found.append({j.name: (j.source_type, os.pread(descriptor, n, j.source_offset)) for j, n in zip(jobs, sizes, strict=True)}
         )
         os.close(descriptor)
     return found[0] == found[1]
@@ -144,8 +146,8 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_a_file_that_is_of_its_kind_already_is_left_alone(tmp_path: Path, engine: Kernels) -> None:
     (tmp_path / "whole").write_bytes(file(*small()))
-    assert do([tmp_path / "whole"], tmp_path / "made", engine, "F16").same
-    assert not do([tmp_path / "whole"], tmp_path / "made", engine, "BF16").same
+    assert do([tmp_path / "whole"], tmp_path / "made", engine, "F16").unchanged
+    assert not do([tmp_path / "whole"], tmp_path / "made", engine, "BF16").unchanged
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -20,7 +20,7 @@ import uvloop
 
 from ndani.engines import Launch
 from ndani.errors import EngineFailed, LoadFailed, Misconfigured, Unconfined
-from ndani.jail.process import environment
+from ndani.jail.process import child_environment
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.probe import Targets
 from ndani.runtime.runner import Runner
@@ -66,7 +66,7 @@ def test_a_whole_life(folder: Path, loop: Callable[[], asyncio.AbstractEventLoop
     async def live() -> None:
         runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
         await runner.ready(60)
-        assert runner.confinement.word == "confined"
+        assert runner.confinement.status == "confined"
         assert runner.load_ns > 0
         assert stat.S_ISSOCK(os.stat(runner.socket).st_mode)
         assert os.stat(Path(runner.socket).parent).st_mode & 0o777 == 0o700
@@ -170,7 +170,7 @@ async def test_a_folder_whose_name_somebody_else_took_is_not_used(folder: Path) 
 TAKEN_OVER = """
 import fcntl, os, sys, time
 from ndani.runtime import child
-said = child.Pipes.say
+said = child.Pipes.send
 end = os.open(f"/proc/self/fd/{sys.argv[1]}", os.O_WRONLY | os.O_NONBLOCK)  # inside it could not be opened
 fcntl.fcntl(int(sys.argv[1]), 1031, 4096)  # nor made smaller
 def taken(pipes, event):
@@ -187,7 +187,7 @@ def taken(pipes, event):
         pass
     said(pipes, event)
     time.sleep(600)
-child.Pipes.say = taken
+child.Pipes.send = taken
 child.main(int(sys.argv[1]), int(sys.argv[2]))
 """
 
@@ -220,7 +220,7 @@ async def test_two_runners_each_have_their_own_lifeline(folder: Path) -> None:
 
 
 async def test_what_a_runner_is_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = environment({"PATH": "/bin", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0", "AWS_SECRET": "s", "HOME": "/h"})
+    given = child_environment({"PATH": "/bin", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0", "AWS_SECRET": "s", "HOME": "/h"})
     assert given == {
         "PATH": "/bin",
         "OMP_NUM_THREADS": "2",
@@ -290,7 +290,7 @@ async def test_a_child_that_lies_about_its_jail_is_refused(folder: Path, tmp_pat
     """A real process that says it is confined and is not: the kernel's word counts."""
     liar = tmp_path / "liar"
     script = "import sys; from ndani import jail; from ndani.runtime import child; "
-    script += "jail.shut = lambda _: jail.Confinement(True, True, True); child.main(int(sys.argv[1]), int(sys.argv[2]))"
+    script += "jail.enter = lambda _: jail.Confinement(True, True, True); child.main(int(sys.argv[1]), int(sys.argv[2]))"
     # The runner is started as: PYTHON -I -m ndani.runtime.child COMMANDS EVENTS
     liar.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I -c '{script}' \"$@\"\n")
     liar.chmod(0o755)

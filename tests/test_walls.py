@@ -56,11 +56,11 @@ async def tried(folder, scratch, version, spaces):
             found = {o.name: o.error if o.blocked else "open" for o in await runner.probe(targets.addresses)}
             arrived = sorted(targets.arrived())
         held = runner.confinement
-        return [version, spaces, held.word, held.landlock, held.namespace, found, arrived]
+        return [version, spaces, held.status, held.landlock, held.namespace, found, arrived]
     finally:
         await runner.stop()
 async def main():
-    jail.seal()
+    jail.make_undumpable()
     with runtime_folder() as folder, tempfile.TemporaryDirectory() as scratch:
         for version in json.loads(sys.argv[1]):
             for spaces in (True, False):
@@ -113,11 +113,11 @@ def answer(*_):
     raise OSError(getattr(errno, sys.argv[1]), "landlock_create_ruleset")
 landlock._call = answer
 try:
-    held = jail.shut(jail.Policy(tempfile.gettempdir(), require=sys.argv[2] == "required"))
+    held = jail.enter(jail.Policy(tempfile.gettempdir(), require=sys.argv[2] == "required"))
 except errors.Unconfined as error:
     print(json.dumps(["refused", str(error)]))
 else:
-    print(json.dumps([held.word, held.missing[0]]))
+    print(json.dumps([held.status, held.missing[0]]))
 """
 
 
@@ -188,7 +188,7 @@ from ndani.runtime.runner import Runner
 CHILD = '''
 import ctypes, errno, json, mmap, os, resource, sys, threading, time, _thread
 from ndani.runtime import child
-say = child.Pipes.say
+say = child.Pipes.send
 def taken(pipes, event):
     if not isinstance(event, child.Ready):
         return say(pipes, event)
@@ -216,7 +216,7 @@ def taken(pipes, event):
             begun += 1
         except RuntimeError:
             os._exit(70 if begun < 1000 else 71)
-child.Pipes.say = taken
+child.Pipes.send = taken
 child.main(int(sys.argv[1]), int(sys.argv[2]))
 '''
 async def main():
@@ -273,7 +273,7 @@ def test_memory_files_and_descriptors_have_an_end() -> None:
 STACK = """
 import json, resource, sys
 from ndani import jail
-jail.shut(jail.Policy(sys.argv[1], limits=jail.Limits(64, 64, 0, 1 << 26)))
+jail.enter(jail.Policy(sys.argv[1], limits=jail.Limits(64, 64, 0, 1 << 26)))
 print(json.dumps(resource.getrlimit(resource.RLIMIT_STACK)))
 """
 

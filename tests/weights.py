@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ndani.convert import gguf_layout, kernels, quant_types
-from ndani.convert.quantise import PIECE, OpenGguf, open_source
+from ndani.convert.quantise import CHUNK_VALUES, OpenGguf, open_source
 from ndani.store import extents
 from ndani.store.gguf import Tensor, read_header
 
@@ -71,7 +71,7 @@ def library() -> ctypes.CDLL:
 def traits(kind: str) -> _Traits:
     """What the engine says of a type."""
     library().ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
-    found: _Traits = library().ggml_get_type_traits(kernels.NUMBERS[kind]).contents
+    found: _Traits = library().ggml_get_type_traits(kernels.TYPE_NUMBERS[kind]).contents
     return found
 
 
@@ -84,7 +84,7 @@ def unpack(source: Path, target: Path) -> None:
         made = gguf_layout.lay_out_file(_keys(opened, 1), tensors, types)
         out.write(made.head)
         begin = extents.align_up(opened.head.end, extents.ALIGNMENT)
-        for tensor, place in zip(tensors, made.places, strict=True):
+        for tensor, place in zip(tensors, made.offsets, strict=True):
             count = extents.tensor_size("F32", tensor.shape) // 4
             held = os.pread(file.fileno(), extents.tensor_size(tensor.type, tensor.shape), begin + tensor.offset)
             out.seek(place)
@@ -102,8 +102,8 @@ def _halves(kind: str, held: bytes, count: int) -> bytes:
     numbers, size = extents.BLOCKS[kind]
     half, made = library().ggml_fp32_to_fp16_row, bytearray()
     half.argtypes, half.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64), None
-    for at in range(0, count, PIECE):
-        many = min(PIECE, count - at)
+    for at in range(0, count, CHUNK_VALUES):
+        many = min(CHUNK_VALUES, count - at)
         floats, halves = (ctypes.c_float * many)(), (ctypes.c_uint16 * many)()
         widen(held[at // numbers * size :][: many // numbers * size], floats, many)
         half(floats, halves, many)
@@ -137,7 +137,7 @@ def file(keys: Iterable[tuple[str, Any]], tensors: Sequence[tuple[Tensor, bytes]
     laid = gguf_layout.lay_out_file([_pair(*pair) for pair in keys], [t for t, _ in tensors], {t.name: t.type for t, _ in tensors})
     made = bytearray(laid.size)
     made[: len(laid.head)] = laid.head
-    for (_, content), place in zip(tensors, laid.places, strict=True):
+    for (_, content), place in zip(tensors, laid.offsets, strict=True):
         made[place : place + len(content)] = content
     return bytes(made)
 

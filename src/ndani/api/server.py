@@ -45,7 +45,7 @@ SHUTDOWN_GRACE = 3
 
 def serve(settings: Settings) -> int:
     """Run the server until SIGTERM, SIGINT, SIGHUP or SIGQUIT; returns the exit code. Raises Misconfigured when it cannot listen."""
-    jail.seal()
+    jail.make_undumpable()
     make_home()
     log = open_log(settings.log_file, settings.debug)
     with listening(settings) as listeners, runtime_folder() as folder, capture_library_logs(log):
@@ -65,7 +65,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     async def spawn(launch: Launch, weights: int) -> Runner:
         child = await Runner.spawn(launch, weights if weights >= 0 else None, folder, require_jail=settings.require_jail)
         await child.ready()
-        if child.confinement.word != "confined":
+        if child.confinement.status != "confined":
             log.warn("a runner is unconfined", pid=child.pid, why=" ".join(child.confinement.missing))
         return child
 
@@ -133,7 +133,7 @@ async def _stop_when_idle(idle_seconds: float, counts: Counts, end: Callable[[],
     """Stop a server that was started in the background, when no request has come for `idle_seconds`."""
     if idle_seconds <= 0:
         return
-    while counts.under_way or time.monotonic() - counts.last < idle_seconds:  # noqa: ASYNC110 - no event marks the absence of requests
+    while counts.in_flight or time.monotonic() - counts.last_end < idle_seconds:  # noqa: ASYNC110 - no event marks the absence of requests
         await asyncio.sleep(min(1.0, idle_seconds / 4))
     end()
 

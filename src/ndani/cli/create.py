@@ -22,7 +22,7 @@ from ndani.cli.command import Command, complete_file, exactly
 from ndani.cli.handover import link_into_store
 from ndani.cli.output import emit
 from ndani.control_characters import remove_invisible
-from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred
+from ndani.convert.file_selection import SUFFIX, holds_tensors, preferred_weights
 from ndani.convert.quant_types import parse_kind
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.settings import expand, load
@@ -168,7 +168,7 @@ def checkpoint_files(folder: Path, paths: Iterable[Path]) -> list[Path]:
     is sent, and only when the subfolder has no weights of its own.
     """
     by_name = {path.name: path for path in paths}
-    weights = preferred(name for name in by_name if name.endswith(SUFFIX))
+    weights = preferred_weights(name for name in by_name if name.endswith(SUFFIX))
     metadata = [path for name, path in by_name.items() if path.suffix in _METADATA_SUFFIXES and name not in _TRAINING_NOTES]
     nested_configs = [path for path in sorted(folder.glob("*/config.json")) if not _has_weights(path.parent)]
     return [*(by_name[name] for name in weights), *sorted([*metadata, *nested_configs])]

@@ -1,9 +1,9 @@
-"""Weights made of other weights: quantised, joined, or converted from safetensors. The door: a `Task`, and `make`.
+"""Make weights from other weights: quantise, join, or convert from safetensors. The entry points: a `Task`, and `plan_conversion`.
 
-It runs in a process of its own, which has every file open before it starts and can open no other (`supervisor` starts it,
-`worker` is its main): for a user's weights and for files that have come from elsewhere alike. The front uses the pure
-parts (`kinds`, `shards`, `quantise.plan`) to say what is wrong before a process is started.
-Which of a recipe's files need this, and what the result is called, is the front's business.
+The work runs in a process of its own (`supervisor` starts it, `worker` is its main). That process has every file open
+before it starts and can open no other, both for a user's weights and for downloaded files. The front uses the pure
+parts (`quant_types`, `shards`, `quantise.plan`) to report what is wrong before a process is started.
+The front decides which files of a recipe need this, and what the result is called.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ndani.convert.kernels import Kernels, load
 from ndani.convert.quantise import open_source, plan, write
 
 
-class Given(msgspec.Struct, frozen=True):
-    """A file to be read: the name that its owner knows it by, and an open descriptor."""
+class SourceFile(msgspec.Struct, frozen=True):
+    """A file to read: the name that its owner knows it by, and an open descriptor."""
 
     name: str
     descriptor: int
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What to make: one GGUF file, into an open descriptor.
+    """What to make: one GGUF file, written to an open descriptor.
 
-    Either out of the parts of one model, of `kind` (empty: types stay), or of a `checkpoint`: safetensors and all that
-    says what they are.
+    The sources are either the parts of one GGUF model, to become one of `kind` (empty: types stay), or a `checkpoint`:
+    safetensors with config.json and the tokenizer's files.
     """
 
-    sources: tuple[Given, ...]
+    sources: tuple[SourceFile, ...]
     output: int
     kind: str = ""
     threads: int = 1
@@ -41,33 +41,32 @@ class Task(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A file about to be made: its bytes, and the steps to it, of which none is done; each says how many of `total` bytes are."""
+    """A planned file: its size, and `progress`, which does the work as it is iterated; it yields how many of `total` bytes are done."""
 
     size: int
     total: int
-    steps: Generator[int]
+    progress: Generator[int]
 
 
-def prepare(task: Task) -> Kernels | None:
-    """Load what the task needs, before the jail shuts. Raises Misconfigured."""
+def load_libraries(task: Task) -> Kernels | None:
+    """Load what the task needs, before the process enters the jail. Raises Misconfigured."""
     if task.checkpoint:
-        # numpy's library for matrices, which nothing here uses, starts a thread per core as it is loaded; a jail holds one.
+        # numpy's BLAS, which nothing here uses, starts a thread per core when it is loaded. The jail needs a single thread.
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
-        import ndani.convert.checkpoint  # noqa: F401 - with numpy, which only who converts has to load
+        import ndani.convert.checkpoint  # noqa: F401 - with numpy, which only conversions have to load
     return load() if task.kind else None
 
 
-def make(task: Task, kernels: Kernels | None) -> Conversion:
-    """Look at the sources, and say what is wrong with them. The steps are then to be consumed; both may raise.
+def plan_conversion(task: Task, kernels: Kernels | None) -> Conversion:
+    """Read and check the sources' headers. The caller then iterates over `progress`; both may raise.
 
     Raises BadRequest and Unsupported for the weights, OSError for the disk.
     """
     if task.checkpoint:
-        from ndani.convert.checkpoint import prepare as converted
+        from ndani.convert.checkpoint import prepare
 
-        file = converted({given.name: given.descriptor for given in task.sources})
-        return Conversion(file.size, file.size, file.fill(task.output))
-    sources = [open_source(given.name, given.descriptor) for given in task.sources]
-    found = plan(sources, task.kind)
-    steps = write(found, [given.descriptor for given in task.sources], task.output, kernels, task.threads)
-    return Conversion(found.outline.size, found.total, steps)
+        file = prepare({source.name: source.descriptor for source in task.sources})
+        return Conversion(file.size, file.size, file.write_to_descriptor(task.output))
+    work = plan([open_source(source.name, source.descriptor) for source in task.sources], task.kind)
+    progress = write(work, [source.descriptor for source in task.sources], task.output, kernels, task.threads)
+    return Conversion(work.layout.size, work.total, progress)

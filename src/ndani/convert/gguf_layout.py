@@ -1,6 +1,6 @@
-"""What a GGUF file that is being made looks like: its head as bytes, and where each tensor's numbers go. Pure.
+"""The layout of a GGUF file to write: its header as bytes, and the offset of each tensor's data. Pure.
 
-Key/values are taken over as the bytes they were, so that nothing that this version does not know of is lost or changed.
+Key/values are copied as raw bytes, so that keys that this version does not know are kept unchanged.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ndani.convert.kernels import NUMBERS
+from ndani.convert.kernels import TYPE_NUMBERS
 from ndani.store.extents import ALIGNMENT, align_up, tensor_size
 from ndani.store.gguf import Tensor
 
@@ -18,40 +18,41 @@ _VERSION, _UINT32 = 3, 4
 
 @dataclass(frozen=True, slots=True)
 class GgufLayout:
-    """The head of a file, where each tensor's numbers begin (counted from the file's first byte), and the file's size."""
+    """The header of a file, the offset of each tensor's data from the start of the file, and the file's size."""
 
     head: bytes
-    places: tuple[int, ...]
+    offsets: tuple[int, ...]
     size: int
 
 
 def number_key(key: str, value: int) -> bytes:
-    """A key with a 32-bit number, as a GGUF file holds it."""
-    return _text(key) + struct.pack("<II", _UINT32, value)
+    """A key with a 32-bit number, encoded for a GGUF header."""
+    return _encode_string(key) + struct.pack("<II", _UINT32, value)
 
 
 def lay_out_file(keys: Sequence[bytes], tensors: Sequence[Tensor], types: Mapping[str, str], alignment: int = ALIGNMENT) -> GgufLayout:
-    """Lay out a file of these key/values and of these tensors, each of the type that `types` has for its name."""
+    """Lay out a file of these encoded key/values and these tensors; `types` has each tensor's type by its name."""
     head = b"".join((b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(keys)), *keys))
-    at, offsets, infos = 0, [], []
+    offset, offsets, infos = 0, [], []
     for tensor in tensors:
-        shape = _trimmed(tensor.shape)
-        kind = types[tensor.name]
-        infos.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, NUMBERS[kind], at))
-        offsets.append(at)
-        at += align_up(tensor_size(kind, shape), alignment)
+        shape = _without_trailing_ones(tensor.shape)
+        tensor_type = types[tensor.name]
+        info = struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, TYPE_NUMBERS[tensor_type], offset)
+        infos.append(_encode_string(tensor.name) + info)
+        offsets.append(offset)
+        offset += align_up(tensor_size(tensor_type, shape), alignment)
     head += b"".join(infos)
     head += bytes(align_up(len(head), alignment) - len(head))
-    return GgufLayout(head, tuple(len(head) + offset for offset in offsets), len(head) + at)
+    return GgufLayout(head, tuple(len(head) + start for start in offsets), len(head) + offset)
 
 
-def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without its last ones, as llama.cpp writes it."""
+def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its trailing dimensions of 1, as llama.cpp writes it."""
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
 
 
-def _text(text: str) -> bytes:
-    raw = text.encode("utf-8", "surrogatepass")
-    return struct.pack("<Q", len(raw)) + raw
+def _encode_string(text: str) -> bytes:
+    encoded = text.encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(encoded)) + encoded

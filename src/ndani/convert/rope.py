@@ -1,7 +1,7 @@
-"""How a Llama and its like tell places in a text apart (RoPE): what config.json says of it, in the engine's keys and factors. Pure.
+"""Rotary position embedding (RoPE) of the Llama family: from config.json to the engine's keys and factors. Pure.
 
-Said in `rope_parameters` by newer files, in `rope_scaling` and `rope_theta` by older ones. What would change the answers and
-is not run by the engine is refused; so is what is not known.
+Newer files have it in `rope_parameters`, older ones in `rope_scaling` and `rope_theta`. Settings that change the answers
+and that the engine does not support are refused; so are unknown ones.
 """
 
 from __future__ import annotations
@@ -12,102 +12,106 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndani.convert.config_values import fraction, whole
+from ndani.convert.config_values import read_float, read_integer
 from ndani.convert.gguf_writer import GgufValue
 from ndani.errors import BadRequest, Unsupported
 
-#: What is read of rope_scaling, by its kind. More than that would change the answers, so it is refused.
-_NAMED = ("rope_type", "type", "rope_theta")
-_STRETCHED = (*_NAMED, "factor", "original_max_position_embeddings")
-_KNOWN = {
-    "default": _NAMED,
-    "linear": _STRETCHED,
-    "yarn": (*_STRETCHED, "attention_factor", "beta_fast", "beta_slow", "extrapolation_factor", "finetuned"),
-    "llama3": (*_STRETCHED, "low_freq_factor", "high_freq_factor"),
+#: The supported keys of rope_scaling, by its type. Any other key would change the answers, so it is refused.
+_COMMON_KEYS = ("rope_type", "type", "rope_theta")
+_SCALING_KEYS = (*_COMMON_KEYS, "factor", "original_max_position_embeddings")
+_SUPPORTED_KEYS = {
+    "default": _COMMON_KEYS,
+    "linear": _SCALING_KEYS,
+    "yarn": (*_SCALING_KEYS, "attention_factor", "beta_fast", "beta_slow", "extrapolation_factor", "finetuned"),
+    "llama3": (*_SCALING_KEYS, "low_freq_factor", "high_freq_factor"),
 }
 _YARN_FIXED = {"beta_fast": 32.0, "beta_slow": 1.0, "extrapolation_factor": 1.0}
-#: What makes no difference when it has this value.
+#: Keys that make no difference when they have this value.
 _NEUTRAL: dict[str, object] = {"partial_rotary_factor": 1, "truncate": True, "finetuned": False}
 
 
-def read_rope(arch: str, config: dict[str, Any], size: int) -> tuple[dict[str, GgufValue], NDArray[np.float32] | None]:
-    """The engine's keys, and Llama 3's factors where it stretches; `size` is how many numbers a head has.
+def read_rope(arch: str, config: dict[str, Any], head_size: int) -> tuple[dict[str, GgufValue], NDArray[np.float32] | None]:
+    """The engine's keys, and the scaling factors of a head's frequencies for Llama 3's type (else None).
 
     Raises BadRequest, Unsupported.
     """
-    said = _said(config)
-    partial = fraction(config, "partial_rotary_factor", 1.0)
+    scaling = _read_scaling(config)
+    partial = read_float(config, "partial_rotary_factor", 1.0)
     if partial != 1:
         raise Unsupported(f"a model whose partial_rotary_factor is {partial:g} is not run by the engine as one of this kind")
-    base = fraction(said, "rope_theta", fraction(config, "rope_theta", 10000.0))
+    base = read_float(scaling, "rope_theta", read_float(config, "rope_theta", 10000.0))
     keys: dict[str, GgufValue] = {f"{arch}.rope.freq_base": base}
-    kind = _kind(said)
-    if unknown := next((name for name in said if name not in _KNOWN[kind]), None):
-        raise Unsupported(f"rope_scaling of the kind {kind} with {unknown[:30]} cannot be converted; use a GGUF file of this model")
-    if kind == "default":
+    rope_type = _rope_type(scaling)
+    if unknown := next((name for name in scaling if name not in _SUPPORTED_KEYS[rope_type]), None):
+        raise Unsupported(f"rope_scaling of the kind {rope_type} with {unknown[:30]} cannot be converted; use a GGUF file of this model")
+    if rope_type == "default":
         return keys, None
-    factor = fraction(said, "factor")
-    if kind == "llama3":
-        return keys, _factors(said, base, factor, size)
-    keys |= {f"{arch}.rope.scaling.type": kind, f"{arch}.rope.scaling.factor": factor}
-    return keys | (_yarn(arch, said, factor) if kind == "yarn" else {}), None
+    factor = read_float(scaling, "factor")
+    if rope_type == "llama3":
+        return keys, _llama3_factors(scaling, base, factor, head_size)
+    keys |= {f"{arch}.rope.scaling.type": rope_type, f"{arch}.rope.scaling.factor": factor}
+    return keys | (_yarn_keys(arch, scaling, factor) if rope_type == "yarn" else {}), None
 
 
-def _said(config: dict[str, Any]) -> dict[str, Any]:
-    """What is said in either place, without what is null or makes no difference. Raises BadRequest where both are said and differ."""
-    found: list[dict[str, Any]] = []
+def _read_scaling(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of either key, without null and neutral values. Raises BadRequest when both keys are set and differ."""
+    settings: list[dict[str, Any]] = []
     for name in ("rope_parameters", "rope_scaling"):
         value = config.get(name)
         if value is not None and not isinstance(value, dict):
             raise BadRequest(f"config.json says {name}, and it is not an object")
         if value:
-            found.append({key: item for key, item in value.items() if item is not None and not (key in _NEUTRAL and item == _NEUTRAL[key])})
-    alike = [{key: item for key, item in one.items() if key != "rope_theta"} for one in found]
-    if len(found) == 2 and alike[0] != alike[1]:
+            settings.append({key: item for key, item in value.items() if item is not None and not _is_neutral(key, item)})
+    without_base = [{key: item for key, item in group.items() if key != "rope_theta"} for group in settings]
+    if len(settings) == 2 and without_base[0] != without_base[1]:
         raise BadRequest("config.json says both rope_parameters and rope_scaling, and they differ; send the model's own")
-    return found[-1] | found[0] if found else {}
+    return settings[-1] | settings[0] if settings else {}
 
 
-def _kind(said: dict[str, Any]) -> str:
-    """How places are stretched. Raises Unsupported for a way that is not known, BadRequest for none where there is more to it."""
-    kinds = {said[name] for name in ("rope_type", "type") if isinstance(said.get(name), str)}
-    odd = [said[name] for name in ("rope_type", "type") if name in said and not isinstance(said[name], str)]
-    if odd or len(kinds) > 1:
+def _is_neutral(key: str, value: object) -> bool:
+    return key in _NEUTRAL and value == _NEUTRAL[key]
+
+
+def _rope_type(scaling: dict[str, Any]) -> str:
+    """The scaling type. Raises Unsupported for an unknown type, BadRequest for a missing type beside other settings."""
+    types = {scaling[name] for name in ("rope_type", "type") if isinstance(scaling.get(name), str)}
+    invalid = [scaling[name] for name in ("rope_type", "type") if name in scaling and not isinstance(scaling[name], str)]
+    if invalid or len(types) > 1:
         raise BadRequest("config.json says rope_scaling of no kind, or of two; send the model's own")
-    if not kinds and said.keys() - {"rope_theta"}:
+    if not types and scaling.keys() - {"rope_theta"}:
         raise BadRequest("config.json says rope_scaling, and not of which kind (rope_type); send the model's own")
-    kind = str(next(iter(kinds), "default"))
-    if kind not in _KNOWN:
-        raise Unsupported(f"rope_scaling of the kind {kind[:30]} cannot be converted; linear, yarn and llama3 can")
-    return kind
+    rope_type = str(next(iter(types), "default"))
+    if rope_type not in _SUPPORTED_KEYS:
+        raise Unsupported(f"rope_scaling of the kind {rope_type[:30]} cannot be converted; linear, yarn and llama3 can")
+    return rope_type
 
 
-def _yarn(arch: str, said: dict[str, Any], factor: float) -> dict[str, GgufValue]:
-    """What more is said of YaRN's way of stretching. The engine takes one of its four numbers from a file of these families."""
-    for name, only in _YARN_FIXED.items():
-        if fraction(said, name, only) != only:
-            raise Unsupported(f"rope_scaling whose {name} is not {only:g} is not run by the engine in a model of this kind")
-    keys: dict[str, GgufValue] = {f"{arch}.rope.scaling.original_context_length": whole(said, "original_max_position_embeddings")}
-    if said.get("attention_factor") is not None:
-        own = 0.1 * math.log(max(factor, 1.0)) + 1  # which the engine works out, and multiplies by what it is told
-        keys[f"{arch}.rope.scaling.attn_factor"] = fraction(said, "attention_factor") / own
+def _yarn_keys(arch: str, scaling: dict[str, Any], factor: float) -> dict[str, GgufValue]:
+    """The additional keys of YaRN. Of its four parameters, the engine reads only the attention factor for these families."""
+    for name, fixed in _YARN_FIXED.items():
+        if read_float(scaling, name, fixed) != fixed:
+            raise Unsupported(f"rope_scaling whose {name} is not {fixed:g} is not run by the engine in a model of this kind")
+    keys: dict[str, GgufValue] = {f"{arch}.rope.scaling.original_context_length": read_integer(scaling, "original_max_position_embeddings")}
+    if scaling.get("attention_factor") is not None:
+        built_in = 0.1 * math.log(max(factor, 1.0)) + 1  # the engine computes this and multiplies it by the key's value
+        keys[f"{arch}.rope.scaling.attn_factor"] = read_float(scaling, "attention_factor") / built_in
     return keys
 
 
-def _factors(said: dict[str, Any], base: float, factor: float, size: int) -> NDArray[np.float32]:
-    """By how much each wave is stretched: short ones not at all, long ones by `factor`, those between by degrees."""
-    low, high = fraction(said, "low_freq_factor", 1.0), fraction(said, "high_freq_factor", 4.0)
-    trained = whole(said, "original_max_position_embeddings", 8192)
+def _llama3_factors(scaling: dict[str, Any], base: float, factor: float, head_size: int) -> NDArray[np.float32]:
+    """The factor of each wavelength: 1 for short ones, `factor` for long ones, interpolated between."""
+    low, high = read_float(scaling, "low_freq_factor", 1.0), read_float(scaling, "high_freq_factor", 4.0)
+    trained = read_integer(scaling, "original_max_position_embeddings", 8192)
     if high <= low:
         raise BadRequest("config.json says rope_scaling whose high_freq_factor is not above its low_freq_factor")
-    made = []
-    for number in range(0, size, 2):
-        wave = 2 * math.pi * base ** (number / size)
-        if wave < trained / high:
-            made.append(1.0)
-        elif wave > trained / low:
-            made.append(factor)
+    factors = []
+    for dimension in range(0, head_size, 2):
+        wavelength = 2 * math.pi * base ** (dimension / head_size)
+        if wavelength < trained / high:
+            factors.append(1.0)
+        elif wavelength > trained / low:
+            factors.append(factor)
         else:
-            smooth = (trained / wave - low) / (high - low)
-            made.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(made, np.float32)
+            smooth = (trained / wavelength - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(factors, np.float32)

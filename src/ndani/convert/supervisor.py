@@ -1,8 +1,8 @@
-"""The supervisor of conversion workers: a child for each weights file, told what to do, watched, and killed when nobody waits.
+"""The supervisor of conversion workers: one child process per weights file, watched, and killed when nobody waits for it.
 
-The front has one made for `create`, the fetcher for a pull whose files are not weights yet. What the child is told is a
-`convert.Task` with descriptors that are open here, so that it needs no path and no right to open anything. What becomes
-of the file afterwards is the caller's business; when this raises, its content is worthless.
+The front uses it for `create`, the fetcher for a pull whose files must be converted first. The child gets a
+`convert.Task` with descriptors that are open here, so it needs no path and no right to open a file. The caller decides
+what happens to the file afterwards; after an exception its content is unusable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from ndani import errors, jail
 from ndani.convert import Task, worker
 from ndani.jail import threads
-from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
+from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.store.disk import translate_disk_errors
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import run_in_thread, run_in_thread_reporting
@@ -28,12 +28,12 @@ from ndani.types import Progress, Report
 
 _STOPPING = "the server is stopping; create the model again when it runs"  # a pull's workers end with its fetcher
 _REPORT = "try again, and report it if it stays"
-_ODD = f"the process that makes the weights said what it never should, and was ended; {_REPORT}"
-#: What a disk says: there is no room, it is broken, gone, or may not be written to any more. Every file is open before a
-#: worker starts, so whatever else the system refuses it is no matter of the store's rights.
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
-_CROWDED = f"the process that makes the weights started threads without end, and was ended; {_REPORT}"
-#: Seconds between the end of a worker's words and SIGKILL.
+_UNEXPECTED = f"the process that makes the weights said what it never should, and was ended; {_REPORT}"
+#: Errors of a disk: it is full, broken, gone, or read-only. Every file is open before a worker starts, so any other error of
+#: the system does not come from the store's permissions.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
+_TOO_MANY_THREADS = f"the process that makes the weights started threads without end, and was ended; {_REPORT}"
+#: Seconds between the end of a worker's events and SIGKILL.
 _GRACE = 0.5
 
 
@@ -46,71 +46,76 @@ class Supervisor:
         self._closing = False
 
     async def fill(self, task: Task, file: TemporaryBlob, status: str, digest: str | None, report: Report) -> None:
-        """Have a task done into a file of the store, and work out the file's digest; the steps of both, the first ones under `status`.
+        """Run a task with a file of the store as its output, then compute the file's digest; reports both, the first as `status`.
 
         The caller names the file. Raises as `make`, and StoreFailed.
         """
         total = 0
 
-        def working(done: worker.Working) -> None:
+        def report_conversion(progress: worker.ConversionProgress) -> None:
             nonlocal total
-            total = done.total
-            report(Progress(status, digest, total, done.completed))
+            total = progress.total
+            report(Progress(status, digest, total, progress.completed))
 
-        def verifying(hashed: int) -> None:
+        def report_hashing(hashed: int) -> None:
             report(Progress("verifying conversion", total=file.size, completed=hashed))
 
         with translate_disk_errors(file.root):
-            await self.make(task, working, file.allocate)
+            await self.make(task, report_conversion, file.allocate)
         report(Progress(status, digest, total, total))
-        verifying(0)
-        await run_in_thread_reporting(file.compute_digest, verifying)
-        verifying(file.size)
+        report_hashing(0)
+        await run_in_thread_reporting(file.compute_digest, report_hashing)
+        report_hashing(file.size)
 
-    async def make(self, task: Task, report: Callable[[worker.Working], None], allocate: Callable[[int], None] | None = None) -> None:
-        """Have a task done, and report how far it is. Cancelled, it kills the child.
+    async def make(
+        self, task: Task, report: Callable[[worker.ConversionProgress], None], allocate: Callable[[int], None] | None = None
+    ) -> None:
+        """Run a task in a worker and report its progress. Cancellation kills the worker.
 
-        `allocate` is called in a thread, before the first byte is written, with the number that the file will have; what
-        it raises ends the work. For a checkpoint the bytes are those of that file, else those of the sources.
+        `allocate` is called in a thread with the file's size, before the first byte is written; an exception from it ends
+        the task. For a checkpoint, progress counts bytes of the output file, else bytes of the sources.
         Raises BadRequest for weights that cannot be used, OSError for the disk, Unconfined, Misconfigured, Failed.
         """
         if self._closing:
             raise errors.Failed(_STOPPING)
         child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
         self._workers.add(child)
-        counter = asyncio.create_task(threads.hold(child.process, worker.most_threads(task)), name="threads of a conversion worker")
-        steps = 0  # it is jailed, then it has planned, then it works; each once, for it may have read what makes it say anything
+        watch = threads.enforce_limits(child.process, worker.max_threads(task))
+        watcher = asyncio.create_task(watch, name="threads of a conversion worker")
+        # A worker sends Jailed, then Planned, then its progress. The first two may come once only: untrusted files may have
+        # made it send anything.
+        is_jailed = is_planned = False
         try:
-            while not isinstance(event := await child.receive(), worker.Made):
+            while not isinstance(event := await child.receive(), worker.Finished):
                 match event:
-                    case worker.Working() if steps == 2:
+                    case worker.ConversionProgress() if is_planned:
                         report(event)
-                    case Jailed(confinement) if steps == 0:
-                        steps = 1
+                    case Jailed(confinement) if not is_jailed:
+                        is_jailed = True
                         jail.verify(child.process.pid, confinement)
                         child.send(Open())
-                    case worker.Planned(size) if steps == 1 and size <= worker.most_output(task):
-                        steps = 2
+                    case worker.Planned(size) if is_jailed and not is_planned and size <= worker.max_output_size(task):
+                        is_planned = True
                         if allocate:
                             await run_in_thread(allocate, size)
-                        child.send(worker.Write())
+                        child.send(worker.StartWriting())
                     case Refused(code, sentence):
                         raise errors.error_from_child(code, sentence)
-                    case worker.Stuck(number):
-                        raise _stopped(number)
+                    case worker.OsFailure(number):
+                        raise _system_error(number)
                     case None:
-                        raise errors.Failed(_CROWDED if counter.done() else self._cause(await child.end(_GRACE)))
+                        raise errors.Failed(_TOO_MANY_THREADS if watcher.done() else self._cause(await child.end(_GRACE)))
                     case _:
-                        raise errors.Failed(_ODD)
-            if steps < 2:
-                raise errors.Failed(_ODD)
+                        raise errors.Failed(_UNEXPECTED)
+            if not is_planned:
+                raise errors.Failed(_UNEXPECTED)
         finally:
-            counter.cancel()
+            watcher.cancel()
             self._workers.discard(child)
             await child.end()
 
     async def close(self) -> None:
-        """End whatever is being made; those who wait for it hear that the server stops."""
+        """Kill all workers; their callers get an error that says that the server is stopping."""
         self._closing = True
         for child in self._workers:
             child.process.kill()
@@ -120,24 +125,24 @@ class Supervisor:
             return _STOPPING
         if code == -signal.SIGKILL:
             return "the process that makes the weights was killed, which is what a system short of memory does; try again"
-        return f"the process that makes the weights {ending(code)}; {_REPORT}"
+        return f"the process that makes the weights {describe_exit(code)}; {_REPORT}"
 
 
-def _stopped(number: int) -> Exception:
-    """What a system's number means that a worker ended with: the disk's own error, else a fault that has nothing to do with it."""
-    if number in _DISK:
+def _system_error(number: int) -> Exception:
+    """The error for an errno that a worker ended with: OSError for the disk, else Failed."""
+    if number in _DISK_ERRORS:
         return OSError(number, os.strerror(number))
     name = errno.errorcode.get(number, f"number {number}")
     return errors.Failed(f"the process that makes the weights was refused something by the system ({name}); {_REPORT}")
 
 
 class _Worker:
-    """One process and its two pipes."""
+    """One worker process and its two pipes."""
 
     def __init__(self, order: worker.Order) -> None:
-        inherited = (*(given.descriptor for given in order.task.sources), order.task.output)
+        inherited = (*(source.descriptor for source in order.task.sources), order.task.output)
         try:
-            self.process, self._commands, events = start("ndani.convert.worker", order, inherited)
+            self.process, self._commands, events = start_child("ndani.convert.worker", order, inherited)
         except OSError as error:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None
@@ -145,15 +150,15 @@ class _Worker:
         self._decoder: msgspec.json.Decoder[worker.WorkerEvent] = msgspec.json.Decoder(worker.WorkerEvent)
         self._reader = asyncio.StreamReader()
         self._transport: asyncio.ReadTransport | None = None
-        self._code: int | None = None
+        self._exit_code: int | None = None
 
-    def send(self, line: msgspec.Struct) -> None:
-        """Write it a line. Raises Failed, and ends it, when it does not read what it is told."""
-        if not tell(self.process, self._commands, line):
-            raise errors.Failed(_ODD)
+    def send(self, command: msgspec.Struct) -> None:
+        """Send a command. When the worker does not read its pipe, this kills it and raises Failed."""
+        if not send_command(self.process, self._commands, command):
+            raise errors.Failed(_UNEXPECTED)
 
     async def receive(self) -> worker.WorkerEvent | None:
-        """The next thing that it says; None when nothing more comes. Raises Failed, and ends it, for what no worker of ours says."""
+        """The next event; None at the end of the pipe. For an invalid event this kills the worker and raises Failed."""
         if self._transport is None:
             protocol = asyncio.StreamReaderProtocol(self._reader)
             self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._events)
@@ -162,15 +167,16 @@ class _Worker:
             return self._decoder.decode(line) if line else None
         except (ValueError, msgspec.DecodeError, RecursionError):
             self.process.kill()
-            raise errors.Failed(_ODD) from None
+            raise errors.Failed(_UNEXPECTED) from None
 
     async def end(self, grace: float = 0.0) -> int:
-        """Make sure that it is gone, killed after `grace` seconds, and how it went. May be called again."""
-        if self._code is None:
-            self._code = await run_in_thread(self._reap, grace)
+        """Wait for the exit, with SIGKILL after `grace` seconds; returns the exit code. May be called again."""
+        if self._exit_code is None:
+            self._exit_code = await run_in_thread(self._reap, grace)
             os.close(self._commands)
-            self._transport.close() if self._transport else self._events.close()
-        return self._code
+            events = self._transport or self._events
+            events.close()
+        return self._exit_code
 
     def _reap(self, grace: float) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):

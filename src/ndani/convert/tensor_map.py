@@ -1,7 +1,7 @@
-"""Which tensor of a checkpoint goes where: its name in the engine, and the shape that config.json says it has. Pure.
+"""Map each tensor of a checkpoint to its name in the engine, and check its shape against config.json. Pure.
 
-Each family says its own names (`llama`, `bert`). What is wrong with a set of tensors is found here for all of them, and
-before anything is made that is as long as config.json claims: its numbers are believed where the weights bear them out.
+Each family defines its own names (`llama`, `bert`). The checks of a set of tensors are here, for all families. They run
+before anything is built whose length comes from config.json: its numbers are trusted only when the weights confirm them.
 """
 
 from __future__ import annotations
@@ -10,97 +10,98 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ndani.convert.gguf_writer import TargetTensor
-from ndani.convert.safetensors import WEIGHTS, Stored
+from ndani.convert.safetensors import WEIGHTS, StoredTensor
 from ndani.errors import BadRequest, Unsupported
 from ndani.store.parameters import excerpt
 
-#: A tensor's name as a family's layout has it, out of the one that its file has; None for one that the engine does without.
+#: From a tensor's name in its file to its name in a family's `TensorMap`; None for one that the engine does not need.
 Rename = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """Where a tensor goes: the engine's name, the shape of its weight, and whether a bias belongs to it (None: it may).
+    """What one tensor becomes: the engine's name, the shape of its weight, and whether it has a bias (None: optional).
 
-    A weight that is `plain` stays F32 although it is a matrix.
+    With `keep_f32` the weight stays F32 although it is a matrix.
     """
 
     name: str
     shape: tuple[int, ...]
     bias: bool | None = False
-    plain: bool = False
+    keep_f32: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TensorMap:
-    """All tensors of a model, by their names without `.weight`: those of no block, and those of each, which begin with `begin`."""
+    """All tensors of a model, by name without `.weight`: those outside of blocks, and those of each block behind `block_prefix`."""
 
     blocks: int
-    begin: str
-    whole: Mapping[str, TensorRule]
+    block_prefix: str
+    outside: Mapping[str, TensorRule]
     block: Mapping[str, TensorRule]
     optional: frozenset[str] = frozenset()
 
-    def needed(self) -> Iterator[str]:
-        """The engine's names of all that has to be there."""
-        yield from self._needed("", self.whole)
+    def required_names(self) -> Iterator[str]:
+        """The engine's names of all tensors that must be present."""
+        yield from self._required_names("", self.outside)
         for number in range(self.blocks):
-            yield from self._needed(f"blk.{number}.", self.block)
+            yield from self._required_names(f"blk.{number}.", self.block)
 
-    def _needed(self, before: str, places: Mapping[str, TensorRule]) -> Iterator[str]:
-        for stem, place in places.items():
+    def _required_names(self, prefix: str, rules: Mapping[str, TensorRule]) -> Iterator[str]:
+        for stem, rule in rules.items():
             if stem not in self.optional:
-                yield f"{before}{place.name}.weight"
-                if place.bias:
-                    yield f"{before}{place.name}.bias"
+                yield f"{prefix}{rule.name}.weight"
+                if rule.bias:
+                    yield f"{prefix}{rule.name}.bias"
 
 
-def rows_of(tensors: Mapping[str, Stored], rename: Rename, name: str) -> int:
-    """How many rows a tensor has that config.json does not tell; 0 when it is not there."""
-    return next((stored.shape[0] for full, stored in tensors.items() if rename(full) == name), 0)
+def count_rows(tensors: Mapping[str, StoredTensor], rename: Rename, name: str) -> int:
+    """The rows of a tensor, where config.json does not give them; 0 when the tensor is missing."""
+    return next((stored.shape[0] for full_name, stored in tensors.items() if rename(full_name) == name), 0)
 
 
-def map_tensors(tensors: Mapping[str, Stored], layout: TensorMap, rename: Rename) -> list[TargetTensor]:
-    """Every tensor in its place. Raises BadRequest for a set that is not this model's, Unsupported for what has no place."""
+def map_tensors(tensors: Mapping[str, StoredTensor], layout: TensorMap, rename: Rename) -> list[TargetTensor]:
+    """The target of every tensor. Raises BadRequest for tensors that do not fit config.json, Unsupported for unknown ones."""
     if layout.blocks > len(tensors):
         raise BadRequest(f"config.json says {layout.blocks} layers, and these are {len(tensors)} tensors; send all files of one model")
-    made: dict[str, TargetTensor] = {}
-    for full, stored in tensors.items():
-        if (name := rename(full)) is not None:
-            target = _target(full, name, stored, layout)
-            if target.name in made:
-                raise BadRequest(f"the weights hold the tensor {excerpt(full)} twice, under two names; give one set of weights")
-            made[target.name] = target
+    targets: dict[str, TargetTensor] = {}
+    for full_name, stored in tensors.items():
+        if (name := rename(full_name)) is not None:
+            target = _target(full_name, name, stored, layout)
+            if target.name in targets:
+                raise BadRequest(f"the weights hold the tensor {excerpt(full_name)} twice, under two names; give one set of weights")
+            targets[target.name] = target
     missing, first = 0, ""
-    for name in layout.needed():
-        if name not in made:
+    for name in layout.required_names():
+        if name not in targets:
             missing, first = missing + 1, first or name
     if missing:
         raise BadRequest(f"the weights lack {missing} tensors of this model ({first} is one); send all of its files")
-    return list(made.values())
+    return list(targets.values())
 
 
-def _target(full: str, name: str, stored: Stored, layout: TensorMap) -> TargetTensor:
-    stem, _, end = name.rpartition(".")
-    before, places = "", layout.whole
-    if stem.startswith(layout.begin):
-        number, _, stem = stem.removeprefix(layout.begin).partition(".")
-        if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) < layout.blocks):
+def _target(full_name: str, name: str, stored: StoredTensor, layout: TensorMap) -> TargetTensor:
+    stem, _, suffix = name.rpartition(".")
+    prefix, rules = "", layout.outside
+    if stem.startswith(layout.block_prefix):
+        number, _, stem = stem.removeprefix(layout.block_prefix).partition(".")
+        is_block_number = number.isascii() and number.isdigit() and len(number) < 10 and int(number) < layout.blocks
+        if not is_block_number:
             raise BadRequest(
-                f"the tensor {excerpt(full)} does not belong to a model of {layout.blocks} layers; config.json is another model's"
+                f"the tensor {excerpt(full_name)} does not belong to a model of {layout.blocks} layers; config.json is another model's"
             )
-        before, places = f"blk.{int(number)}.", layout.block
-    place = places.get(stem)
-    if place is not None and end == "bias" and place.bias is False:
+        prefix, rules = f"blk.{int(number)}.", layout.block
+    rule = rules.get(stem)
+    if rule is not None and suffix == "bias" and rule.bias is False:
         raise Unsupported(
-            f"there is no place for the tensor {excerpt(full)}: this part of a model has no bias where config.json does not say so"
+            f"there is no place for the tensor {excerpt(full_name)}: this part of a model has no bias where config.json does not say so"
         )
-    if place is None or end not in ("weight", "bias"):
-        raise Unsupported(f"there is no place for the tensor {excerpt(full)} in a model of this kind that the engine runs")
-    shape = place.shape if end == "weight" else place.shape[:1]
+    if rule is None or suffix not in ("weight", "bias"):
+        raise Unsupported(f"there is no place for the tensor {excerpt(full_name)} in a model of this kind that the engine runs")
+    shape = rule.shape if suffix == "weight" else rule.shape[:1]
     if stored.shape != shape:
         sizes = f"the shape {list(stored.shape)[:8]}, and config.json asks for {list(shape)}"
-        raise BadRequest(f"the tensor {excerpt(full)} has {sizes}; it is another model's, send all files of one")
+        raise BadRequest(f"the tensor {excerpt(full_name)} has {sizes}; it is another model's, send all files of one")
     if stored.dtype not in WEIGHTS:
-        raise Unsupported(f"the tensor {excerpt(full)} is stored as {stored.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
-    return TargetTensor(f"{before}{place.name}.{end}", "F16" if len(shape) > 1 and not place.plain else "F32", stored)
+        raise Unsupported(f"the tensor {excerpt(full_name)} is stored as {stored.dtype}; weights of {', '.join(WEIGHTS)} can be converted")
+    return TargetTensor(f"{prefix}{rule.name}.{suffix}", "F16" if len(shape) > 1 and not rule.keep_f32 else "F32", stored)

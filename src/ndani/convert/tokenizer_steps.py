@@ -1,8 +1,7 @@
-"""What a tokenizer.json does to a text before its vocabulary is used, and whether the engine does the very same. Pure.
+"""The steps of a tokenizer.json before its vocabulary is used, and whether the engine does exactly the same. Pure.
 
-The engine cuts by itself and knows only certain ways of splitting a text. All steps and all that is said of them are
-compared: a tokenizer with a step more, or with one that is set otherwise, reads other tokens than the engine would give
-its model.
+The engine has its own code for this and supports only certain pre-tokenizers. All steps are compared with all of their
+settings: a tokenizer with one more step or another setting gives other tokens than the engine would.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from typing import Any
 
 from ndani.errors import Unsupported
 
-#: Bytes as letters, with GPT-2's own expression before that or without.
+#: Byte-level encoding, with GPT-2's own expression before it or without.
 _GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _BYTES = _GPT2 | {"use_regex": False}
 _DIGITS = {"type": "Digits", "individual_digits": True}
-#: The steps with an expression; those are told apart by the digest of all of them together.
+#: A step with an expression. The digest of all expressions together tells such tokenizers apart.
 _SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
-#: What counts where a file does not say it, and what makes no difference to the tokens.
-_UNSAID: dict[str, Any] = {"add_prefix_space": True, "use_regex": True, "invert": False}
-_NO_MATTER = ("trim_offsets",)
+#: The defaults of settings that a file may leave out, and the settings that make no difference to the tokens.
+_DEFAULTS: dict[str, Any] = {"add_prefix_space": True, "use_regex": True, "invert": False}
+_IGNORED = ("trim_offsets",)
 
-#: The engine's names for its ways of splitting, by the steps and by the digest of their expressions (as in ollama's
+#: The engine's names of its pre-tokenizers, by the steps and the digest of their expressions (as in ollama's
 #: `convert/tokenizer.go`, and llama.cpp's table).
-_KNOWN: tuple[tuple[str, list[dict[str, Any]], str], ...] = (
+_PRE_TOKENIZERS: tuple[tuple[str, list[dict[str, Any]], str], ...] = (
     ("gpt-2", [_GPT2], ""),
     ("smollm", [_DIGITS, _GPT2], ""),
     ("llama-bpe", [_SPLIT, _BYTES], "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f"),
@@ -34,72 +33,73 @@ _KNOWN: tuple[tuple[str, list[dict[str, Any]], str], ...] = (
     ("deepseek-coder", [*4 * [_SPLIT], _DIGITS, _BYTES], "21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e"),
 )
 
-#: SentencePiece's: a space becomes its sign, and one may be put in front of the text. Older files say so of the text,
-#: newer ones of the splitting.
-_SIGN = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-_FRONT = {"type": "Prepend", "prepend": "▁"}
+#: SentencePiece's steps: a space becomes `▁`, and one may be put before the text. Older files have these steps in the
+#: normalizer, newer ones in the pre_tokenizer.
+_REPLACE_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+_PREPEND_SPACE = {"type": "Prepend", "prepend": "▁"}
 
 
-def steps(value: Any) -> list[dict[str, Any]]:
-    """The steps of a normalizer, a pre_tokenizer or a post_processor: those of a sequence, or the one that it is."""
-    found = as_object(value)
+def list_steps(value: Any) -> list[dict[str, Any]]:
+    """The steps of a normalizer, a pre_tokenizer or a post_processor, which is a sequence of steps or a single one."""
+    step_or_sequence = as_object(value)
     for name in ("pretokenizers", "normalizers", "processors"):
-        if isinstance(inner := found.get(name), list):
-            return [as_object(step) for step in inner]
-    return [found] if found else []
+        if isinstance(sequence := step_or_sequence.get(name), list):
+            return [as_object(step) for step in sequence]
+    return [step_or_sequence] if step_or_sequence else []
 
 
-def name_split(whole: Mapping[str, Any]) -> str:
-    """The engine's name for how a byte-level tokenizer splits text. Raises Unsupported for a way that it does not know."""
-    found, expressions = [], ""
-    for step in steps(whole.get("pre_tokenizer")):
-        step = {key: value for key, value in step.items() if key not in _NO_MATTER}
+def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
+    """The engine's name of a byte-level pre-tokenizer. Raises Unsupported for one that the engine does not have."""
+    steps, expressions = [], ""
+    for step in list_steps(tokenizer.get("pre_tokenizer")):
+        step = {key: value for key, value in step.items() if key not in _IGNORED}
         if step.get("type") == "Split":
             pattern = as_object(step.pop("pattern", None))
-            expressions += str(pattern.get("Regex")) if list(pattern) == ["Regex"] else "\0"  # in no known one
-        unsaid = {"ByteLevel": ("add_prefix_space", "use_regex"), "Split": ("invert",)}.get(str(step.get("type")), ())
-        found.append({key: _UNSAID[key] for key in unsaid} | step)
+            expressions += str(pattern.get("Regex")) if list(pattern) == ["Regex"] else "\0"  # no known expression has it
+        optional = {"ByteLevel": ("add_prefix_space", "use_regex"), "Split": ("invert",)}.get(str(step.get("type")), ())
+        steps.append({key: _DEFAULTS[key] for key in optional} | step)
     digest = hashlib.sha256(expressions.encode("utf-8", "replace")).hexdigest() if expressions else ""
-    name = next((name for name, known, theirs in _KNOWN if (known, theirs) == (found, digest)), None)
-    # NFC is what everybody writes who types; the engine leaves it out, as llama.cpp's and ollama's converters do.
-    if name is None or any(step != {"type": "NFC"} for step in steps(whole.get("normalizer"))):
+    name = next((name for name, known_steps, known_digest in _PRE_TOKENIZERS if (known_steps, known_digest) == (steps, digest)), None)
+    # Typed text nearly always is NFC already. The engine skips that step, as llama.cpp's and ollama's converters do.
+    changes_text = any(step != {"type": "NFC"} for step in list_steps(tokenizer.get("normalizer")))
+    if name is None or changes_text:
         raise Unsupported("this tokenizer splits text in a way that the engine is not known to share; use a GGUF file of this model")
     return name
 
 
-def require_plain_merging(whole: Mapping[str, Any]) -> None:
-    """Raise Unsupported for pieces that are put together otherwise than by their merges alone, which is all that the engine does.
+def require_plain_merges(tokenizer: Mapping[str, Any]) -> None:
+    """Raise Unsupported for a BPE model with options beside its merges, which the engine does not support.
 
-    Tokens that count before any merge does are the engine's way with one kind of splitting (Llama 3's).
+    The exception is ignore_merges, which the engine applies with Llama 3's pre-tokenizer and with no other.
     """
-    model = as_object(whole.get("model"))
-    odd = [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
-    if model.get("ignore_merges") and (has_pieces(whole) or name_split(whole) != "llama-bpe"):
-        odd.append("ignore_merges")
-    if odd:
+    model = as_object(tokenizer.get("model"))
+    unsupported = [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
+    if model.get("ignore_merges") and (is_sentencepiece(tokenizer) or name_pre_tokenizer(tokenizer) != "llama-bpe"):
+        unsupported.append("ignore_merges")
+    if unsupported:
         raise Unsupported(
-            f"this tokenizer's {odd[0]} is not known to the engine, which would read other tokens; use a GGUF file of this model"
+            f"this tokenizer's {unsupported[0]} is not known to the engine, which would read other tokens; use a GGUF file of this model"
         )
 
 
-def has_pieces(whole: Mapping[str, Any]) -> bool:
-    """Whether the symbols are SentencePiece's (`▁` for a space, bytes as `<0x0A>`), and not bytes as letters.
+def is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether the tokens are SentencePiece's (`▁` for a space, bytes as `<0x0A>`); False for byte-level tokens.
 
-    Raises Unsupported for what is neither, or does more to a text than either.
+    Raises Unsupported for a tokenizer that is neither, or has more steps than either.
     """
-    before, after = steps(whole.get("normalizer")), steps(whole.get("pre_tokenizer"))
-    if any(step.get("type") == "ByteLevel" for step in (*before, *after)):
+    normalizers, pre_tokenizers = list_steps(tokenizer.get("normalizer")), list_steps(tokenizer.get("pre_tokenizer"))
+    if any(step.get("type") == "ByteLevel" for step in (*normalizers, *pre_tokenizers)):
         return False
-    older = before in ([_SIGN], [_FRONT, _SIGN]) and not after
-    newer = not before and [(step.get("type"), step.get("replacement")) for step in after] == [("Metaspace", "▁")]
-    if not (older or newer) or as_object(whole.get("model")).get("byte_fallback") is not True:
+    older = normalizers in ([_REPLACE_SPACE], [_PREPEND_SPACE, _REPLACE_SPACE]) and not pre_tokenizers
+    newer = not normalizers and [(step.get("type"), step.get("replacement")) for step in pre_tokenizers] == [("Metaspace", "▁")]
+    if not (older or newer) or as_object(tokenizer.get("model")).get("byte_fallback") is not True:
         raise Unsupported("this tokenizer is neither byte-level nor SentencePiece's with bytes; use a GGUF file of this model")
     return True
 
 
-def has_space_before(whole: Mapping[str, Any]) -> bool:
-    """Whether a space is put before every text, by a tokenizer that has SentencePiece's symbols."""
-    for step in (*steps(whole.get("normalizer")), *steps(whole.get("pre_tokenizer"))):
+def adds_space_prefix(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece tokenizer puts a space before every text."""
+    for step in (*list_steps(tokenizer.get("normalizer")), *list_steps(tokenizer.get("pre_tokenizer"))):
         if step.get("type") == "Prepend":
             return True
         if step.get("type") == "Metaspace":
@@ -107,26 +107,26 @@ def has_space_before(whole: Mapping[str, Any]) -> bool:
     return False
 
 
-def read_letters(whole: Mapping[str, Any] | None, config: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether a BERT's letters are made small, and whether their accents go; out of tokenizer.json, where there is one,
-    and of tokenizer_config.json, which counts more, as it does in its publishers' library.
+def read_bert_normalizer(tokenizer: Mapping[str, Any] | None, config: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a BERT's tokenizer lowercases text, and whether it strips accents.
 
-    Raises Unsupported for a tokenizer that leaves out what the engine does to every text.
+    From tokenizer.json, if there is one, and tokenizer_config.json, which takes precedence as in the publishers' library.
+    Raises Unsupported for a tokenizer that does not do what the engine always does.
     """
-    said: dict[str, Any] = {}
-    if whole is not None:
-        before, after = steps(whole.get("normalizer")), steps(whole.get("pre_tokenizer"))
-        if [step.get("type") for step in (*before, *after)] != ["BertNormalizer", "BertPreTokenizer"]:
+    settings: dict[str, Any] = {}
+    if tokenizer is not None:
+        normalizers, pre_tokenizers = list_steps(tokenizer.get("normalizer")), list_steps(tokenizer.get("pre_tokenizer"))
+        if [step.get("type") for step in (*normalizers, *pre_tokenizers)] != ["BertNormalizer", "BertPreTokenizer"]:
             raise Unsupported("this tokenizer splits text in another way than a BERT's, which is what the engine does; use a GGUF file")
-        said = before[0]
-    names = {"lowercase": "do_lower_case", "strip_accents": "strip_accents", "handle_chinese_chars": "tokenize_chinese_chars"}
-    said = said | {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
-    if said.get("clean_text", True) is not True or said.get("handle_chinese_chars", True) is not True:
+        settings = normalizers[0]
+    config_names = {"lowercase": "do_lower_case", "strip_accents": "strip_accents", "handle_chinese_chars": "tokenize_chinese_chars"}
+    settings = settings | {name: config[config_name] for name, config_name in config_names.items() if config_name in config}
+    if settings.get("clean_text", True) is not True or settings.get("handle_chinese_chars", True) is not True:
         raise Unsupported("this tokenizer keeps control characters or Chinese words whole, which the engine cannot; use a GGUF file")
-    lowercase, accents = said.get("lowercase", True), said.get("strip_accents")
-    if not isinstance(lowercase, bool) or not isinstance(accents, bool | None):
+    lowercase, strip_accents = settings.get("lowercase", True), settings.get("strip_accents")
+    if not isinstance(lowercase, bool) or not isinstance(strip_accents, bool | None):
         raise Unsupported("the tokenizer's do_lower_case and strip_accents have to be true or false; send the model's own files")
-    return lowercase, lowercase if accents is None else accents
+    return lowercase, lowercase if strip_accents is None else strip_accents
 
 
 def as_object(value: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The main of a worker's process: `python -I -m ndani.convert.worker COMMANDS EVENTS` (two inherited descriptors).
+"""The main module of a worker process: `python -I -m ndani.convert.worker COMMANDS EVENTS` (two inherited descriptors).
 
-It makes one weights file of others and ends. The order is a runner's (docs/decisions/004): libraries, the jail, a look
-from outside, and only then the first byte of foreign weights. It needs less than a runner, so its jail is tighter: no
-socket at all, and no file but those that it inherits open. Standard streams lead to /dev/null.
+It converts one weights file and exits. The sequence is a runner's (docs/decisions/004): libraries, the jail, a check from
+outside, and only then the first byte of untrusted weights. It needs less than a runner, so its jail is tighter: no socket
+at all, and no file but those that it inherits open. Standard streams lead to /dev/null.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ import msgspec
 from ndani import convert, errors, jail
 from ndani.jail.process import Jailed, Open, Pipes, Refused
 
-_EVERY = 0.06  # seconds between two signs of life
-#: Whoever asks a model is waiting for it; whoever makes one has time.
+_REPORT_INTERVAL = 0.06  # seconds between two progress events
+#: Running models have priority: somebody waits for an answer, and a conversion can take its time.
 _NICE = 10
-#: Bytes of a file that are not numbers.
-_HEADS = 64 << 20
-#: Bytes that foreign files may make it take, whatever they say of themselves: a checkpoint of any size needs less than one
-#: GB. A thread has a stack and three buffers beside that.
-_MEMORY, _PER_THREAD = 4 << 30, 64 << 20
-#: Threads beside those that it is told to compute with, and descriptors beside those of its sources.
-_THREADS, _DESCRIPTORS = 32, 64
+#: The most bytes of a file's header.
+_MAX_HEADER_BYTES = 64 << 20
+#: The memory limit, whatever the untrusted files state: a checkpoint of any size needs less than one GB. Each thread needs
+#: a stack and three buffers in addition.
+_MEMORY, _MEMORY_PER_THREAD = 4 << 30, 64 << 20
+#: Threads in addition to the computing ones, and descriptors in addition to the sources.
+_EXTRA_THREADS, _EXTRA_DESCRIPTORS = 32, 64
 
 
-#: What a front believes of a worker's numbers: foreign files may have made it say anything.
+#: The range of a worker's numbers that the front accepts: untrusted files may have made the worker send anything.
 _Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _Errno = Annotated[int, msgspec.Meta(ge=0, lt=1 << 12)]
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The one line that a worker reads: what to make, the process id of who started it, and whether a jail is required."""
+    """The first line that a worker reads: the task, the process id of its parent (`front`), and whether a jail is required."""
 
     task: convert.Task
     front: int
@@ -46,101 +46,101 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Planned(msgspec.Struct, frozen=True, tag="planned"):
-    """From the worker: nothing is wrong with the sources so far, and the file will have so many bytes."""
+    """From the worker: the sources' headers are valid, and the file will have `size` bytes."""
 
     size: _Bytes
 
 
-class Write(msgspec.Struct, frozen=True, tag="write"):
-    """From the front: there is room for that."""
+class StartWriting(msgspec.Struct, frozen=True, tag="write"):
+    """From the front: the disk space is allocated."""
 
 
-class Working(msgspec.Struct, frozen=True, tag="working"):
-    """From the worker: so many bytes are done of so many (`convert.Conversion` says of what)."""
+class ConversionProgress(msgspec.Struct, frozen=True, tag="working"):
+    """From the worker: `completed` of `total` bytes are done, as `convert.Conversion` counts them."""
 
     completed: _Bytes
     total: _Bytes
 
 
-class Made(msgspec.Struct, frozen=True, tag="made"):
-    """From the worker: the file is whole."""
+class Finished(msgspec.Struct, frozen=True, tag="made"):
+    """From the worker: the file is complete."""
 
 
-class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
-    """From the worker: the system said no, with this number. Whether that was the disk is for the front to say."""
+class OsFailure(msgspec.Struct, frozen=True, tag="stuck"):
+    """From the worker: a system call failed with this errno. The front decides whether the disk is the cause."""
 
     errno: _Errno
 
 
-WorkerEvent = Jailed | Planned | Working | Made | Stuck | Refused
+WorkerEvent = Jailed | Planned | ConversionProgress | Finished | OsFailure | Refused
 
 
 def main(commands: int, events: int) -> None:
-    """Do one task. Ends by `os._exit`: threads may be in native code."""
+    """Do one task. It exits with `os._exit`, because threads may be in native code."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if (number := getattr(signal, name, None)) is not None:
-            signal.signal(number, signal.SIG_IGN)  # the front's, which ends this process when it should end
+            signal.signal(number, signal.SIG_IGN)  # these are for the front, which ends this process when necessary
     pipes = Pipes(commands, events)
-    order = msgspec.json.decode(pipes.line(), type=Order)
-    pipes.say(_outcome(order, pipes))  # outside of it: what an error held in memory is gone
+    order = msgspec.json.decode(pipes.read_line(), type=Order)
+    pipes.send(_outcome(order, pipes))  # after the except blocks, so that memory held by an exception is free again
     os._exit(0)
 
 
 def _outcome(order: Order, pipes: Pipes) -> WorkerEvent:
-    """Do it; how it went."""
+    """Do the task; returns the last event."""
     try:
         _work(order, pipes)
     except errors.NdaniError as error:
         return Refused(error.code, str(error))
     except OSError as error:
-        return Stuck(error.errno or 0)
+        return OsFailure(error.errno or 0)
     except MemoryError:
         return Refused("failed", "these files ask for more memory than there is, or than any model's do; look at them, or free some")
     except BaseException as error:
         return Refused("failed", f"the weights could not be made ({type(error).__name__}); try again, and report it if it stays")
-    return Made()
+    return Finished()
 
 
 def _work(order: Order, pipes: Pipes) -> None:
-    kernels = convert.prepare(order.task)
+    kernels = convert.load_libraries(order.task)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(_NICE)
     if os.getppid() != order.front:
-        os._exit(0)  # the front died before the kernel was asked to tell us
-    pipes.say(Jailed(jail.shut(jail.Policy("", require=order.require_jail, limits=limits_of(order.task)))))
-    msgspec.json.decode(pipes.line(), type=Open)
-    jail.seal()
-    work = convert.make(order.task, kernels)
-    pipes.say(Planned(work.size))
-    msgspec.json.decode(pipes.line(), type=Write)
-    threading.Thread(target=pipes.line, daemon=True).start()  # the lifeline: no more lines come, and its end ends us
-    pipes.say(Working(0, work.total))
-    reported = time.monotonic()
-    with contextlib.closing(work.steps) as steps:
-        for completed in steps:
-            if time.monotonic() - reported >= _EVERY:
-                reported = time.monotonic()
-                pipes.say(Working(completed, work.total))
+        os._exit(0)  # the front died before the jail could set the parent-death signal
+    pipes.send(Jailed(jail.enter(jail.Policy("", require=order.require_jail, limits=limits_of(order.task)))))
+    msgspec.json.decode(pipes.read_line(), type=Open)
+    jail.make_undumpable()
+    work = convert.plan_conversion(order.task, kernels)
+    pipes.send(Planned(work.size))
+    msgspec.json.decode(pipes.read_line(), type=StartWriting)
+    threading.Thread(target=pipes.read_line, daemon=True).start()  # no more lines come; it exits when the front is gone
+    pipes.send(ConversionProgress(0, work.total))
+    last_report = time.monotonic()
+    with contextlib.closing(work.progress) as progress:
+        for completed in progress:
+            if time.monotonic() - last_report >= _REPORT_INTERVAL:
+                last_report = time.monotonic()
+                pipes.send(ConversionProgress(completed, work.total))
 
 
-def most_output(task: convert.Task) -> int:
-    """Bytes of the largest file that these sources could become: twice as wide at the most, and heads."""
-    return 4 * sum(os.fstat(given.descriptor).st_size for given in task.sources) + _HEADS
+def max_output_size(task: convert.Task) -> int:
+    """The largest size of a file made from these sources: values of at most four times the width, and a header."""
+    return 4 * _source_size(task) + _MAX_HEADER_BYTES
 
 
 def limits_of(task: convert.Task) -> jail.Limits:
-    """What a worker may take: files that are mapped to be read do not count as its memory, however large they are.
-
-    No file of it grows beyond what these sources could become.
-    """
-    read = sum(os.fstat(given.descriptor).st_size for given in task.sources)
-    memory = _MEMORY + task.threads * _PER_THREAD
-    return jail.Limits(most_threads(task), _DESCRIPTORS + len(task.sources), most_output(task), memory, read)
+    """The resource limits of a worker. Mapped source files do not count as its memory, whatever their size."""
+    memory = _MEMORY + task.threads * _MEMORY_PER_THREAD
+    return jail.Limits(max_threads(task), _EXTRA_DESCRIPTORS + len(task.sources), max_output_size(task), memory, _source_size(task))
 
 
-def most_threads(task: convert.Task) -> int:
-    """More threads than a worker of ours ever has; one with more has been taken over."""
-    return _THREADS + 2 * task.threads
+def _source_size(task: convert.Task) -> int:
+    return sum(os.fstat(source.descriptor).st_size for source in task.sources)
+
+
+def max_threads(task: convert.Task) -> int:
+    """More threads than a worker ever has; a worker with more is compromised."""
+    return _EXTRA_THREADS + 2 * task.threads
 
 
 if __name__ == "__main__":

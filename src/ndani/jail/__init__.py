@@ -1,9 +1,8 @@
-"""The jail: what keeps a child that reads foreign bytes from reaching anything. This is the door; each system has its own file.
+"""The jail: it keeps a child that reads untrusted bytes from reaching anything. These are its entry points; each system has its own file.
 
-`shut` is called in the child, `verify` by whoever started it; `process` has both ends of how they speak. On Linux the
-jail is mandatory and fails closed, but for Landlock, which a kernel may lack; on macOS it is a seatbelt profile (written,
-never run); elsewhere there is none. Where a part is missing that keeps a child from anything at all, the word
-*unconfined* says so everywhere.
+The child calls `enter`, its parent calls `verify`; `process` has both ends of their pipes. On Linux the jail is mandatory
+and fails closed, except for Landlock, which a kernel may lack. On macOS it is a seatbelt profile (written, never run); other
+systems have none. When an essential part is missing, the status *unconfined* says so everywhere.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from ndani.errors import Unconfined
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one child may take: threads, open descriptors, bytes of memory beyond what it has (0: no limit), bytes of a file.
+    """The resource limits of one child: threads, open descriptors, bytes of a file, bytes of memory beyond its current (0: no limit).
 
-    `mapped` are the bytes of the files that it maps to be read, which are no memory of its own.
+    `mapped` is the size of the files that it maps for reading, which do not count as its memory.
     """
 
     threads: int
@@ -30,9 +29,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one child needs of the machine: the folder of its socket, descriptors of files that it opens again to read, a GPU.
+    """What one child needs: the folder of its socket, descriptors of files that it opens again for reading, a GPU.
 
-    Without a folder it gets no socket of any kind, and only the files that it has open already.
+    Without a folder it gets no socket of any kind, and only the files that it already has open.
     """
 
     socket_folder: str
@@ -44,7 +43,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What holds a child. `missing` is a sentence for each part of the jail that this system did not give."""
+    """The parts of the jail that are in force. `missing` has a sentence for each part that this system does not provide."""
 
     seccomp: bool = False
     landlock: bool = False
@@ -53,43 +52,44 @@ class Confinement:
     missing: tuple[str, ...] = ()
 
     @property
-    def word(self) -> str:
-        """`confined` when the process can open no connection and no file that was not given to it, else `unconfined`.
+    def status(self) -> str:
+        """`confined` when the process can open no connection and no file that it was not given, else `unconfined`.
 
-        A seatbelt is no claim: that profile was never seen to hold.
+        A seatbelt does not count, because that profile has never been tested.
         """
         return "confined" if self.seccomp and self.landlock else "unconfined"
 
 
-def shut(policy: Policy) -> Confinement:
-    """Shut the jail around this process, for good. Call it on the only thread, before the weights are opened.
+def enter(policy: Policy) -> Confinement:
+    """Put this process into the jail, for good. Call it on the only thread, before the weights are opened.
 
-    Raises Unconfined when this system has a jail and it would not shut, or leaves the child unconfined where that is an error.
+    Raises Unconfined when this system's jail cannot be applied, or when it leaves the child unconfined and the policy
+    requires confinement.
     """
-    held = _shut(policy)
-    if policy.require and held.word != "confined":
+    confinement = _enter(policy)
+    if policy.require and confinement.status != "confined":
         reader = "NDANI_REQUIRE_JAIL is set, and here the process that reads the weights would be unconfined"
-        raise Unconfined(f"{reader}; unset it to allow that. {held.missing[0]}")
-    return held
+        raise Unconfined(f"{reader}; unset it to allow that. {confinement.missing[0]}")
+    return confinement
 
 
-def _shut(policy: Policy) -> Confinement:
+def _enter(policy: Policy) -> Confinement:
     system: str = sys.platform  # a plain string, so that the type checker reads every branch
     if system == "linux":
         from ndani.jail import linux
 
-        return linux.shut(policy)
+        return linux.enter(policy)
     if system == "darwin":
         from ndani.jail import macos
 
-        return macos.shut(policy)
+        return macos.enter(policy)
     return Confinement(missing=("This system has no jail that ndani knows.",))
 
 
 def verify(pid: int, claim: Confinement) -> Confinement:
-    """Check from outside what a child says of itself, as far as the system shows it; returns what holds.
+    """Check a child's `claim` from outside, as far as the system allows; returns the verified confinement.
 
-    Raises Unconfined when it does not hold. `claim` comes from the child while it runs no foreign input yet.
+    Raises Unconfined when the claim is false. The child makes it before it reads untrusted input.
     """
     system: str = sys.platform
     if system == "linux":
@@ -99,25 +99,25 @@ def verify(pid: int, claim: Confinement) -> Confinement:
     return claim
 
 
-def bind_no_more() -> None:
-    """From here on no socket of this process gets a name. Call it once it listens; it holds every thread. Raises Unconfined.
+def forbid_bind() -> None:
+    """Forbid `bind` in all threads of this process. Call it once the process listens. Raises Unconfined.
 
-    Until then, and no longer, who has taken it over could make names in its socket's folder.
+    Before this call, a compromised process could create sockets in its socket's folder.
     """
     if sys.platform == "linux":
         from ndani.jail import linux
 
-        linux.bind_no_more()
+        linux.forbid_bind()
 
 
-def seal() -> None:
-    """Close this process to debuggers and core dumps: no other process of its user can look into its memory, nor write there.
+def make_undumpable() -> None:
+    """Forbid debuggers and core dumps: no other process of the same user can read or write this process's memory.
 
-    Every process of ours that is asked, or told a secret, does this first of all: what reads foreign bytes is started
-    later. A runner does it once its weights are loaded: there are systems where a process that cannot be dumped may not
-    open its own /proc/self/fd as an ordinary user.
+    Every process that handles requests or secrets calls this first, before children that read untrusted bytes start. A
+    runner calls it after its weights are loaded, because on some systems an undumpable process of an ordinary user cannot
+    open its own /proc/self/fd.
     """
     if sys.platform == "linux":
         from ndani.jail import linux
 
-        linux.seal()
+        linux.make_undumpable()

@@ -1,7 +1,7 @@
-"""Landlock: which files a jailed process may open. Rights are masked to what the running kernel knows. Pure ctypes.
+"""Landlock: which files a jailed process may open. Rights are masked to those that the running kernel supports. Pure ctypes.
 
-Numbers from `linux/landlock.h`. It holds the calling thread and what that thread starts later, so it is applied
-while there is only one.
+The numbers come from `linux/landlock.h`. A ruleset applies to the calling thread and the threads that it starts later, so
+it is applied while there is only one thread.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from ndani.jail.syscalls import MACHINES, number
+from ndani.jail.syscalls import ARCHITECTURES, syscall_number
 
 WRITE_FILE, READ_FILE, READ_DIR, MAKE_SOCK = 1 << 1, 1 << 2, 1 << 3, 1 << 9
 
@@ -37,10 +37,9 @@ class _Beneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The Landlock version of this kernel; 0 where it has none, or has it turned off.
+    """The Landlock version of this kernel; 0 when it has none, or has it disabled.
 
-    Raises OSError for any other answer: something around this process forbids the question, as containers do, and that
-    says nothing of the kernel.
+    Raises OSError for any other error: something forbids the call, as containers do, and the kernel's version is unknown.
     """
     try:
         return _call("landlock_create_ruleset", None, 0, _VERSION_FLAG)
@@ -60,47 +59,47 @@ def restrict(version: int, paths: Mapping[str, int], descriptors: Mapping[int, i
         handled |= rights if version >= since else 0
     ruleset = _Ruleset(handled, 0b11 if version >= _NETWORK_FROM else 0, 0b11 if version >= _SCOPE_FROM else 0)
     size = 24 if version >= _SCOPE_FROM else 16 if version >= _NETWORK_FROM else 8
-    held = _call("landlock_create_ruleset", ctypes.byref(ruleset), size, 0)
+    ruleset_fd = _call("landlock_create_ruleset", ctypes.byref(ruleset), size, 0)
     try:
         for path, rights in paths.items():
-            _allow_path(held, path, rights & handled)
+            _allow_path(ruleset_fd, path, rights & handled)
         for descriptor, rights in descriptors.items():
-            _allow(held, descriptor, rights & handled)
-        _call("landlock_restrict_self", held, 0)
+            _allow(ruleset_fd, descriptor, rights & handled)
+        _call("landlock_restrict_self", ruleset_fd, 0)
     finally:
-        os.close(held)
+        os.close(ruleset_fd)
 
 
-def _allow_path(held: int, path: str, rights: int) -> None:
+def _allow_path(ruleset_fd: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        _allow(held, descriptor, rights)
+        _allow(ruleset_fd, descriptor, rights)
     finally:
         os.close(descriptor)
 
 
-def _allow(held: int, descriptor: int, rights: int) -> None:
+def _allow(ruleset_fd: int, descriptor: int, rights: int) -> None:
     if not os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112 - a descriptor, not a path
         rights &= _FILE_RIGHTS  # rights of folders on a file are refused
     rule = _Beneath(rights, descriptor)
     try:
-        _call("landlock_add_rule", held, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
+        _call("landlock_add_rule", ruleset_fd, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
     except OSError as error:
-        if error.errno != errno.EBADFD:  # a memfd: it lies on no mounted file system, and needs no rule
+        if error.errno != errno.EBADFD:  # a memfd: it is on no mounted file system, and needs no rule
             raise
 
 
 def _call(name: str, *arguments: object) -> int:
-    machine = MACHINES.get(os.uname().machine)
+    machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.ENOSYS, name)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     given = [ctypes.c_long(part) if isinstance(part, int) else part for part in arguments]
-    result: int = libc.syscall(ctypes.c_long(number(name, machine) or 0), *given)
+    result: int = libc.syscall(ctypes.c_long(syscall_number(name, machine) or 0), *given)
     if result < 0:
         raise OSError(ctypes.get_errno(), name)
     return result

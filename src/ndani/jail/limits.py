@@ -1,8 +1,8 @@
-"""What a jailed process may take of the machine: descriptors, memory, threads, the sizes of files.
+"""The resource limits of a jailed process: descriptors, memory, threads, file sizes.
 
-The kernel keeps these limits, and nothing in the process can raise them again. One of them it does not keep for
-everybody: threads are counted per user, so a limit on them holds only who has a user namespace of its own (there nobody
-else is counted), and never root. `watch.py` looks from outside for all others.
+The kernel enforces these limits, and nothing in the process can raise them again. The limit of threads is an exception: the
+kernel counts threads per user, so it works only in a user namespace of the process's own (where no other process counts),
+and never for root. `threads.py` watches the threads of all others from outside.
 """
 
 from __future__ import annotations
@@ -15,63 +15,63 @@ from pathlib import Path
 
 from ndani.jail import Policy
 
-#: Bytes of addresses beside memory and files: what allocators reserve for each thread, and never use. Without this limit
-#: the tables for maps of one file would be memory without end.
-_ADDRESSES = 64 << 30
-#: What a thread's stack reserves where the system says nothing.
-_STACK = 8 << 20
-#: Timers and signals that wait: the kernel keeps as many for a user as he may have, and whoever takes them all takes them from
-#: every program of his.
-_SIGNALS = 64
-#: From 0 to 1000, what the kernel adds to a process when it looks for one to kill because memory is short.
-_FIRST_TO_GO = 500
+#: Address space beside memory and files: allocators reserve it for each thread and never use it. Without this limit the page
+#: tables of many mappings of one file could use memory without end.
+_EXTRA_ADDRESS_SPACE = 64 << 30
+#: The stack of a thread when the system sets no limit.
+_DEFAULT_STACK = 8 << 20
+#: Pending timers and signals. The kernel counts them per user, so a process without this limit could take them from every
+#: other program of the user.
+_PENDING_SIGNALS = 64
+#: The process's OOM score adjustment, from 0 to 1000: the kernel kills processes with a high one first when memory is short.
+_OOM_SCORE_ADJ = 500
 
 
 def lower(policy: Policy, alone: bool) -> None:
-    """Lower the limits of this process for good; `alone` says that it has a user namespace of its own. Raises OSError.
+    """Lower the limits of this process for good; `alone`: it has its own user namespace. Raises OSError.
 
-    What computes on a GPU keeps the system's limits of memory and files: a driver maps more than anybody can foresee.
+    With a GPU the system's limits of memory and files stay: what a driver maps cannot be predicted.
     """
     import resource
 
     limit(resource.RLIMIT_CORE, 0)
-    _offer()
-    given = policy.limits
-    if given is None:
+    _raise_oom_score()
+    limits = policy.limits
+    if limits is None:
         return
-    limit(resource.RLIMIT_NOFILE, given.descriptors)
+    limit(resource.RLIMIT_NOFILE, limits.descriptors)
     if sys.platform == "linux":
-        limit(resource.RLIMIT_SIGPENDING, _SIGNALS)
-    if alone and _kernel() >= (5, 14):  # before that one limit counted all that the user runs, whatever namespace it is in
-        limit(resource.RLIMIT_NPROC, given.threads)
+        limit(resource.RLIMIT_SIGPENDING, _PENDING_SIGNALS)
+    if alone and _kernel_version() >= (5, 14):  # older kernels count all threads of the user, in any namespace
+        limit(resource.RLIMIT_NPROC, limits.threads)
     if policy.gpu:
         return
-    limit(resource.RLIMIT_FSIZE, given.file_size)
-    if given.memory and sys.platform == "linux":  # nowhere else are these kept
+    limit(resource.RLIMIT_FSIZE, limits.file_size)
+    if limits.memory and sys.platform == "linux":  # other systems do not enforce these
         soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
-        stack = _STACK if soft == resource.RLIM_INFINITY else max(soft, _STACK)
-        limit(resource.RLIMIT_STACK, stack)  # the first thread's grows by itself, and what it takes counts as no data
-        most = given.memory + given.threads * stack
+        stack = _DEFAULT_STACK if soft == resource.RLIM_INFINITY else max(soft, _DEFAULT_STACK)
+        limit(resource.RLIMIT_STACK, stack)  # the first thread's stack grows on demand, and RLIMIT_DATA does not count it
+        extra = limits.memory + limits.threads * stack
         size, *_, data, _ = (int(pages) * resource.getpagesize() for pages in Path("/proc/self/statm").read_text(encoding="ascii").split())
-        limit(resource.RLIMIT_DATA, data + most)
-        limit(resource.RLIMIT_AS, size + most + 4 * given.mapped + _ADDRESSES)
+        limit(resource.RLIMIT_DATA, data + extra)
+        limit(resource.RLIMIT_AS, size + extra + 4 * limits.mapped + _EXTRA_ADDRESS_SPACE)
 
 
-def limit(kind: int, most: int) -> None:
-    """Lower one limit of this process (a number of `resource`) for good: what is read later may make it try to raise it again."""
+def limit(kind: int, value: int) -> None:
+    """Lower the soft and hard value of one limit (a constant of `resource`), so that a compromised process cannot raise it again."""
     import resource
 
-    most = min((most, *(held for held in resource.getrlimit(kind) if held != resource.RLIM_INFINITY)))
-    resource.setrlimit(kind, (most, most))
+    value = min((value, *(current for current in resource.getrlimit(kind) if current != resource.RLIM_INFINITY)))
+    resource.setrlimit(kind, (value, value))
 
 
-def _offer() -> None:
-    """When memory is short, the kernel is to end this process before the server and before what the user does beside it."""
-    place = Path("/proc/self/oom_score_adj")
+def _raise_oom_score() -> None:
+    """When memory is short, the kernel should kill this process before the server and the user's other programs."""
+    path = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError, ValueError):
-        if int(place.read_text(encoding="ascii")) < _FIRST_TO_GO:
-            place.write_text(str(_FIRST_TO_GO), encoding="ascii")
+        if int(path.read_text(encoding="ascii")) < _OOM_SCORE_ADJ:
+            path.write_text(str(_OOM_SCORE_ADJ), encoding="ascii")
 
 
-def _kernel() -> tuple[int, ...]:
+def _kernel_version() -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))

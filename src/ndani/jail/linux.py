@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ndani.errors import Unconfined
 from ndani.jail import Confinement, Policy, landlock, limits, seccomp
-from ndani.jail.syscalls import MACHINES, number
+from ndani.jail.syscalls import ARCHITECTURES, syscall_number
 
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 1, 4, 24, 38, 47, 4
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000
@@ -47,13 +47,13 @@ _GPU_DEVICES = (
 _GPU_FACTS = ("proc/driver/nvidia", "proc/modules", "sys/class/kfd", "sys/class/drm", "sys/bus/pci/devices", "sys/devices/pci*")
 
 
-def shut(policy: Policy) -> Confinement:
-    """Shut the jail. Raises Unconfined when the filter, or a Landlock that is there, would not take hold."""
+def enter(policy: Policy) -> Confinement:
+    """Apply the jail. Raises Unconfined when the filter, or an available Landlock, cannot be applied."""
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     if threads != 1:
         raise Unconfined(f"the jail would hold one of {threads} threads only; this is a fault of the engine's host, please report it")
     parent = os.getppid()
-    policy = replace(policy, gpu=policy.gpu and bool(gpu_paths()))  # an engine that could use one, and no GPU: nothing is left open for it
+    policy = replace(policy, gpu=policy.gpu and bool(gpu_paths()))  # without a GPU here, the engine gets no rights for one
     try:
         namespace, alone = _empty_network()
         limits.lower(policy, alone)
@@ -62,25 +62,25 @@ def shut(policy: Policy) -> Confinement:
         if os.getppid() != parent:
             os._exit(1)  # the front died in between, so nobody is left to send the signal
         _prctl(_NO_NEW_PRIVS, 1)
-        unfenced = _confine_files(policy)
+        landlock_missing = _confine_files(policy)
         seccomp.apply(sockets=bool(policy.socket_folder), gpu=policy.gpu)
     except OSError as error:
-        raise _would_not(error) from None
-    missing = [unfenced] if unfenced else []
+        raise _jail_failed(error) from None
+    missing = [landlock_missing] if landlock_missing else []
     if not namespace:
         missing.append("This system allows no network namespace: the system-call filter alone keeps a runner off the network.")
-    return Confinement(seccomp=True, landlock=not unfenced, namespace=namespace, missing=tuple(missing))
+    return Confinement(seccomp=True, landlock=not landlock_missing, namespace=namespace, missing=tuple(missing))
 
 
-def bind_no_more() -> None:
-    """The filter of who listens already (`seccomp.afterwards`). Raises Unconfined when it would not take hold."""
+def forbid_bind() -> None:
+    """Apply the filter of a process that already listens (`seccomp.bind_filter`). Raises Unconfined when the kernel refuses."""
     try:
-        seccomp.bind_no_more()
+        seccomp.forbid_bind()
     except OSError as error:
-        raise _would_not(error) from None
+        raise _jail_failed(error) from None
 
 
-def _would_not(error: OSError) -> Unconfined:
+def _jail_failed(error: OSError) -> Unconfined:
     name = errno.errorcode.get(error.errno or 0, "unknown")
     return Unconfined(
         f"this kernel would not shut the jail ({error.strerror}: {name}), so the weights are not used; `ndani doctor` shows what is missing"
@@ -98,18 +98,18 @@ def verify(pid: int, claim: Confinement) -> Confinement:
         raise Unconfined("the kernel does not confirm the runner's jail (NoNewPrivs and Seccomp), so it was stopped")
     try:
         shared = Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
-    except OSError:  # a runner in a user namespace of its own may not let us look; its word stands
+    except OSError:  # a runner in its own user namespace may be unreadable for us; then its claim is accepted
         shared = not claim.namespace
     return replace(claim, seccomp=True, namespace=claim.namespace and not shared)
 
 
-def seal() -> None:
-    """No debugger and no core dump from here on, whoever asks but root."""
+def make_undumpable() -> None:
+    """Forbid debuggers and core dumps, except for root."""
     _prctl(_DUMPABLE, 0)
 
 
 def _empty_network() -> tuple[bool, bool]:
-    """Move into a network namespace without interfaces, as an ordinary user inside a user namespace of our own: got each?"""
+    """Enter a network namespace without interfaces, an ordinary user within a new user namespace; returns whether each was entered."""
     user, group = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEWNET) == 0:
@@ -120,28 +120,28 @@ def _empty_network() -> tuple[bool, bool]:
         try:
             Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
         except OSError:
-            break  # the ids then print as nobody's; rights to files are the same
+            break  # the ids then show as "nobody"; rights to files are unchanged
     return True, True
 
 
 def _drop_capabilities() -> None:
-    """Give up every capability and the way to any: root in the jail is nobody special."""
+    """Drop every capability and every way to regain one: root in the jail has no privileges."""
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(64):
         if libc.prctl(_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) != 0:
             break  # past the last one, or we hold none and may not: there is nothing to drop then
     libc.prctl(_CAP_AMBIENT, ctypes.c_ulong(_CLEAR_ALL), 0, 0, 0)
-    machine = MACHINES.get(os.uname().machine)
+    machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.ENOSYS, "capset")
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     empty = (ctypes.c_uint32 * 6)()
-    if libc.syscall(ctypes.c_long(number("capset", machine) or 0), ctypes.byref(header), ctypes.byref(empty)) != 0:
+    if libc.syscall(ctypes.c_long(syscall_number("capset", machine) or 0), ctypes.byref(header), ctypes.byref(empty)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 
 
 def _confine_files(policy: Policy) -> str:
-    """Fence the files; what is missing where that cannot be done, in a sentence, else nothing."""
+    """Apply Landlock; returns a sentence when it is unavailable, else an empty string."""
     try:
         version = landlock.abi()
     except OSError as error:
@@ -162,14 +162,14 @@ def _confine_files(policy: Policy) -> str:
 
 
 def gpu_paths(root: Path = Path("/")) -> dict[str, int]:
-    """What computing on a GPU needs of this machine, by path, with the rights; only what is there. `root` is for tests."""
-    look = landlock.READ_FILE | landlock.READ_DIR
-    use = look | landlock.WRITE_FILE | landlock.COMMAND_DEVICE
-    found = {str(path): use for pattern in _GPU_DEVICES for path in sorted(root.glob(pattern))}
-    if not found:
+    """The existing paths that computing on a GPU needs, with their rights. `root` is for tests."""
+    read = landlock.READ_FILE | landlock.READ_DIR
+    use = read | landlock.WRITE_FILE | landlock.COMMAND_DEVICE
+    paths = {str(path): use for pattern in _GPU_DEVICES for path in sorted(root.glob(pattern))}
+    if not paths:
         return {}
-    found |= {str(path): landlock.READ_DIR for path in root.glob("dev/dri")}  # the list; the displays in it stay shut
-    return found | {str(path): look for pattern in _GPU_FACTS for path in sorted(root.glob(pattern))}
+    paths |= {str(path): landlock.READ_DIR for path in root.glob("dev/dri")}  # only to list it: its displays stay closed
+    return paths | {str(path): read for pattern in _GPU_FACTS for path in sorted(root.glob(pattern))}
 
 
 def _prctl(option: int, value: int) -> None:

@@ -31,7 +31,7 @@ _LISTENING = """(allow network-bind network-inbound (local unix-socket))
 """
 
 
-def shut(policy: Policy) -> Confinement:
+def enter(policy: Policy) -> Confinement:
     """Apply the profile. Raises Unconfined when the system refuses it."""
     files = ""
     for descriptor in policy.files:

@@ -1,7 +1,7 @@
-"""A child of ours that is to be jailed, seen from both ends: how it is started, and the two pipes over which it is spoken to.
+"""Both ends of a jailed child process: how the parent starts it, and the two pipes between them.
 
-What is said over them is each child's own (`runtime/child.py`, `convert/worker.py`), but for the three words that all
-of them say before the first foreign byte is read. The pipe of commands is also the child's lifeline.
+Each child has its own messages (`runtime/child.py`, `convert/worker.py`), except for the three here, which all of them use
+before the first untrusted byte is read. The child exits when the pipe of commands is closed.
 """
 
 from __future__ import annotations
@@ -17,116 +17,117 @@ import msgspec
 
 from ndani.jail import Confinement
 
-#: What a child gets of our environment: how libraries are found and how many threads they start. No secrets.
+#: The variables that a child inherits: how libraries are found and how many threads they start. No secrets.
 _PASSED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
 _PASSED_PREFIXES = ("OMP_", "GOMP_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "KMP_")
 _ALWAYS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-#: How long a computing thread spins for its fellows before it sleeps. Where a core has something else to do as well,
-#: libgomp's own 300,000 turns let threads spin away each other's time: two answers at once on two cores made 7 tokens
-#: a second each, and 40 with 5,000 turns, which cost nothing where nothing else runs. The user's own value counts.
+#: How long a computing thread spins for the others before it sleeps. On a core that other work needs too, libgomp's own
+#: 300,000 turns waste the time of other threads: two answers at once on two cores made 7 tokens a second each, and 40 with
+#: 5,000 turns. On an idle machine 5,000 turns cost nothing. A value set by the user takes precedence.
 _DEFAULTS = {"GOMP_SPINCOUNT": "5000"}
-#: Letters of a sentence that go into one line: as JSON and at its worst they fit a pipe's buffer.
-_MOST_SAID = 1000
+#: Characters of a sentence in one line. Even with every character escaped, the JSON fits a pipe's buffer.
+_MAX_SENTENCE = 1000
 
 
 class Jailed(msgspec.Struct, frozen=True, tag="jailed"):
-    """From the child: the jail is shut."""
+    """From the child: it is in the jail."""
 
     confinement: Confinement
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """From whoever started it: the jail was seen to hold, open what is foreign."""
+    """From the parent: the jail is verified, the child may open untrusted files."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """From the child: it cannot go on. A code of `errors.tree()` and a sentence of ours."""
+    """From the child: it cannot continue. A code of `errors.tree()` and a sentence for the user."""
 
     code: str
     sentence: str
 
 
 class Pipes:
-    """The two pipes to whoever started this process. Lines of JSON, each shorter than a pipe's buffer."""
+    """The child's ends of the two pipes. They carry lines of JSON, each shorter than a pipe's buffer."""
 
     def __init__(self, commands: int, events: int) -> None:
         self._commands, self._events = commands, events
-        self._held = b""
+        self._buffer = b""
 
-    def line(self) -> bytes:
-        """The next line from there; never returns when nobody is there any more."""
-        while b"\n" not in self._held:
-            piece = os.read(self._commands, 65536)
-            if not piece:
-                os._exit(0)  # the lifeline is cut
-            self._held += piece
-        line, _, self._held = self._held.partition(b"\n")
+    def read_line(self) -> bytes:
+        """The next line from the parent. When the parent has closed the pipe, this process exits."""
+        while b"\n" not in self._buffer:
+            chunk = os.read(self._commands, 65536)
+            if not chunk:
+                os._exit(0)
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def say(self, event: msgspec.Struct) -> None:
-        """Say it; when nobody is there to hear it, this process ends. A sentence that quotes too much is cut."""
-        if isinstance(event, Refused):  # its words may come from foreign files, with halves of letters that no JSON holds
-            event = Refused(event.code, event.sentence[:_MOST_SAID].encode("utf-8", "replace").decode())
+    def send(self, event: msgspec.Struct) -> None:
+        """Send an event; when the parent is gone, this process exits. A sentence that is too long is cut."""
+        if isinstance(event, Refused):  # it may quote untrusted files, with lone surrogates that JSON cannot encode
+            event = Refused(event.code, event.sentence[:_MAX_SENTENCE].encode("utf-8", "replace").decode())
         try:
             os.write(self._events, msgspec.json.encode(event) + b"\n")
         except OSError:
             os._exit(0)
 
 
-def start(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a child of ours in a module, with two pipes, its first line and these descriptors: the process, its commands, its events.
+def start_child(module: str, order: msgspec.Struct, inherited: tuple[int, ...] = ()) -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start a Python module as a child, with `order` as its first line; returns the process and the descriptors of commands and events.
 
-    The two descriptors are ours to close; the commands' end is the child's lifeline. Raises OSError when there is no process to be had.
+    The caller closes the two descriptors; the child exits when the commands' one is closed. Raises OSError when no process
+    can be started.
     """
-    first = msgspec.json.encode(order) + b"\n"  # before there is anything that an error would leave behind
-    theirs_in, ours_out = os.pipe()
+    first_line = msgspec.json.encode(order) + b"\n"  # first, because an error here then leaves no descriptor open
+    child_commands, commands = os.pipe()
     try:
-        ours_in, theirs_out = os.pipe()
-    except OSError:  # there are no descriptors left: two less would not help
-        os.close(theirs_in)
-        os.close(ours_out)
+        events, child_events = os.pipe()
+    except OSError:  # there are no descriptors left
+        os.close(child_commands)
+        os.close(commands)
         raise
     try:
-        # Blocks for the milliseconds of a vfork; on a thread of a pool the child would die with that thread.
+        # This blocks for milliseconds. In a pool's thread the child would be killed when that thread ends.
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", module, str(theirs_in), str(theirs_out)],
+            [sys.executable, "-I", "-m", module, str(child_commands), str(child_events)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(theirs_in, theirs_out, *inherited),
-            env=environment(os.environ),
+            pass_fds=(child_commands, child_events, *inherited),
+            env=child_environment(os.environ),
             cwd="/" if os.name == "posix" else None,
             start_new_session=True,  # a terminal's Ctrl-C is for the front
         )
     except OSError:
-        os.close(ours_out)
-        os.close(ours_in)
+        os.close(commands)
+        os.close(events)
         raise
     finally:
-        os.close(theirs_in)
-        os.close(theirs_out)
-    with contextlib.suppress(BrokenPipeError):  # it is gone, which whoever waits for its first word hears
-        os.write(ours_out, first)
-    os.set_blocking(ours_out, False)  # from now on it may read foreign bytes, and obey them
-    return process, ours_out, ours_in
+        os.close(child_commands)
+        os.close(child_events)
+    with contextlib.suppress(BrokenPipeError):  # the child is gone; the caller sees that when it reads the events
+        os.write(commands, first_line)
+    os.set_blocking(commands, False)  # a compromised child that never reads must not block the server
+    return process, commands, events
 
 
-def tell(process: subprocess.Popen[bytes], commands: int, line: msgspec.Struct) -> bool:
-    """Write a child a line. One that does not read what it is told is not ours any more, and is killed: then False."""
-    text = msgspec.json.encode(line) + b"\n"
+def send_command(process: subprocess.Popen[bytes], commands: int, command: msgspec.Struct) -> bool:
+    """Send a child a command. False when its pipe is full: such a child is compromised, and is killed."""
+    line = msgspec.json.encode(command) + b"\n"
     try:
-        taken = os.write(commands, text) == len(text)
-    except BrokenPipeError:  # it is gone, which whoever waits for an answer hears
+        sent = os.write(commands, line) == len(line)
+    except BrokenPipeError:  # the child is gone; the caller sees that when it reads the events
         return True
     except BlockingIOError:
-        taken = False
-    if not taken:
+        sent = False
+    if not sent:
         process.kill()
-    return taken
+    return sent
 
 
-def ending(code: int) -> str:
-    """How a child ended, by its exit code, in a few words: below zero it was a signal, and not every signal has a name."""
+def describe_exit(code: int) -> str:
+    """How a child ended, in a few words, from its exit code. A negative code is a signal, and not every signal has a name."""
     if code >= 0:
         return f"ended by itself (exit code {code})"
     try:
@@ -135,7 +136,7 @@ def ending(code: int) -> str:
         return f"crashed (signal {-code})"
 
 
-def environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """The few variables a child needs of ours, and the switches that keep libraries from reporting home."""
+def child_environment(outer: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a child needs of the parent's environment, and switches that turn off telemetry of libraries."""
     passed = {name: value for name, value in outer.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
     return _DEFAULTS | passed | _ALWAYS

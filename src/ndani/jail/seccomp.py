@@ -1,17 +1,17 @@
 """The system-call filter: the part of the Linux jail that closes every route to the network. Pure ctypes.
 
-It is a list of refusals over "allow", because an engine needs many calls and an attacker few. What it takes away:
+It is a deny list, because an engine needs many calls and an attacker few. It denies:
 - connections: sockets are AF_UNIX streams or nothing, `connect` is refused, no datagram (a datagram's address can
   sit in memory where a filter cannot look, so there are no datagram sockets at all), no io_uring;
-- other processes: no new program, no child, no tracing, no signal to anybody else, no shared memory by key, no word in
-  when anybody runs;
-- the kernel's own doors: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `calls.NEWEST`;
-- every change of a file: nothing can be opened to be written, emptied or made, whose ever it is and by whatever name
-  (a descriptor that is open for reading has one in /proc/self/fd), nothing can be renamed or removed; nor modes, owners,
-  times, links, attributes and locks of files, nor watching folders;
-- memory that no limit counts (`limits.py`): of files without a name, in pipes, as rules of Landlock's.
-Who computes on a GPU opens its devices to write, and shares memory with its driver: those two are then Landlock's
-business, as it is what may be read (`landlock.py`).
+- other processes: no new program, no child, no tracing, no signal to another process, no shared memory by key, no change
+  of scheduling;
+- kernel interfaces: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `syscalls.NEWEST_SYSCALL`;
+- every change of a file: no file can be opened for writing, truncated or created, under any name (a descriptor that is
+  open for reading has one in /proc/self/fd), renamed or removed; nor modes, owners, times, links, attributes and locks of
+  files, nor watching folders;
+- memory that no limit counts (`limits.py`): memfds, pipes, Landlock rules.
+A process with a GPU opens its devices for writing, and shares memory with its driver. Landlock then limits both, as it
+limits what may be read (`landlock.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from ndani.jail.syscalls import MACHINES, NEWEST, SyscallTable, number
+from ndani.jail.syscalls import ARCHITECTURES, NEWEST_SYSCALL, Architecture, syscall_number
 
 _LOAD, _AND, _EQUAL, _ABOVE, _ANY, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
@@ -34,7 +34,7 @@ _CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 
 #: prctl options that would undo what the jail or the front relies on: death with the front, ptrace, capabilities.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER = 1, 4, 28, 47, 0x59616D61
-#: And two more: with whom it shares a core, and filters of its own.
+#: Two more options: core scheduling, and further filters.
 _PR_SCHED_CORE, _PR_SET_SECCOMP = 62, 22
 #: fcntl commands that lock a file, have signals sent to other processes, take leases, watch folders, make a pipe larger (all
 #: pipes of a user have so much room together), or give hints about a file.
@@ -46,11 +46,11 @@ _IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902, 0x40086602, 0x401C5820, 0x4008
 _IOCTL_ALLOWED = (0x5401, 0x5413, 0x802C542A, 0x541B, 0x5421, 0x5450, 0x5451)
 #: Flags of open: O_CREAT, O_TRUNC and O_TMPFILE make or empty a file, also where it is opened to be read; O_WRONLY and O_RDWR.
 _OPEN_MAKES, _OPEN_WRITES = 0o100 | 0o1000 | 0o20000000, 0o3
-#: Memory that is counted as nobody's: of files without a name, shared without a file, or said to be a stack.
+#: Memory that no process is charged for: memfds, anonymous shared mappings, and mappings marked as a stack.
 _UNCOUNTED = ("memfd_create", "memfd_secret")
 _MAP_SHARED_ANONYMOUS, _MAP_GROWSDOWN = 0x21, 0x100
 
-#: Not there: callers fall back to something the filter can look into.
+#: Calls that fail with ENOSYS: callers fall back to calls whose arguments the filter can check.
 ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "openat2")
 
 #: Refused whatever the arguments.
@@ -73,91 +73,91 @@ REFUSED = (
     *("io_setup",),  # its requests sit in memory too, and all processes of a machine share how many there may be
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
-    "vmsplice",  # pages that a pipe holds are nobody's memory: one byte of a huge page keeps two megabytes
+    "vmsplice",  # no process is charged for the pages in a pipe: one byte of a huge page keeps two megabytes
     "map_shadow_stack",  # counts as a stack
     *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),  # a ruleset may have rules without end
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set"),
 )
 
 
-class FilterStep(ctypes.Structure):
+class Instruction(ctypes.Structure):
     """One instruction of the filter: `struct sock_filter`."""
 
     _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("value", ctypes.c_uint32))
 
 
 class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint16), ("steps", ctypes.POINTER(FilterStep)))
+    _fields_ = (("length", ctypes.c_uint16), ("steps", ctypes.POINTER(Instruction)))
 
 
-Steps = list[tuple[int, int, int, int]]
-_ALLOWED: Steps = [(_RETURN, 0, 0, _ALLOW)]
+Instructions = list[tuple[int, int, int, int]]
+_ALLOWED: Instructions = [(_RETURN, 0, 0, _ALLOW)]
 
 
-def program(machine: SyscallTable, pid: int, sockets: bool = True, gpu: bool = False) -> Steps:
+def program(machine: Architecture, pid: int, sockets: bool = True, gpu: bool = False) -> Instructions:
     """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold.
 
-    Without `sockets` none can be made, not even one to listen on; with `gpu` devices may be opened to write, and commanded.
+    Without `sockets` the process can create no socket at all; with `gpu` it may open devices for writing and use their ioctls.
     """
-    steps: Steps = [
+    steps: Instructions = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
         (_EQUAL, 1, 0, machine.audit),  # 32-bit calls on a 64-bit machine have other numbers: no half-measures
         (_RETURN, 0, 0, _KILL_PROCESS),
         (_LOAD, 0, 0, _NUMBER_AT),
-        (_ABOVE, 0, 1, NEWEST),  # the x32 calls of x86-64 have bit 30 set and end here too
+        (_ABOVE, 0, 1, NEWEST_SYSCALL),  # the x32 calls of x86-64 have bit 30 set and end here too
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
     ]
     bodies = _with_arguments(pid) | _of_files(gpu)
     if not sockets:
         bodies |= dict.fromkeys(("socket", "socketpair"), _refuse(errno.EPERM))
-    # What an engine does all the time stands first: the kernel walks down the list for each call that has arguments in it.
+    # Frequent calls of an engine come first, because the kernel walks down the list for each call that checks arguments.
     rules = [*bodies.items(), *((call, _refuse(errno.ENOSYS)) for call in ABSENT), *((call, _refuse(errno.EPERM)) for call in REFUSED)]
     for call, body in rules:
-        if (found := number(call, machine)) is not None:
-            steps += [(_EQUAL, 0, len(body), found), *body]
+        if (call_number := syscall_number(call, machine)) is not None:
+            steps += [(_EQUAL, 0, len(body), call_number), *body]
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 
 def apply(sockets: bool = True, gpu: bool = False) -> None:
-    """Put the filter on this process, all threads at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
-    machine = MACHINES.get(os.uname().machine)
+    """Install the filter in all threads of this process at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
+    machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
-    _lay(program(machine, os.getpid(), sockets, gpu), machine)
+    _install(program(machine, os.getpid(), sockets, gpu), machine)
 
 
-def bind_no_more() -> None:
-    """Lay one more filter on this process, all threads at once: no socket gets a name, and no further filter is laid on.
+def forbid_bind() -> None:
+    """Install one more filter in all threads at once: it forbids `bind` and any further filter.
 
     Raises OSError when the kernel refuses.
     """
-    machine = MACHINES.get(os.uname().machine)
+    machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None:
         raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
-    _lay(afterwards(machine), machine)
+    _install(bind_filter(machine), machine)
 
 
-def afterwards(machine: SyscallTable) -> Steps:
-    """The filter of a process that listens already, over the one that it has: that one looks at the architecture."""
-    steps: Steps = [(_LOAD, 0, 0, _NUMBER_AT)]
+def bind_filter(machine: Architecture) -> Instructions:
+    """The additional filter of a process that already listens. Its first filter checks the architecture."""
+    steps: Instructions = [(_LOAD, 0, 0, _NUMBER_AT)]
     no_filter = [*_never(0, (_PR_SET_SECCOMP,)), *_ALLOWED]
     for call, body in {"bind": _refuse(errno.EPERM), "seccomp": _refuse(errno.EPERM), "prctl": no_filter}.items():
-        steps += [(_EQUAL, 0, len(body), number(call, machine) or 0), *body]
+        steps += [(_EQUAL, 0, len(body), syscall_number(call, machine) or 0), *body]
     return [*steps, *_ALLOWED]
 
 
-def _lay(steps: Steps, machine: SyscallTable) -> None:
-    array = (FilterStep * len(steps))(*(FilterStep(*step) for step in steps))
-    held = _Program(len(steps), array)
+def _install(steps: Instructions, machine: Architecture) -> None:
+    array = (Instruction * len(steps))(*(Instruction(*step) for step in steps))
+    bpf_program = _Program(len(steps), array)
     libc = ctypes.CDLL(None, use_errno=True)
-    call = ctypes.c_long(number("seccomp", machine) or 0)
-    done = libc.syscall(call, ctypes.c_ulong(_SET_MODE_FILTER), ctypes.c_ulong(_TSYNC), ctypes.byref(held))
-    if done != 0:  # positive: the thread that could not be brought along
-        raise OSError(ctypes.get_errno() if done < 0 else errno.EBUSY, "the filter was not accepted")
+    call = ctypes.c_long(syscall_number("seccomp", machine) or 0)
+    result = libc.syscall(call, ctypes.c_ulong(_SET_MODE_FILTER), ctypes.c_ulong(_TSYNC), ctypes.byref(bpf_program))
+    if result != 0:  # positive: the id of a thread that could not be synchronised
+        raise OSError(ctypes.get_errno() if result < 0 else errno.EBUSY, "the filter was not accepted")
 
 
-def _with_arguments(pid: int) -> dict[str, Steps]:
-    """The calls whose arguments decide."""
+def _with_arguments(pid: int) -> dict[str, Instructions]:
+    """The calls that are allowed for some arguments only."""
     socket = [
         *_only(0, (_AF_UNIX,), errno.EAFNOSUPPORT),
         *_argument(1),
@@ -193,8 +193,8 @@ def _with_arguments(pid: int) -> dict[str, Steps]:
     }
 
 
-def _of_files(gpu: bool) -> dict[str, Steps]:
-    """What may be done with files and memory that files could stand for."""
+def _of_files(gpu: bool) -> dict[str, Instructions]:
+    """The rules for files, and for memory that could replace files."""
     flags = _OPEN_MAKES if gpu else _OPEN_MAKES | _OPEN_WRITES
     calls = {"openat": [*_without(2, flags), *_ALLOWED], "open": [*_without(1, flags), *_ALLOWED]}
     if gpu:
@@ -208,34 +208,34 @@ def _of_files(gpu: bool) -> dict[str, Steps]:
     }
 
 
-def _refuse(code: int) -> Steps:
+def _refuse(code: int) -> Instructions:
     return [(_RETURN, 0, 0, _ERRNO | code)]
 
 
-def _argument(index: int, high: bool = False) -> Steps:
+def _argument(index: int, high: bool = False) -> Instructions:
     # Both machines are little-endian. The kernel reads an int from the low half and ignores the other.
     return [(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index + (4 if high else 0))]
 
 
-def _only(index: int, values: Sequence[int], code: int) -> Steps:
+def _only(index: int, values: Sequence[int], code: int) -> Instructions:
     """Go on when an argument is one of `values`, else refuse."""
-    tests: Steps = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
+    tests: Instructions = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
     return [*_argument(index), *tests, *_refuse(code)]
 
 
-def _never(index: int, values: Sequence[int]) -> Steps:
+def _never(index: int, values: Sequence[int]) -> Instructions:
     """Refuse when an argument is one of `values`."""
     last = len(values) - 1
-    tests: Steps = [(_EQUAL, last - at, int(at == last), value) for at, value in enumerate(values)]
+    tests: Instructions = [(_EQUAL, last - at, int(at == last), value) for at, value in enumerate(values)]
     return [*_argument(index), *tests, *_refuse(errno.EPERM)]
 
 
-def _without(index: int, bits: int) -> Steps:
+def _without(index: int, bits: int) -> Instructions:
     """Refuse when an argument has any of `bits`."""
     return [*_argument(index), (_ANY, 0, 1, bits), *_refuse(errno.EPERM)]
 
 
-def _null(index: int) -> Steps:
+def _null(index: int) -> Instructions:
     """Refuse when a pointer is not null."""
     low, high = _argument(index), _argument(index, high=True)
     return [*low, (_EQUAL, 0, 2, 0), *high, (_EQUAL, 1, 0, 0), *_refuse(errno.EPERM)]

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class SyscallTable:
-    """One architecture: the number of its audit token and its column in `CALLS`."""
+class Architecture:
+    """One architecture: the number of its audit token and its column in `SYSCALLS`."""
 
     audit: int
     column: int
 
 
-MACHINES = {"x86_64": SyscallTable(0xC000003E, 0), "aarch64": SyscallTable(0xC00000B7, 1)}
+ARCHITECTURES = {"x86_64": Architecture(0xC000003E, 0), "aarch64": Architecture(0xC00000B7, 1)}
 
 #: The newest call anybody here has looked at (file_setattr); what comes after it is refused until somebody does.
-NEWEST = 469
+NEWEST_SYSCALL = 469
 
-CALLS: dict[str, tuple[int | None, int | None]] = {
+SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "socketpair": (53, 199),
     "connect": (42, 203),
@@ -204,6 +204,6 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
 }
 
 
-def number(call: str, machine: SyscallTable) -> int | None:
+def syscall_number(call: str, machine: Architecture) -> int | None:
     """The number of a call on a machine, or None where it has no such call."""
-    return CALLS[call][machine.column]
+    return SYSCALLS[call][machine.column]

@@ -1,4 +1,4 @@
-"""The server's look at a jailed child that runs: that it has no threads, and no names, without end. Nothing here runs in the child."""
+"""The server watches a running jailed child: it kills a child with too many threads or too many sockets. Nothing here runs in the child."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ import os
 import subprocess
 from pathlib import Path
 
-#: Seconds between two looks. One look is one question to the kernel, of microseconds.
-_EVERY = 0.5
-#: Names in the folder of a child's socket: one that has more has been taken over while it loaded.
-_NAMES = 16
+#: Seconds between two checks. A check costs microseconds.
+_INTERVAL = 0.5
+#: Names in the folder of a child's socket. A child that makes more is compromised.
+_MAX_NAMES = 16
 
 
-async def hold(process: subprocess.Popen[bytes], most: int, folder: Path | None = None) -> str:
-    """Wait until a child is seen with more than `most` threads, or many names in its `folder`, then kill it; which it was.
+async def enforce_limits(process: subprocess.Popen[bytes], max_threads: int, folder: Path | None = None) -> str:
+    """Wait until a child exceeds `max_threads`, or has too many names in its `folder`; kill it and return the reason.
 
-    Cancel this when the child has ended. The kernel's own limit (`limits.py`) does not hold every user. Where /proc hides
-    the child its threads are not seen.
+    Cancel this when the child has ended. The kernel's own limit (`limits.py`) does not hold for every user. Where /proc
+    hides the child, its threads are not counted.
     """
     task = Path(f"/proc/{process.pid}/task")
     while True:
-        if threads(task) > most:
-            found = "it started more threads than an engine needs, and was ended"
+        if count_threads(task) > max_threads:
+            reason = "it started more threads than an engine needs, and was ended"
             break
-        if folder and names(folder) > _NAMES:
-            found = "it made names of sockets without end, and was ended"
+        if folder and count_names(folder) > _MAX_NAMES:
+            reason = "it made names of sockets without end, and was ended"
             break
-        await asyncio.sleep(_EVERY)
+        await asyncio.sleep(_INTERVAL)
     process.kill()
-    return found
+    return reason
 
 
-def threads(task: Path) -> int:
-    """Threads of a process, of the `task` folder that it has in /proc; 0 where that cannot be seen."""
+def count_threads(task: Path) -> int:
+    """The threads of a process, from its `task` folder in /proc; 0 when that is not readable."""
     try:
-        return task.stat().st_nlink - 2  # a folder's links: itself, its name, and each folder in it
+        return task.stat().st_nlink - 2  # a folder has two links and one more for each folder in it
     except OSError:
         return 0
 
 
-def names(folder: Path) -> int:
-    """Names in a folder, no more of them counted than tell that there are too many; 0 where that cannot be seen."""
+def count_names(folder: Path) -> int:
+    """The names in a folder, counted only up to one more than allowed; 0 when it is not readable."""
     try:
-        with os.scandir(folder) as found:
-            return sum(1 for _ in itertools.islice(found, _NAMES + 1))
+        with os.scandir(folder) as entries:
+            return sum(1 for _ in itertools.islice(entries, _MAX_NAMES + 1))
     except OSError:
         return 0

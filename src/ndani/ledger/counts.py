@@ -1,4 +1,4 @@
-"""What was counted since the server started: numbers only."""
+"""Counters since the server started: numbers only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ndani.types import Done
 
 @dataclass(slots=True)
 class Counts:
-    """Counters of one server. `last` is when the latest request ended, on the monotonic clock."""
+    """Counters of one server. `last_end` is when the latest request ended, on the monotonic clock."""
 
     requests: int = 0
     failures: int = 0
@@ -20,25 +20,25 @@ class Counts:
     output_tokens: int = 0
     truncated_prompts: int = 0
     truncated_tokens: int = 0
-    under_way: int = 0
-    last: float = field(default_factory=time.monotonic)
+    in_flight: int = 0
+    last_end: float = field(default_factory=time.monotonic)
 
-    def begin(self) -> None:
-        """A request has come."""
+    def begin_request(self) -> None:
+        """Count a request that starts."""
         self.requests += 1
-        self.under_way += 1
+        self.in_flight += 1
 
-    def end(self, status: int) -> None:
-        """It has ended, with this status (499: its client left)."""
-        self.under_way -= 1
-        self.last = time.monotonic()
+    def end_request(self, status: int) -> None:
+        """Count the end of a request with this status (499: the client disconnected)."""
+        self.in_flight -= 1
+        self.last_end = time.monotonic()
         if status == 499:
             self.cancelled += 1
         elif status >= 500:
             self.failures += 1
 
-    def answered(self, done: Done) -> None:
-        """An answer has reached its end."""
+    def count_answer(self, done: Done) -> None:
+        """Count a complete answer."""
         self.answers += 1
         self.prompt_tokens += done.usage.prompt_tokens
         self.output_tokens += done.usage.output_tokens
@@ -46,7 +46,7 @@ class Counts:
             self.truncated_prompts += 1
             self.truncated_tokens += done.truncated
 
-    def shown(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int]:
         """The counters by name."""
         names = ("requests", "failures", "cancelled", "answers", "prompt_tokens", "output_tokens", "truncated_prompts", "truncated_tokens")
         return {name: getattr(self, name) for name in names}

@@ -1,4 +1,4 @@
-"""Log lines: what happened, never what was said. The fields are names, numbers and fixed words of ours.
+"""Log lines: what happened, never prompts or answers. The fields are names, numbers and fixed texts.
 
 `Log` writes `key=value` lines to stderr or a file. There is no call that takes a prompt, an answer, a header or a
 body, and none may be added.
@@ -24,25 +24,25 @@ class Log:
     stream: TextIO = field(default_factory=lambda: sys.stderr)
 
     def debug(self, event: str, **fields: object) -> None:
-        """A line for whoever looks for a fault."""
+        """A line for debugging."""
         if self.level > 0:
             self._write("debug", event, fields)
 
     def info(self, event: str, **fields: object) -> None:
-        """A line for whoever runs the server."""
+        """A line for the operator of the server."""
         self._write("info", event, fields)
 
     def warn(self, event: str, **fields: object) -> None:
-        """A line that somebody should act on."""
+        """A line that needs attention."""
         self._write("warn", event, fields)
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
-        said = "".join(f" {key}={_quote(str(value))}" for key, value in fields.items())
+        pairs = "".join(f" {key}={_quote(str(value))}" for key, value in fields.items())
         try:
-            # A sentence may quote somebody: it stays on its line, and a terminal obeys none of it.
-            self.stream.write(replace_controls(f"{stamp} {level} {event}{said}").replace("\n", " ") + "\n")
+            # A field may quote untrusted text: it must stay on its line, and contain no control character for a terminal.
+            self.stream.write(replace_controls(f"{stamp} {level} {event}{pairs}").replace("\n", " ") + "\n")
             self.stream.flush()
         except (OSError, ValueError):
             pass  # a full disk or a closed terminal must not stop an answer

@@ -138,7 +138,7 @@ def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlet
 
 def serve(settings: Settings) -> int:
     """Run a mirror of the store at `settings.host` until a signal stops it; returns the exit code. Raises Misconfigured."""
-    jail.seal()
+    jail.make_undumpable()
     log = open_log(settings.log_file, settings.debug)
     with listening(settings, "say another one with --host") as listeners, capture_library_logs(log):
         app = build(Store(settings.models), loopback_addresses(listeners), log)

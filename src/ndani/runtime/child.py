@@ -73,22 +73,22 @@ def main(commands: int, events: int) -> None:
         if (number := getattr(signal, name, None)) is not None:
             signal.signal(number, signal.SIG_IGN)
     pipes = Pipes(commands, events)
-    order = msgspec.json.decode(pipes.line(), type=RunnerOrder)
+    order = msgspec.json.decode(pipes.read_line(), type=RunnerOrder)
     try:
         host = _start(order, pipes)
     except errors.NdaniError as error:
-        pipes.say(Refused(error.code, str(error)))
+        pipes.send(Refused(error.code, str(error)))
         os._exit(1)
     except BaseException as error:
         # Only the name of the type: an engine's message can quote its input.
-        pipes.say(Refused("load_failed", f"the engine {order.launch.engine} failed to start ({type(error).__name__}); please report it"))
+        pipes.send(Refused("load_failed", f"the engine {order.launch.engine} failed to start ({type(error).__name__}); please report it"))
         os._exit(1)
     decoder = msgspec.json.Decoder(RunnerCommand)
     while host is not None:  # keep the reference: an engine that is garbage-collected stops serving
-        command = decoder.decode(pipes.line())
+        command = decoder.decode(pipes.read_line())
         if isinstance(command, Probe):
             addresses = msgspec.structs.replace(command.addresses, decoy=order.decoy)
-            pipes.say(Probed(routes.attempt(addresses), command.number))
+            pipes.send(Probed(routes.attempt(addresses), command.number))
 
 
 def max_threads(launch: engines.Launch) -> int:
@@ -110,13 +110,13 @@ def _start(order: RunnerOrder, pipes: Pipes) -> engines.Host:
     host.prepare(order.launch)
     if os.getppid() != order.front_pid:
         os._exit(0)  # the front died before the parent-death signal was set
-    pipes.say(Jailed(jail.shut(_policy(order, host.gpu))))
-    msgspec.json.decode(pipes.line(), type=Open)
+    pipes.send(Jailed(jail.enter(_policy(order, host.gpu))))
+    msgspec.json.decode(pipes.read_line(), type=Open)
     started = time.monotonic_ns()
     host.open(order.launch)
-    jail.bind_no_more()
-    jail.seal()
-    pipes.say(Ready(time.monotonic_ns() - started, host.without_template))
+    jail.forbid_bind()
+    jail.make_undumpable()
+    pipes.send(Ready(time.monotonic_ns() - started, host.without_template))
     return host
 
 

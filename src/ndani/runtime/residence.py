@@ -77,7 +77,7 @@ class LoadedModel:
         assert self.runner is not None
         expiry, spec, launch = self.expiry(now), self.spec, self.launch
         expires = None if expiry == math.inf else wall + expiry - now
-        leaving, confined = self.stopping or self.draining, self.runner.confinement.word
+        leaving, confined = self.stopping or self.draining, self.runner.confinement.status
         return Resident(
             spec.name, spec.digest, self.size, 0, spec.details, launch.num_ctx, launch.slots, expires, leaving, self.runner.pid, confined
         )

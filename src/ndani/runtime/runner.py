@@ -24,7 +24,7 @@ import msgspec
 from ndani import errors, jail
 from ndani.engines import Launch, socket_without_template
 from ndani.jail import Confinement, threads
-from ndani.jail.process import Jailed, Open, Refused, ending, start, tell
+from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.runtime import child, hardware
 from ndani.runtime.folder import is_private, recreate
 from ndani.runtime.probe import create_decoy
@@ -80,7 +80,7 @@ class Runner:
             decoy = create_decoy(socket_folder / "decoy")
             order = child.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, decoy)
             inherited = tuple(descriptor for descriptor in (launch.weights, launch.adapter, decoy) if descriptor >= 0)
-            process, commands, events = start("ndani.runtime.child", order, inherited)
+            process, commands, events = start_child("ndani.runtime.child", order, inherited)
         except OSError as error:
             shutil.rmtree(socket_folder, ignore_errors=True)
             raise _not_started(error, folder) from None
@@ -158,7 +158,7 @@ class Runner:
             return self._limit_exceeded
         if code == -signal.SIGKILL:
             return "it was killed, which is what a system short of memory does"
-        return f"it {ending(code)}"
+        return f"it {describe_exit(code)}"
 
     async def _handshake(self) -> None:
         jailed = await self._expect(Jailed)
@@ -181,7 +181,7 @@ class Runner:
 
     def _send(self, command: msgspec.Struct) -> None:
         if self._commands is not None:
-            tell(self._process, self._commands, command)
+            send_command(self._process, self._commands, command)
 
     def _close_commands(self) -> None:
         if self._commands is not None:
@@ -189,7 +189,7 @@ class Runner:
             self._commands = None
 
     async def _monitor_threads(self) -> None:
-        self._limit_exceeded = await threads.hold(self._process, child.max_threads(self.launch), Path(self.launch.socket).parent)
+        self._limit_exceeded = await threads.enforce_limits(self._process, child.max_threads(self.launch), Path(self.launch.socket).parent)
 
     async def _watch(self, events: int) -> None:
         """Read the child's events. When its pipe closes, make sure that it exits, reap it and remove its folder."""

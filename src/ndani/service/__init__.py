@@ -58,7 +58,7 @@ class Service:
             "loaded": [r.name for r in self.pool.residents()],
             "waiting": self.pool.waiting,
             "unconfined": [r.name for r in self.pool.residents() if r.confined != "confined"],
-            "counts": self.counts.shown(),
+            "counts": self.counts.as_dict(),
         }
 
     async def doctor(self, probe: Callable[[Runner], Any]) -> tuple[str, str | None, Any]:

@@ -133,7 +133,7 @@ class Answers:
                         if isinstance(event, Done):
                             usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)
                             event = replace(event, usage=usage)
-                            self._counts.answered(event)
+                            self._counts.count_answer(event)
                         yield event
             except EngineFailed:
                 if self._pool.closing:

@@ -49,5 +49,5 @@ class Embeddings:
             total = time.monotonic_ns() - started
             usage = Usage(prompt_tokens=embedded.tokens, load_ns=max(lease.waited_ns, 1), total_ns=total)
         if request.texts:
-            self._counts.answered(Done("stop", usage, truncated=embedded.truncated))
+            self._counts.count_answer(Done("stop", usage, truncated=embedded.truncated))
         return Vectors(tuple(shorten(vector, request.dimensions) for vector in embedded.vectors), usage, embedded.truncated)

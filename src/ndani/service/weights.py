@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from ndani.convert import Given, Task, shards
-from ndani.convert.file_selection import ANOTHER, choose
+from ndani.convert import SourceFile, Task, shards
+from ndani.convert.file_selection import MIXED_MODELS, choose_files
 from ndani.convert.quant_types import parse_kind
 from ndani.convert.quantise import OpenGguf, QuantisationPlan, open_source, plan
 from ndani.convert.supervisor import Supervisor
@@ -90,10 +90,10 @@ def _select_files(store: Store, recipe: Recipe) -> tuple[Recipe, bool]:
     for path, digest in recipe.files.items():
         with open_blob(store, path, digest) as file:
             formats[path] = detect_format(file.fileno())
-    checkpoint = choose(formats)
+    checkpoint = choose_files(formats)
     if checkpoint:
         if recipe.base is not None:
-            raise BadRequest(ANOTHER)
+            raise BadRequest(MIXED_MODELS)
         return replace(recipe, files={name: recipe.files[path] for name, path in checkpoint.items()}), True
     models = {path: recipe.files[path] for path, file_format in formats.items() if file_format == GGUF}
     other = next((path for path, file_format in formats.items() if file_format not in ("", GGUF)), "")
@@ -110,9 +110,9 @@ def _prepare_conversion(store: Store, recipe: Recipe, resources: ExitStack) -> _
     return _Job("converting model", recipe.files, None, Task(inputs, file.descriptor, checkpoint=True), file)
 
 
-def _open_blobs(store: Store, parts: Mapping[str, str], resources: ExitStack) -> tuple[Given, ...]:
+def _open_blobs(store: Store, parts: Mapping[str, str], resources: ExitStack) -> tuple[SourceFile, ...]:
     """The blobs, opened, with the client's file names. Raises BadRequest for a missing one, and for too many."""
-    if len(msgspec.json.encode([Given(name, _LONGEST_DESCRIPTOR) for name in parts])) > _MAX_NAMES_BYTES:
+    if len(msgspec.json.encode([SourceFile(name, _LONGEST_DESCRIPTOR) for name in parts])) > _MAX_NAMES_BYTES:
         raise BadRequest(f"these are {len(parts)} files, which is more than one model has; send those of one model alone")
     inputs = []
     for name, digest in parts.items():
@@ -122,7 +122,7 @@ def _open_blobs(store: Store, parts: Mapping[str, str], resources: ExitStack) ->
             except FileNotFoundError:
                 raise BadRequest(f"the file {name} ({digest}) is not here; send it to /api/blobs/{digest} first") from None
         resources.callback(os.close, descriptor)
-        inputs.append(Given(name, descriptor))
+        inputs.append(SourceFile(name, descriptor))
     return tuple(inputs)
 
 
@@ -135,7 +135,7 @@ def _prepare_gguf(store: Store, recipe: Recipe, resources: ExitStack) -> _Job | 
     kind = parse_kind(recipe.quantize) if recipe.quantize else ""
     sources = [open_source(part.name, part.descriptor) for part in inputs]
     job = plan(sources, kind)
-    if job.same:
+    if job.unchanged:
         return None
     file = TemporaryBlob(store.layout)
     resources.callback(file.discard)

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
-from ndani.convert import Given, Task
+from ndani.convert import SourceFile, Task
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
@@ -145,7 +145,7 @@ async def _convert_files(
         inputs = []
         with translate_disk_errors(store.layout.root):
             for name, digest in files.items():
-                inputs.append(Given(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
+                inputs.append(SourceFile(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(inputs), file.descriptor, checkpoint=checkpoint)
         status = "converting model" if checkpoint else f"joining {len(inputs)} parts"
         await supervisor.fill(task, file, status, lock_key, report)

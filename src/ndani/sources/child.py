@@ -36,7 +36,7 @@ _MAX_MESSAGE = 1000  # letters of a sentence
 
 def main() -> int:
     """Read the job, do it, report. The exit status is 0 when the model is there."""
-    jail.seal()
+    jail.make_undumpable()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         # Ctrl-C and a service manager signal the whole process group; the front decides when this process ends.
         if (number := getattr(signal, name, None)) is not None:

@@ -38,7 +38,7 @@ class AccessLog:
 
         counted = scope["path"] not in MONITORING_PATHS
         if counted:
-            self.counts.begin()
+            self.counts.begin_request()
         try:
             await self.app(scope, receive, send_and_record)
         except Exception as exception:
@@ -49,7 +49,7 @@ class AccessLog:
         finally:
             status = 499 if scope.get("ndani.disconnected") else status or 499  # the client left before the end of its response
             if counted:
-                self.counts.end(status)
+                self.counts.end_request(status)
                 route = scope.get("route")
                 path = getattr(route, "path", "-")  # the route's pattern: the client chooses the path, and may put anything there
                 self.log.info("request", method=scope["method"], route=path, status=status, seconds=f"{time.monotonic() - started:.3f}")

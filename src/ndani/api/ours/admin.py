@@ -45,7 +45,7 @@ async def _probe(runner: Runner) -> dict[str, Any]:
     confinement = runner.confinement
     return {
         "confinement": {
-            "word": confinement.word,
+            "word": confinement.status,
             "seccomp": confinement.seccomp,
             "landlock": confinement.landlock,
             "namespace": confinement.namespace,
