@@ -49,7 +49,7 @@ def serving(home: Path, port: int, *, store: Path | None = None, **more: str) ->
                 assert server.poll() is None, (home / "serve.log").read_text()
                 return client.alive(PATIENCE)
 
-            until(answers, PATIENCE, "the server answers")
+            until(answers, "the server answers")
             yield environment
         finally:
             server.terminate()

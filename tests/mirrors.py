@@ -29,7 +29,7 @@ class Mirror:
                 stderr=log,
             )
         try:
-            self.host = f"127.0.0.1:{until(self._listening, PATIENCE, 'the mirror listens')}"
+            self.host = f"127.0.0.1:{until(self._listening, 'the mirror listens')}"
         except BaseException:
             self.process.kill()
             raise

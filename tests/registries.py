@@ -23,7 +23,7 @@ from ndani.names import Name, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
 from ranged import begin
-from server import PATIENCE, slowness, until
+from server import slowness, until
 
 STEP = 1 << 16
 #: bcrypt of "open sesame", for the user "aladdin".
@@ -92,7 +92,7 @@ class Debian:
                 return True
             return False
 
-        until(answers, PATIENCE, "the registry answers")
+        until(answers, "the registry answers")
 
     def stop(self) -> None:
         self.process.kill()

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from server import until
+from server import PATIENCE, until
 
 COLUMNS, ROWS = 120, 50
-PATIENCE = 120.0  # seconds; a busy machine is six times slower than a desk
 
 KEYS = {"Enter": "\r", "Tab": "\t", "Up": "\x1b[A", "Escape": "\x1b"} | {f"C-{chr(n + 96)}": chr(n) for n in range(1, 27)}
 
@@ -74,7 +73,7 @@ class Tmux:
         return [line.rstrip() for line in self._run("capture-pane", "-p", "-J", "-S", "-").rstrip().splitlines()]
 
     def exit(self) -> int:
-        return int(until(lambda: self._code.exists() and self._code.read_text(), PATIENCE, "the program ends", 0.05))
+        return int(until(lambda: self._code.exists() and self._code.read_text(), "the program ends", pause=0.05))
 
     def close(self) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):
@@ -223,7 +222,7 @@ class Prompt:
             return lines if lines and lines[-1] == self.READY and _prompts(lines) > before else None
 
         try:
-            return list(until(ready, PATIENCE, "the prompt comes", 0.03))
+            return list(until(ready, "the prompt comes", pause=0.03))
         except AssertionError:
             raise AssertionError("no prompt came:\n" + "\n".join(self.screen.lines())) from None
 
@@ -240,11 +239,11 @@ class Prompt:
 
     def until_shown(self, text: str) -> list[str]:
         """Wait until some text is on the screen."""
-        return list(until(lambda: (lines := self.screen.lines()) and any(text in line for line in lines) and lines, PATIENCE, text, 0.03))
+        return list(until(lambda: (lines := self.screen.lines()) and any(text in line for line in lines) and lines, text, pause=0.03))
 
     def until_more(self, lines: int) -> None:
         """Wait until there are more than so many lines, or the last of them has text that is no prompt."""
-        until(lambda: len(self.screen.lines()) > lines, PATIENCE, "more is shown", 0.03)
+        until(lambda: len(self.screen.lines()) > lines, "more is shown", pause=0.03)
 
 
 def _prompts(lines: list[str]) -> int:

@@ -58,7 +58,7 @@ def test_adapters_change_answers_have_runners_of_their_own_and_are_let_go(start:
     assert server.http.request("DELETE", "/api/delete", json={"model": "twin"}).status_code == 200
     assert "styled:latest" in server.resident(), "the other name still has it"
     server.post(GENERATE, {"model": "styled", "keep_alive": 0})
-    until(lambda: set(server.resident()) == {REAL, "zero:latest"}, 20, "it alone is unloaded")
+    until(lambda: set(server.resident()) == {REAL, "zero:latest"}, "it alone is unloaded", at_rest=20)
     assert adapted(server, "styled", lora(strength=0)).status_code == 200
     assert ids(server, "styled") == plain, "a name made anew answers as its new self"
 

@@ -142,7 +142,7 @@ def test_an_empty_prompt_loads_and_unloads(echo_store: Path, start: Start, route
 
 
 def assert_gone(server: Server) -> None:
-    until(lambda: not server.resident() and not server.runners(), 3, "the model leaves")
+    until(lambda: not server.resident() and not server.runners(), "the model leaves", at_rest=3)
 
 
 def test_ps_has_every_key_of_the_reference(echo: Server) -> None:

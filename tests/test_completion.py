@@ -65,17 +65,17 @@ def test_tab_in_an_interactive_shell(home: Home, shell: str) -> None:
     argv, setup = INTERACTIVE[shell]
     with terminal(argv, home, "pty") as screen:
         screen.type(f"cd; {setup}; echo rea''dy\r")
-        until(lambda: "ready" in screen.lines(), PATIENCE, "the shell has the script", 0.05)
+        until(lambda: "ready" in screen.lines(), "the shell has the script", pause=0.05)
         for begun, whole in LINES.items():
             screen.type(begun)
             screen.press("Tab")
             try:
-                until(lambda whole=whole: screen.lines()[-1].endswith(whole), PATIENCE, whole, 0.05)
+                until(lambda whole=whole: screen.lines()[-1].endswith(whole), whole, pause=0.05)
             except AssertionError:
                 raise AssertionError(f"{begun} became:\n" + "\n".join(screen.lines()[-5:])) from None
             screen.press("C-u")
             screen.type("echo don''e\r")
-            until(lambda: screen.lines()[-2:][0] == "done", PATIENCE, "the next line", 0.05)
+            until(lambda: screen.lines()[-2:][0] == "done", "the next line", pause=0.05)
 
 
 @needs("fish")

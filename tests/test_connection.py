@@ -122,7 +122,7 @@ def test_the_mirror_passes_it_over_too(tmp_path: Path) -> None:
                 assert answered(reader)[0] == 200
         with pytest.raises(ssl.SSLError):
             speak_tls(int(mirror.host.partition(":")[2]))
-        until(lambda: "TLS" in mirror.log, PATIENCE, "it is noted")
+        until(lambda: "TLS" in mirror.log, "it is noted")
     finally:
         assert mirror.close() == 0
     lines = mirror.log.splitlines()
@@ -157,7 +157,7 @@ def test_what_is_no_request_is_told_so_and_is_one_line_of_the_log(server: Server
             line.sendall(sent)
             said = whole(line)
         assert said.startswith(b"HTTP/1.1 400 ") and said.endswith(sentence.encode()) and said.count(b"HTTP/1.1 ") == 1
-    until(lambda: server.log.count("\n") > before, PATIENCE, "it is noted")
+    until(lambda: server.log.count("\n") > before, "it is noted")
     new = [line for line in server.log.splitlines()[before:] if " request " not in line]
     assert [LINE.sub("", line) for line in new] == [f"bytes of a client were refused: {sentence}"]
 
@@ -178,7 +178,7 @@ def test_a_request_says_its_host_once(server: Server, hosts: bytes, version: byt
         assert code == status
         if status == 400:
             assert b"Host" in body and headers["connection"] == "close" and line.recv(1) == b""
-            assert until(lambda: server.log.splitlines()[before:], PATIENCE, "it is told")[0].endswith("Host header, and no more.")
+            assert until(lambda: server.log.splitlines()[before:], "it is told")[0].endswith("Host header, and no more.")
     with server.connect() as line:
         line.sendall(b"GET /api/version HTTP/1.1\r\n\r\n\0junk")
         assert whole(line).count(b"HTTP/1.1 400") == 1, "said once, whatever follows"
@@ -212,7 +212,7 @@ def test_junk_behind_a_request_does_not_break_into_its_answer(server: Server, ju
             assert said.startswith(b"HTTP/1.1 200 ")
         else:
             said = b""
-            until(lambda: server.busy() == 1, 10, "it is being answered")
+            until(lambda: server.busy() == 1, "it is being answered", at_rest=10)
         line.sendall(junk)
         time.sleep(0.05)
         line.sendall(b"more of it")

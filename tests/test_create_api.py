@@ -202,15 +202,15 @@ def cut_off(server: Server, content: bytes, sent: int) -> Any:
     line = server.connect()
     head = f"POST {blob(content)} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
     line.sendall(head.encode() + content[:sent])
-    until(lambda: any((server.models / "blobs").glob(".*")), 60, "the upload has begun")
+    until(lambda: any((server.models / "blobs").glob(".*")), "the upload has begun")
     return line
 
 
 def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_path: Path) -> None:
     server, content = start(tmp_path / "models"), b"x" * (5 << 20)
     cut_off(server, content, 3 << 20).close()
-    until(lambda: not files_of(server), 60, "nothing of the upload is left")
-    assert "status=499" in until(lambda: server.log if "/api/blobs/{digest}" in server.log else "", 60, "the journal has it")
+    until(lambda: not files_of(server), "nothing of the upload is left")
+    assert "status=499" in until(lambda: server.log if "/api/blobs/{digest}" in server.log else "", "the journal has it")
     assert server.http.head(blob(content)).status_code == 404
     assert server.http.post(blob(content), content=content).status_code == 201
 
@@ -259,7 +259,7 @@ def test_a_disk_without_room_is_said_before_a_byte_is_read(start: Start, tmp_pat
         while b"}" not in said:
             said += line.recv(65536)
     assert said.startswith(b"HTTP/1.1 500 ") and b"no room in the model store" in said
-    until(lambda: not files_of(server), 60, "nothing of the upload is left")
+    until(lambda: not files_of(server), "nothing of the upload is left")
 
 
 async def test_what_fails_while_it_arrives_leaves_nothing(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_localhost_is_reached_by_both_of_its_addresses(command: str, tmp_path: P
     with log.open("wb") as out:
         process = subprocess.Popen([*inside, sys.executable, "-m", "ndani", command, *flags], env=environment, stdout=out, stderr=out)
     try:
-        found = until(lambda: re.search(r" on 127\.0\.0\.1:(\d+) and \[::1\]:\1\b", log.read_text()), PATIENCE, "it listens on both")
+        found = until(lambda: re.search(r" on 127\.0\.0\.1:(\d+) and \[::1\]:\1\b", log.read_text()), "it listens on both")
         for host in ("127.0.0.1", "[::1]"):
             path = f"http://{host}:{found[1]}/" + ("v2/" if command == "mirror" else "")
             assert httpx.get(path, trust_env=False).status_code == 200
@@ -273,18 +273,18 @@ def test_who_leaves_in_the_middle_is_counted_as_cancelled_streaming_or_not(start
     body = {"model": "echo", "messages": [{"role": "user", "content": "a b @delay=0.05"}], "options": {"num_predict": 200}}
     with server.streaming("/api/chat", body) as lines:
         next(lines)
-    until(lambda: server.health()["counts"]["cancelled"] == 1 and server.busy() == 0, 10, "the stream was left")
+    until(lambda: server.health()["counts"]["cancelled"] == 1 and server.busy() == 0, "the stream was left", at_rest=10)
     content = b'{"model":"echo","messages":[{"role":"user","content":"a b @delay=0.05"}],"stream":false,"options":{"num_predict":200}}'
     line = server.connect()
     line.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
-    until(lambda: server.busy() == 1, 10, "it is being answered")
+    until(lambda: server.busy() == 1, "it is being answered", at_rest=10)
     line.close()
-    until(lambda: server.health()["counts"]["cancelled"] == 2 and server.busy() == 0, 10, "the whole was left")
+    until(lambda: server.health()["counts"]["cancelled"] == 2 and server.busy() == 0, "the whole was left", at_rest=10)
     line = server.connect()
     line.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{")
     time.sleep(0.1)
     line.close()
-    until(lambda: server.health()["counts"]["cancelled"] == 3, 10, "the question itself was left")
+    until(lambda: server.health()["counts"]["cancelled"] == 3, "the question itself was left", at_rest=10)
     assert "status=499" in server.log and "fault of its own" not in server.log and server.health()["counts"]["failures"] == 0
 
 
@@ -309,10 +309,10 @@ def test_a_request_before_the_answer_to_the_last_one_is_left_to_another_connecti
         assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"HTTP/1.1 ") == 1 and b'"done":true' in said
         line = server.connect()
         line.sendall(long)
-        until(lambda: server.busy() == 1, 10, "it is being answered")
+        until(lambda: server.busy() == 1, "it is being answered", at_rest=10)
         line.sendall(short)
         line.close()
-        until(lambda: server.busy() == 0, 5, "that it has left is noticed")
+        until(lambda: server.busy() == 0, "that it has left is noticed", at_rest=5)
 
 
 def test_an_answer_to_an_old_client_ends_with_its_connection(echo: Server) -> None:

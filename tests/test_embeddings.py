@@ -121,7 +121,7 @@ def test_a_text_that_fills_the_slot_of_a_model_that_speaks(server: Server) -> No
         assert answer["prompt_eval_count"] in (num_ctx - 1, num_ctx), answer
         assert answer["truncated"] == whole - answer["prompt_eval_count"]
         server.post("/api/embed", {"model": "smollm2:135m", "keep_alive": 0})
-        until(lambda: "smollm2:135m" not in server.resident(), 60, "it has left")
+        until(lambda: "smollm2:135m" not in server.resident(), "it has left")
 
 
 @pytest.mark.slow
@@ -148,14 +148,14 @@ def test_dimensions(server: Server) -> None:
 
 def test_nothing_to_embed_loads_and_unloads(server: Server) -> None:
     embed(server, "x", keep_alive=0)
-    until(lambda: "all-minilm:latest" not in server.resident(), 60, "it has left")
+    until(lambda: "all-minilm:latest" not in server.resident(), "it has left")
     for nothing in ({}, {"input": ""}, {"input": []}, {"input": None}):
         answer = server.post("/api/embed", {"model": EMBEDDER, **nothing})
         assert answer.json() == {"model": EMBEDDER, "embeddings": []}
     assert server.resident()["all-minilm:latest"]["context_length"] == 256
     assert len(embed(server, [""])["embeddings"][0]) == 384  # an empty text among texts has a vector
     assert server.post("/api/embeddings", {"model": EMBEDDER, "keep_alive": 0}).json() == {"embedding": []}
-    until(lambda: "all-minilm:latest" not in server.resident(), 60, "it was unloaded")
+    until(lambda: "all-minilm:latest" not in server.resident(), "it was unloaded")
 
 
 def test_the_older_route(server: Server) -> None:
@@ -212,16 +212,16 @@ def test_a_model_that_speaks_embeds_too_and_still_speaks(server: Server) -> None
     few = {"num_ctx": 512, "num_predict": 4}
     assert server.ask("/api/generate", {"model": "smollm2:135m", "prompt": "Hi", "options": few})["eval_count"] <= 4
     server.post("/api/generate", {"model": "smollm2:135m", "keep_alive": 0})
-    until(lambda: "smollm2:135m" not in server.resident(), 60, "both its runners have left")
+    until(lambda: "smollm2:135m" not in server.resident(), "both its runners have left")
 
 
 def test_a_client_that_leaves_stops_the_computation(server: Server) -> None:
     embed(server, "warm")
     with pytest.raises(httpx.ReadTimeout):
         server.post("/api/embed", {"model": EMBEDDER, "input": ["word " * 200] * 2000}, timeout=httpx.Timeout(300, read=3))
-    until(lambda: server.health()["counts"]["cancelled"], 60, "it was cancelled")
+    until(lambda: server.health()["counts"]["cancelled"], "it was cancelled")
     # What it asked for would take many minutes; the portion under way may end.
-    until(lambda: not server.busy(), 60, "no slot computes")
+    until(lambda: not server.busy(), "no slot computes")
     assert len(embed(server, "and the next one is served")["embeddings"]) == 1
 
 

@@ -44,7 +44,7 @@ class Place:
     def fetcher(self, **environ: str) -> Fetcher:
         return Fetcher(settings.load({"NDANI_MODELS": str(self.root), **environ}), self.catalogue)
 
-    async def until(self, fetcher: Fetcher, received: int) -> None:
+    async def pull_until(self, fetcher: Fetcher, received: int) -> None:
         async with following(fetcher.pull, NAME, False) as steps:
             async for step in steps:
                 if step.digest == self.layer.digest and (step.completed or 0) >= received:
@@ -136,7 +136,7 @@ async def test_two_pulls_in_one_server_share_one_fetcher_until_the_last_one_leav
     place.house.pause = 0.02
     fetcher = place.fetcher()
     stays = asyncio.create_task(collect(fetcher))
-    await place.until(fetcher, 100_000)
+    await place.pull_until(fetcher, 100_000)
     assert len(children()) == 1, "one child for both, and one who leaves does not end it"
     stays.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -150,7 +150,7 @@ async def test_a_late_follower_hears_the_whole_story(place: Place) -> None:
     place.house.pause = 0.01
     fetcher = place.fetcher()
     first = asyncio.create_task(collect(fetcher))
-    await place.until(fetcher, 300_000)
+    await place.pull_until(fetcher, 300_000)
     late = await collect(fetcher)
     assert late[0].status == "pulling manifest" and late[-1].status == "success"
     assert (await first)[-1].status == "success"
@@ -160,7 +160,7 @@ async def test_closing_ends_every_pull(place: Place) -> None:
     place.house.pause = 0.02
     fetcher = place.fetcher()
     waits = asyncio.create_task(collect(fetcher))
-    await place.until(fetcher, 100_000)
+    await place.pull_until(fetcher, 100_000)
     await fetcher.close()
     with pytest.raises(SourceFailed, match="pull again"):
         await waits
@@ -189,7 +189,7 @@ async def test_a_fetcher_dies_with_its_parent(place: Place) -> None:
     [orphan] = children(parent.pid)
     parent.kill()
     await parent.wait()
-    until(lambda: not lives(orphan), 2, "the orphan ends")
+    until(lambda: not lives(orphan), "the orphan ends", at_rest=2)
 
 
 def lives(process: psutil.Process) -> bool:

@@ -130,7 +130,7 @@ def test_a_server_sweeps_them_when_it_starts(start: Start, store: Store) -> None
     path.write_bytes(b"x")
     os.utime(path.parent, (1000, 1000))
     start(store.layout.root)
-    until(lambda: [p.name for p in store.layout.handover.iterdir()] == [young], 20, "only the young one is left")
+    until(lambda: [p.name for p in store.layout.handover.iterdir()] == [young], "only the young one is left", at_rest=20)
 
 
 def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_path: Path) -> None:

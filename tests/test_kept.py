@@ -14,7 +14,7 @@ import pytest
 
 from ndani.cli.repl import line_reader
 from ndani.errors import Failed
-from server import PATIENCE, until
+from server import until
 
 #: Leaves beside a file what editors leave there.
 LEAVING = """#!/bin/sh
@@ -68,7 +68,7 @@ def test_ctrl_c_is_the_editors(tmp_path: Path) -> None:
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as running:  # fmt: skip
-        until((tmp_path / "open").exists, PATIENCE, "the editor is open", 0.05)
+        until((tmp_path / "open").exists, "the editor is open", pause=0.05)
         os.killpg(running.pid, signal.SIGINT)
         (tmp_path / "hit").touch()
         assert running.communicate()[0] == "edited\n"

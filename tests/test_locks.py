@@ -121,10 +121,10 @@ def test_a_lock_that_another_program_holds_does_not_keep_a_server_from_ending(st
             server = start(echo_store)  # it tidies the store at once, and waits for the lock
             waiting = threading.Thread(target=lambda: server.http.request("DELETE", "/api/delete", json={"model": "echo"}))  # noqa: B023
             waiting.start()
-            until(lambda: server.health()["counts"], 20, "it answers meanwhile")  # noqa: B023
+            until(lambda: server.health()["counts"], "it answers meanwhile", at_rest=20)  # noqa: B023
             time.sleep(0.3)
             began = time.monotonic()
-            assert server.terminate(14) == 0
+            assert server.terminate(at_rest=14) == 0
             assert time.monotonic() - began < 12 * slowness()
             waiting.join(60)
             holder.kill()
@@ -284,7 +284,7 @@ def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         lock = store.lock(DIGEST)
         assert lock
         os.utime(lock.path, (0, 0))
-        until(lambda: lock.path.stat().st_mtime > 0, 20, "it is touched")
+        until(lambda: lock.path.stat().st_mtime > 0, "it is touched", at_rest=20)
         lock.release()
         assert not lock.path.exists()
 

@@ -23,7 +23,7 @@ from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from registries import put_model
-from server import PATIENCE, until
+from server import until
 from steps import following
 from test_fetcher import kill_children
 
@@ -178,7 +178,7 @@ def test_who_leaves_is_logged_as_gone_and_who_stays_for_ever_does_not_hold_up_th
             reader.sendall(asked)
             assert reader.recv(100).startswith(b"HTTP/1.1 200")
         readers[0].close()
-        until(lambda: mirror.log.count("status=499") == 1, PATIENCE, "the one who left is logged")
+        until(lambda: mirror.log.count("status=499") == 1, "the one who left is logged")
         assert mirror.close() == 0
     assert mirror.log.count("status=499") == 4 and "status=200" not in mirror.log and "Traceback" not in mirror.log
 

@@ -94,4 +94,4 @@ def test_a_model_that_cannot_speak_is_not_loaded_to_speak(server: Server) -> Non
     assert refused(server, CHAT, "embeds", messages=[]) == (400, '"embeds" does not support chat')
     for body in ({"prompt": ""}, {"prompt": "", "think": True, "options": {"num_ctx": "x"}}):
         assert server.ask(GENERATE, {"model": "echo", "keep_alive": 0} | body)["done_reason"] == "unload", "whatever else it says"
-    until(lambda: not server.resident(), 20, "it is unloaded")
+    until(lambda: not server.resident(), "it is unloaded", at_rest=20)

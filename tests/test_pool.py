@@ -41,7 +41,7 @@ class Asking:
     def _run(self, server: Server, body: dict[str, Any]) -> None:
         self.answer = server.post("/api/chat", body)
 
-    def done(self, seconds: float = 2 * PATIENCE) -> Any:
+    def done(self, seconds: float = PATIENCE) -> Any:
         self._thread.join(seconds)
         assert self.answer is not None, f"no answer within {seconds} s"
         return self.answer
@@ -67,7 +67,7 @@ def test_parallel_slots_answer_at_once_and_num_parallel_says_how_many(start: Sta
     server = start(echo_store, OLLAMA_NUM_PARALLEL="2")
     assert ask(server) and server.resident()["echo:latest"]["slots"] == 2
     many = [Asking(server, text="a @delay=0.5") for _ in range(3)]
-    until(lambda: server.busy() == 2 and server.health()["waiting"] == 1, 5, "two answer and one waits")
+    until(lambda: server.busy() == 2 and server.health()["waiting"] == 1, "two answer and one waits", at_rest=5)
     assert all(one.done().status_code == 200 for one in many)
     four = start(echo_store)
     assert ask(four) and four.resident()["echo:latest"]["slots"] >= 4
@@ -94,7 +94,7 @@ def test_a_busy_model_is_waited_for_and_takes_no_new_work(start: Start, echo_sto
     server = start(echo_store, OLLAMA_MAX_LOADED_MODELS="1")
     ask(server)
     long = Asking(server, text="a b @delay=0.1", num_predict=10)
-    until(lambda: server.busy() == 1, 5, "the first computes")
+    until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     began = time.monotonic()
     other = Asking(server, "other")
     assert other.done().status_code == 200 and time.monotonic() - began > 0.4, "it waited its turn"
@@ -127,7 +127,7 @@ def test_a_reload_waits_for_the_answers_under_way(start: Start, echo_store: Path
     server = start(echo_store, OLLAMA_CONTEXT_LENGTH="1024")
     ask(server)
     long = Asking(server, text="a b @delay=0.05", num_predict=10)
-    until(lambda: server.busy() == 1, 5, "the first computes")
+    until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     bigger = Asking(server, num_ctx=2000)
     assert long.done().json()["eval_count"] == 10 and bigger.done().status_code == 200
     assert server.resident()["echo:latest"]["context_length"] == 2048
@@ -148,23 +148,23 @@ def test_keep_alive_of_the_last_request_counts(start: Start, echo_store: Path) -
     server.post("/api/generate", {"model": "echo", "keep_alive": 60})
     assert 50 < left() <= 61
     ask(server, keep_alive="300ms")
-    until(lambda: not server.runners() and not server.resident(), 3, "it expires")
+    until(lambda: not server.runners() and not server.resident(), "it expires", at_rest=3)
 
 
 def test_keep_alive_zero_lets_a_model_go_as_soon_as_nobody_uses_it(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     for nothing in (0, "0", "0s", 0.0):
         ask(server, keep_alive=nothing)
-        until(lambda: not server.runners() and not server.resident(), 2, "it leaves")
+        until(lambda: not server.runners() and not server.resident(), "it leaves", at_rest=2)
 
 
 def test_a_full_queue_is_the_exact_503_and_drains(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_MAX_QUEUE="2", OLLAMA_NUM_PARALLEL="1")
     ask(server)
     long = Asking(server, text="a b @delay=0.1", num_predict=10)
-    until(lambda: server.busy() == 1, 5, "the first computes")
+    until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     waiting = [Asking(server), Asking(server)]
-    until(lambda: server.health()["waiting"] == 2, 5, "two wait")
+    until(lambda: server.health()["waiting"] == 2, "two wait", at_rest=5)
     refused = server.post("/api/chat", {"model": "echo", "messages": [{"role": "user", "content": "x"}]})
     assert (refused.status_code, refused.json()) == (503, {"error": "server busy, please try again.  maximum pending requests exceeded"})
     assert all(one.done().status_code == 200 for one in (long, *waiting))
@@ -175,7 +175,7 @@ def test_a_runner_that_dies_idle_is_noticed_and_replaced(start: Start, echo_stor
     server = start(echo_store)
     ask(server)
     server.runners()[0].kill()
-    until(lambda: not server.resident(), 2, "its death is seen")
+    until(lambda: not server.resident(), "its death is seen", at_rest=2)
     assert ask(server)["done"] and "a runner died" in server.log
 
 
@@ -217,7 +217,7 @@ def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Star
     ask(server, text="SECRET WORDS", options={"num_thread": 2, "num_gpu": 1, "num_batch": 64})
     ask(server, text="SECRET WORDS", options={"num_thread": 1})
     ask(server, "other", text="SECRET WORDS", keep_alive="100ms")
-    until(lambda: "a keep-alive ran out model=other:latest" in server.log, 20, "it expires")
+    until(lambda: "a keep-alive ran out model=other:latest" in server.log, "it expires", at_rest=20)
     for line in (
         "debug how it loads model=echo:latest size=", "num_batch=64 num_thread=2 num_gpu=1 adapter=False", "num_thread=1 num_gpu=1",
         "debug a model is loaded model=echo:latest pid=", "debug a slot is given model=echo:latest waited_ms=",

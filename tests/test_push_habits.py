@@ -203,7 +203,7 @@ async def test_debians_registry_behind_an_nginx_with_a_limit(store: Store, tmp_p
     )
     nginx = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
     try:
-        until(lambda: listens(port), PATIENCE, "nginx answers")
+        until(lambda: listens(port), "nginx answers")
         name = parse(f"127.0.0.1:{port}/ns/tiny:1")
         weights = WEIGHTS * 100  # 40 MB
         put_model(store, name, weights)

@@ -174,16 +174,16 @@ def test_weights_that_no_name_came_of_are_removed(server: Server) -> None:
 def test_a_client_that_leaves_ends_the_work(server: Server, long: str) -> None:
     before = blobs(server)
     with server.streaming(CREATE, {"model": "left", "files": {"m.gguf": long}, "quantize": "iq4_xs"}) as lines:
-        until(lambda: next(lines)["status"].startswith("quantizing"), 60, "the work begins")
+        until(lambda: next(lines)["status"].startswith("quantizing"), "the work begins")
         (worker,) = workers(server)
         assert len(blobs(server) - before) == 1
-    until(lambda: not worker.is_running() and blobs(server) == before, 60, "the work is ended, and nothing of it stays")
+    until(lambda: not worker.is_running() and blobs(server) == before, "the work is ended, and nothing of it stays")
 
 
 def test_a_maker_that_is_killed_is_said(server: Server, long: str) -> None:
     before = blobs(server)
     with server.streaming(CREATE, {"model": "shot", "files": {"m.gguf": long}, "quantize": "iq4_xs"}) as lines:
-        until(lambda: next(lines)["status"].startswith("quantizing"), 60, "the work begins")
+        until(lambda: next(lines)["status"].startswith("quantizing"), "the work begins")
         workers(server)[0].kill()
         *_, last = lines
     assert last["error"].startswith("the process that makes the weights was killed")
@@ -194,7 +194,7 @@ def test_a_server_that_is_stopped_ends_the_work(start: Start, tmp_path: Path) ->
     server = start(tmp_path / "models")
     digest = send(server, file(*small(rows=LONG)))
     with server.streaming(CREATE, {"model": "late", "files": {"m.gguf": digest}, "quantize": "iq4_xs"}) as lines:
-        until(lambda: next(lines)["status"].startswith("quantizing"), 60, "the work begins")
+        until(lambda: next(lines)["status"].startswith("quantizing"), "the work begins")
         (worker,) = workers(server)
         server.process.send_signal(signal.SIGTERM)
         *_, last = lines
@@ -263,7 +263,7 @@ def test_at_the_terminal_it_is_a_bar_and_ctrl_c_ends_it(server: Server, long: st
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs) as child:
         os.close(theirs)
         shown = seen(screen, "quantizing F16 model to IQ4_XS")
-        until(lambda: workers(server), 60, "the work begins")
+        until(lambda: workers(server), "the work begins")
         child.send_signal(signal.SIGINT)
         shown += seen(screen, "ended was not made; what was sent stays for the next `ndani create ended`")
         with contextlib.suppress(OSError):
@@ -272,7 +272,7 @@ def test_at_the_terminal_it_is_a_bar_and_ctrl_c_ends_it(server: Server, long: st
         assert child.wait(60) == -signal.SIGINT, shown
     os.close(screen)
     assert "Traceback" not in shown and "━" in shown
-    until(lambda: not workers(server) and blobs(server) == before, 60, "nothing of it stays")
+    until(lambda: not workers(server) and blobs(server) == before, "nothing of it stays")
 
 
 def seen(screen: int, words: str) -> str:

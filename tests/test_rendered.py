@@ -118,7 +118,7 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
     bodies = [json.loads(body) for body in re.findall(r"-d '(\{.*?\n  \})'", CALLS.read_text(), re.DOTALL)]
     assert [body["model"] for body in bodies] == ["phi4:mini", "qwen2.5:3b", "nomic-embed-text"]
     server.post("/api/embed", {"model": "nomic-embed-text", "keep_alive": 0})
-    until(lambda: len([*server.sockets.glob("ndani-*/*/*.sock")]) == 1, 60, "the embedder leaves, and its tokenizer with it")
+    until(lambda: len([*server.sockets.glob("ndani-*/*/*.sock")]) == 1, "the embedder leaves, and its tokenizer with it")
     question, system = bodies[0]["prompt"], bodies[1]["messages"][0]["content"]
     for path, body, answer, asks in ((GENERATE, bodies[0], generated, question), (CHAT, bodies[1], chatted, "What is edge computing?")):
         del body["stream"]

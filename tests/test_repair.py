@@ -225,7 +225,7 @@ def test_a_running_server_serves_what_was_repaired(start: Start, tmp_path: Path)
     assert verify(server) == []
     assert seen() == ("Be kind.", "{{ .System }} {{ .Prompt }}", "3", 3)
     assert weights.read_bytes() == right["model"]
-    until(lambda: all(child.pid != before for child in server.runners()), 20, "the runner with the old weights has left")
+    until(lambda: all(child.pid != before for child in server.runners()), "the runner with the old weights has left", at_rest=20)
     assert len(server.runners()) == 1
 
 
@@ -271,7 +271,7 @@ def test_a_model_whose_manifest_is_damaged_can_be_stopped_and_removed(start: Sta
     assert "\ndamaged: the manifest of echo:latest is damaged" in pruned.stderr and "files of models stay until" in pruned.stderr
     stopped = run(("stop", "echo"), environment)
     assert stopped.exit == 0, stopped.stderr
-    until(lambda: not server.runners(), 20, "it leaves the memory")
+    until(lambda: not server.runners(), "it leaves the memory", at_rest=20)
     removed = run(("rm", "echo"), environment)
     assert (removed.exit, removed.stdout) == (0, "deleted 'echo'\n"), removed.stderr
     assert not path.exists() and server.post("/api/verify", {"stream": False}).json()["damaged"] == []

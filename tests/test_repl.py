@@ -153,7 +153,7 @@ def test_what_is_typed_in_an_answer_waits_for_the_prompt(home: Home, kind: str) 
         screen.type("/set parameter num_predict 3")
         screen.press("Enter")
         screen.type("fig and half a li")
-        until(lambda: screen.lines()[-1] == ">>> fig and half a li", PATIENCE, "what was typed stands at the prompt", 0.05)
+        until(lambda: screen.lines()[-1] == ">>> fig and half a li", "what was typed stands at the prompt", pause=0.05)
         assert screen.lines()[-2] == "Set parameter 'num_predict' to '3'"
         answers = [line_reader for line_reader in screen.lines() if "mango mango" in line_reader or "kiwi kiwi" in line_reader]
         assert not any(word in line_reader for line_reader in answers for word in ("/set", "fig", ">>>")), "it shows among no answer"
@@ -206,7 +206,7 @@ def test_a_conversation_outlives_a_server_that_left(tmp_path: Path) -> None:
         with talk(environment, "echo") as screen:
             prompt = Prompt(screen)
             for said, answer in (("word", "word word word"), ("/list", "NAME"), ("more", "more more more")):
-                until(lambda: not listeners(port), PATIENCE, "the server leaves", 0.1)
+                until(lambda: not listeners(port), "the server leaves", pause=0.1)
                 assert prompt.say(said)[0].startswith(answer)
     finally:
         end_server_on(port)
@@ -309,7 +309,7 @@ def test_the_editor(home: Home, tmp_path: Path) -> None:
             screen.type("word")
             screen.press("C-g")
             prompt.until_shown(sentence)
-            until(lambda screen=screen: screen.lines()[-1] == ">>> word", PATIENCE, "the line stays", 0.05)
+            until(lambda screen=screen: screen.lines()[-1] == ">>> word", "the line stays", pause=0.05)
             screen.press("Enter")
             prompt.until_shown("word word word")
 

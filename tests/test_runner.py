@@ -24,7 +24,7 @@ from ndani.jail.process import environment
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.probe import Targets
 from ndani.runtime.runner import Runner
-from server import slowness
+from server import slowness, stretched
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")]
 
@@ -52,8 +52,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone_within(pid: int, seconds: float) -> bool:
-    end = time.monotonic() + 3 * seconds * slowness()
+def gone_within(pid: int, at_rest: float) -> bool:
+    end = time.monotonic() + stretched(at_rest)
     while time.monotonic() < end:
         if not alive(pid):
             return True

@@ -295,13 +295,13 @@ def test_a_person_is_asked_before_anything_is_pulled(tmp_path: Path) -> None:
     with serving(tmp_path, free_port()) as home:
         for answer, wanted in {"n\r": "pulls them again", "y\r": "could not be repaired"}.items():
             with terminal([*NDANI, "verify"], home, "pty") as screen:
-                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), PATIENCE, "the question", 0.05)
+                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), "the question", pause=0.05)
                 screen.type(answer)
                 assert screen.exit() == 1
                 assert wanted in "\n".join(screen.lines())
         for key, code in {"C-d": 1, "C-c": 130}.items():
             with terminal([*NDANI, "verify"], home, "pty") as screen:
-                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), PATIENCE, "the question", 0.05)
+                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), "the question", pause=0.05)
                 screen.press(key)
                 assert screen.exit() == code
                 assert any(line.startswith("Error") for line in screen.lines()) == (code == 1)
@@ -329,4 +329,4 @@ def test_three_hundred_models(tmp_path: Path) -> None:
         done = run(("prune",), home)
         assert done.exit == 0 and "1 file removed" in done.stdout and not unused.exists()
         log = (tmp_path / "serve.log").read_text()
-        until(lambda: "route=/api/verify status=499" in (tmp_path / "serve.log").read_text(), PATIENCE, log)
+        until(lambda: "route=/api/verify status=499" in (tmp_path / "serve.log").read_text(), log)
