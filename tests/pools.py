@@ -226,7 +226,9 @@ class Bench:
             client.task.cancel()
         await turns()
         assert all(client.task.done() for client in self.clients)
-        assert self.pool.waiting == 0 and self.pool.residents() == [] and self.failures == []
+        assert self.pool.waiting == 0
+        assert self.pool.residents() == []
+        assert self.failures == []
 
 
 class Begin(Protocol):

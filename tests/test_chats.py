@@ -43,12 +43,15 @@ def test_edits_are_counted_as_cell_by_cell() -> None:
 
 
 def test_near_is_known_and_far_is_not() -> None:
-    assert recognise(PLAIN) is CHATML and recognise(PLAIN.replace("\n", "\\n")) is CHATML
-    assert recognise(PLAIN + "#" * (NEAR - 1)) is CHATML and recognise(PLAIN + "#" * NEAR) is None
+    assert recognise(PLAIN) is CHATML
+    assert recognise(PLAIN.replace("\n", "\\n")) is CHATML
+    assert recognise(PLAIN + "#" * (NEAR - 1)) is CHATML
+    assert recognise(PLAIN + "#" * NEAR) is None
     assert recognise(None) is recognise("") is recognise("echo") is None
     # A short loop with other marks is nearer than a hundred letters, and yet another family's.
     other = PLAIN.replace("<|im_start|>", "[").replace("<|im_end|>", "]")
-    assert edits(PLAIN, other) < NEAR and recognise(other) is None
+    assert edits(PLAIN, other) < NEAR
+    assert recognise(other) is None
 
 
 def test_a_long_template_costs_nothing() -> None:
@@ -83,10 +86,12 @@ def test_create_lays_them_over_a_file_and_what_is_said_over_them(start: Start, t
     weights = gguf("known", template=PLAIN)
     steps, found = make(server, weights)
     assert steps[2] == "using autodetected template chatml"
-    assert found[kinds.TEMPLATE].decode() == CHATML.template and json.loads(found[kinds.PARAMS]) == STOPS
+    assert found[kinds.TEMPLATE].decode() == CHATML.template
+    assert json.loads(found[kinds.PARAMS]) == STOPS
     steps, found = make(server, weights, template="{{ .Prompt }}", parameters={"num_ctx": 2048})
     assert not any("autodetected" in step for step in steps)
-    assert found[kinds.TEMPLATE] == b"{{ .Prompt }}" and json.loads(found[kinds.PARAMS]) == {"num_ctx": 2048, **STOPS}
+    assert found[kinds.TEMPLATE] == b"{{ .Prompt }}"
+    assert json.loads(found[kinds.PARAMS]) == {"num_ctx": 2048, **STOPS}
     _, found = make(server, weights, parameters={"stop": ["x"]})
     assert json.loads(found[kinds.PARAMS]) == {"stop": ["x"]}
     assert make(server, gguf("unknown"))[1] == {}

@@ -85,7 +85,8 @@ def test_fish(home: Home) -> None:
         ["fish", "--no-config", "-c", f"ndani completion fish | source; {asked}"],
         env=home, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=home["HOME"],
     )  # fmt: skip
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [whole.split()[-1] for whole in LINES.values()]
 
 

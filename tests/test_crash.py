@@ -49,17 +49,21 @@ def test_a_killed_runner_costs_one_answer(real_store: Path, start: Start) -> Non
         killed = time.monotonic()
         *_, last = lines
         assert time.monotonic() - killed < 2 * slowness()
-        assert set(last) == {"error"} and last["error"].startswith("an error was encountered while running the model: ")
+        assert set(last) == {"error"}
+        assert last["error"].startswith("an error was encountered while running the model: ")
     assert server.ask("/api/chat", SUM)["message"]["content"]
     (fresh,) = server.runners()
-    assert fresh.pid != runner.pid and server.health()["status"] == "ok"
+    assert fresh.pid != runner.pid
+    assert server.health()["status"] == "ok"
     whole: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: whole.append(server.post("/api/chat", {**STORY, "stream": False})))
     asking.start()
     until(lambda: server.busy() == 1, "the model computes", at_rest=10)
     fresh.kill()
     asking.join(PATIENCE)
-    assert whole and whole[0].status_code == 500 and whole[0].json()["error"].startswith("an error was encountered")
+    assert whole
+    assert whole[0].status_code == 500
+    assert whole[0].json()["error"].startswith("an error was encountered")
     assert server.ask("/api/chat", SUM)["done"]
 
 
@@ -110,12 +114,14 @@ def test_sigterm_ends_streams_cleanly_and_leaves_no_child(real_store: Path, star
     said = [first + rest_of(line) for first, line in zip(begun, lines, strict=True)]
     assert server.process.wait(PATIENCE) == 0
     for one in said:
-        assert one.startswith(b"HTTP/1.1 200") and one.endswith(b"\r\n0\r\n\r\n"), "a proper end of a chunked body"
+        assert one.startswith(b"HTTP/1.1 200")
+        assert one.endswith(b"\r\n0\r\n\r\n"), "a proper end of a chunked body"
         last = json.loads([piece for piece in one.split(b"\r\n") if piece.startswith(b"{")][-1])
         assert last == {"error": "the server is stopping"}
     assert alive(children) == []
     assert list(server.sockets.iterdir()) == [], "no socket is left"
-    assert "Traceback" not in server.log and "fault of its own" not in server.log
+    assert "Traceback" not in server.log
+    assert "fault of its own" not in server.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
@@ -129,7 +135,8 @@ def test_a_server_ends_with_its_terminal(echo_store: Path, start: Start, number:
     server.process.send_signal(number)
     assert server.process.wait(PATIENCE) == 0
     assert alive(children) == []
-    assert server.log.rstrip().endswith("stopped") and "fault of its own" not in server.log
+    assert server.log.rstrip().endswith("stopped")
+    assert "fault of its own" not in server.log
 
 
 def test_sigterm_while_a_model_loads(real_store: Path, start: Start) -> None:
@@ -140,7 +147,8 @@ def test_sigterm_while_a_model_loads(real_store: Path, start: Start) -> None:
     children = [p.pid for p in until(server.runners, "a runner starts", at_rest=5)]
     assert server.terminate() == 0
     asking.join(PATIENCE)
-    assert answers[0].status_code >= 500 and answers[0].json() == {"error": "the server is stopping"}
+    assert answers[0].status_code >= 500
+    assert answers[0].json() == {"error": "the server is stopping"}
     assert alive(children) == []
 
 
@@ -156,7 +164,8 @@ def test_a_killed_server_leaves_no_runner_and_the_next_start_is_clean(real_store
     again = start(real_store, TMPDIR=str(server.sockets))
     assert again.ask("/api/chat", SUM)["message"]["content"]
     assert not any(folder.exists() for folder in left), "the next one tidies for it"
-    assert "Traceback" not in again.log and " warn " not in again.log
+    assert "Traceback" not in again.log
+    assert " warn " not in again.log
 
 
 def test_two_servers_on_one_store_are_both_right(real_store: Path, start: Start) -> None:
@@ -171,7 +180,8 @@ def test_two_servers_on_one_store_are_both_right(real_store: Path, start: Start)
         thread.start()
     for thread in asking:
         thread.join(PATIENCE)
-    assert len(answers) == 2 and answers[0] == answers[1] != ""
+    assert len(answers) == 2
+    assert answers[0] == answers[1] != ""
     assert {p.pid for p in one.runners()} & {p.pid for p in two.runners()} == set()
     one.post("/api/copy", {"source": "smollm2", "destination": "twin"})
     assert "twin:latest" in {m["name"] for m in two.http.get("/api/tags").json()["models"]}

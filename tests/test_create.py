@@ -166,7 +166,8 @@ def test_over_itself(store: Store) -> None:
     new = find(store, "base:1")
     assert (str(new.name), new.system, new.parent, new.template) == ("base:1", "new", "", "{{ .Prompt }}")
     gone = before - {layer.digest for layer in new.layers}
-    assert len(gone) == 1 and not any(store.blobs.has(digest) for digest in gone)
+    assert len(gone) == 1
+    assert not any(store.blobs.has(digest) for digest in gone)
 
 
 def test_adapters_and_projectors(store: Store) -> None:
@@ -175,9 +176,11 @@ def test_adapters_and_projectors(store: Store) -> None:
     eyes = sent(store, salt="eyes", **{"general.type": "mmproj"})
     make(store, "both", Recipe(base=old, files={"eyes.gguf": eyes}, adapters={"lora.gguf": adapter}))
     both = find(store, "both")
-    assert both.adapter == store.layout.blob(adapter) and both.projector == store.layout.blob(eyes)
+    assert both.adapter == store.layout.blob(adapter)
+    assert both.projector == store.layout.blob(eyes)
     make(store, "together", Recipe(files={"eyes.gguf": eyes, "m.gguf": old.weights.digest}))
-    assert find(store, "together").weights.digest == old.weights.digest and find(store, "together").projector
+    assert find(store, "together").weights.digest == old.weights.digest
+    assert find(store, "together").projector
     other = store.blobs.put(gguf("other", tensors=LORA, **{"general.type": "adapter", "adapter.type": "lora"}))
     make(store, "again", Recipe(base=both, adapters={"other.gguf": other}))
     assert find(store, "again").adapter == store.layout.blob(other)
@@ -200,7 +203,8 @@ def test_requires_is_kept_in_the_config_and_keys_of_versions_to_come_too(store: 
     make(store, "new", Recipe(base=find(store, "base:1"), requires="v0.14.0"))
     found = json.loads(store.blobs.read(find(store, "new").manifest.config.digest))
     assert found == config | {"requires": "0.14.0"}
-    assert list(found)[4:7] == ["file_type", "renderer", "requires"] and list(found)[-1] == "to_come"
+    assert list(found)[4:7] == ["file_type", "renderer", "requires"]
+    assert list(found)[-1] == "to_come"
 
 
 NOT_HERE = "{} is not in this version of ndani; take the line out: the {}"
@@ -287,7 +291,8 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 
 def test_a_kind_that_the_engine_does_not_know_is_said(store: Store) -> None:
     steps = make(store, "odd", Recipe(files={"m.gguf": sent(store, **{"general.architecture": "mystery"})}))
-    assert steps[1] == "warning: the engine is not known to run models of the kind mystery; it may not load" and steps[-1] == "success"
+    assert steps[1] == "warning: the engine is not known to run models of the kind mystery; it may not load"
+    assert steps[-1] == "success"
     assert not any(step.startswith("warning") for step in make(store, "even", Recipe(files={"m.gguf": sent(store)})))
     assert not any(step.startswith("warning") for step in make(store, "more", Recipe(base=find(store, "odd"), system="x")))
 
@@ -300,7 +305,8 @@ def test_the_kinds_that_are_known_are_the_engines_own() -> None:
         pytest.skip("this build of the engine does not show its table")
     name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_int]
     theirs = {found.decode() for found in map(name, range(400))} - {"unknown", "(unknown)", "clip"}
-    assert len(theirs) > 100 and theirs <= ARCHITECTURES
+    assert len(theirs) > 100
+    assert theirs <= ARCHITECTURES
 
 
 def test_a_base_without_its_weights_is_refused(store: Store) -> None:
@@ -334,7 +340,8 @@ def test_a_head_is_read_once(store: Store) -> None:
     place = find(store, "one").weights_path
     size = place.stat().st_size
     place.write_bytes(b"GGUF" + bytes(size - 4))  # who reads it again finds nothing
-    assert make(store, "two", recipe)[-1] == "success" and store.header(find(store, "two")).architecture == "llama"
+    assert make(store, "two", recipe)[-1] == "success"
+    assert store.header(find(store, "two")).architecture == "llama"
 
 
 def test_a_create_that_is_left_half_way_leaves_no_name_and_no_claim(store: Store) -> None:
@@ -366,4 +373,5 @@ def test_a_modelfile_becomes_a_model_that_shows_the_same_modelfile(store: Store)
     new = find(store, "new")
     params = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in new.params.items())
     shown = Modelfile(("base:1",), new.template, new.system, params, (), new.licenses, new.messages)
-    assert shown == wanted and print_modelfile(shown) == text
+    assert shown == wanted
+    assert print_modelfile(shown) == text

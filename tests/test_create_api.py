@@ -143,7 +143,8 @@ def test_a_wrong_request_is_one_sentence_and_makes_nothing(server: Server, numbe
         sent = body if isinstance(body, bytes) else json.dumps({"stream": stream} | body).encode()
         answer = server.http.post(CREATE, content=sent)
         assert answer.status_code == status, answer.text
-        assert list(answer.json()) == ["error"] and answer.headers["content-type"] == "application/json; charset=utf-8"
+        assert list(answer.json()) == ["error"]
+        assert answer.headers["content-type"] == "application/json; charset=utf-8"
         judge(answer.json()["error"], begins)
     assert [model["name"] for model in server.http.get("/api/tags").json()["models"]] == ["echo:latest"]
     assert files_of(server) == before
@@ -179,7 +180,8 @@ def test_other_bytes_are_refused_with_both_digests_and_nothing_stays(start: Star
     answer = server.http.post(f"/api/blobs/{NEVER}", content=b"not these bytes")
     assert answer.status_code == 400
     assert answer.json() == {"error": f'digest mismatch, expected "{NEVER}", got "{digest_of(b"not these bytes")}"'}
-    assert files_of(server) == set() and server.http.head(f"/api/blobs/{NEVER}").status_code == 404
+    assert files_of(server) == set()
+    assert server.http.head(f"/api/blobs/{NEVER}").status_code == 404
 
 
 def test_an_upload_has_no_limit_of_size_and_costs_no_memory_chunked_or_not(start: Start, tmp_path: Path) -> None:
@@ -220,7 +222,8 @@ def test_a_server_killed_in_the_middle_of_an_upload_takes_it_whole_the_next_time
     cut_off(server, content, 3 << 20)
     server.kill()
     left = files_of(server)
-    assert len(left) == 1 and left.pop().startswith("."), "what is left has no digest for a name"
+    assert len(left) == 1
+    assert left.pop().startswith("."), "what is left has no digest for a name"
     again = start(tmp_path / "models")
     assert again.http.head(blob(content)).status_code == 404
     assert again.post(CREATE, of(files={"m.gguf": digest_of(content)}) | {"stream": False}).status_code == 400
@@ -246,7 +249,8 @@ def test_a_full_disk_is_one_sentence_and_nothing_stays(start: Start, tmp_path: P
     server, content = start(tmp_path / "models"), b"y" * (6 << 20)
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (2 << 20, resource.RLIM_INFINITY))
     answer = server.http.post(blob(content), content=content)
-    assert answer.status_code == 500 and answer.json()["error"].startswith("no room in the model store "), answer.text
+    assert answer.status_code == 500, answer.text
+    assert answer.json()["error"].startswith("no room in the model store "), answer.text
     assert files_of(server) == set()
     assert server.http.get("/").status_code == 200
 
@@ -258,7 +262,8 @@ def test_a_disk_without_room_is_said_before_a_byte_is_read(start: Start, tmp_pat
         said = line.recv(65536)
         while b"}" not in said:
             said += line.recv(65536)
-    assert said.startswith(b"HTTP/1.1 500 ") and b"no room in the model store" in said
+    assert said.startswith(b"HTTP/1.1 500 ")
+    assert b"no room in the model store" in said
     until(lambda: not files_of(server), "nothing of the upload is left")
 
 
@@ -281,7 +286,8 @@ def test_a_model_of_a_file_and_one_of_that(start: Start, tmp_path: Path) -> None
     server = start(tmp_path / "models")
     assert server.http.post(blob(WEIGHTS), content=WEIGHTS).status_code == 201
     steps = [line["status"] for line in server.lines(CREATE, of(template="{{ .Prompt }}", license="MIT", parameters={"num_ctx": 2048}))]
-    assert steps[:2] == ["parsing GGUF", f"using existing layer {digest_of(WEIGHTS)}"] and steps[-2:] == ["writing manifest", "success"]
+    assert steps[:2] == ["parsing GGUF", f"using existing layer {digest_of(WEIGHTS)}"]
+    assert steps[-2:] == ["writing manifest", "success"]
     assert server.ask(CREATE, asked(model="next", system="brief", **{"from": "MADE"})) == {"status": "success"}
     shown = server.post("/api/show", {"model": "next"}).json()
     assert (shown["system"], shown["template"], shown["license"], shown["details"]["parent_model"]) == (
@@ -309,7 +315,8 @@ def test_what_show_prints_makes_the_same_model_again(start: Start, tmp_path: Pat
     files = {"m.gguf": digest_of(Path(read.froms[0]).read_bytes())}
     server.ask(CREATE, {"model": "second", "files": files} | to_request(read))
     layers = [{(layer.media_type, layer.digest) for layer in Store(server.models).find(names.parse(n)).layers} for n in ("first", "second")]
-    assert layers[0] == layers[1] and len(layers[0]) == 7
+    assert layers[0] == layers[1]
+    assert len(layers[0]) == 7
 
 
 def test_parameters_of_a_modelfile_reach_the_runner(start: Start, tmp_path: Path) -> None:
@@ -319,7 +326,8 @@ def test_parameters_of_a_modelfile_reach_the_runner(start: Start, tmp_path: Path
     assert body["parameters"] == {"num_ctx": 1024, "num_thread": 1, "num_predict": 2}
     server.ask(CREATE, asked() | body)
     told = server.ask("/api/generate", {"model": "made", "prompt": "a b c d e f"})
-    assert told["eval_count"] == 2 and server.resident()["made:latest"]["context_length"] == 1024
+    assert told["eval_count"] == 2
+    assert server.resident()["made:latest"]["context_length"] == 1024
     # As another model has the same weights, the parameter is this name's alone.
     assert server.ask("/api/generate", {"model": "echo", "prompt": "a b", "options": {"num_predict": 3}})["eval_count"] == 3
 
@@ -337,7 +345,10 @@ def test_a_name_made_anew_answers_as_its_new_self_at_once(start: Start, tmp_path
 def test_an_unknown_base_is_pulled_and_offline_that_is_refused(start: Start, tmp_path: Path) -> None:
     server = start(tmp_path / "models", NDANI_OFFLINE="1")
     answer = server.post(CREATE, asked(stream=False, **{"from": "smollm2:135m"}))
-    assert answer.status_code == 403 and "NDANI_OFFLINE" in answer.json()["error"]
+    assert answer.status_code == 403
+    assert "NDANI_OFFLINE" in answer.json()["error"]
     *begun, last = server.lines(CREATE, asked(**{"from": "smollm2:135m"}))
-    assert begun[0] == {"status": "pulling manifest"} and "success" not in str(begun) and "NDANI_OFFLINE" in last["error"]
+    assert begun[0] == {"status": "pulling manifest"}
+    assert "success" not in str(begun)
+    assert "NDANI_OFFLINE" in last["error"]
     assert server.http.get("/api/tags").json() == {"models": []}

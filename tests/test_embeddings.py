@@ -68,7 +68,8 @@ def test_vectors_are_those_of_the_published_weights(server: Server, checkpoint: 
     assert min(agreed) >= 0.999, dict(zip(SENTENCES, agreed, strict=True))
     assert all(abs(np.linalg.norm(vector) - 1) < 1e-5 for vector in answer["embeddings"])
     assert answer["prompt_eval_count"] == sum(len(bert.tokenizer.encode(text).ids) for text in SENTENCES)
-    assert answer["total_duration"] >= answer["load_duration"] > 0 and "truncated" not in answer
+    assert answer["total_duration"] >= answer["load_duration"] > 0
+    assert "truncated" not in answer
 
 
 def test_what_means_the_same_is_nearer_and_order_is_kept(server: Server) -> None:
@@ -84,7 +85,8 @@ def test_what_means_the_same_is_nearer_and_order_is_kept(server: Server) -> None
 def test_texts_that_are_too_long(server: Server) -> None:
     long = "word " * 600  # a token each, and two around them
     cut = embed(server, ["short", long])
-    assert cut["prompt_eval_count"] == 3 + 256 and cut["truncated"] == 602 - 256  # the model's own num_ctx, as in Ollama's library
+    assert cut["prompt_eval_count"] == 3 + 256
+    assert cut["truncated"] == 602 - 256  # the model's own num_ctx, as in Ollama's library
     assert cosine(cut["embeddings"][1], embed(server, "word " * 254)["embeddings"][0]) > 0.9999
     body = {"model": EMBEDDER, "input": long, "truncate": False}
     assert refused(server, body) == (400, "the input length exceeds the context length")
@@ -135,13 +137,16 @@ def test_a_very_long_text_keeps_nobody_waiting(server: Server) -> None:
             server.http.get("/api/version")
             longest, waited = max(longest, time.monotonic() - begun), waited + 1
             time.sleep(0.01)
-    assert long.result()["truncated"] == 2_000_002 - 256 and waited > 5
+    assert long.result()["truncated"] == 2_000_002 - 256
+    assert waited > 5
     assert longest < 0.15 * slowness(), longest
 
 
 def test_dimensions(server: Server) -> None:
     whole, cut = embed(server, "hello")["embeddings"][0], embed(server, "hello", dimensions=16)["embeddings"][0]
-    assert len(whole) == 384 and len(cut) == 16 and math.isclose(sum(x * x for x in cut), 1, abs_tol=1e-6)
+    assert len(whole) == 384
+    assert len(cut) == 16
+    assert math.isclose(sum(x * x for x in cut), 1, abs_tol=1e-6)
     assert cosine(whole[:16], cut) > 0.99999
     assert embed(server, "hello", dimensions=4000)["embeddings"][0] == whole
 
@@ -161,10 +166,12 @@ def test_nothing_to_embed_loads_and_unloads(server: Server) -> None:
 def test_the_older_route(server: Server) -> None:
     new = embed(server, "hello")["embeddings"][0]
     old = server.post("/api/embeddings", {"model": EMBEDDER, "prompt": "hello"}).json()
-    assert list(old) == ["embedding"] and cosine(old["embedding"], new) > 0.99999
+    assert list(old) == ["embedding"]
+    assert cosine(old["embedding"], new) > 0.99999
     assert server.post("/api/embeddings", {"model": EMBEDDER}).json() == {"embedding": []}
     long = server.post("/api/embeddings", {"model": EMBEDDER, "prompt": "hello " * 400}).json()
-    assert len(long["embedding"]) == 384 and long["truncated"] > 100
+    assert len(long["embedding"]) == 384
+    assert long["truncated"] > 100
     assert refused(server, {"prompt": "x"}, "/api/embeddings") == (400, "model is required")
     assert refused(server, {"model": "nope", "prompt": "x"}, "/api/embeddings") == (404, 'model "nope" not found, try pulling it first')
 
@@ -190,7 +197,8 @@ def test_the_older_route(server: Server) -> None:
 )
 def test_what_is_wrong_is_said(server: Server, body: Any, status: int, begins: str) -> None:
     got, sentence = refused(server, body)
-    assert got == status and sentence.startswith(begins)
+    assert got == status
+    assert sentence.startswith(begins)
 
 
 def test_options_that_mean_nothing_here_are_named(server: Server) -> None:
@@ -208,7 +216,8 @@ def test_a_model_of_embeddings_does_nothing_else(server: Server) -> None:
 def test_a_model_that_speaks_embeds_too_and_still_speaks(server: Server) -> None:
     given = {"model": "smollm2:135m", "options": {"num_ctx": 512}}
     one, same, other = server.post("/api/embed", given | {"input": ["a red apple", "a red apple", "tax law"]}).json()["embeddings"]
-    assert len(one) == 576 and cosine(one, same) > 0.9999 > cosine(one, other)
+    assert len(one) == 576
+    assert cosine(one, same) > 0.9999 > cosine(one, other)
     few = {"num_ctx": 512, "num_predict": 4}
     assert server.ask("/api/generate", {"model": "smollm2:135m", "prompt": "Hi", "options": few})["eval_count"] <= 4
     server.post("/api/generate", {"model": "smollm2:135m", "keep_alive": 0})
@@ -229,7 +238,8 @@ def test_the_python_client(server: Server) -> None:
     client = ollama.Client(host=server.url, trust_env=False)
     one = client.embed(EMBEDDER, "hello")
     two = client.embed(EMBEDDER, ["hello", "world"], dimensions=8)
-    assert one.prompt_eval_count == 3 and [len(vector) for vector in two.embeddings] == [8, 8]
+    assert one.prompt_eval_count == 3
+    assert [len(vector) for vector in two.embeddings] == [8, 8]
     assert cosine(client.embeddings(EMBEDDER, "hello").embedding, one.embeddings[0]) > 0.99999
     with pytest.raises(ollama.ResponseError) as caught:
         client.embed("nope", "hello")
@@ -241,7 +251,8 @@ def test_created_from_the_files_it_is_the_catalogues(server: Server, checkpoint:
     client = ollama.Client(host=server.url, trust_env=False)
     files = {name: client.create_blob(path) for name, path in sources(checkpoint).items()}
     steps = [step.status for step in client.create("mine", files=files, stream=True)]
-    assert steps[0] == "converting model" and steps[-1] == "success"
+    assert steps[0] == "converting model"
+    assert steps[-1] == "success"
     (pin,) = [layer for model in load().models if model.name == "all-minilm:22m" for layer in model.layers]
     assert f"using existing layer {pin.digest}" in steps  # byte for byte what the pull makes
     assert client.embed("mine", "hello").embeddings == client.embed(EMBEDDER, "hello").embeddings
@@ -257,7 +268,9 @@ def run(server: Server, *words: str, stdin: str = "") -> subprocess.CompletedPro
 
 def test_the_command_line_prints_the_vector(server: Server) -> None:
     said = run(server, EMBEDDER, "hello")
-    assert said.returncode == 0 and said.stderr == "" and said.stdout.count("\n") == 1
+    assert said.returncode == 0
+    assert said.stderr == ""
+    assert said.stdout.count("\n") == 1
     assert json.loads(said.stdout) == embed(server, "hello")["embeddings"][0]
     assert len(json.loads(run(server, EMBEDDER, "--dimensions", "8", stdin="hello").stdout)) == 8
     for flags, sentence in {
@@ -266,12 +279,15 @@ def test_the_command_line_prints_the_vector(server: Server) -> None:
         ("--truncate=false", "word " * 600): "the input length exceeds the context length",
     }.items():
         wrong = run(server, EMBEDDER, *flags)
-        assert (wrong.returncode, wrong.stdout) == (1, "") and wrong.stderr.startswith(f"Error: {sentence}"), wrong
+        assert (wrong.returncode, wrong.stdout) == (1, "")
+        assert wrong.stderr.startswith(f"Error: {sentence}")
     assert run(server, EMBEDDER, "").stderr == 'Error: a text is needed: ndani run all-minilm "your text"\n'
     environment = server.environment | {"NDANI_HOST": f"127.0.0.1:{server.port}"}
     with terminal([sys.executable, "-m", "ndani", "run", EMBEDDER], environment) as screen:
         assert screen.exit() == 1
         assert 'Error: a text is needed: ndani run all-minilm "your text"' in screen.lines(), "no conversing with it"
     cut = run(server, EMBEDDER, "word " * 300)
-    assert len(json.loads(cut.stdout)) == 384 and cut.stderr.startswith("Warning: the text is longer") and "46 of its tokens" in cut.stderr
+    assert len(json.loads(cut.stdout)) == 384
+    assert cut.stderr.startswith("Warning: the text is longer")
+    assert "46 of its tokens" in cut.stderr
     assert "for models of embeddings" in run(server, "smollm2:135m", "--dimensions", "8", "x").stderr

@@ -96,9 +96,11 @@ async def test_a_pull_through_the_index_that_pip_names(place: Place) -> None:
     began = time.monotonic()
     steps = await collect(place.fetcher())
     took = time.monotonic() - began
-    assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
+    assert steps[0].status == "pulling manifest"
+    assert steps[-1].status == "success"
     growth = [step.completed for step in steps if step.digest == place.layer.digest]
-    assert growth == sorted(growth) and growth[-1] == place.layer.packed
+    assert growth == sorted(growth)
+    assert growth[-1] == place.layer.packed
     assert 3 < len(growth) < took / 0.06 + 4
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
     assert not children()
@@ -152,7 +154,8 @@ async def test_a_late_follower_hears_the_whole_story(place: Place) -> None:
     first = asyncio.create_task(collect(fetcher))
     await place.pull_until(fetcher, 300_000)
     late = await collect(fetcher)
-    assert late[0].status == "pulling manifest" and late[-1].status == "success"
+    assert late[0].status == "pulling manifest"
+    assert late[-1].status == "success"
     assert (await first)[-1].status == "success"
 
 
@@ -232,11 +235,13 @@ async def test_the_first_model_comes_through_the_users_own_index(tmp_path: Path)
     assert steps[-1].status == "success"
     store = Store(tmp_path / "models", abilities)
     entry, [model] = store.find(name), store.list()
-    assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]} and "Apache License" in entry.licenses[0]
+    assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]}
+    assert "Apache License" in entry.licenses[0]
     head = store.header(entry)
     assert min(timed(inspect, entry.weights_path) for _ in range(5)) < 0.03 * slowness(), "reading the head must not hold up a load"
     assert (head.parameter_count, head.file_type, head.context_length) == (134_515_008, "Q4_1", 8192)
-    assert model.details.parameter_size == head.parameter_size == "134.52M" and model.capabilities == ("completion", "tools")
+    assert model.details.parameter_size == head.parameter_size == "134.52M"
+    assert model.capabilities == ("completion", "tools")
     assert {path.stat().st_size for path in store.layout.blobs.iterdir()} == {layer.size for layer in entry.layers} | {
         entry.manifest.config.size
     }

@@ -52,8 +52,10 @@ async def test_the_oldest_turn_goes_first_and_system_and_last_stay() -> None:
 
 async def test_what_is_still_too_long_loses_its_middle_and_every_token_is_counted() -> None:
     whole, truncated = await fitted(TALK, 6, 2) or ("", 0)
-    assert whole.startswith("<system> be") and whole.endswith("c1 c2")
-    assert len(whole.split()) + truncated == 12 and len(whole.split()) < 6
+    assert whole.startswith("<system> be")
+    assert whole.endswith("c1 c2")
+    assert len(whole.split()) + truncated == 12
+    assert len(whole.split()) < 6
     assert await fitted(TALK, 6, cut=False) is None
 
 
@@ -61,8 +63,10 @@ async def test_many_turns_are_searched_by_halves() -> None:
     talk = said(*[("user" if n % 2 == 0 else "assistant", f"w{n}") for n in range(1001)])
     count = Counter()
     found = await fit(talk, 11, 0, render, count, cut=True)
-    assert found is not None and count.words(found.prompt) == await render(talk[-5:])
-    assert found.truncated == 2002 - 10 and count.asked <= 12
+    assert found is not None
+    assert count.words(found.prompt) == await render(talk[-5:])
+    assert found.truncated == 2002 - 10
+    assert count.asked <= 12
 
 
 async def test_only_system_messages_cannot_be_dropped() -> None:
@@ -75,6 +79,7 @@ def test_cutting_the_middle_keeps_front_and_back_and_leaves_room(num_ctx: int, n
     whole = list(range(1000))
     kept = cut_middle(whole, num_ctx, num_keep)
     keep = min(num_keep, num_ctx - 2) if num_keep >= 0 else num_ctx - 2
-    assert kept[:keep] == whole[:keep] and kept[keep:] == whole[1000 - len(kept) + keep :]
+    assert kept[:keep] == whole[:keep]
+    assert kept[keep:] == whole[1000 - len(kept) + keep :]
     assert len(kept) == num_ctx - (num_ctx - keep) // 2 < num_ctx, "Ollama's rule: half of what is not kept is left for the answer"
     assert kept[-1] == 999

@@ -53,9 +53,11 @@ async def test_a_store_on_a_disk_is_pulled_offline(store: Store, disk: Path, inn
     there = Store(disk / inner)
     manifest = put_model(there, parse("qwen2.5:3b"), WEIGHTS)
     steps = await collect(store, "Qwen2.5:3B", disk)
-    assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
+    assert steps[0].status == "pulling manifest"
+    assert steps[-1].status == "success"
     entry = store.find(parse("qwen2.5:3b"))
-    assert entry.path.read_bytes() == manifest and entry.weights_path.read_bytes() == WEIGHTS
+    assert entry.path.read_bytes() == manifest
+    assert entry.weights_path.read_bytes() == WEIGHTS
     with pytest.raises(Offline, match="NDANI_OFFLINE is set"):
         await collect(store, "other", disk)
 
@@ -68,7 +70,8 @@ async def test_a_flipped_byte_is_refused_removed_and_said(store: Store, disk: Pa
         file.write(b"\xff\x00\xff")
     with pytest.raises(SourceFailed, match="digest mismatch, file must be downloaded again"):
         await collect(store, "tiny", disk)
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == []
+    assert not store.list()
     there.layout.blob(digest_of(WEIGHTS)).write_bytes(WEIGHTS[:-1])
     with pytest.raises(SourceFailed, match=r"bytes, and \d+ were expected; copy it there again"):
         await collect(store, "tiny", disk)
@@ -120,7 +123,8 @@ async def test_sums_beside_the_files_count(store: Store, disk: Path, where: str)
     (disk / "tiny-1b.gguf").write_bytes(WEIGHTS[:-1] + b"\xee")
     with pytest.raises(SourceFailed, match="digest mismatch"):
         await collect(store, "tiny:1b", disk)
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == []
+    assert not store.list()
 
 
 async def test_shards_in_a_folder_are_joined(store: Store, disk: Path) -> None:
@@ -139,14 +143,16 @@ async def test_shards_that_do_not_belong_together_are_refused(store: Store, disk
         (disk / f"tiny-1b-0000{number + 1}-of-00003.gguf").write_bytes(part)
     with pytest.raises(SourceFailed, match=r"do not make a model: .* which is there already"):
         await collect(store, "tiny:1b", disk)
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == []
+    assert not store.list()
 
 
 async def test_a_file_that_is_no_model_is_the_folders_fault_and_is_not_kept(store: Store, disk: Path, tmp_path: Path) -> None:
     (disk / "tiny-1b.gguf").write_bytes(b"GGUF" + bytes(1000))
     with pytest.raises(SourceFailed, match=r"the files of tiny:1b do not make a model: .*; look at them where they come from"):
         await collect(store, "tiny:1b", disk)
-    assert list(store.blobs.listed()) == [] and left_over(store) == []
+    assert list(store.blobs.listed()) == []
+    assert left_over(store) == []
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "tiny-1b.gguf").write_bytes(WEIGHTS)
     folders = (disk, tmp_path / "second")

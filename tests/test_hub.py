@@ -62,7 +62,8 @@ def ask(name: Name, stall: float = 30.0) -> HubSource:
     made = open_registry(name, offline=False)
     at = os.environ.get("HF_ENDPOINT", "")
     token = os.environ.get("HF_TOKEN", "")
-    assert made.host == at.removeprefix("http://") and isinstance(choose(name, False)[0], HubSource)
+    assert made.host == at.removeprefix("http://")
+    assert isinstance(choose(name, False)[0], HubSource)
     registry = Registry(name, insecure=False, offline=False, key=Path("key"), at=at, token=token, retries=QUICK, stall=stall)
     return HubSource(registry, PIECE)
 
@@ -81,10 +82,13 @@ async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
     hub.lists = lists
     steps = await collect(store, NAME, ask(NAME))
     said = [step.status for step in steps]
-    assert said[0] == "pulling manifest" and said[-2:] == ["writing manifest", "success"]
-    assert held(store, NAME) == MODEL and left_over(store) == []
+    assert said[0] == "pulling manifest"
+    assert said[-2:] == ["writing manifest", "success"]
+    assert held(store, NAME) == MODEL
+    assert left_over(store) == []
     [model] = store.list()
-    assert model.name == "hf.co/ns/tiny:Q8_0" and model.details.family == "llama"
+    assert model.name == "hf.co/ns/tiny:Q8_0"
+    assert model.details.family == "llama"
     other = parse("hf.co/ns/tiny:f16")
     await collect(store, other, ask(other))
     assert held(store, other) == SMALL
@@ -111,7 +115,8 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     found = read_head(entry.weights_path).tensors
     assert {tensor.name: tensor.shape for tensor in found} == {key: (len(raw),) for key, raw in content.items()}
     whole = entry.weights_path.read_bytes()
-    assert all(raw in whole for raw in content.values()) and b"split." not in whole
+    assert all(raw in whole for raw in content.values())
+    assert b"split." not in whole
     assert (entry.system, entry.template, entry.params, entry.licenses) == ("Be kind.", "{{ .Prompt }}", {"temperature": 0.5}, ("Free.",))
     assert {digest for digest, _ in store.blobs.listed()} == entry.digests, "the shards are gone"
 
@@ -138,7 +143,8 @@ async def test_safetensors_are_converted(hub: Hub, store: Store, monkeypatch: py
     steps = await collect(store, name, ask(name))
     await runner.cleanup()
     converting = [step for step in steps if step.status == "converting model"]
-    assert converting[-1].completed == converting[-1].total == len(held(store, name)) and steps[-1].status == "success"
+    assert converting[-1].completed == converting[-1].total == len(held(store, name))
+    assert steps[-1].status == "success"
     assert held(store, name) == made_of(folder)
     entry = store.find(name)
     assert store.describe(entry).capabilities == (("completion",) if kind == "llama" else ("embedding",))
@@ -175,7 +181,8 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
     ):
         await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
     await runner.cleanup()
-    assert store.list() == [] and left_over(store) == []
+    assert store.list() == []
+    assert left_over(store) == []
 
 
 @pytest.mark.parametrize(
@@ -214,7 +221,8 @@ async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(
     with pytest.raises(NotFound, match=r"has no Q8_0; it has .*longlong") as caught:
         async with following(fetcher.pull, NAME, False) as steps:
             [step async for step in steps]
-    assert str(caught.value).isprintable() and len(str(caught.value)) < 1100
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1100
 
 
 async def test_null_in_a_list_of_files_is_nothing(hub: Hub, store: Store) -> None:
@@ -223,7 +231,8 @@ async def test_null_in_a_list_of_files_is_nothing(hub: Hub, store: Store) -> Non
     listed = {"rfilename": "tiny-Q8_0.gguf", "size": None, "blobId": None, "lfs": {"sha256": digest, "oid": None, "size": len(MODEL)}}
     hub.odd = [listed, {"rfilename": "params", "size": 33, "blobId": git_id(hub.files["params"]), "lfs": None}]
     await collect(store, NAME, ask(NAME))
-    assert held(store, NAME) == MODEL and store.find(NAME).params == {"top_k": 7}
+    assert held(store, NAME) == MODEL
+    assert store.find(NAME).params == {"top_k": 7}
 
 
 async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +251,8 @@ async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatc
     await collect(store, NAME, ask(NAME))
     await runner.cleanup()
     assert held(store, NAME) == MODEL
-    assert storage.seen and {authorization for _, _, authorization in storage.seen} == {""}
+    assert storage.seen
+    assert {authorization for _, _, authorization in storage.seen} == {""}
     # Nobody else's registry is shown it, by whatever name.
     other = StandIn(MODEL, token="t")
     runner = await other.start()
@@ -261,14 +271,16 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
                 if step.digest == hub.model and (step.completed or 0) > len(MODEL) // 3:
                     kill_children()
     there = store.layout.partial(hub.model).stat().st_size
-    assert there > len(MODEL) // 3 and not store.list()
+    assert there > len(MODEL) // 3
+    assert not store.list()
     await asyncio.sleep(0.2)
     while hub.at_once:
         await asyncio.sleep(0.02)
     hub.spans, hub.pause = [], 0
     async with following(fetcher.pull, NAME, False) as steps:
         assert [step async for step in steps][-1].status == "success"
-    assert hub.spans == [[there, len(MODEL) - there]] and held(store, NAME) == MODEL
+    assert hub.spans == [[there, len(MODEL) - there]]
+    assert held(store, NAME) == MODEL
 
 
 async def test_a_registry_that_is_no_hub_says_what_it_says(store: Store) -> None:
@@ -288,7 +300,8 @@ async def test_any_host_may_be_a_hub_and_is_shown_no_token(hub: Hub, store: Stor
     [source] = choose(name, False, insecure=True)
     async with following(pull, store, name, [source], retries=QUICK) as steps:
         assert [step async for step in steps][-1].status == "success"
-    assert held(store, name) == MODEL and {authorization for _, _, authorization in hub.seen} == {""}
+    assert held(store, name) == MODEL
+    assert {authorization for _, _, authorization in hub.seen} == {""}
 
 
 async def test_a_small_file_with_other_bytes_is_refused(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,11 +365,13 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
         if sentence:
             with pytest.raises(SourceFailed, match=sentence) as caught:
                 await collect(store, place.name, source)
-            assert "\n" not in str(caught.value) and not store.list()
+            assert "\n" not in str(caught.value)
+            assert not store.list()
             assert what != "a wrong byte" or not left_over(store), "nothing wrong may be taken for a beginning"
         else:
             await collect(store, place.name, source)
-            assert held(store, place.name) == MODEL and left_over(store) == []
+            assert held(store, place.name) == MODEL
+            assert left_over(store) == []
         assert {authorization for _, path, authorization in storage.seen} <= {""}
         if "elsewhere" in switches:
             assert storage.sent[storage.model] == len(MODEL), "each byte once, from there"
@@ -417,7 +432,8 @@ LAYOUTS = [
 @pytest.mark.parametrize(("files", "tag", "file"), LAYOUTS)
 def test_what_lies_beside_a_model_and_in_which_folder(files: list[str], tag: str, file: str) -> None:
     found = pick(files, tag, "here")
-    assert found[0] == file and len(found) == (2 if "-of-00002" in file else 1)
+    assert found[0] == file
+    assert len(found) == (2 if "-of-00002" in file else 1)
     assert len({path.rpartition("/")[0] for path in found}) == 1
 
 
@@ -450,5 +466,8 @@ def test_names_that_need_no_spelling() -> None:
     families = {model.name.partition(":")[0] for model in shelves()}
     assert {"llama3.2", "gemma2", "gemma3", "phi4", "qwen2.5", "qwen3", "deepseek-r1", "mistral", "mixtral", "nomic-embed-text"} <= families
     for model in shelves():
-        assert parse(model.at) and model.type in {"instruct", "embedding"} and model.size_class in {"tiny", "small", "medium", "large"}
-        assert "{}" in model.variant and model.quantizations
+        assert parse(model.at)
+        assert model.type in {"instruct", "embedding"}
+        assert model.size_class in {"tiny", "small", "medium", "large"}
+        assert "{}" in model.variant
+        assert model.quantizations

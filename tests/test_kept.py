@@ -38,7 +38,9 @@ def test_a_history_that_begins_later_is_its_owners_too(tmp_path: Path, folder: b
         history.store_string("this")
     finally:
         os.umask(before)
-    assert not history.lost and "+this" in path.read_text() and "not this" not in path.read_text()
+    assert not history.lost
+    assert "+this" in path.read_text()
+    assert "not this" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert folder or stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 

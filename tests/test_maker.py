@@ -71,7 +71,8 @@ async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -
         async with following(Supervisor(True).make, work) as steps:
             done = [step async for step in steps]
     assert [step.completed for step in done] == sorted(step.completed for step in done)
-    assert len({step.total for step in done}) == 1 and done[-1].completed <= done[0].total < source.stat().st_size
+    assert len({step.total for step in done}) == 1
+    assert done[-1].completed <= done[0].total < source.stat().st_size
     assert types_of(tmp_path / "made")["token_embd.weight"] == "Q6_K"
 
 
@@ -134,7 +135,8 @@ asyncio.run(main())
 
 async def test_its_front_dies_and_it_goes_too(source: Path, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", FRONT, source, tmp_path / "made", SLOW], stdout=subprocess.PIPE) as front:
-        assert front.stdout and await asyncio.to_thread(front.stdout.readline)
+        assert front.stdout
+        assert await asyncio.to_thread(front.stdout.readline)
         (child,) = psutil.Process(front.pid).children()
         front.kill()
     psutil.wait_procs([child], timeout=60)
@@ -147,7 +149,8 @@ def test_an_ordinary_user_can_make_weights_too(source: Path) -> None:
         for path in (folder, f"{folder}/source"):
             os.chmod(path, 0o777)
         done = run_as_ordinary_user([sys.executable, "-c", FRONT, f"{folder}/source", f"{folder}/made", "Q4_0"])
-        assert done.returncode == 0 and done.stdout, done.stderr
+        assert done.returncode == 0, done.stderr
+        assert done.stdout, done.stderr
         assert types_of(Path(folder) / "made")["token_embd.weight"] == "Q6_K"
 
 
@@ -186,7 +189,8 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
         assert target.stat().st_size == 0
         async with following(Supervisor(True).make, work, allocate=told.append) as steps:
             _ = [step async for step in steps]
-    assert target.read_bytes() == made_of(folder) and told == [target.stat().st_size] * 2
+    assert target.read_bytes() == made_of(folder)
+    assert told == [target.stat().st_size] * 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps the limit")
@@ -296,7 +300,8 @@ async def test_a_long_sentence_arrives_cut() -> None:
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         long, half = (msgspec.json.decode(line, type=Refused).sentence for line in pipe)
-    assert long == "\x01" * 1000 and half == "half a letter: ?"
+    assert long == "\x01" * 1000
+    assert half == "half a letter: ?"
 
 
 INSIDE = """

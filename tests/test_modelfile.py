@@ -231,7 +231,9 @@ def test_the_seeds_examples() -> None:
         parse(text)
     found = parse("\n".join(line for line in text.splitlines() if not line.startswith("FILE")))
     assert dict(found.parameters) == {"temperature": 0.7, "top_p": 0.9, "num_ctx": 4096, "num_gpu": 1, "num_thread": 8}
-    assert found.system and found.system.startswith("\nYou are an enterprise assistant") and found.system.endswith("authentication.\n")
+    assert found.system
+    assert found.system.startswith("\nYou are an enterprise assistant")
+    assert found.system.endswith("authentication.\n")
     other = parse("FROM x\n" + (SEEDS / "08-Modelfile-template").read_text())
     assert other.template == "{{ .System }}\nUser: {{ .Prompt }}\nAssistant: "
 
@@ -318,7 +320,9 @@ def test_what_can_be_seen_is_not_the_interpreters_to_say() -> None:
     known = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) != "Cn"]
     assert [hex(ord(char)) for char in known if is_visible(char) != char.isprintable()] == []
     for char in ("\U0001fa77", "\U0001fae9", "\u0378"):  # of Unicode 15, of 16, of none
-        assert is_visible(char) and quote(char) == f'"{char}"' == literal(char) and short(char) == char
+        assert is_visible(char)
+        assert quote(char) == f'"{char}"' == literal(char)
+        assert short(char) == char
 
 
 def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> None:
@@ -327,7 +331,8 @@ def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> Non
     weights = tmp_path / "می\u200cشود\u00a0.gguf"
     weights.write_bytes(b"GGUF")
     body, files = gather(parse(f"FROM ./{weights.name}"), tmp_path)
-    assert body == {} and list(files["files"].values()) == [weights], "a file's name may need them"
+    assert body == {}
+    assert list(files["files"].values()) == [weights], "a file's name may need them"
 
 
 @pytest.mark.slow

@@ -53,24 +53,28 @@ def test_two_names_over_one_blob_share_a_runner(start: Start, echo_store: Path) 
     ask(server)
     before = pids(server)
     ask(server, "twin")
-    assert pids(server) == before and len(before) == 1
+    assert pids(server) == before
+    assert len(before) == 1
 
 
 def test_requests_that_come_together_load_a_model_once(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     many = [Asking(server) for _ in range(12)]
     assert all(one.done().status_code == 200 for one in many)
-    assert len(pids(server)) == 1 and server.log.count("loading a model") == 1
+    assert len(pids(server)) == 1
+    assert server.log.count("loading a model") == 1
 
 
 def test_parallel_slots_answer_at_once_and_num_parallel_says_how_many(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_NUM_PARALLEL="2")
-    assert ask(server) and server.resident()["echo:latest"]["slots"] == 2
+    assert ask(server)
+    assert server.resident()["echo:latest"]["slots"] == 2
     many = [Asking(server, text="a @delay=0.5") for _ in range(3)]
     until(lambda: server.busy() == 2 and server.health()["waiting"] == 1, "two answer and one waits", at_rest=5)
     assert all(one.done().status_code == 200 for one in many)
     four = start(echo_store)
-    assert ask(four) and four.resident()["echo:latest"]["slots"] >= 4
+    assert ask(four)
+    assert four.resident()["echo:latest"]["slots"] >= 4
 
 
 def test_the_most_loaded_models_evict_the_idle_one(start: Start, echo_store: Path) -> None:
@@ -78,7 +82,8 @@ def test_the_most_loaded_models_evict_the_idle_one(start: Start, echo_store: Pat
     ask(server)
     (first,) = pids(server)
     ask(server, "other")
-    assert set(server.resident()) == {"other:latest"} and first not in pids(server)
+    assert set(server.resident()) == {"other:latest"}
+    assert first not in pids(server)
 
 
 def test_of_several_the_one_that_expires_first_is_evicted(start: Start, echo_store: Path) -> None:
@@ -97,7 +102,8 @@ def test_a_busy_model_is_waited_for_and_takes_no_new_work(start: Start, echo_sto
     until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     began = time.monotonic()
     other = Asking(server, "other")
-    assert other.done().status_code == 200 and time.monotonic() - began > 0.4, "it waited its turn"
+    assert other.done().status_code == 200
+    assert time.monotonic() - began > 0.4, "it waited its turn"
     assert long.done().json()["eval_count"] == 10, "what was under way was finished"
     assert set(server.resident()) == {"other:latest"}
 
@@ -111,7 +117,9 @@ def test_more_context_reloads_once_to_the_next_power_of_two_and_less_never(start
     assert pids(server) == first
     ask(server, options={"num_ctx": 1500})
     second = pids(server)
-    assert second != first and len(second) == 1 and server.resident()["echo:latest"]["context_length"] == 2048
+    assert second != first
+    assert len(second) == 1
+    assert server.resident()["echo:latest"]["context_length"] == 2048
     for num_ctx in (2000, 2048, 100, 1024):
         ask(server, options={"num_ctx": num_ctx})
     ask(server)
@@ -129,7 +137,8 @@ def test_a_reload_waits_for_the_answers_under_way(start: Start, echo_store: Path
     long = Asking(server, text="a b @delay=0.05", num_predict=10)
     until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     bigger = Asking(server, num_ctx=2000)
-    assert long.done().json()["eval_count"] == 10 and bigger.done().status_code == 200
+    assert long.done().json()["eval_count"] == 10
+    assert bigger.done().status_code == 200
     assert server.resident()["echo:latest"]["context_length"] == 2048
 
 
@@ -176,7 +185,8 @@ def test_a_runner_that_dies_idle_is_noticed_and_replaced(start: Start, echo_stor
     ask(server)
     server.runners()[0].kill()
     until(lambda: not server.resident(), "its death is seen", at_rest=2)
-    assert ask(server)["done"] and "a runner died" in server.log
+    assert ask(server)["done"]
+    assert "a runner died" in server.log
 
 
 def test_a_model_that_cannot_load_is_one_sentence_and_harms_nobody(start: Start, echo_store: Path) -> None:
@@ -184,8 +194,11 @@ def test_a_model_that_cannot_load_is_one_sentence_and_harms_nobody(start: Start,
     server = start(echo_store)
     for _ in range(2):
         answer = server.post("/api/chat", {"model": "broken", "messages": [{"role": "user", "content": "x"}]})
-        assert answer.status_code == 500 and "\n" not in answer.json()["error"] and "/" not in answer.json()["error"]
-    assert ask(server)["done"] and set(server.resident()) == {"echo:latest"}
+        assert answer.status_code == 500
+        assert "\n" not in answer.json()["error"]
+        assert "/" not in answer.json()["error"]
+    assert ask(server)["done"]
+    assert set(server.resident()) == {"echo:latest"}
 
 
 def test_what_needs_more_memory_than_there_is_gets_a_sentence(start: Start, tmp_path: Path) -> None:
@@ -193,8 +206,10 @@ def test_what_needs_more_memory_than_there_is_gets_a_sentence(start: Start, tmp_
     put_echo(tmp_path / "models", "huge", huge)
     server = start(tmp_path / "models")
     answer = server.post("/api/chat", {"model": "huge", "messages": [{"role": "user", "content": "x"}]})
-    assert answer.status_code == 503 and "more than this machine can free" in answer.json()["error"]
-    assert "num_ctx" in answer.json()["error"] and server.http.get("/").status_code == 200
+    assert answer.status_code == 503
+    assert "more than this machine can free" in answer.json()["error"]
+    assert "num_ctx" in answer.json()["error"]
+    assert server.http.get("/").status_code == 200
 
 
 def test_what_can_never_fit_leaves_the_runner_that_is_there_alone(start: Start, tmp_path: Path) -> None:
@@ -206,10 +221,12 @@ def test_what_can_never_fit_leaves_the_runner_that_is_there_alone(start: Start, 
     for _ in range(2):
         body = {"model": "wide", "messages": [{"role": "user", "content": "x"}], "options": {"num_ctx": 2**30}}
         answer = server.post("/api/chat", body)
-        assert answer.status_code == 503 and "more than this machine can free" in answer.json()["error"], answer.text
+        assert answer.status_code == 503, answer.text
+        assert "more than this machine can free" in answer.json()["error"], answer.text
     assert long.done().status_code == 200
     assert pids(server) == before
-    assert "a model leaves" not in server.log and "no room for a model model=wide:latest" in server.log
+    assert "a model leaves" not in server.log
+    assert "no room for a model model=wide:latest" in server.log
 
 
 def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Start, echo_store: Path) -> None:
@@ -228,7 +245,8 @@ def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Star
     assert "SECRET" not in server.log
     quiet = start(echo_store)
     ask(quiet)
-    assert " debug " not in quiet.log and "info loading a model" in quiet.log
+    assert " debug " not in quiet.log
+    assert "info loading a model" in quiet.log
 
 
 def test_no_more_threads_compute_than_there_are_processors(start: Start, echo_store: Path) -> None:
@@ -236,7 +254,8 @@ def test_no_more_threads_compute_than_there_are_processors(start: Start, echo_st
     ask(server, options={"num_thread": 512})
     first = pids(server)
     ask(server, options={"num_thread": 511})
-    assert pids(server) == first and f" num_thread={processors()} " in server.log, server.log
+    assert pids(server) == first, server.log
+    assert f" num_thread={processors()} " in server.log
 
 
 def test_another_batch_starts_another_runner_and_the_same_does_not(start: Start, echo_store: Path) -> None:
@@ -251,7 +270,8 @@ def test_another_batch_starts_another_runner_and_the_same_does_not(start: Start,
     ask(server, options={"num_batch": 3})
     assert pids(server) == second != first, "both are too small to be, and mean the least"
     ask(server, options={"num_batch": 128})
-    assert pids(server) != first and len(pids(server)) == 1
+    assert pids(server) != first
+    assert len(pids(server)) == 1
 
 
 SPEC = RunnerSpec("k", "m", "d", Details(), None, 100, 10, 8192, engine="echo", num_ctx=4096)

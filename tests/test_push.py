@@ -89,10 +89,12 @@ async def test_push_and_pull_again_with_tls_and_password(
         (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "open sesame"\n')
         steps = await send(store, name, home, insecure=False)
         said = list(dict.fromkeys(step.status for step in steps))
-        assert said[0] == "retrieving manifest" and said[-2:] == ["pushing manifest", "success"]
+        assert said[0] == "retrieving manifest"
+        assert said[-2:] == ["pushing manifest", "success"]
         assert said[1] == f"pushing {MODEL[7:19]}"
         there = [step.completed for step in steps if step.digest == MODEL]
-        assert there == sorted(there) and there[-1] == SIZE
+        assert there == sorted(there)
+        assert there[-1] == SIZE
         assert len(debian.requests("PATCH")) == SIZE // PART + 2
         await send(store, name, home, insecure=False)
         assert len(debian.requests("PATCH")) == SIZE // PART + 2, "what is there is not sent again"
@@ -118,7 +120,8 @@ async def test_a_push_that_its_follower_leaves_ends_between_two_parts_and_goes_o
                     break
         assert not children()
         sent = len(debian.requests("PATCH"))
-        assert sent and not debian.requests("PUT", "/manifests/")
+        assert sent
+        assert not debian.requests("PUT", "/manifests/")
         [note] = store.layout.uploads.iterdir()
         assert (await follow(fetcher(store), name))[-1].status == "success"
         parts = -(-(size // SIZE * SIZE) // (16 << 20))
@@ -178,7 +181,8 @@ def test_each_part_is_sent_once_when(folder: Path, start: Start, store: Store, w
         again = second.ask("/api/push", {"model": str(name), "insecure": True})
         assert again == {"status": "success"}
         parts = -(-(size // SIZE * SIZE) // (16 << 20))
-        assert 0 < sent < parts and [status for status, _ in debian.requests("PATCH")] == [202] * (parts + 2)
+        assert 0 < sent < parts
+        assert [status for status, _ in debian.requests("PATCH")] == [202] * (parts + 2)
         assert len(debian.requests("POST")) == 3, "one upload for each blob"
     finally:
         debian.stop()
@@ -194,7 +198,8 @@ def test_push_remove_pull_and_run_at_the_terminal(folder: Path, start: Start, ec
         for verb, first in (("push", "retrieving manifest"), ("rm", ""), ("pull", "pulling manifest")):
             got = run((verb, name, *(["--insecure"] if verb != "rm" else [])), environment)
             assert got.exit == 0, got.stderr
-            assert got.stderr.startswith(first) and got.stderr.endswith("success\n" if first else "")
+            assert got.stderr.startswith(first)
+            assert got.stderr.endswith("success\n" if first else "")
         assert run(("run", name, "over and out"), environment).stdout
         assert run(("push", name), environment).stderr.endswith("does not speak https; `--insecure` allows that\n")
         assert run(("push", "nope"), environment) == Result(1, "", "Error: model 'nope' not found\n")
@@ -213,7 +218,8 @@ async def test_a_registry_that_keeps_uploads_gets_each_part_once(uploads: Upload
     uploads.breaks = 2
     await send(store, uploads.name, home)
     assert sorted(part for part in uploads.parts if part[1] == PART) == [(at, PART) for at in range(0, SIZE, PART)]
-    assert uploads.blobs[MODEL] == WEIGHTS and uploads.manifests["1"] == store.find(uploads.name).path.read_bytes()
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert uploads.manifests["1"] == store.find(uploads.name).path.read_bytes()
     sums = b"".join(hashlib.md5(WEIGHTS[at : at + PART]).digest() for at in range(0, SIZE, PART))
     assert uploads.etags[0] == f"{hashlib.md5(sums).hexdigest()}-10"
     assert not list(store.layout.uploads.iterdir())
@@ -270,7 +276,8 @@ async def test_two_who_come_while_a_push_is_being_ended_share_the_next_one(uploa
         await asyncio.sleep(0.05)
     one, two = await both
     await leaving
-    assert one[-1].status == two[-1].status == "success" and most == 1
+    assert one[-1].status == two[-1].status == "success"
+    assert most == 1
     firsts = [at for at, _ in uploads.parts if at]
     assert len(firsts) == len(set(firsts)), "no part was sent twice"
 
@@ -317,7 +324,8 @@ async def test_a_registry_may_take_its_time_to_put_a_blob_together(uploads: Uplo
     put_model(store, uploads.name, WEIGHTS)
     uploads.hangs_up, uploads.commits_in = hangs_up, 0.03 if hangs_up else 1.5
     steps = await send(store, uploads.name, home, stall=30 if hangs_up else 1.0)
-    assert steps[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
+    assert steps[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS
     assert len([path for method, path, _ in uploads.seen if method == "POST"]) == 3, "nothing was begun again"
     assert sum(count for _, count in uploads.parts if count == PART) == SIZE
 
@@ -335,7 +343,8 @@ async def test_every_refusal_is_one_sentence(uploads: Uploads, store: Store, hom
     uploads.refuses = {method: status}
     with pytest.raises(SourceFailed, match=str(status)) as caught:
         await send(store, uploads.name, home)
-    assert "\n" not in str(caught.value) and not uploads.manifests
+    assert "\n" not in str(caught.value)
+    assert not uploads.manifests
 
 
 async def test_what_cannot_be_pushed(uploads: Uploads, store: Store, home: Path) -> None:

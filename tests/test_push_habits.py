@@ -94,8 +94,10 @@ async def test_a_registry_gets_a_blob_as_it_takes_it(uploads: Uploads, store: St
         setattr(uploads, switch, value)
     put_model(store, uploads.name, WEIGHTS)
     steps = await send(store, uploads)
-    assert steps[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
-    assert len(firsts(uploads)) == parts and firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"
+    assert steps[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert len(firsts(uploads)) == parts
+    assert firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"
     assert len(uploads.refused) <= 8, "what is too large is not sent again and again"
     assert max(step.completed or 0 for step in steps if step.digest == MODEL) == SIZE
     assert not list(store.layout.uploads.glob("*"))
@@ -105,7 +107,8 @@ async def test_what_a_registry_has_shown_of_itself_holds_for_the_next_blob(uploa
     uploads.refuses = {"PATCH": 405}
     put_model(store, uploads.name, WEIGHTS)
     await send(store, uploads)
-    assert [method for method, _, _ in uploads.seen].count("PATCH") == 1 and len(uploads.blobs) == 3
+    assert [method for method, _, _ in uploads.seen].count("PATCH") == 1
+    assert len(uploads.blobs) == 3
 
 
 async def test_addresses_of_another_host_are_shown_no_credentials(uploads: Uploads, store: Store, home: Path) -> None:
@@ -113,7 +116,8 @@ async def test_addresses_of_another_host_are_shown_no_credentials(uploads: Uploa
     uploads.front = f"http://{uploads.host.replace('127.0.0.1', 'localhost')}"
     put_model(store, uploads.name, WEIGHTS)
     assert (await send(store, uploads))[-1].status == "success"
-    assert uploads.blobs[MODEL] == WEIGHTS and not any(shown for _, _, shown in uploads.seen)
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert not any(shown for _, _, shown in uploads.seen)
 
 
 async def test_a_registry_that_keeps_nothing_is_one_sentence_and_has_an_end(uploads: Uploads, store: Store) -> None:
@@ -168,7 +172,8 @@ async def test_a_registry_that_sends_to_its_storage(uploads: Uploads, store: Sto
 async def test_an_address_for_a_part_that_has_expired_is_asked_for_again(uploads: Uploads, store: Store) -> None:
     uploads.redirects, uploads.expires = True, 2
     put_model(store, uploads.name, WEIGHTS)
-    assert (await send(store, uploads))[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
+    assert (await send(store, uploads))[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS
 
 
 def test_an_address_without_tls_of_a_registry_that_has_it() -> None:
@@ -212,7 +217,8 @@ async def test_debians_registry_behind_an_nginx_with_a_limit(store: Store, tmp_p
             assert [step async for step in steps][-1].status == "success"
         large = 1 << (22 if limit == "4m" else 20)
         assert [status for status, _ in debian.requests("PATCH")] == [202] * (-(-len(weights) // large) + 2), "each byte once"
-        assert len(debian.requests("POST")) == 3 and len(debian.requests("PUT", "/manifests/1")) == 1
+        assert len(debian.requests("POST")) == 3
+        assert len(debian.requests("PUT", "/manifests/1")) == 1
     finally:
         nginx.terminate()
         nginx.wait()
@@ -257,7 +263,8 @@ async def test_a_noted_address_that_is_dead_is_forgotten(uploads: Uploads, store
         note.write_bytes(msgspec.json.encode({"location": places[what], "sent": 2 * PART, "parts": ["00" * 16, "00" * 16]}))
         assert (await send(store, uploads, tries=2))[-1].status == "success"
     await runner.cleanup()
-    assert uploads.blobs[MODEL] == WEIGHTS and not list(store.layout.uploads.iterdir())
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert not list(store.layout.uploads.iterdir())
 
 
 async def test_no_cookie_is_shown(uploads: Uploads, store: Store) -> None:
@@ -296,7 +303,9 @@ async def test_a_line_that_breaks_off_again_and_again_is_not_given_a_blob_in_one
     put_model(store, uploads.name, weights)
     uploads.bursts = 4
     assert (await send(store, uploads, part=PART // 4))[-1].status == "success"
-    assert uploads.blobs[digest_of(weights)] == weights and uploads.broken > 8 and uploads.largest == 0
+    assert uploads.blobs[digest_of(weights)] == weights
+    assert uploads.broken > 8
+    assert uploads.largest == 0
 
 
 async def test_two_processes_that_push_one_model_send_it_once(uploads: Uploads, store: Store) -> None:
@@ -305,4 +314,5 @@ async def test_two_processes_that_push_one_model_send_it_once(uploads: Uploads, 
     one, two = await asyncio.gather(send(store, uploads), send(Store(store.layout.root), uploads))
     assert one[-1].status == two[-1].status == "success"
     assert {step.status for step in (*one, *two)} >= {"waiting for another push of the same model"}
-    assert uploads.blobs[MODEL] == WEIGHTS and firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"

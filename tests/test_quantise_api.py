@@ -81,9 +81,11 @@ def test_a_file_becomes_a_quantised_model_with_every_step(server: Server) -> Non
         f"creating new layer {system.digest}", "writing manifest", "success",
     ]  # fmt: skip
     work = [line for line in lines if line["status"].startswith("quantizing")]
-    assert {line["digest"] for line in work} == {digest} and work[-1]["completed"] == work[-1]["total"]
+    assert {line["digest"] for line in work} == {digest}
+    assert work[-1]["completed"] == work[-1]["total"]
     shown = server.post("/api/show", {"model": "made"}).json()
-    assert shown["details"]["quantization_level"] == "Q4_K_M" and shown["model_info"]["general.file_type"] == 15
+    assert shown["details"]["quantization_level"] == "Q4_K_M"
+    assert shown["model_info"]["general.file_type"] == 15
     assert types_of(server.models / "blobs" / model.digest.replace(":", "-"))["blk.1.ffn_down.weight"] == "Q6_K"
     again = server.lines(CREATE, {"model": "other", "files": {"m.gguf": digest}, "quantization": "Q4_K"})
     assert f"using existing layer {model.digest}" in [line["status"] for line in again]
@@ -95,7 +97,8 @@ def test_a_models_own_weights_are_quantised_and_the_rest_stays(server: Server) -
     assert server.ask(CREATE, {"model": "less", "from": "base", "quantize": "Q8_0"}) == {"status": "success"}
     less, base = (Store(server.models).find(names.parse(name)) for name in ("less", "base"))
     assert [layer.digest for layer in less.layers[1:]] == [layer.digest for layer in base.layers[1:]]
-    assert less.weights.digest != base.weights.digest and less.config.file_type == "Q8_0"
+    assert less.weights.digest != base.weights.digest
+    assert less.config.file_type == "Q8_0"
     assert less.config.model_type == base.config.model_type == "477K"
     # What is of its kind already is taken as it is.
     server.ask(CREATE, {"model": "same", "from": "base", "quantize": "f16"})
@@ -108,7 +111,8 @@ def test_parts_are_joined_and_quantised(server: Server) -> None:
     files = {name: send(server, content) for name, content in reversed(parts.items())}
     lines = server.lines(CREATE, {"model": "joined", "files": files})
     statuses = list(dict.fromkeys(line["status"] for line in lines))
-    assert statuses[:3] == ["parsing GGUF", "joining 3 parts", "verifying conversion"] and statuses[-1] == "success"
+    assert statuses[:3] == ["parsing GGUF", "joining 3 parts", "verifying conversion"]
+    assert statuses[-1] == "success"
     assert Store(server.models).find(names.parse("joined")).weights.digest == digest_of(QUICK)
     server.ask(CREATE, {"model": "both", "files": files, "quantize": "q8_0"})
     server.ask(CREATE, {"model": "one", "files": {"m.gguf": digest_of(QUICK)}, "quantize": "q8_0"})
@@ -152,7 +156,8 @@ def test_what_cannot_be_made_is_one_sentence_and_nothing_stays(server: Server, m
         else:
             assert answer.status_code == 400, answer.text
             said = answer.json()
-        assert list(said) == ["error"] and said["error"].startswith(sentence), said
+        assert list(said) == ["error"]
+        assert said["error"].startswith(sentence)
         assert str(server.models) not in said["error"]
     assert blobs(server) == before
     assert "wrong:latest" not in [model["name"] for model in server.http.get("/api/tags").json()["models"]]
@@ -168,7 +173,8 @@ def test_weights_that_no_name_came_of_are_removed(server: Server) -> None:
     made = next(line["status"] for line in said if line.get("status", "").startswith("creating new layer"))
     assert made.split()[-1].replace(":", "-") not in blobs(server)
     (folder / "blocked").unlink()
-    assert server.lines(CREATE, body)[-1] == {"status": "success"} and made.split()[-1].replace(":", "-") in blobs(server)
+    assert server.lines(CREATE, body)[-1] == {"status": "success"}
+    assert made.split()[-1].replace(":", "-") in blobs(server)
 
 
 def test_a_client_that_leaves_ends_the_work(server: Server, long: str) -> None:
@@ -198,8 +204,10 @@ def test_a_server_that_is_stopped_ends_the_work(start: Start, tmp_path: Path) ->
         (worker,) = workers(server)
         server.process.send_signal(signal.SIGTERM)
         *_, last = lines
-    assert last["error"].startswith("the server is stopping") and server.process.wait(60) == 0
-    assert not worker.is_running() and blobs(server) == {digest.replace(":", "-")}
+    assert last["error"].startswith("the server is stopping")
+    assert server.process.wait(60) == 0
+    assert not worker.is_running()
+    assert blobs(server) == {digest.replace(":", "-")}
 
 
 def test_a_disk_without_room_is_said_before_the_work(start: Start, tmp_path: Path) -> None:
@@ -207,7 +215,8 @@ def test_a_disk_without_room_is_said_before_the_work(start: Start, tmp_path: Pat
     digest = send(server, file(*small(rows=3000)))
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
     answer = server.post(CREATE, {"model": "big", "files": {"m.gguf": digest}, "quantize": "q8_0", "stream": False})
-    assert answer.status_code == 500 and answer.json()["error"].startswith("no room in the model store "), answer.text
+    assert answer.status_code == 500, answer.text
+    assert answer.json()["error"].startswith("no room in the model store "), answer.text
     assert blobs(server) == {digest.replace(":", "-")}
 
 
@@ -222,7 +231,9 @@ def test_a_small_disk_is_one_sentence_and_keeps_no_half_of_a_file(start: Start) 
             digest = send(server, file(*small(rows=3500)))
             answer = server.post(CREATE, {"model": "big", "files": {"m.gguf": digest}, "quantize": "f32", "stream": False})
             said = answer.json()["error"]
-            assert answer.status_code == 500 and said.startswith("no room in the model store ") and "MB are needed" in said, said
+            assert answer.status_code == 500, said
+            assert said.startswith("no room in the model store ")
+            assert "MB are needed" in said
             assert blobs(server) == {digest.replace(":", "-")}
             assert server.ask(CREATE, {"model": "small", "files": {"m.gguf": digest}, "quantize": "q4_0"}) == {"status": "success"}
             server.close()
@@ -237,11 +248,13 @@ def test_a_real_model_is_the_one_that_ollama_makes_and_answers(start: Start, tmp
     digest = send(server, (tmp_path / "f16.gguf").read_bytes())
     server.ask(CREATE, {"model": "f16", "files": {"f16.gguf": digest}})
     done = run(("create", "q8", "-q", "q8_0"), at(server), folder=modelfile(tmp_path, "FROM f16\n"))
-    assert done.exit == 0 and "quantizing F16 model to Q8_0: 100% of 269 MB" in [line.rstrip() for line in done.stderr.splitlines()]
+    assert done.exit == 0
+    assert "quantizing F16 model to Q8_0: 100% of 269 MB" in [line.rstrip() for line in done.stderr.splitlines()]
     assert Store(server.models).find(names.parse("q8")).weights.digest == f"sha256:{OLLAMAS_Q8_0}"
     assert ["quantization", "Q8_0"] in [line.split() for line in run(("show", "q8"), at(server)).stdout.splitlines()]
     told = server.ask("/api/generate", {"model": "q8", "prompt": "Hi", "options": {"num_predict": 4, "temperature": 0}})
-    assert told["eval_count"] == 4 and told["response"]
+    assert told["eval_count"] == 4
+    assert told["response"]
 
 
 def modelfile(folder: Path, text: str) -> Path:
@@ -271,7 +284,8 @@ def test_at_the_terminal_it_is_a_bar_and_ctrl_c_ends_it(server: Server, long: st
                 shown += more.decode(errors="replace")
         assert child.wait(60) == -signal.SIGINT, shown
     os.close(screen)
-    assert "Traceback" not in shown and "━" in shown
+    assert "Traceback" not in shown
+    assert "━" in shown
     until(lambda: not workers(server) and blobs(server) == before, "nothing of it stays")
 
 
@@ -285,4 +299,5 @@ def seen(screen: int, words: str) -> str:
 
 
 def test_numbers_of_a_test_are_numbers() -> None:
-    assert len(numbers(100_000)) == 200_000 and numbers(5) == numbers(5) != numbers(5, 2)
+    assert len(numbers(100_000)) == 200_000
+    assert numbers(5) == numbers(5) != numbers(5, 2)

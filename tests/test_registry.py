@@ -110,8 +110,10 @@ async def test_pulls_from_a_real_registry_over_plain_http_when_told_to(debian: B
     name = parse(f"{registry.host}/ns/tiny:1")
     manifest = registry.put(name, WEIGHTS)
     steps = await collect(store, name, source(name, home))
-    assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
-    assert held(store, name) == WEIGHTS and left_over(store) == []
+    assert steps[0].status == "pulling manifest"
+    assert steps[-1].status == "success"
+    assert held(store, name) == WEIGHTS
+    assert left_over(store) == []
     assert store.layout.manifest(name).read_bytes() == manifest, "to the letter"
     assert store.list()[0].digest == hashlib.sha256(manifest).hexdigest()
     assert registry.requests("GET", "/blobs/").count((206, PIECE)) == SIZE // PIECE
@@ -230,7 +232,8 @@ async def test_names_without_a_host_belong_to_the_houses_registry(debian: Begin,
 async def test_pieces_come_a_few_at_once_and_each_byte_once(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.pause = 0.01
     await collect(store, stand_in.name, source(stand_in.name, home))
-    assert stand_in.most_at_once == 4 and stand_in.sent[stand_in.model] == SIZE
+    assert stand_in.most_at_once == 4
+    assert stand_in.sent[stand_in.model] == SIZE
     assert held(store, stand_in.name) == WEIGHTS
 
 
@@ -244,7 +247,8 @@ async def test_as_many_pieces_at_once_as_the_settings_say(stand_in: StandIn, sto
     async with following(fetcher.pull, stand_in.name, True) as steps:
         async for step in steps:
             assert step.status
-    assert stand_in.most_at_once == 2 and held(store, stand_in.name) == weights
+    assert stand_in.most_at_once == 2
+    assert held(store, stand_in.name) == weights
 
 
 @pytest.mark.slow
@@ -258,7 +262,8 @@ async def test_a_stall_that_stays_is_one_sentence(stand_in: StandIn, store: Stor
     stand_in.ends_at = SIZE // 2
     with pytest.raises(SourceFailed, match=r"sent nothing for too long; pull again .*: it goes on where it stopped"):
         await collect(store, stand_in.name, source(stand_in.name, home, stall=0.3))
-    assert left_over(store) and not store.list()
+    assert left_over(store)
+    assert not store.list()
 
 
 async def test_a_server_without_ranges(stand_in: StandIn, store: Store, home: Path) -> None:
@@ -271,7 +276,8 @@ async def test_one_flipped_byte_is_refused_and_removed(stand_in: StandIn, store:
     stand_in.flip = True
     with pytest.raises(SourceFailed, match=r"^digest mismatch, file must be downloaded again: .*want sha256:.*got sha256:"):
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert left_over(store) == [] and not store.list()
+    assert left_over(store) == []
+    assert not store.list()
 
 
 async def test_a_partial_of_ollamas_is_no_beginning(stand_in: StandIn, store: Store, home: Path) -> None:
@@ -280,7 +286,8 @@ async def test_a_partial_of_ollamas_is_no_beginning(stand_in: StandIn, store: St
     partial.write_bytes(bytes(SIZE))
     partial.with_name(f"{partial.name}-0").write_text('{"N":0,"Offset":0,"Size":1000000,"Completed":77}')
     await collect(store, stand_in.name, source(stand_in.name, home))
-    assert held(store, stand_in.name) == WEIGHTS and left_over(store) == []
+    assert held(store, stand_in.name) == WEIGHTS
+    assert left_over(store) == []
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -295,7 +302,8 @@ async def test_a_manifest_that_breaks_off_leaves_no_name(stand_in: StandIn, stor
     stand_in.cuts_manifest = True
     with pytest.raises(SourceFailed, match=r"^pull model manifest: .*broke off"):
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert not store.list() and not store.layout.manifests.exists()
+    assert not store.list()
+    assert not store.layout.manifests.exists()
 
 
 @pytest.mark.slow
@@ -338,7 +346,8 @@ async def test_a_token_that_is_never_enough_is_one_sentence(stand_in: StandIn, s
     stand_in.token, stand_in.never = "t", True
     with pytest.raises(SourceFailed, match=r"refused access to this model, to the key ssh-ed25519 \S+ as well; check its name") as caught:
         await collect(store, stand_in.name, source(stand_in.name, home))
-    assert "\n" not in str(caught.value) and not store.list()
+    assert "\n" not in str(caught.value)
+    assert not store.list()
     assert str(caught.value).endswith("your account there: a user and a password for it belong into ~/.netrc")
     (home / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
     with pytest.raises(SourceFailed, match=r"or your account there$"):
@@ -371,7 +380,9 @@ async def test_a_mirror_that_stops_answering_is_not_asked_for_ever(stand_in: Sta
                         await runners[0].cleanup()
                     else:
                         first.status = 503 if how == "busy" else 403
-    assert held(store, stand_in.name) == WEIGHTS and first.sent[first.model] and second.sent[second.model]
+    assert held(store, stand_in.name) == WEIGHTS
+    assert first.sent[first.model]
+    assert second.sent[second.model]
     assert first.sent[first.model] + second.sent[second.model] < SIZE + 2 * PIECE
 
 
@@ -407,7 +418,8 @@ async def test_nobody_there(store: Store, home: Path) -> None:
         words = f'pull model manifest: Get "{scheme}://{host}/v2/x/y/manifests/latest": dial tcp {host}: connect: connection refused'
         with pytest.raises(Failed) as caught:
             await collect(store, name, source(name, home, insecure=insecure))
-        assert str(caught.value) == words and caught.value.status == 500
+        assert str(caught.value) == words
+        assert caught.value.status == 500
 
 
 async def test_offline_asks_nobody(stand_in: StandIn, store: Store, home: Path) -> None:

@@ -44,7 +44,8 @@ def rendered(server: Server, path: str, **body: Any) -> str:
     answer = server.post(path, body | {"_debug_render_only": True})
     assert answer.status_code == 200, answer.text
     told = answer.json()
-    assert told["done"] is False and told["model"] == body["model"]
+    assert told["done"] is False
+    assert told["model"] == body["model"]
     return str(told["_debug_info"]["rendered_template"])
 
 
@@ -75,7 +76,8 @@ def test_the_assistant_is_sent_its_system_prompt_token_by_token(start: Start, re
     # The weights' own chat template may keep or trim the blank lines around a system prompt.
     assert shown in (want, want.replace(RULES.strip(), RULES))
     ids, told = asked(server, "enterprise-assistant", question)
-    assert ids == tokens(server, shown) and told["prompt_eval_count"] == len(ids) > 50
+    assert ids == tokens(server, shown)
+    assert told["prompt_eval_count"] == len(ids) > 50
     assert server.resident()["enterprise-assistant:latest"]["context_length"] == 4096
 
 
@@ -88,13 +90,15 @@ def test_the_writer_is_sent_its_own_template_token_by_token(start: Start, real_s
     want = f"{HABITS}\nUser: What is a mutex?\nAssistant: "
     assert rendered(server, GENERATE, model="writer", prompt="What is a mutex?") == want
     ids, told = asked(server, "writer", "What is a mutex?")
-    assert ids == tokens(server, want) and told["prompt_eval_count"] == len(ids) > 30
+    assert ids == tokens(server, want)
+    assert told["prompt_eval_count"] == len(ids) > 30
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     # A legacy template is run once for each turn; what is said last is left open.
     assert rendered(server, CHAT, model="writer", messages=turns) == f"{HABITS}\nUser: a\nAssistant: b\nUser: c\nAssistant: "
     # `context` goes on from there; it travels as text, so the last token may join what follows it.
     more = server.ask(GENERATE, {"model": "writer", "prompt": "And?", "context": told["context"], "options": {"num_predict": 1}})
-    assert more["context"][: len(ids) - 1] == ids[:-1] and more["prompt_eval_count"] > len(ids)
+    assert more["context"][: len(ids) - 1] == ids[:-1]
+    assert more["prompt_eval_count"] > len(ids)
 
 
 @pytest.mark.weights
@@ -124,13 +128,18 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
         del body["stream"]
         shown = rendered(server, path, **body)
         assert shown.endswith(f"<|im_start|>user\n{asks}<|im_end|>\n<|im_start|>assistant\n")
-        assert answer["done"] and answer["model"] == body["model"] and 0 < answer["eval_count"] <= 8
-        assert answer["prompt_eval_count"] == len(tokens(server, shown)) and "truncated" not in answer
-    assert generated["response"].strip() and chatted["message"]["content"].strip()
+        assert answer["done"]
+        assert answer["model"] == body["model"]
+        assert 0 < answer["eval_count"] <= 8
+        assert answer["prompt_eval_count"] == len(tokens(server, shown))
+        assert "truncated" not in answer
+    assert generated["response"].strip()
+    assert chatted["message"]["content"].strip()
     assert generated["context"][: generated["prompt_eval_count"]] == tokens(server, rendered(server, GENERATE, **bodies[0]))
     assert rendered(server, CHAT, **bodies[1]).startswith(f"<|im_start|>system\n{system}<|im_end|>\n")
     again = server.ask("/api/embed", {"model": EMBEDDER, "input": bodies[2]["prompt"]})["embeddings"][0]
-    assert set(embedded) == {"embedding"} and len(embedded["embedding"]) == 384
+    assert set(embedded) == {"embedding"}
+    assert len(embedded["embedding"]) == 384
     assert embedded["embedding"] == pytest.approx(again, abs=1e-5), "the vector of that very prompt"
 
 
@@ -139,7 +148,8 @@ def test_stop_words_of_a_created_model_end_its_answer(start: Start, real_store: 
     server = start(real_store)
     server.ask(CREATE, {"model": "short", "from": "smollm2", "parameters": {"stop": [" "], "temperature": 0, "seed": 1, "num_predict": 64}})
     told = server.ask(CHAT, {"model": "short", "messages": [{"role": "user", "content": "Tell me a long story."}]})
-    assert told["done_reason"] == "stop" and " " not in told["message"]["content"]
+    assert told["done_reason"] == "stop"
+    assert " " not in told["message"]["content"]
 
 
 # ---------------------------------------------------------------- without weights
@@ -202,7 +212,8 @@ def test_bytes_that_are_no_utf8_are_read_as_no_letter(server: Server) -> None:
     ):  # fmt: skip
         body = b'{"model":"echo","template":"{{ .Prompt }}","_debug_render_only":true,"no\xff":1,"prompt":"%s"}' % sent
         told = server.http.post(GENERATE, content=body)
-        assert told.status_code == 200 and told.json()["_debug_info"]["rendered_template"] == read, sent
+        assert told.status_code == 200, sent
+        assert told.json()["_debug_info"]["rendered_template"] == read, sent
 
 
 def test_a_prompt_that_is_far_too_long_is_not_blamed_on_the_template(server: Server) -> None:
@@ -231,7 +242,8 @@ def test_raw_stays_raw_and_a_crooked_template_is_in_its_way_only_where_it_is_nee
     assert rendered(server, GENERATE, model="crooked", prompt="as it is", raw=True) == "as it is"
     assert rendered(server, GENERATE, model="crooked", prompt="x", template="{{ .Prompt }}!") == "x!"
     answer = server.post(GENERATE, {"model": "crooked", "prompt": "x"})
-    assert answer.status_code == 400 and answer.json()["error"].startswith("the model crooked:latest has a template that")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("the model crooked:latest has a template that")
     assert server.ask(GENERATE, {"model": "crooked", "prompt": ""})["done_reason"] == "load"
 
 
@@ -240,17 +252,22 @@ def test_a_long_conversation_is_cut_to_fit_its_template(server: Server) -> None:
     turns.append({"role": "user", "content": "last"})
     body = {"model": "turns", "messages": turns, "options": {"num_ctx": 256, "num_predict": 1}}
     told = server.ask(CHAT, body)
-    assert told["truncated"] > 0 and told["prompt_eval_count"] < 256
+    assert told["truncated"] > 0
+    assert told["prompt_eval_count"] < 256
     shown = rendered(server, CHAT, **body)
-    assert shown.startswith("<system>be brief</system>") and shown.endswith("<user>last</user>") and "turn0 " not in shown
+    assert shown.startswith("<system>be brief</system>")
+    assert shown.endswith("<user>last</user>")
+    assert "turn0 " not in shown
     refused = server.post(CHAT, body | {"truncate": False})
-    assert refused.status_code == 400 and "longer than the context length" in refused.json()["error"]
+    assert refused.status_code == 400
+    assert "longer than the context length" in refused.json()["error"]
 
 
 def test_an_endless_template_ends_in_a_sentence_and_keeps_nobody_waiting(server: Server) -> None:
     for template in ('{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}', '{{ printf "%999999999d" 1 }}'):
         answer = server.post(GENERATE, {"model": "echo", "prompt": "x", "template": template})
-        assert answer.status_code == 400 and answer.json()["error"].startswith("the template is wrong at line 1"), answer.text
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"].startswith("the template is wrong at line 1"), answer.text
 
 
 def test_the_catalogues_template_says_what_the_weights_own_does(start: Start, real_store: Any) -> None:

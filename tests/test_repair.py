@@ -84,13 +84,16 @@ async def test_what_a_hubs_files_became_is_repaired_file_by_file(hub: Hub, store
         spoil(store, digest)
         asked = len(hub.seen)
         await bring(store, NAME, ask(NAME), {digest})
-        assert verified(store).damaged == () and sizes(store) == before, "and nothing is left over"
+        assert verified(store).damaged == ()
+        assert sizes(store) == before, "and nothing is left over"
         large = [path for _, path, _ in hub.seen[asked:] if "/elsewhere/" in path]
         assert bool(large) == (digest == entry.weights.digest), "the weights travel for themselves alone"
     for digest in entry.digests:
         spoil(store, digest)
     await bring(store, NAME, ask(NAME), entry.digests)
-    assert verified(store).damaged == () and sizes(store) == before and entry.path.read_bytes() == manifest
+    assert verified(store).damaged == ()
+    assert sizes(store) == before
+    assert entry.path.read_bytes() == manifest
 
 
 @pytest.mark.slow
@@ -126,7 +129,8 @@ async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> No
     before = sizes(store)
     spoil(store, digest)
     await bring(store, NAME, ask(NAME), {digest})
-    assert verified(store).damaged == () and sizes(store) == before
+    assert verified(store).damaged == ()
+    assert sizes(store) == before
     with pytest.raises(NotFound):
         store.find(NAME)
 
@@ -145,7 +149,8 @@ async def test_what_came_of_a_folder_is_repaired(store: Store, tmp_path: Path, w
         for digest in digests:
             spoil(store, digest)
         await bring(store, name, FolderSource(name, shelf), digests)
-        assert verified(store).damaged == () and sizes(store) == before
+        assert verified(store).damaged == ()
+        assert sizes(store) == before
 
 
 def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store, tmp_path: Path) -> None:
@@ -158,11 +163,13 @@ def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store,
     spoil(store, digest)
     assert store.blobs.sound(digest, size), "nobody has looked"
     assert [damage.digest for damage in verified(store).damaged] == [digest]
-    assert store.blobs.has(digest, size) and not store.blobs.sound(digest, size)
+    assert store.blobs.has(digest, size)
+    assert not store.blobs.sound(digest, size)
     place = prepare(store.layout)
     (store.layout.handover / place / "file").write_bytes(whole)
     listed(accept, store, place)
-    assert entry.weights_path.read_bytes() == whole and store.blobs.sound(digest, size)
+    assert entry.weights_path.read_bytes() == whole
+    assert store.blobs.sound(digest, size)
     assert not list(store.layout.damaged.iterdir())
 
 
@@ -175,7 +182,8 @@ def test_the_mark_is_about_one_state_of_a_file(store: Store) -> None:
     entry.weights_path.unlink()
     entry.weights_path.write_bytes(whole)
     assert store.blobs.sound(entry.weights.digest)
-    assert not verified(store).damaged and not list(store.layout.damaged.iterdir())
+    assert not verified(store).damaged
+    assert not list(store.layout.damaged.iterdir())
 
 
 def test_small_content_replaces_what_is_damaged_under_its_digest(store: Store) -> None:
@@ -262,19 +270,24 @@ def test_a_model_whose_manifest_is_damaged_can_be_stopped_and_removed(start: Sta
     server.http.get("/api/tags")
     assert server.log.count("the manifest of echo:latest is damaged in the store") == 1, "said once"
     shown = server.post("/api/show", {"model": "echo"})
-    assert shown.status_code == 500 and "or remove it with `ndani rm`" in shown.json()["error"]
+    assert shown.status_code == 500
+    assert "or remove it with `ndani rm`" in shown.json()["error"]
     lines = [json.loads(line) for line in server.post("/api/prune", {}).text.splitlines()]
-    assert [line["models"] for line in lines if line["status"] == "damaged"] == [["echo:latest"]] and lines[-1]["status"] == "success"
+    assert [line["models"] for line in lines if line["status"] == "damaged"] == [["echo:latest"]]
+    assert lines[-1]["status"] == "success"
     environment = {**server.environment, "NDANI_HOST": server.url}
     pruned = run(("prune",), environment)
-    assert pruned.exit == 0 and pruned.stdout == "nothing to remove\n"
-    assert "\ndamaged: the manifest of echo:latest is damaged" in pruned.stderr and "files of models stay until" in pruned.stderr
+    assert pruned.exit == 0
+    assert pruned.stdout == "nothing to remove\n"
+    assert "\ndamaged: the manifest of echo:latest is damaged" in pruned.stderr
+    assert "files of models stay until" in pruned.stderr
     stopped = run(("stop", "echo"), environment)
     assert stopped.exit == 0, stopped.stderr
     until(lambda: not server.runners(), "it leaves the memory", at_rest=20)
     removed = run(("rm", "echo"), environment)
     assert (removed.exit, removed.stdout) == (0, "deleted 'echo'\n"), removed.stderr
-    assert not path.exists() and server.post("/api/verify", {"stream": False}).json()["damaged"] == []
+    assert not path.exists()
+    assert server.post("/api/verify", {"stream": False}).json()["damaged"] == []
 
 
 def test_the_commands_pass_over_a_folder_that_is_away(start: Start, echo_store: Path) -> None:
@@ -282,13 +295,16 @@ def test_the_commands_pass_over_a_folder_that_is_away(start: Start, echo_store: 
     (echo_store / "manifests" / "registry.ollama.ai" / "away").symlink_to(echo_store / "unmounted")
     environment = {**server.environment, "NDANI_HOST": server.url}
     listed = run(("list",), environment)
-    assert listed.exit == 0 and listed.stdout.count("\n") == 3
+    assert listed.exit == 0
+    assert listed.stdout.count("\n") == 3
     sentence = f"the folder {echo_store}/manifests/registry.ollama.ai/away of the model store is a link to a place that cannot be reached"
     damaged = f"damaged: {sentence}; mount its disk, or remove the link\n"
     for words in (("verify",), ("verify", "--repair")):
         found = run(words, environment)
-        assert found.exit == 1 and damaged in found.stderr, found
+        assert found.exit == 1
+        assert damaged in found.stderr
     pruned = run(("prune",), environment)
-    assert pruned.exit == 0 and damaged in pruned.stderr
+    assert pruned.exit == 0
+    assert damaged in pruned.stderr
     assert run(("rm", "other"), environment).exit == 0
     assert server.log.count(sentence) == 1

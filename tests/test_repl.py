@@ -137,7 +137,8 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(home: Home, kind: str) -
         assert screen.exit() == 0
     turns = json.loads(run(("show", "stopped", "--json"), home).stdout)["messages"][2:]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user", "assistant"]
-    assert turns[1]["content"].startswith("mango mango") and turns[1]["content"].split().count("mango") < 5000
+    assert turns[1]["content"].startswith("mango mango")
+    assert turns[1]["content"].split().count("mango") < 5000
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -249,7 +250,8 @@ def test_a_format_that_the_server_refuses_is_refused_where_it_is_set(home: Home)
         prompt = Prompt(screen)
         said = prompt.say("/set format json")
         # When the server knows formats, it is set; until then one sentence says so, and messages are answered as before.
-        assert len(said) == 1 and said[0].startswith(("error: format", "Set format to 'json' mode."))
+        assert len(said) == 1
+        assert said[0].startswith(("error: format", "Set format to 'json' mode."))
         assert prompt.say("/set noformat") == ["Disabled format."]
         assert prompt.say("word") == ["word word word word word word"]
 
@@ -268,7 +270,8 @@ def test_verbose_and_wordwrap(home: Home) -> None:
         shown = prompt.say("one")
         names = [line_reader.partition(":")[0] for line_reader in shown[1:]]
         wanted = [line_reader.partition(":")[0] for line_reader in SECTIONS["Say hi again"] if ":" in line_reader]
-        assert [name for name in wanted if name in names] == names and "eval rate" in names
+        assert [name for name in wanted if name in names] == names
+        assert "eval rate" in names
         assert "10 minutes" in run(("ps", "parrot"), home).stdout or "9 minutes" in run(("ps", "parrot"), home).stdout
         prompt.say("/set quiet")
         assert prompt.say("one") == ["one one one one one one"]
@@ -324,7 +327,9 @@ def test_what_is_typed_is_kept_for_its_owner_alone(home: Home, tmp_path: Path) -
         prompt.say("/set history")
         prompt.say("and this")
     kept = history.read_text()
-    assert "+remember this" in kept and "+and this" in kept and "forget" not in kept
+    assert "+remember this" in kept
+    assert "+and this" in kept
+    assert "forget" not in kept
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     for name in ("OLLAMA_NOHISTORY", "NDANI_NOHISTORY"):
         with talk(home, HOME=str(tmp_path), **{name: "1"}) as screen:
@@ -352,7 +357,8 @@ def test_a_long_history_loses_its_older_half(tmp_path: Path, monkeypatch: pytest
     for number in range(100):
         history.store_string(f"entry {number}\nof two lines")
     entries = list(line_reader.History(path, keeping=True).load_history_strings())
-    assert entries[0] == "entry 99\nof two lines" and 10 < len(entries) < 60
+    assert entries[0] == "entry 99\nof two lines"
+    assert 10 < len(entries) < 60
     assert all(entry.startswith("entry") and entry.endswith("lines") for entry in entries)
 
 
@@ -408,7 +414,8 @@ def test_a_real_model_at_the_prompt(real: Home) -> None:
         for setting in ("num_predict 12", "temperature 0", "seed 1"):
             prompt.say(f"/set parameter {setting}")
         answer = prompt.say("Say hi.")
-        assert answer and not answer[0].startswith("error"), answer
+        assert answer
+        assert not answer[0].startswith("error")
         prompt.say("/set parameter num_predict 400")
         before = len(screen.lines())
         screen.type("Tell a very long story about the sea.")

@@ -107,7 +107,8 @@ def tell(real: Server, **options: Any) -> dict[str, Any]:
 def test_a_seed_gives_the_same_answer_and_another_seed_another(real: Server) -> None:
     said = [tell(real, seed=seed, temperature=1.2)["response"] for seed in (7, 7, 7, 8, 2**32 + 7)]
     # The first may have read the whole prompt and the next ones only its end, which rounds otherwise; from then on all is equal.
-    assert said[1] == said[2] and said[3] != said[2]
+    assert said[1] == said[2]
+    assert said[3] != said[2]
     assert len({tell(real, temperature=1.5)["response"] for _ in range(3)}) == 3, "no seed is another each time"
 
 
@@ -124,7 +125,8 @@ def test_stop_words_are_not_said(real: Server) -> None:
     whole = tell(real, temperature=0)["response"]
     word = whole.split()[6]
     cut = tell(real, temperature=0, stop=[f" {word}"])
-    assert cut["done_reason"] == "stop" and cut["response"] == whole[: whole.index(f" {word}")]
+    assert cut["done_reason"] == "stop"
+    assert cut["response"] == whole[: whole.index(f" {word}")]
     streamed = real.lines(
         "/api/generate",
         {"model": "smollm2", "prompt": STORY, "raw": True, "options": {"num_predict": 24, "temperature": 0, "stop": [f" {word}"]}},
@@ -145,7 +147,9 @@ def test_a_strong_repeat_penalty_changes_what_is_said(real: Server) -> None:
 @pytest.mark.parametrize(("num_predict", "count"), [(0, 0), (1, 1), (5, 5)])
 def test_num_predict_is_exact(real: Server, num_predict: int, count: int) -> None:
     one = tell(real, num_predict=num_predict)
-    assert one.get("eval_count", 0) == count and one["done_reason"] == "length" and bool(one["response"]) == bool(count)
+    assert one.get("eval_count", 0) == count
+    assert one["done_reason"] == "length"
+    assert bool(one["response"]) == bool(count)
     assert one["prompt_eval_count"] == 6
 
 
@@ -170,5 +174,6 @@ def test_values_at_the_edge_are_answered_or_refused_and_kill_nobody(edge: Server
     server = edge
     said = server.post("/api/generate", {"model": "smollm2", "prompt": "hi", "stream": False, "options": {"num_predict": 3} | options})
     assert said.status_code in (200, 400), said.text
-    assert "a runner died" not in server.log and "Traceback" not in server.log
+    assert "a runner died" not in server.log
+    assert "Traceback" not in server.log
     assert tell(server)["done"]

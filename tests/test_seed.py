@@ -72,7 +72,8 @@ def test_model_commands(house: Server, tmp_path: Path) -> None:
     for line in lines("01-model-commands.sh"):
         done[line.partition("#")[0].strip()] = got = type_in(house, line, tmp_path)
         assert got.returncode == 0, f"{line}\n{got.stdout}\n{got.stderr}"
-        assert "Traceback" not in got.stderr and "Error" not in got.stderr, line
+        assert "Traceback" not in got.stderr, line
+        assert "Error" not in got.stderr, line
     assert done["ollama pull qwen2.5:3b"].stderr.endswith("success\n")
     assert {row.split()[0] for row in done["ollama list"].stdout.splitlines()} == {"NAME", "qwen2.5:3b", "phi4:mini"}
     assert done["ollama rm phi4:mini"].stdout == "deleted 'phi4:mini'\n"
@@ -84,5 +85,6 @@ def test_model_commands(house: Server, tmp_path: Path) -> None:
 def test_quantization_variants(house: Server, tmp_path: Path) -> None:
     for line in lines("07-quantization-variants.sh"):
         got = type_in(house, line, tmp_path)
-        assert got.returncode == 0 and got.stderr.endswith("success\n"), f"{line}\n{got.stderr}"
+        assert got.returncode == 0, f"{line}\n{got.stderr}"
+        assert got.stderr.endswith("success\n"), f"{line}\n{got.stderr}"
         assert Store(house.models).find(parse(line.split()[-1])).weights.size, "under the name that was typed"

@@ -53,13 +53,16 @@ def test_what_no_model_could_be_made_of_is_shown_all_the_same(server: Server, od
     """A client that asks what it has set is told; its session must not end over it."""
     shown = show(server, **odd)
     read = parse(shown["modelfile"])
-    assert read.froms and all(shown[key] == odd[key] for key in ("system", "template") if key in odd)
+    assert read.froms
+    assert all(shown[key] == odd[key] for key in ("system", "template") if key in odd)
 
 
 def test_the_real_clients_words_after_set_system(server: Server) -> None:
     said = {"model": "", "system": "be a pirate", "template": "", "verbose": False, "options": {"temperature": 0.5}, "name": "base:latest"}
     shown = server.post(SHOW, said).json()
-    assert shown["system"] == "be a pirate" and shown["details"]["family"] == "llama" and "PARAMETER temperature 0.5" in shown["modelfile"]
+    assert shown["system"] == "be a pirate"
+    assert shown["details"]["family"] == "llama"
+    assert "PARAMETER temperature 0.5" in shown["modelfile"]
 
 
 def parents(server: Server) -> dict[str, tuple[str, str]]:

@@ -76,8 +76,10 @@ async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None
     assert len(taken) > 20, "the short way was taken"
     assert sorted([*by_event, *taken], key=lambda text: whole.index(text)) == whole
     (first, last) = bare[-1], events[-1]
-    assert isinstance(first, Done) and isinstance(last, Done)
-    assert last.context == first.context and last.usage.output_tokens == first.usage.output_tokens == len(whole)
+    assert isinstance(first, Done)
+    assert isinstance(last, Done)
+    assert last.context == first.context
+    assert last.usage.output_tokens == first.usage.output_tokens == len(whole)
 
 
 async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(folder: Path) -> None:
@@ -101,7 +103,9 @@ async def test_a_model_that_repeats_itself_is_stopped_on_the_short_way_too(folde
     events = await told(folder, question("@delay=0.001 " + "same " * 200), reader)
     said = len(reader.taken) + sum(isinstance(event, Text) for event in events)
     last = events[-1]
-    assert isinstance(last, Done) and last.reason == "length" and MOST_REPEATS < said <= MOST_REPEATS + 3
+    assert isinstance(last, Done)
+    assert last.reason == "length"
+    assert MOST_REPEATS < said <= MOST_REPEATS + 3
 
 
 async def test_an_engine_that_dies_is_an_error_not_a_wait(folder: Path) -> None:
@@ -129,4 +133,5 @@ def test_a_client_that_reads_slowly_gets_every_word_in_order(echo: Server) -> No
             got += [json.loads(part) for part in reader.read(size).splitlines()]
             reader.readline()
     assert "".join(part["response"] for part in got).split() == words
-    assert got[-1]["done"] and got[-1]["eval_count"] == len(words)
+    assert got[-1]["done"]
+    assert got[-1]["eval_count"] == len(words)
