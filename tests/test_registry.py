@@ -1,20 +1,19 @@
-"""Pulling from registries: Debian's real one, plain, with TLS and password; and a stand-in for every way to go wrong."""
+"""Pulling from a registry: a stand-in for every way to go wrong. Debian's real one has a file of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from ndani import settings
-from ndani.errors import Failed, NotFound, Offline, SourceFailed
+from ndani.errors import Failed, Offline, SourceFailed
 from ndani.names import Name, parse
 from ndani.sources import choose
 from ndani.sources.fetcher import Fetcher
@@ -26,7 +25,7 @@ from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.types import Progress
-from registries import Debian, StandIn, make_model, no_debian
+from registries import StandIn, make_model
 from steps import following
 from test_fetcher import kill_children
 
@@ -34,24 +33,7 @@ QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
 SIZE, PIECE = 1_000_000, 100_000
 WEIGHTS = random.Random(7).randbytes(SIZE)
 
-Begin = Callable[..., Debian]
-
 pytestmark = pytest.mark.usefixtures("home")
-
-
-@pytest.fixture
-def debian(tmp_path: Path) -> Iterator[Begin]:
-    if why := no_debian():
-        pytest.skip(why)
-    begun: list[Debian] = []
-
-    def begin(**how: bool) -> Debian:
-        begun.append(Debian(tmp_path / f"registry{len(begun)}", **how))
-        return begun[-1]
-
-    yield begin
-    for registry in begun:
-        registry.stop()
 
 
 @pytest.fixture
@@ -102,51 +84,6 @@ async def test_a_name_that_the_catalogue_does_not_know_comes_from_its_registry()
     assert there.url("manifests", "latest") == "https://registry.ollama.ai/v2/library/nope/manifests/latest"
 
 
-# Debian's registry.
-
-
-async def test_pulls_from_a_real_registry_over_plain_http_when_told_to(debian: Begin, store: Store, home: Path) -> None:
-    registry = debian()
-    name = parse(f"{registry.host}/ns/tiny:1")
-    manifest = registry.put(name, WEIGHTS)
-    steps = await collect(store, name, source(name, home))
-    assert steps[0].status == "pulling manifest"
-    assert steps[-1].status == "success"
-    assert held(store, name) == WEIGHTS
-    assert left_over(store) == []
-    assert store.layout.manifest(name).read_bytes() == manifest, "to the letter"
-    assert store.list()[0].digest == hashlib.sha256(manifest).hexdigest()
-    assert registry.requests("GET", "/blobs/").count((206, PIECE)) == SIZE // PIECE
-    with pytest.raises(SourceFailed, match=r"^pull model manifest: insecure protocol http: .* `--insecure` allows that$"):
-        await collect(store, name, source(name, home, insecure=False))
-    with pytest.raises(NotFound, match=r"^pull model manifest: file does not exist$"):
-        other = parse(f"{registry.host}/ns/other")
-        await collect(store, other, source(other, home))
-
-
-async def test_a_registry_with_tls_and_password(debian: Begin, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, registry = debian(), debian(tls=True, password=True)
-    name = parse(f"{registry.host}/ns/tiny:1")
-    plain.put(name, WEIGHTS)
-    registry.stop()
-    (plain.folder / "data").rename(registry.folder / "data")
-    registry.start()
-    with pytest.raises(SourceFailed, match=r"no certificate that this machine trusts .* SSL_CERT_FILE, or use --insecure"):
-        await collect(store, name, source(name, home, insecure=False))
-    monkeypatch.setenv("SSL_CERT_FILE", str(registry.certificate))
-    with pytest.raises(SourceFailed, match="asks for a user and a password; put them into"):
-        await collect(store, name, source(name, home, insecure=False))
-    (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "shut sesame"\n')
-    with pytest.raises(SourceFailed, match="refused the user and password of"):
-        await collect(store, name, source(name, home, insecure=False))
-    assert not store.list()
-    (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "open sesame"\n')
-    await collect(store, name, source(name, home, insecure=False))
-    assert held(store, name) == WEIGHTS
-    monkeypatch.delenv("SSL_CERT_FILE")
-    await collect(Store(store.layout.root / "second"), name, source(name, home, insecure=True))
-
-
 def fetcher(store: Store, **environment: str) -> Fetcher:
     return Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root), **environment}))
 
@@ -182,51 +119,6 @@ async def test_two_servers_pulling_at_once_transfer_it_once(stand_in: StandIn, s
     one, two = await asyncio.gather(follow(fetcher(store), stand_in.name), follow(fetcher(store), stand_in.name))
     assert one[-1].status == two[-1].status == "success"
     assert stand_in.sent[stand_in.model] == SIZE
-
-
-async def test_a_real_registry_sends_each_byte_once_over_a_kill(debian: Begin, store: Store) -> None:
-    registry = debian()
-    name = parse(f"{registry.host}/ns/big:1")
-    weights = WEIGHTS * 64
-    registry.put(name, weights)
-    with pytest.raises(SourceFailed, match="ended from outside"):
-        async with following(fetcher(store).pull, name, True) as steps:
-            async for step in steps:
-                if step.total == len(weights) and (step.completed or 0) > 0:
-                    kill_children()
-    [partial] = store.layout.blobs.glob("*-partial")
-    there = partial.stat().st_size
-    assert there
-    registry.settle()
-    before = len(registry.requests("GET", "/blobs/"))
-    await follow(fetcher(store), name)
-    registry.settle()
-    again = [count for status, count in registry.requests("GET", "/blobs/")[before:] if status == 206]
-    licence = len(b"be nice")
-    assert sum(again) == len(weights) - there + licence + len(b'{"model_format":"gguf"}'), "what was there is not sent again"
-    assert held(store, name) == weights
-
-
-async def test_names_without_a_host_belong_to_the_houses_registry(debian: Begin, store: Store, tmp_path: Path) -> None:
-    registry = debian()
-    registry.put(parse("phi4:mini"), WEIGHTS)
-    registry.put(parse("phi4-mini:3.8b-q4_K_M"), WEIGHTS[:1000])
-    here = fetcher(store, NDANI_REGISTRY=f"http://{registry.host}/")
-    for name, weights in (("phi4:mini", WEIGHTS), ("phi4:mini-q4_k_m", WEIGHTS[:1000])):
-        async with following(here.pull, parse(name), False) as steps:
-            assert [step async for step in steps][-1].status == "success"
-        assert held(store, parse(name)) == weights, "without --insecure, for the house has said http itself"
-    store.copy(parse("phi4:mini"), parse("someone/mine:1"))
-    async with following(here.push, parse("someone/mine:1"), False) as steps:
-        assert [step async for step in steps][-1].status == "success"
-    with pytest.raises(NotFound, match="file does not exist"):
-        await follow(here, parse("phi4:14b"))
-    second = Store(tmp_path / "second")
-    async with following(fetcher(second, NDANI_REGISTRY=f"http://{registry.host}").pull, parse("someone/mine:1"), False) as steps:
-        assert [step async for step in steps][-1].status == "success"
-
-
-# The stand-in.
 
 
 async def test_pieces_come_a_few_at_once_and_each_byte_once(stand_in: StandIn, store: Store, home: Path) -> None:
