@@ -12,6 +12,7 @@ import pytest
 
 from checkpoints import byte_level, fetch_minilm, sentence_pieces, tiny_bert, tiny_llama
 from ndani.sources.catalogue import load
+from ndani.store import Store
 from pools import Begin, benches
 from server import Server, serving
 from stores import EMBEDDER, REAL, link, put_echo
@@ -99,6 +100,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
             return stack.enter_context(serving(tmp_path, store, **environment))
 
         yield begin
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store of a test's own."""
+    return Store(tmp_path / "models")
 
 
 @pytest.fixture

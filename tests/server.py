@@ -23,6 +23,8 @@ from typing import Any
 import httpx
 import psutil
 
+from ndani.store.layout import digest_of
+
 HOST = "127.0.0.1"
 
 
@@ -137,6 +139,28 @@ class Server:
         answer = self.post(path, {**body, "stream": False})
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
+
+    def refusal(self, path: str, body: Any) -> tuple[int, str]:
+        """The status and the sentence of an answer that refuses a request, and holds nothing else."""
+        answer = self.post(path, body)
+        assert answer.headers["content-type"].startswith("application/json"), answer.text
+        assert list(answer.json()) == ["error"], answer.text
+        return answer.status_code, answer.json()["error"]
+
+    def rendered(self, path: str, **body: Any) -> str:
+        """The prompt that a request would be sent as."""
+        answer = self.post(path, body | {"_debug_render_only": True})
+        assert answer.status_code == 200, answer.text
+        line = answer.json()
+        assert line["done"] is False
+        assert line["model"] == body["model"]
+        return str(line["_debug_info"]["rendered_template"])
+
+    def upload(self, content: bytes) -> str:
+        """Send a blob, which may be there already; its digest."""
+        digest = digest_of(content)
+        assert self.http.post(f"/api/blobs/{digest}", content=content).status_code in (200, 201)
+        return digest
 
     @contextlib.contextmanager
     def streaming(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:

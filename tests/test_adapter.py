@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,8 @@ STILL = {"temperature": 0, "seed": 1, "num_predict": 8, "num_ctx": 256}
 pytestmark = pytest.mark.weights
 
 
-def put(server: Server, content: bytes) -> str:
-    digest = f"sha256:{sha256(content).hexdigest()}"
-    assert server.http.post(f"/api/blobs/{digest}", content=content).status_code in (200, 201)
-    return digest
-
-
 def adapted(server: Server, name: str, content: bytes, **more: Any) -> Any:
-    return server.post(CREATE, {"model": name, "from": REAL, "adapters": {"lora.gguf": put(server, content)}, "stream": False} | more)
+    return server.post(CREATE, {"model": name, "from": REAL, "adapters": {"lora.gguf": server.upload(content)}, "stream": False} | more)
 
 
 def ids(server: Server, model: str) -> list[int]:

@@ -22,11 +22,11 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z\Z")
 COUNTS = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
 
 
-def chat(*contents: str, **more: Any) -> dict[str, Any]:
+def chat_body(*contents: str, **more: Any) -> dict[str, Any]:
     return {"model": "echo", "messages": [{"role": "user", "content": c} for c in contents], "options": {"num_predict": 4}, **more}
 
 
-def prompt(text: str, **more: Any) -> dict[str, Any]:
+def generate_body(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "echo", "prompt": text, "options": {"num_predict": 4}, **more}
 
 
@@ -60,10 +60,10 @@ def test_tags_of_an_empty_store_is_an_empty_list(start: Start, tmp_path: Path) -
 
 
 def test_chat_streams_lines_and_the_last_one_counts(echo: Server) -> None:
-    answer = echo.post("/api/chat", chat("one two"))
+    answer = echo.post("/api/chat", chat_body("one two"))
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert answer.headers["transfer-encoding"] == "chunked"
-    *pieces, last = echo.lines("/api/chat", chat("one two"))
+    *pieces, last = echo.lines("/api/chat", chat_body("one two"))
     assert [p["message"]["content"] for p in pieces] == ["one", " two", " one", " two"]
     assert all(set(p) == {"model", "created_at", "message", "done"} and p["done"] is False for p in pieces)
     assert all(STAMP.match(p["created_at"]) and p["message"]["role"] == "assistant" for p in pieces)
@@ -77,30 +77,30 @@ def test_chat_streams_lines_and_the_last_one_counts(echo: Server) -> None:
 
 
 def test_chat_without_streaming_is_the_stream_folded(echo: Server) -> None:
-    one = echo.ask("/api/chat", chat("one two"))
+    one = echo.ask("/api/chat", chat_body("one two"))
     assert one["message"] == {"role": "assistant", "content": "one two one two"}
     assert one["done"] is True
     assert set(COUNTS) <= set(one)
-    assert echo.post("/api/chat", {**chat("x"), "stream": False}).headers["content-type"] == "application/json; charset=utf-8"
+    assert echo.post("/api/chat", {**chat_body("x"), "stream": False}).headers["content-type"] == "application/json; charset=utf-8"
 
 
 def test_generate_streams_and_folds(echo: Server) -> None:
-    *pieces, last = echo.lines("/api/generate", prompt("one two"))
+    *pieces, last = echo.lines("/api/generate", generate_body("one two"))
     assert "".join(p["response"] for p in pieces) == "one two one two"
     assert last["response"] == ""
     assert last["done_reason"] == "length"
     assert all(last[key] > 0 for key in COUNTS)
     assert last["context"]
-    assert echo.ask("/api/generate", prompt("one two"))["response"] == "one two one two"
+    assert echo.ask("/api/generate", generate_body("one two"))["response"] == "one two one two"
 
 
 def test_a_null_stream_and_no_stream_both_stream(echo: Server) -> None:
-    assert len(echo.lines("/api/chat", chat("x", stream=None))) == len(echo.lines("/api/chat", chat("x"))) == 5
+    assert len(echo.lines("/api/chat", chat_body("x", stream=None))) == len(echo.lines("/api/chat", chat_body("x"))) == 5
 
 
 def test_names_in_answers_are_as_the_client_spelt_them_and_are_found_in_any_case(echo: Server) -> None:
     for name in ("echo", "ECHO:Latest", "registry.ollama.ai/library/echo"):
-        assert echo.ask("/api/chat", chat("x", model=name))["model"] == name
+        assert echo.ask("/api/chat", chat_body("x", model=name))["model"] == name
 
 
 def test_field_names_match_in_any_case_and_the_content_type_is_not_looked_at(echo: Server) -> None:
@@ -111,33 +111,33 @@ def test_field_names_match_in_any_case_and_the_content_type_is_not_looked_at(ech
 
 
 def test_num_predict_zero_gives_no_token(echo: Server) -> None:
-    one = echo.ask("/api/chat", chat("one two", options={"num_predict": 0}))
+    one = echo.ask("/api/chat", chat_body("one two", options={"num_predict": 0}))
     assert (one["message"]["content"], one["done_reason"], one.get("eval_count", 0)) == ("", "length", 0)
-    assert len(echo.lines("/api/generate", prompt("x", options={"num_predict": 0}))) == 1
+    assert len(echo.lines("/api/generate", generate_body("x", options={"num_predict": 0}))) == 1
 
 
 def test_stop_words_end_an_answer_and_are_not_said(echo: Server) -> None:
-    one = echo.ask("/api/chat", chat("one two three", options={"num_predict": 9, "stop": ["three"]}))
+    one = echo.ask("/api/chat", chat_body("one two three", options={"num_predict": 9, "stop": ["three"]}))
     assert (one["message"]["content"].strip(), one["done_reason"]) == ("one two", "stop")
 
 
 def test_a_model_that_repeats_itself_is_ended(echo: Server) -> None:
-    one = echo.ask("/api/chat", chat("same", options={"num_predict": 500}))
+    one = echo.ask("/api/chat", chat_body("same", options={"num_predict": 500}))
     assert one["eval_count"] < 40
     assert one["done_reason"] == "length"
 
 
 def test_an_answer_is_never_longer_than_ten_contexts(echo: Server) -> None:
-    body = chat("a b", model="other", options={"num_predict": 10**6, "num_ctx": 20})
+    body = chat_body("a b", model="other", options={"num_predict": 10**6, "num_ctx": 20})
     assert echo.ask("/api/chat", body)["eval_count"] == 200
-    body = chat("a b", model="other", options={"num_predict": -1, "num_ctx": 20})
+    body = chat_body("a b", model="other", options={"num_predict": -1, "num_ctx": 20})
     assert echo.ask("/api/chat", body)["eval_count"] == 200
 
 
 def test_raw_sends_the_prompt_untouched(echo: Server) -> None:
     body = {"options": {"num_predict": 1}}
-    assert echo.ask("/api/generate", {**prompt("a b c", raw=True), **body})["prompt_eval_count"] == 3
-    assert echo.ask("/api/generate", {**prompt("a b c"), **body})["prompt_eval_count"] > 3
+    assert echo.ask("/api/generate", {**generate_body("a b c", raw=True), **body})["prompt_eval_count"] == 3
+    assert echo.ask("/api/generate", {**generate_body("a b c"), **body})["prompt_eval_count"] > 3
 
 
 @pytest.mark.parametrize(("route", "empty"), [("/api/chat", {"messages": []}), ("/api/generate", {"prompt": ""})])
@@ -163,7 +163,7 @@ def assert_gone(server: Server) -> None:
 
 
 def test_ps_has_every_key_of_the_reference(echo: Server) -> None:
-    echo.ask("/api/chat", chat("x"))
+    echo.ask("/api/chat", chat_body("x"))
     one = echo.resident()["echo:latest"]
     assert one["context_length"] == 4096
     assert one["slots"] >= 4
@@ -241,7 +241,7 @@ def test_a_models_own_system_messages_and_parameters_count_and_the_request_wins(
     server = start(store)
 
     def count(model: str, route: str = "/api/chat", **more: Any) -> int:
-        body = chat("one two", model=model) if route == "/api/chat" else prompt("one two", model=model)
+        body = chat_body("one two", model=model) if route == "/api/chat" else generate_body("one two", model=model)
         return int(server.ask(route, {**body, **more})["prompt_eval_count"])
 
     bare = count("plain")
@@ -260,7 +260,7 @@ def test_a_models_own_system_messages_and_parameters_count_and_the_request_wins(
 def test_a_base_model_gets_the_words_themselves(start: Start, tmp_path: Path) -> None:
     put_echo(tmp_path / "models", "base", gguf("base", template=""))
     server = start(tmp_path / "models")
-    assert server.ask("/api/chat", chat("a b c", model="base"))["prompt_eval_count"] == 3
+    assert server.ask("/api/chat", chat_body("a b c", model="base"))["prompt_eval_count"] == 3
 
 
 def test_copy_and_delete(start: Start, echo_store: Path) -> None:
@@ -268,7 +268,7 @@ def test_copy_and_delete(start: Start, echo_store: Path) -> None:
     done = server.post("/api/copy", {"source": "echo", "destination": "me/new:1"})
     assert (done.status_code, done.text) == (200, "")
     assert {m["name"] for m in server.http.get("/api/tags").json()["models"]} == {"echo:latest", "other:latest", "me/new:1"}
-    assert server.ask("/api/chat", chat("x", model="me/new:1"))["done"]
+    assert server.ask("/api/chat", chat_body("x", model="me/new:1"))["done"]
     for name in ("echo", "me/new:1"):
         gone = server.http.request("DELETE", "/api/delete", json={"name": name})
         assert (gone.status_code, gone.text) == (200, "")
@@ -279,11 +279,11 @@ def test_copy_and_delete(start: Start, echo_store: Path) -> None:
 def test_deleting_one_of_two_names_leaves_the_model_in_memory(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     server.post("/api/copy", {"source": "echo", "destination": "twin"})
-    pid = [server.ask("/api/chat", chat("x", model=m)) and server.runners()[0].pid for m in ("echo", "twin")]
+    pid = [server.ask("/api/chat", chat_body("x", model=m)) and server.runners()[0].pid for m in ("echo", "twin")]
     assert pid[0] == pid[1]
     assert len(server.runners()) == 1
     server.http.request("DELETE", "/api/delete", json={"model": "echo"})
-    assert server.ask("/api/chat", chat("x", model="twin"))["done"]
+    assert server.ask("/api/chat", chat_body("x", model="twin"))["done"]
     assert server.runners()[0].pid == pid[0]
 
 
@@ -296,17 +296,17 @@ def test_a_compressed_body_is_told_what_it_is(echo: Server) -> None:
 
 def test_options_that_nothing_obeys_are_named(echo: Server) -> None:
     odd = {"bad name\r\nx: y": 1, "x" * 200_000: 1}
-    answer = echo.post("/api/chat", chat("x", options={"num_predict": 1, "mirostat": 2, "tfs_z": 1.0, **odd}))
+    answer = echo.post("/api/chat", chat_body("x", options={"num_predict": 1, "mirostat": 2, "tfs_z": 1.0, **odd}))
     assert answer.status_code == 200
     assert answer.headers["x-ndani-ignored"] == "mirostat, tfs_z"
     assert "x" not in answer.headers
-    assert "x-ndani-ignored" not in echo.post("/api/chat", chat("x")).headers
+    assert "x-ndani-ignored" not in echo.post("/api/chat", chat_body("x")).headers
 
 
 def test_what_official_clients_send_by_habit_passes(echo: Server) -> None:
     habit = {"tools": [], "think": False, "format": "", "images": [], "keep_alive": None, "options": {"num_predict": 1}, "logprobs": None}
-    assert echo.ask("/api/chat", chat("x") | habit)["done"]
-    assert echo.ask("/api/generate", prompt("x", suffix="", template="", system="", context=[], raw=False) | habit)["done"]
+    assert echo.ask("/api/chat", chat_body("x") | habit)["done"]
+    assert echo.ask("/api/generate", generate_body("x", suffix="", template="", system="", context=[], raw=False) | habit)["done"]
 
 
 def test_truncation_is_said_and_counted(start: Start, echo_store: Path) -> None:
@@ -330,7 +330,7 @@ def test_truncation_is_said_and_counted(start: Start, echo_store: Path) -> None:
 
 
 def test_without_shift_the_answer_ends_where_the_context_does(echo: Server) -> None:
-    body = chat("a b", model="other", options={"num_predict": 100, "num_ctx": 20}, shift=False)
+    body = chat_body("a b", model="other", options={"num_predict": 100, "num_ctx": 20}, shift=False)
     one = echo.ask("/api/chat", body)
     assert one["eval_count"] + one["prompt_eval_count"] == 20
     assert one["done_reason"] == "length"
@@ -350,7 +350,7 @@ def test_health_and_doctor(echo: Server) -> None:
 
 def test_unloading_while_an_answer_is_made_waits_for_it(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
-    body = chat("a b @delay=0.05", options={"num_predict": 10})
+    body = chat_body("a b @delay=0.05", options={"num_predict": 10})
     with server.streaming("/api/chat", body) as lines:
         next(lines)
         assert server.post("/api/generate", {"model": "echo", "keep_alive": 0}).json()["done_reason"] == "unload"
@@ -360,13 +360,13 @@ def test_unloading_while_an_answer_is_made_waits_for_it(start: Start, echo_store
 
 def test_the_log_holds_no_word_of_a_conversation(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_DEBUG="2")
-    server.ask("/api/chat", chat("xylophone"))
-    server.ask("/api/generate", prompt("xylophone", system="xylophone"))
-    server.post("/api/chat", chat("xylophone", options={"stop": "xylophone"}))
+    server.ask("/api/chat", chat_body("xylophone"))
+    server.ask("/api/generate", generate_body("xylophone", system="xylophone"))
+    server.post("/api/chat", chat_body("xylophone", options={"stop": "xylophone"}))
     server.http.post("/api/chat", content=b'{"model": "xylophone" xylophone')
     server.post("/api/chat", {"model": "xylophone"})
     server.http.get("/xylophone?xylophone")
-    with server.streaming("/api/chat", chat("xylophone @crash=1", options={"num_predict": 9})) as lines:
+    with server.streaming("/api/chat", chat_body("xylophone @crash=1", options={"num_predict": 9})) as lines:
         assert "error" in list(lines)[-1]
     assert "route=/api/chat" in server.log
     assert "xylophone" not in server.log

@@ -35,7 +35,7 @@ from weights import file, small
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="the jail whose inside is looked at is Linux's")]
 
 
-async def make(folder: Path, kind: str = "") -> str:
+async def convert(folder: Path, kind: str = "") -> str:
     """Have a folder's files made into one in a process of its own; what was wrong with them, or nothing."""
     checkpoint = (folder / "config.json").exists()
     with contextlib.ExitStack() as held:
@@ -96,7 +96,7 @@ async def test_a_checkpoint(
     folder: Path = request.getfixturevalue(kind)
     spoil(folder)
     with audited(monkeypatch, tmp_path) as notes:
-        said = await make(folder)
+        said = await convert(folder)
     assert notes.read_text() == "", said
     assert said.startswith(says)
     assert bool(said) == bool(says)
@@ -111,7 +111,7 @@ async def test_gguf(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for number, part in enumerate(gguf_files.shards(gguf_files.tensors(5), 3)):
             (tmp_path / "parts" / f"m-{number}.gguf").write_bytes(part)
     with audited(monkeypatch, tmp_path) as notes:
-        assert await make(tmp_path / "parts", kind) == ""
+        assert await convert(tmp_path / "parts", kind) == ""
     assert notes.read_text() == ""
 
 

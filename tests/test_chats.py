@@ -73,9 +73,8 @@ def layers(server: Server, model: str) -> dict[str, bytes]:
     return {layer.media_type: entry.blobs.read(layer.digest) for layer in entry.layers if layer.media_type != kinds.MODEL}
 
 
-def make(server: Server, weights: bytes, **more: object) -> tuple[list[str], dict[str, bytes]]:
-    digest = kinds.digest_of(weights)
-    server.http.post(f"/api/blobs/{digest}", content=weights)
+def create_over(server: Server, weights: bytes, **more: object) -> tuple[list[str], dict[str, bytes]]:
+    digest = server.upload(weights)
     steps = [line["status"] for line in server.lines("/api/create", {"model": "made", "files": {"m.gguf": digest}, **more})]
     assert steps[-1] == "success", steps
     return steps, layers(server, "made")
@@ -84,17 +83,17 @@ def make(server: Server, weights: bytes, **more: object) -> tuple[list[str], dic
 def test_create_lays_them_over_a_file_and_what_is_said_over_them(start: Start, tmp_path: Path) -> None:
     server = start(tmp_path / "models")
     weights = gguf("known", template=PLAIN)
-    steps, found = make(server, weights)
+    steps, found = create_over(server, weights)
     assert steps[2] == "using autodetected template chatml"
     assert found[kinds.TEMPLATE].decode() == CHATML.template
     assert json.loads(found[kinds.PARAMS]) == STOPS
-    steps, found = make(server, weights, template="{{ .Prompt }}", parameters={"num_ctx": 2048})
+    steps, found = create_over(server, weights, template="{{ .Prompt }}", parameters={"num_ctx": 2048})
     assert not any("autodetected" in step for step in steps)
     assert found[kinds.TEMPLATE] == b"{{ .Prompt }}"
     assert json.loads(found[kinds.PARAMS]) == {"num_ctx": 2048, **STOPS}
-    _, found = make(server, weights, parameters={"stop": ["x"]})
+    _, found = create_over(server, weights, parameters={"stop": ["x"]})
     assert json.loads(found[kinds.PARAMS]) == {"stop": ["x"]}
-    assert make(server, gguf("unknown"))[1] == {}
+    assert create_over(server, gguf("unknown"))[1] == {}
     # A model made of a model has what its base has, and no more: it was looked at when that was made.
     assert server.lines("/api/create", {"model": "second", "from": "made", "system": "Brief."})[-1]["status"] == "success"
     assert set(layers(server, "second")) == {kinds.SYSTEM}

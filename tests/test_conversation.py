@@ -45,9 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def rendered(server: Server, path: str, **body: Any) -> str:
-    answer = server.post(path, body | {"_debug_render_only": True, "options": {"num_ctx": 256}})
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["_debug_info"]["rendered_template"])
+    return server.rendered(path, **body, options={"num_ctx": 256})
 
 
 TURNS = [

@@ -33,7 +33,7 @@ def hang_up(line: socket.socket, *, rudely: bool) -> None:
     line.close()
 
 
-def asked(kind: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
+def long_request(kind: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
     options = {"num_predict": 2000, "temperature": 1.0, "num_ctx": 4096}
     if kind == "answer":
         turns = [{"role": "user", "content": f"{time.monotonic_ns()} Tell me a very long story about a river."}]
@@ -61,7 +61,7 @@ def ended(counted: Server | dict[str, int]) -> int:
 
 def leave(real: Server, patience: float, kind: str, *, stream: bool, rudely: bool) -> None:
     """Ask, hang up in the middle, and see the slot idle in time."""
-    line = begin(real, *asked(kind, stream=stream))
+    line = begin(real, *long_request(kind, stream=stream))
     until(lambda: real.busy() == 1, "the model computes", at_rest=10)
     if kind == "answer":
         if stream:
@@ -94,7 +94,7 @@ def test_the_slot_is_idle_within_a_second(real: Server, patience: float, kind: s
 
 def test_a_client_that_leaves_the_queue_takes_nobodys_turn(real: Server, patience: float) -> None:
     (slots,) = (model["slots"] for model in real.resident().values())
-    lines = [begin(real, *asked("answer", stream=True)) for _ in range(slots + 3)]
+    lines = [begin(real, *long_request("answer", stream=True)) for _ in range(slots + 3)]
     until(lambda: real.busy() == slots, "every slot computes", at_rest=10)
     until(lambda: real.health()["waiting"] == 3, "three wait", at_rest=5)
     for line in lines[slots:]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from bert_numpy import Bert
 from checkpoints import sources
+from golden_cli import Result, run
 from ndani.sources.catalogue import load
 from server import Server, serving, slowness, until
 from stores import EMBEDDER, link
@@ -49,12 +49,6 @@ def embed(server: Server, given: Any, **more: Any) -> dict[str, Any]:
     answer = server.post("/api/embed", {"model": EMBEDDER, "input": given, **more})
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
-
-
-def refused(server: Server, body: Any, route: str = "/api/embed") -> tuple[int, str]:
-    answer = server.post(route, body)
-    assert list(answer.json()) == ["error"], answer.text
-    return answer.status_code, answer.json()["error"]
 
 
 def cosine(one: Any, other: Any) -> float:
@@ -89,9 +83,9 @@ def test_texts_that_are_too_long(server: Server) -> None:
     assert cut["truncated"] == 602 - 256  # the model's own num_ctx, as in Ollama's library
     assert cosine(cut["embeddings"][1], embed(server, "word " * 254)["embeddings"][0]) > 0.9999
     body = {"model": EMBEDDER, "input": long, "truncate": False}
-    assert refused(server, body) == (400, "the input length exceeds the context length")
+    assert server.refusal("/api/embed", body) == (400, "the input length exceeds the context length")
     assert embed(server, "one two three four five", options={"num_ctx": 4})["prompt_eval_count"] == 4
-    assert refused(server, body | {"input": "ä " * 300})[0] == 400
+    assert server.refusal("/api/embed", body | {"input": "ä " * 300})[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -172,8 +166,8 @@ def test_the_older_route(server: Server) -> None:
     long = server.post("/api/embeddings", {"model": EMBEDDER, "prompt": "hello " * 400}).json()
     assert len(long["embedding"]) == 384
     assert long["truncated"] > 100
-    assert refused(server, {"prompt": "x"}, "/api/embeddings") == (400, "model is required")
-    assert refused(server, {"model": "nope", "prompt": "x"}, "/api/embeddings") == (404, 'model "nope" not found, try pulling it first')
+    assert server.refusal("/api/embeddings", {"prompt": "x"}) == (400, "model is required")
+    assert server.refusal("/api/embeddings", {"model": "nope", "prompt": "x"}) == (404, 'model "nope" not found, try pulling it first')
 
 
 @pytest.mark.parametrize(
@@ -196,7 +190,7 @@ def test_the_older_route(server: Server) -> None:
     ids=str,
 )
 def test_what_is_wrong_is_said(server: Server, body: Any, status: int, begins: str) -> None:
-    got, sentence = refused(server, body)
+    got, sentence = server.refusal("/api/embed", body)
     assert got == status
     assert sentence.startswith(begins)
 
@@ -210,7 +204,7 @@ def test_options_that_mean_nothing_here_are_named(server: Server) -> None:
 def test_a_model_of_embeddings_does_nothing_else(server: Server) -> None:
     assert server.post("/api/show", {"model": EMBEDDER}).json()["capabilities"] == ["embedding"]
     for verb, more in (("generate", {"prompt": "x"}), ("chat", {"messages": [{"role": "user", "content": "x"}]})):
-        assert refused(server, {"model": EMBEDDER, **more}, f"/api/{verb}") == (400, f'"{EMBEDDER}" does not support {verb}')
+        assert server.refusal(f"/api/{verb}", {"model": EMBEDDER, **more}) == (400, f'"{EMBEDDER}" does not support {verb}')
 
 
 def test_a_model_that_speaks_embeds_too_and_still_speaks(server: Server) -> None:
@@ -260,34 +254,32 @@ def test_created_from_the_files_it_is_the_catalogues(server: Server, checkpoint:
     client._client.close()
 
 
-def run(server: Server, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}
-    command = [sys.executable, "-m", "ndani", "run", *words]
-    return subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+def run_prompt(server: Server, *words: str, stdin: str = "") -> Result:
+    return run(("run", *words), {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}, stdin)
 
 
 def test_the_command_line_prints_the_vector(server: Server) -> None:
-    said = run(server, EMBEDDER, "hello")
-    assert said.returncode == 0
-    assert said.stderr == ""
-    assert said.stdout.count("\n") == 1
-    assert json.loads(said.stdout) == embed(server, "hello")["embeddings"][0]
-    assert len(json.loads(run(server, EMBEDDER, "--dimensions", "8", stdin="hello").stdout)) == 8
+    printed = run_prompt(server, EMBEDDER, "hello")
+    assert printed.exit == 0
+    assert printed.stderr == ""
+    assert printed.stdout.count("\n") == 1
+    assert json.loads(printed.stdout) == embed(server, "hello")["embeddings"][0]
+    assert len(json.loads(run_prompt(server, EMBEDDER, "--dimensions", "8", stdin="hello").stdout)) == 8
     for flags, sentence in {
         (): "a text is needed: ndani run all-minilm",
         ("--dimensions", "some", "x"): 'invalid argument "some" for "--dimensions"',
         ("--truncate=false", "word " * 600): "the input length exceeds the context length",
     }.items():
-        wrong = run(server, EMBEDDER, *flags)
-        assert (wrong.returncode, wrong.stdout) == (1, "")
+        wrong = run_prompt(server, EMBEDDER, *flags)
+        assert (wrong.exit, wrong.stdout) == (1, "")
         assert wrong.stderr.startswith(f"Error: {sentence}")
-    assert run(server, EMBEDDER, "").stderr == 'Error: a text is needed: ndani run all-minilm "your text"\n'
+    assert run_prompt(server, EMBEDDER, "").stderr == 'Error: a text is needed: ndani run all-minilm "your text"\n'
     environment = server.environment | {"NDANI_HOST": f"127.0.0.1:{server.port}"}
     with terminal([sys.executable, "-m", "ndani", "run", EMBEDDER], environment) as screen:
         assert screen.exit() == 1
         assert 'Error: a text is needed: ndani run all-minilm "your text"' in screen.lines(), "no conversing with it"
-    cut = run(server, EMBEDDER, "word " * 300)
+    cut = run_prompt(server, EMBEDDER, "word " * 300)
     assert len(json.loads(cut.stdout)) == 384
     assert cut.stderr.startswith("Warning: the text is longer")
     assert "46 of its tokens" in cut.stderr
-    assert "for models of embeddings" in run(server, "smollm2:135m", "--dimensions", "8", "x").stderr
+    assert "for models of embeddings" in run_prompt(server, "smollm2:135m", "--dimensions", "8", "x").stderr

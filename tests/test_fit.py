@@ -28,11 +28,11 @@ class Counter:
         return " ".join(back[n] for n in ids if isinstance(n, int))
 
 
-def said(*turns: tuple[str, str]) -> tuple[Message, ...]:
+def turns_of(*turns: tuple[str, str]) -> tuple[Message, ...]:
     return tuple(Message(role, content) for role, content in turns)
 
 
-TALK = said(("system", "be brief"), ("user", "a1 a2"), ("assistant", "b1 b2"), ("user", "c1 c2"))  # 12 tokens
+TALK = turns_of(("system", "be brief"), ("user", "a1 a2"), ("assistant", "b1 b2"), ("user", "c1 c2"))  # 12 tokens
 
 
 async def fitted(messages: tuple[Message, ...], num_ctx: int, num_keep: int = 0, *, cut: bool = True) -> tuple[str, int] | None:
@@ -60,7 +60,7 @@ async def test_what_is_still_too_long_loses_its_middle_and_every_token_is_counte
 
 
 async def test_many_turns_are_searched_by_halves() -> None:
-    talk = said(*[("user" if n % 2 == 0 else "assistant", f"w{n}") for n in range(1001)])
+    talk = turns_of(*[("user" if n % 2 == 0 else "assistant", f"w{n}") for n in range(1001)])
     count = Counter()
     found = await fit(talk, 11, 0, render, count, cut=True)
     assert found is not None
@@ -70,7 +70,7 @@ async def test_many_turns_are_searched_by_halves() -> None:
 
 
 async def test_only_system_messages_cannot_be_dropped() -> None:
-    talk = said(("system", "x " * 50), ("user", "y"))
+    talk = turns_of(("system", "x " * 50), ("user", "y"))
     assert await fitted(talk, 20, cut=False) is None
 
 

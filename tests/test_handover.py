@@ -32,11 +32,6 @@ WEIGHTS = gguf("linked") + bytes(3 << 20)
 DIGEST = f"sha256:{sha256(WEIGHTS).hexdigest()}"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def placed(store: Store) -> tuple[str, Path]:
     """A place, and the path of the file that is to be in it."""
     place = prepare(store.layout)
@@ -207,7 +202,7 @@ def clones(folder: Path) -> bool:
     return True
 
 
-def made(folder: Path, environment: dict[str, str], salt: str, mode: int) -> tuple[Any, os.stat_result, os.stat_result]:
+def create_from_file(folder: Path, environment: dict[str, str], salt: str, mode: int) -> tuple[Any, os.stat_result, os.stat_result]:
     """Create a model of a file with this mode: what was printed, and what the disk says of the file and of the blob."""
     weights = gguf(salt) + bytes(2 << 20)
     (folder / "m.gguf").write_bytes(weights)
@@ -223,7 +218,7 @@ def made(folder: Path, environment: dict[str, str], salt: str, mode: int) -> tup
 
 
 def test_a_file_that_nobody_may_write_to_is_linked(tmp_path: Path, environment: dict[str, str]) -> None:
-    done, file, blob = made(tmp_path, environment, "readonly", 0o444)
+    done, file, blob = create_from_file(tmp_path, environment, "readonly", 0o444)
     assert "linking m.gguf" in done.stderr
     assert "copying" not in done.stderr
     assert "reading" not in done.stderr
@@ -233,7 +228,7 @@ def test_a_file_that_nobody_may_write_to_is_linked(tmp_path: Path, environment: 
 
 
 def test_a_file_that_may_change_is_cloned_or_sent_and_never_shared(tmp_path: Path, environment: dict[str, str]) -> None:
-    done, file, blob = made(tmp_path, environment, "writable", 0o644)
+    done, file, blob = create_from_file(tmp_path, environment, "writable", 0o644)
     assert file.st_ino != blob.st_ino
     assert file.st_nlink == blob.st_nlink == 1
     assert ("linking" in done.stderr) is clones(tmp_path)

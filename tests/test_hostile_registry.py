@@ -85,11 +85,6 @@ async def place() -> AsyncIterator[Place]:
     await runner.cleanup()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 async def bring(store: Store, place: Place, *, hub: bool = False, stall: float = 30.0) -> None:
     registry = Registry(place.name, insecure=True, offline=False, key=Path("key"), at=f"http://{place.host}", retries=QUICK, stall=stall)
     source = (HubSource if hub else RegistrySource)(registry, PIECE)

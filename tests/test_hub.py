@@ -25,11 +25,10 @@ from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.gguf import read_head
-from ndani.types import Progress
 from registries import StandIn
 from steps import following
 from test_fetcher import kill_children
-from test_registry import left_over
+from test_registry import collect, held, left_over
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -38,11 +37,6 @@ PIECE = 100_000
 MODEL = gguf(tensors(8, 100_000))
 SMALL = gguf(tensors(2))
 NAME = parse("hf.co/ns/tiny:Q8_0")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 @pytest.fixture
@@ -55,7 +49,7 @@ async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
     await runner.cleanup()
 
 
-def ask(name: Name, stall: float = 30.0) -> HubSource:
+def hub_source(name: Name, stall: float = 30.0) -> HubSource:
     """A source as `choose` makes it, with a test's patience."""
     made = open_registry(name, offline=False)
     at = os.environ.get("HF_ENDPOINT", "")
@@ -66,19 +60,10 @@ def ask(name: Name, stall: float = 30.0) -> HubSource:
     return HubSource(registry, PIECE)
 
 
-async def collect(store: Store, name: Name, source: RegistrySource) -> list[Progress]:
-    async with following(pull, store, name, [source], retries=QUICK) as steps:
-        return [step async for step in steps]
-
-
-def held(store: Store, name: Name) -> bytes:
-    return store.find(name).weights_path.read_bytes()
-
-
 @pytest.mark.parametrize("lists", ["revision", "tree", "bare"])
 async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
     hub.lists = lists
-    steps = await collect(store, NAME, ask(NAME))
+    steps = await collect(store, NAME, hub_source(NAME))
     said = [step.status for step in steps]
     assert said[0] == "pulling manifest"
     assert said[-2:] == ["writing manifest", "success"]
@@ -88,10 +73,10 @@ async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
     assert model.name == "hf.co/ns/tiny:Q8_0"
     assert model.details.family == "llama"
     other = parse("hf.co/ns/tiny:f16")
-    await collect(store, other, ask(other))
+    await collect(store, other, hub_source(other))
     assert held(store, other) == SMALL
     with pytest.raises(NotFound, match=r"has no q2_k; it has F16, Q8_0$"):
-        await collect(store, parse("hf.co/ns/tiny:q2_k"), ask(parse("hf.co/ns/tiny:q2_k")))
+        await collect(store, parse("hf.co/ns/tiny:q2_k"), hub_source(parse("hf.co/ns/tiny:q2_k")))
     if lists == "revision":
         assert any(f"/resolve/{SHA}/" in path for _, path, _ in hub.seen), "of one commit"
 
@@ -106,7 +91,7 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     runner = await hub.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     name = parse("hf.co/ns/tiny")
-    steps = await collect(store, name, ask(name))
+    steps = await collect(store, name, hub_source(name))
     await runner.cleanup()
     assert any(step.status.startswith("joining ") for step in steps)
     entry = store.find(name)
@@ -138,7 +123,7 @@ async def test_safetensors_are_converted(hub: Hub, store: Store, monkeypatch: py
     name, before = parse("hf.co/ns/tiny"), {path.name for path in store.layout.blobs.glob("*")}
     runner = await hub.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    steps = await collect(store, name, ask(name))
+    steps = await collect(store, name, hub_source(name))
     await runner.cleanup()
     converting = [step for step in steps if step.status == "converting model"]
     assert converting[-1].completed == converting[-1].total == len(held(store, name))
@@ -161,7 +146,7 @@ async def test_safetensors_that_cannot_be_converted_are_not_fetched(hub: Hub, st
         runner = await hub.start()
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         with pytest.raises(SourceFailed, match=said):
-            await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
+            await collect(store, parse("hf.co/ns/tiny"), hub_source(parse("hf.co/ns/tiny")))
         await runner.cleanup()
     assert not any("safetensors" in path for _, path, _ in hub.seen), "said before anything large is fetched"
 
@@ -177,7 +162,7 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
     with pytest.raises(
         SourceFailed, match=r"^the files of hf.co/ns/tiny.* do not make a model: model.safetensors says something impossible"
     ):
-        await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
+        await collect(store, parse("hf.co/ns/tiny"), hub_source(parse("hf.co/ns/tiny")))
     await runner.cleanup()
     assert store.list() == []
     assert left_over(store) == []
@@ -201,7 +186,7 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
 async def test_a_list_of_something_else_is_one_sentence(hub: Hub, store: Store, item: object) -> None:
     hub.odd, hub.raw = [item], item if isinstance(item, bytes) else b""
     with pytest.raises(SourceFailed, match="answered with something that is no list of files"):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
 
 
 @pytest.mark.slow
@@ -209,7 +194,7 @@ async def test_a_byte_order_mark_before_a_list_is_passed_over(hub: Hub, store: S
     large = {"sha256": hashlib.sha256(MODEL).hexdigest(), "size": len(MODEL)}
     listed = {"sha": SHA, "siblings": [{"rfilename": "tiny-Q8_0.gguf", "size": len(MODEL), "lfs": large}]}
     hub.raw = b"\xef\xbb\xbf" + json.dumps(listed).encode()
-    await collect(store, NAME, ask(NAME))
+    await collect(store, NAME, hub_source(NAME))
     assert held(store, NAME) == MODEL
 
 
@@ -228,7 +213,7 @@ async def test_null_in_a_list_of_files_is_nothing(hub: Hub, store: Store) -> Non
     hub.files["params"] = b'{"temperature": null, "top_k": 7}'
     listed = {"rfilename": "tiny-Q8_0.gguf", "size": None, "blobId": None, "lfs": {"sha256": digest, "oid": None, "size": len(MODEL)}}
     hub.odd = [listed, {"rfilename": "params", "size": 33, "blobId": git_id(hub.files["params"]), "lfs": None}]
-    await collect(store, NAME, ask(NAME))
+    await collect(store, NAME, hub_source(NAME))
     assert held(store, NAME) == MODEL
     assert store.find(NAME).params == {"top_k": 7}
 
@@ -241,12 +226,12 @@ async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatc
     with pytest.raises(
         SourceFailed, match=r"refused ns/tiny: it is not there, or private, or its terms .* put a token of yours into HF_TOKEN"
     ):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(SourceFailed, match="refused the token of HF_TOKEN for this model"):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    await collect(store, NAME, ask(NAME))
+    await collect(store, NAME, hub_source(NAME))
     await runner.cleanup()
     assert held(store, NAME) == MODEL
     assert storage.seen
@@ -315,7 +300,7 @@ async def test_a_small_file_with_other_bytes_is_refused(hub: Hub, store: Store, 
     runner = await hub.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     with pytest.raises(SourceFailed, match="digest mismatch, template must be downloaded again"):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
     await runner.cleanup()
     assert not store.list()
 
@@ -355,7 +340,7 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
     if isinstance(place, Hub):
         monkeypatch.setenv("HF_ENDPOINT", place.endpoint)
         monkeypatch.setenv("HF_TOKEN", place.token)
-        source: RegistrySource = ask(place.name, stall)
+        source: RegistrySource = hub_source(place.name, stall)
     else:
         registry = Registry(place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", retries=QUICK, stall=stall)
         source = RegistrySource(registry, PIECE)

@@ -50,7 +50,7 @@ def shows(screen: Pty, text: str) -> None:
     until(lambda: any(text in line for line in screen.lines()), f"{text} is shown", pause=0.03)
 
 
-def ask(screen: Pty, model: str = "parrot") -> None:
+def begin_answer(screen: Pty, model: str = "parrot") -> None:
     """Start a conversation and a long answer."""
     screen.type(f"TERM=xterm {' '.join(NDANI)} run {model}\r")
     shows(screen, "Send a message")
@@ -59,7 +59,7 @@ def ask(screen: Pty, model: str = "parrot") -> None:
 
 
 def test_an_answer_stops_and_goes_on(shell: Pty) -> None:
-    ask(shell)
+    begin_answer(shell)
     assert not shell.modes() & LINES
     shell.press("C-z")
     until(lambda: shell.modes() & LINES == LINES, "the shell has its terminal back", pause=0.03)
@@ -78,7 +78,7 @@ def test_an_answer_stops_and_goes_on(shell: Pty) -> None:
 
 def test_ctrl_backslash_leaves_the_terminal_as_it_was_and_no_dump(shell: Pty, tmp_path: Path) -> None:
     shell.type(f"cd {tmp_path}; ulimit -S -c unlimited\r")
-    ask(shell)
+    begin_answer(shell)
     shell.press("\x1c")
     until(lambda: shell.modes() & LINES == LINES, "the shell has its terminal back", pause=0.03)
     shell.type("echo code $?\r")

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +49,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def send(server: Server, folder: Path) -> dict[str, str]:
+def upload_all(server: Server, folder: Path) -> dict[str, str]:
     """Every file of a folder, as blobs; their digests by name."""
-    digests = {}
-    for name, path in sources(folder).items():
-        content = path.read_bytes()
-        digests[name] = f"sha256:{sha256(content).hexdigest()}"
-        assert server.http.post(f"/api/blobs/{digests[name]}", content=content).status_code in (200, 201)
-    return digests
+    return {name: server.upload(path.read_bytes()) for name, path in sources(folder).items()}
 
 
 def create(server: Server, name: str, folder: Path) -> list[dict[str, Any]]:
-    steps = server.lines("/api/create", {"model": name, "files": send(server, folder)})
+    steps = server.lines("/api/create", {"model": name, "files": upload_all(server, folder)})
     assert steps[-1] == {"status": "success"}, steps[-1]
     return steps
 
@@ -130,7 +124,7 @@ def test_the_server_itself_loads_no_numpy(server: Server, tmp_path: Path) -> Non
 
 def test_it_is_converted_and_quantised_in_one_go(server: Server, tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path, byte_level(), width=256)
-    digests, before = send(server, folder), blobs(server)
+    digests, before = upload_all(server, folder), blobs(server)
     steps = server.lines("/api/create", {"model": "small", "files": digests, "quantize": "q4_K_M"})
     assert steps[-1] == {"status": "success"}, steps[-1]
     said = list(dict.fromkeys(step["status"].partition(":")[0] for step in steps))
@@ -144,11 +138,11 @@ def test_it_is_converted_and_quantised_in_one_go(server: Server, tmp_path: Path)
 
 def test_what_is_found_wrong_late_leaves_nothing(server: Server, tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "l", byte_level())
-    digests = send(server, folder)
+    digests = upload_all(server, folder)
     weights = read_safetensors(folder / "model.safetensors")
     weights["model.norm.weight"] = np.full_like(weights["model.norm.weight"], np.inf)
     write_safetensors(tmp_path / "worse" / "model.safetensors", weights)
-    late = digests | send(server, tmp_path / "worse")
+    late = digests | upload_all(server, tmp_path / "worse")
     before = blobs(server)
     for body, begins in [
         ({"files": late}, "the tensor output_norm.weight has numbers that are infinite or none"),
@@ -172,11 +166,10 @@ def test_names_say_nothing(server: Server, tmp_path: Path) -> None:
     """A checkpoint's weights called `.bin`, with an earlier state and other forms beside them; a GGUF file of any name."""
     folder = tiny_bert(tmp_path)
     create(server, "right", folder)
-    digests = send(server, folder)
+    digests = upload_all(server, folder)
     noise = {"optimizer.pt": b"PK\x03\x04", "checkpoint-10/model.safetensors": b"earlier", "gguf/m.gguf": b"GGUF"}
     for name, content in noise.items():
-        digests[name] = f"sha256:{sha256(content).hexdigest()}"
-        assert server.http.post(f"/api/blobs/{digests[name]}", content=content).status_code in (200, 201)
+        digests[name] = server.upload(content)
     digests["pytorch_model.bin"] = digests.pop("model.safetensors")
     store = Store(server.models)
     right = store.find(names.parse("right")).weights.digest
@@ -196,13 +189,13 @@ def test_an_engine_without_vectors_says_so(server: Server) -> None:
 
 
 def test_what_cannot_be_made_is_said_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    digests = send(server, tiny_bert(tmp_path))
+    digests = upload_all(server, tiny_bert(tmp_path))
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
     (other / "m.gguf").write_bytes(b"GGUF")
     (other / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(100))
-    unlike = send(server, other)
+    unlike = upload_all(server, other)
     before = sorted(path.name for path in (server.models / "blobs").iterdir())
     for files, begins in [
         (digests | {"config.json": unlike["config.json"]}, 'unsupported architecture "MambaForCausalLM"'),

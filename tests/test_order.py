@@ -32,11 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def refused(server: Server, path: str, model: str, **more: Any) -> tuple[int, str]:
-    body = {"model": model} | ({"messages": HI} if path == CHAT else {"prompt": "hi"}) | more
-    answer = server.post(path, body)
-    assert answer.headers["content-type"].startswith("application/json"), answer.text
-    assert list(answer.json()) == ["error"], answer.text
-    return answer.status_code, answer.json()["error"]
+    return server.refusal(path, {"model": model} | ({"messages": HI} if path == CHAT else {"prompt": "hi"}) | more)
 
 
 @pytest.mark.parametrize("path", [CHAT, GENERATE])

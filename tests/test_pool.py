@@ -20,7 +20,7 @@ from server import PATIENCE, Server, until
 from stores import gguf, put_echo
 
 
-def ask(server: Server, model: str = "echo", text: str = "a b", **more: Any) -> dict[str, Any]:
+def chat(server: Server, model: str = "echo", text: str = "a b", **more: Any) -> dict[str, Any]:
     options = {"num_predict": 2} | more.pop("options", {})
     return server.ask("/api/chat", {"model": model, "messages": [{"role": "user", "content": text}], "options": options, **more})
 
@@ -50,9 +50,9 @@ class Asking:
 def test_two_names_over_one_blob_share_a_runner(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     server.post("/api/copy", {"source": "echo", "destination": "twin"})
-    ask(server)
+    chat(server)
     before = pids(server)
-    ask(server, "twin")
+    chat(server, "twin")
     assert pids(server) == before
     assert len(before) == 1
 
@@ -67,21 +67,21 @@ def test_requests_that_come_together_load_a_model_once(start: Start, echo_store:
 
 def test_parallel_slots_answer_at_once_and_num_parallel_says_how_many(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_NUM_PARALLEL="2")
-    assert ask(server)
+    assert chat(server)
     assert server.resident()["echo:latest"]["slots"] == 2
     many = [Asking(server, text="a @delay=0.5") for _ in range(3)]
     until(lambda: server.busy() == 2 and server.health()["waiting"] == 1, "two answer and one waits", at_rest=5)
     assert all(one.done().status_code == 200 for one in many)
     four = start(echo_store)
-    assert ask(four)
+    assert chat(four)
     assert four.resident()["echo:latest"]["slots"] >= 4
 
 
 def test_the_most_loaded_models_evict_the_idle_one(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_MAX_LOADED_MODELS="1")
-    ask(server)
+    chat(server)
     (first,) = pids(server)
-    ask(server, "other")
+    chat(server, "other")
     assert set(server.resident()) == {"other:latest"}
     assert first not in pids(server)
 
@@ -89,15 +89,15 @@ def test_the_most_loaded_models_evict_the_idle_one(start: Start, echo_store: Pat
 def test_of_several_the_one_that_expires_first_is_evicted(start: Start, echo_store: Path) -> None:
     put_echo(echo_store, "third")
     server = start(echo_store, OLLAMA_MAX_LOADED_MODELS="2")
-    ask(server, "echo", keep_alive="10m")
-    ask(server, "other", keep_alive="1m")
-    ask(server, "third")
+    chat(server, "echo", keep_alive="10m")
+    chat(server, "other", keep_alive="1m")
+    chat(server, "third")
     assert set(server.resident()) == {"echo:latest", "third:latest"}
 
 
 def test_a_busy_model_is_waited_for_and_takes_no_new_work(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_MAX_LOADED_MODELS="1")
-    ask(server)
+    chat(server)
     long = Asking(server, text="a b @delay=0.1", num_predict=10)
     until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     began = time.monotonic()
@@ -110,30 +110,30 @@ def test_a_busy_model_is_waited_for_and_takes_no_new_work(start: Start, echo_sto
 
 def test_more_context_reloads_once_to_the_next_power_of_two_and_less_never(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_CONTEXT_LENGTH="1024")
-    ask(server)
+    chat(server)
     first = pids(server)
     assert server.resident()["echo:latest"]["context_length"] == 1024
-    ask(server, options={"num_ctx": 512})
+    chat(server, options={"num_ctx": 512})
     assert pids(server) == first
-    ask(server, options={"num_ctx": 1500})
+    chat(server, options={"num_ctx": 1500})
     second = pids(server)
     assert second != first
     assert len(second) == 1
     assert server.resident()["echo:latest"]["context_length"] == 2048
     for num_ctx in (2000, 2048, 100, 1024):
-        ask(server, options={"num_ctx": num_ctx})
-    ask(server)
+        chat(server, options={"num_ctx": num_ctx})
+    chat(server)
     assert pids(server) == second
-    ask(server, options={"num_ctx": 10**9})
+    chat(server, options={"num_ctx": 10**9})
     assert server.resident()["echo:latest"]["context_length"] == 8192, "never more than the model was trained for"
     third = pids(server)
-    ask(server, options={"num_ctx": 10**9})
+    chat(server, options={"num_ctx": 10**9})
     assert pids(server) == third
 
 
 def test_a_reload_waits_for_the_answers_under_way(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_CONTEXT_LENGTH="1024")
-    ask(server)
+    chat(server)
     long = Asking(server, text="a b @delay=0.05", num_predict=10)
     until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     bigger = Asking(server, num_ctx=2000)
@@ -148,28 +148,28 @@ def test_keep_alive_of_the_last_request_counts(start: Start, echo_store: Path) -
     def left() -> float:
         return datetime.fromisoformat(server.resident()["echo:latest"]["expires_at"]).timestamp() - time.time()
 
-    ask(server)
+    chat(server)
     assert 3500 < left() <= 3601
-    ask(server, keep_alive="10m")
+    chat(server, keep_alive="10m")
     assert 500 < left() <= 601
-    ask(server, keep_alive=-1)
+    chat(server, keep_alive=-1)
     assert left() > 200 * 365 * 86400, "for ever"
     server.post("/api/generate", {"model": "echo", "keep_alive": 60})
     assert 50 < left() <= 61
-    ask(server, keep_alive="300ms")
+    chat(server, keep_alive="300ms")
     until(lambda: not server.runners() and not server.resident(), "it expires", at_rest=3)
 
 
 def test_keep_alive_zero_lets_a_model_go_as_soon_as_nobody_uses_it(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     for nothing in (0, "0", "0s", 0.0):
-        ask(server, keep_alive=nothing)
+        chat(server, keep_alive=nothing)
         until(lambda: not server.runners() and not server.resident(), "it leaves", at_rest=2)
 
 
 def test_a_full_queue_is_the_exact_503_and_drains(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_MAX_QUEUE="2", OLLAMA_NUM_PARALLEL="1")
-    ask(server)
+    chat(server)
     long = Asking(server, text="a b @delay=0.1", num_predict=10)
     until(lambda: server.busy() == 1, "the first computes", at_rest=5)
     waiting = [Asking(server), Asking(server)]
@@ -177,15 +177,15 @@ def test_a_full_queue_is_the_exact_503_and_drains(start: Start, echo_store: Path
     refused = server.post("/api/chat", {"model": "echo", "messages": [{"role": "user", "content": "x"}]})
     assert (refused.status_code, refused.json()) == (503, {"error": "server busy, please try again.  maximum pending requests exceeded"})
     assert all(one.done().status_code == 200 for one in (long, *waiting))
-    assert ask(server)["done"]
+    assert chat(server)["done"]
 
 
 def test_a_runner_that_dies_idle_is_noticed_and_replaced(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
-    ask(server)
+    chat(server)
     server.runners()[0].kill()
     until(lambda: not server.resident(), "its death is seen", at_rest=2)
-    assert ask(server)["done"]
+    assert chat(server)["done"]
     assert "a runner died" in server.log
 
 
@@ -197,7 +197,7 @@ def test_a_model_that_cannot_load_is_one_sentence_and_harms_nobody(start: Start,
         assert answer.status_code == 500
         assert "\n" not in answer.json()["error"]
         assert "/" not in answer.json()["error"]
-    assert ask(server)["done"]
+    assert chat(server)["done"]
     assert set(server.resident()) == {"echo:latest"}
 
 
@@ -215,7 +215,7 @@ def test_what_needs_more_memory_than_there_is_gets_a_sentence(start: Start, tmp_
 def test_what_can_never_fit_leaves_the_runner_that_is_there_alone(start: Start, tmp_path: Path) -> None:
     put_echo(tmp_path / "models", "wide", gguf("wide", context=2**31 - 1, **{"llama.block_count": 60}))
     server = start(tmp_path / "models", OLLAMA_DEBUG="1")
-    ask(server, "wide", options={"num_predict": 1})
+    chat(server, "wide", options={"num_predict": 1})
     before = pids(server)
     long = Asking(server, "wide", text="@delay=0.05", num_predict=1)
     for _ in range(2):
@@ -231,9 +231,9 @@ def test_what_can_never_fit_leaves_the_runner_that_is_there_alone(start: Start, 
 
 def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_DEBUG="1", OLLAMA_MAX_LOADED_MODELS="1", OLLAMA_MAX_QUEUE="0")
-    ask(server, text="SECRET WORDS", options={"num_thread": 2, "num_gpu": 1, "num_batch": 64})
-    ask(server, text="SECRET WORDS", options={"num_thread": 1})
-    ask(server, "other", text="SECRET WORDS", keep_alive="100ms")
+    chat(server, text="SECRET WORDS", options={"num_thread": 2, "num_gpu": 1, "num_batch": 64})
+    chat(server, text="SECRET WORDS", options={"num_thread": 1})
+    chat(server, "other", text="SECRET WORDS", keep_alive="100ms")
     until(lambda: "a keep-alive ran out model=other:latest" in server.log, "it expires", at_rest=20)
     for line in (
         "debug how it loads model=echo:latest size=", "num_batch=64 num_thread=2 num_gpu=1 adapter=False", "num_thread=1 num_gpu=1",
@@ -244,32 +244,32 @@ def test_debug_lines_tell_of_loads_queues_and_reasons_and_of_no_word(start: Star
         assert line in server.log, line
     assert "SECRET" not in server.log
     quiet = start(echo_store)
-    ask(quiet)
+    chat(quiet)
     assert " debug " not in quiet.log
     assert "info loading a model" in quiet.log
 
 
 def test_no_more_threads_compute_than_there_are_processors(start: Start, echo_store: Path) -> None:
     server = start(echo_store, OLLAMA_DEBUG="1")
-    ask(server, options={"num_thread": 512})
+    chat(server, options={"num_thread": 512})
     first = pids(server)
-    ask(server, options={"num_thread": 511})
+    chat(server, options={"num_thread": 511})
     assert pids(server) == first, server.log
     assert f" num_thread={processors()} " in server.log
 
 
 def test_another_batch_starts_another_runner_and_the_same_does_not(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
-    ask(server, options={"num_batch": 64})
+    chat(server, options={"num_batch": 64})
     first = pids(server)
-    ask(server, options={"num_batch": 64})
-    ask(server)
+    chat(server, options={"num_batch": 64})
+    chat(server)
     assert pids(server) == first
-    ask(server, options={"num_batch": 1})
+    chat(server, options={"num_batch": 1})
     second = pids(server)
-    ask(server, options={"num_batch": 3})
+    chat(server, options={"num_batch": 3})
     assert pids(server) == second != first, "both are too small to be, and mean the least"
-    ask(server, options={"num_batch": 128})
+    chat(server, options={"num_batch": 128})
     assert pids(server) != first
     assert len(pids(server)) == 1
 

@@ -42,11 +42,6 @@ pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     if why := no_debian():
         pytest.skip(why)
@@ -57,7 +52,7 @@ def registry(name: Name, home: Path, stall: float = 30.0, **how: bool) -> Regist
     return Registry(name, **{"insecure": True, "offline": False} | how, key=home / "key", retries=QUICK, stall=stall)
 
 
-async def send(
+async def push_model(
     store: Store, name: Name, home: Path, leaving: Event | None = None, part: int = PART, stall: float = 30.0, **how: bool
 ) -> list[Progress]:
     async with following(push, store, name, registry(name, home, stall, **how), leaving=leaving, part=part) as steps:
@@ -85,9 +80,9 @@ async def test_push_and_pull_again_with_tls_and_password(
         manifest = put_model(store, name, WEIGHTS)
         monkeypatch.setenv("SSL_CERT_FILE", str(debian.certificate))
         with pytest.raises(SourceFailed, match="asks for a user and a password"):
-            await send(store, name, home, insecure=False)
+            await push_model(store, name, home, insecure=False)
         (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "open sesame"\n')
-        steps = await send(store, name, home, insecure=False)
+        steps = await push_model(store, name, home, insecure=False)
         said = list(dict.fromkeys(step.status for step in steps))
         assert said[0] == "retrieving manifest"
         assert said[-2:] == ["pushing manifest", "success"]
@@ -96,7 +91,7 @@ async def test_push_and_pull_again_with_tls_and_password(
         assert there == sorted(there)
         assert there[-1] == SIZE
         assert len(debian.requests("PATCH")) == SIZE // PART + 2
-        await send(store, name, home, insecure=False)
+        await push_model(store, name, home, insecure=False)
         assert len(debian.requests("PATCH")) == SIZE // PART + 2, "what is there is not sent again"
         fresh = Store(tmp_path / "fresh")
         source = RegistrySource(registry(name, home, insecure=False))
@@ -216,7 +211,7 @@ def test_push_remove_pull_and_run_at_the_terminal(folder: Path, start: Start, ec
 async def test_a_registry_that_keeps_uploads_gets_each_part_once(uploads: Uploads, store: Store, home: Path) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.breaks = 2
-    await send(store, uploads.name, home)
+    await push_model(store, uploads.name, home)
     assert sorted(part for part in uploads.parts if part[1] == PART) == [(at, PART) for at in range(0, SIZE, PART)]
     assert uploads.blobs[MODEL] == WEIGHTS
     assert uploads.manifests["1"] == store.find(uploads.name).path.read_bytes()
@@ -285,18 +280,18 @@ async def test_two_who_come_while_a_push_is_being_ended_share_the_next_one(uploa
 async def test_an_upload_that_the_registry_forgets_is_begun_again(uploads: Uploads, store: Store, home: Path) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.breaks, uploads.forgets = 1, True
-    await send(store, uploads.name, home)
+    await push_model(store, uploads.name, home)
     assert uploads.blobs[MODEL] == WEIGHTS
     uploads.blobs.clear()
     uploads.breaks = 1000
     with pytest.raises(SourceFailed, match=r"broke off .*; push again|broke off"):
-        await send(store, uploads.name, home)
+        await push_model(store, uploads.name, home)
 
 
 async def test_parts_go_where_the_registry_says(uploads: Uploads, store: Store, home: Path) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.redirects = True
-    await send(store, uploads.name, home)
+    await push_model(store, uploads.name, home)
     assert uploads.blobs[MODEL] == WEIGHTS
     assert sum(method == "PUT" and path.startswith("/elsewhere") for method, path, _ in uploads.seen) == 12
 
@@ -307,7 +302,7 @@ async def test_leaving_is_looked_at_between_two_parts(uploads: Uploads, store: S
     leaving.set()
     for count in (1, 2, 3):
         with pytest.raises(Cancelled, match="push again: it goes on where it stopped"):
-            await send(store, uploads.name, home, leaving)
+            await push_model(store, uploads.name, home, leaving)
         assert [at for at, _ in uploads.parts] == [PART * n for n in range(count)]
 
 
@@ -316,14 +311,14 @@ async def test_a_registry_that_stops_reading_is_not_waited_for_for_ever(uploads:
     uploads.deaf = True
     with pytest.raises(SourceFailed, match="took nothing for too long"):
         async with asyncio.timeout(PATIENCE):
-            await send(store, uploads.name, home, part=32 * SIZE, stall=0.5)
+            await push_model(store, uploads.name, home, part=32 * SIZE, stall=0.5)
 
 
 @pytest.mark.parametrize("hangs_up", [False, True])
 async def test_a_registry_may_take_its_time_to_put_a_blob_together(uploads: Uploads, store: Store, home: Path, hangs_up: bool) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.hangs_up, uploads.commits_in = hangs_up, 0.03 if hangs_up else 1.5
-    steps = await send(store, uploads.name, home, stall=30 if hangs_up else 1.0)
+    steps = await push_model(store, uploads.name, home, stall=30 if hangs_up else 1.0)
     assert steps[-1].status == "success"
     assert uploads.blobs[MODEL] == WEIGHTS
     assert len([path for method, path, _ in uploads.seen if method == "POST"]) == 3, "nothing was begun again"
@@ -333,8 +328,8 @@ async def test_a_registry_may_take_its_time_to_put_a_blob_together(uploads: Uplo
 async def test_a_store_that_takes_no_notes_is_pushed_from(uploads: Uploads, store: Store, home: Path) -> None:
     put_model(store, uploads.name, WEIGHTS)
     store.layout.uploads.write_text("in the way")
-    assert (await send(store, uploads.name, home))[-1].status == "success"
-    assert (await send(store, uploads.name, home))[-1].status == "success", "and again, when everything is there"
+    assert (await push_model(store, uploads.name, home))[-1].status == "success"
+    assert (await push_model(store, uploads.name, home))[-1].status == "success", "and again, when everything is there"
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 403), ("POST", 404), ("PATCH", 403), ("PUT", 400), ("POST", 405), ("PATCH", 503)])
@@ -342,27 +337,27 @@ async def test_every_refusal_is_one_sentence(uploads: Uploads, store: Store, hom
     put_model(store, uploads.name, WEIGHTS)
     uploads.refuses = {method: status}
     with pytest.raises(SourceFailed, match=str(status)) as caught:
-        await send(store, uploads.name, home)
+        await push_model(store, uploads.name, home)
     assert "\n" not in str(caught.value)
     assert not uploads.manifests
 
 
 async def test_what_cannot_be_pushed(uploads: Uploads, store: Store, home: Path) -> None:
     with pytest.raises(NotFound, match=r"^model '.*/ns/tiny:1' not found$"):
-        await send(store, uploads.name, home)
+        await push_model(store, uploads.name, home)
     put_model(store, uploads.name, WEIGHTS)
     with pytest.raises(Offline):
-        await send(store, uploads.name, home, offline=True)
+        await push_model(store, uploads.name, home, offline=True)
     assert not uploads.seen
     with pytest.raises(SourceFailed, match=r"insecure protocol http: .* `--insecure` allows that"):
-        await send(store, uploads.name, home, insecure=False)
+        await push_model(store, uploads.name, home, insecure=False)
     with store.layout.blob(MODEL).open("r+b") as file:
         file.write(b"other bytes")
     with pytest.raises(SourceFailed, match="digest invalid"):
-        await send(store, uploads.name, home)
+        await push_model(store, uploads.name, home)
     store.layout.blob(MODEL).unlink()
     with pytest.raises(StoreFailed, match=r"the model store lacks the file .*; pull or create the model again"):
-        await send(store, uploads.name, home)
+        await push_model(store, uploads.name, home)
 
 
 async def test_nobody_there(store: Store, home: Path) -> None:
@@ -371,4 +366,4 @@ async def test_nobody_there(store: Store, home: Path) -> None:
         name = parse(f"127.0.0.1:{free.getsockname()[1]}/x/y")
     put_model(store, name, WEIGHTS)
     with pytest.raises(Failed, match=r'^push model: Head "http://127.0.0.1:\d+/v2/x/y/blobs/sha256:\w+": dial tcp .*: connection refused$'):
-        await send(store, name, home)
+        await push_model(store, name, home)

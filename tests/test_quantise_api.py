@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from golden_cli import run
 from ndani import names
 from ndani.store import Store
 from ndani.store import layout as kinds
+from ndani.store.layout import digest_of
 from server import Server, serving, until
 from stores import REAL
 from test_quantise import OLLAMAS_Q8_0
@@ -37,11 +37,7 @@ CREATE = "/api/create"
 QUICK, LONG = file(*small(rows=600)), 60_000
 
 
-def digest_of(content: bytes) -> str:
-    return f"sha256:{sha256(content).hexdigest()}"
-
-
-def send(server: Server, content: bytes) -> str:
+def put_blob(server: Server, content: bytes) -> str:
     """A blob of the server's store, put there behind its back, which takes no time; its digest."""
     return Store(server.models).blobs.put(content)
 
@@ -67,11 +63,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def long(server: Server) -> str:
     """The digest of weights that take their time."""
-    return send(server, file(*small(rows=LONG)))
+    return put_blob(server, file(*small(rows=LONG)))
 
 
 def test_a_file_becomes_a_quantised_model_with_every_step(server: Server) -> None:
-    digest = send(server, QUICK)
+    digest = put_blob(server, QUICK)
     lines = server.lines(CREATE, {"model": "made", "files": {"m.gguf": digest}, "quantize": "q4_k_M", "system": "brief"})
     statuses = list(dict.fromkeys(line["status"] for line in lines))
     layers = {layer.media_type: layer for layer in Store(server.models).find(names.parse("made")).layers}
@@ -92,7 +88,7 @@ def test_a_file_becomes_a_quantised_model_with_every_step(server: Server) -> Non
 
 
 def test_a_models_own_weights_are_quantised_and_the_rest_stays(server: Server) -> None:
-    digest = send(server, QUICK)
+    digest = put_blob(server, QUICK)
     server.ask(CREATE, {"model": "base", "files": {"m.gguf": digest}, "system": "brief", "template": "{{ .Prompt }}"})
     assert server.ask(CREATE, {"model": "less", "from": "base", "quantize": "Q8_0"}) == {"status": "success"}
     less, base = (Store(server.models).find(names.parse(name)) for name in ("less", "base"))
@@ -108,7 +104,7 @@ def test_a_models_own_weights_are_quantised_and_the_rest_stays(server: Server) -
 def test_parts_are_joined_and_quantised(server: Server) -> None:
     keys, tensors = small(rows=600)
     parts = split(keys, tensors, 3)
-    files = {name: send(server, content) for name, content in reversed(parts.items())}
+    files = {name: put_blob(server, content) for name, content in reversed(parts.items())}
     lines = server.lines(CREATE, {"model": "joined", "files": files})
     statuses = list(dict.fromkeys(line["status"] for line in lines))
     assert statuses[:3] == ["parsing GGUF", "joining 3 parts", "verifying conversion"]
@@ -136,18 +132,18 @@ def test_parts_are_joined_and_quantised(server: Server) -> None:
     ],
 )
 def test_what_cannot_be_made_is_one_sentence_and_nothing_stays(server: Server, more: dict[str, Any], sentence: str) -> None:
-    server.ask(CREATE, {"model": "already", "files": {"m.gguf": send(server, QUICK)}, "quantize": "q5_0"})
+    server.ask(CREATE, {"model": "already", "files": {"m.gguf": put_blob(server, QUICK)}, "quantize": "q5_0"})
     body: dict[str, Any] = {"model": "wrong", **{key: more[key] for key in ("quantize", "from") if key in more}}
     keys, tensors = small(rows=600)
     if "parts" in more:
         parts = list(split(keys, tensors, 3).items())
-        body["files"] = {parts[number][0]: send(server, parts[number][1]) for number in more["parts"]}
+        body["files"] = {parts[number][0]: put_blob(server, parts[number][1]) for number in more["parts"]}
         body["files"] |= {"z.gguf": digest_of(QUICK)} if "whole" in more else {}
     elif "from" not in more:
         if "nan" in more:
             tensors[0] = (tensors[0][0], b"\xff\x7f" + tensors[0][1][2:])
         content = file(keys, tensors)
-        body["files"] = {"m.gguf": send(server, content[:-300] if "cut" in more else content)}
+        body["files"] = {"m.gguf": put_blob(server, content[:-300] if "cut" in more else content)}
     before = blobs(server)
     for stream in (True, False):
         answer = server.post(CREATE, body | {"stream": stream})
@@ -167,7 +163,7 @@ def test_weights_that_no_name_came_of_are_removed(server: Server) -> None:
     folder = server.models / "manifests" / names.DEFAULT_HOST / names.DEFAULT_NAMESPACE
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "blocked").write_text("a file where a folder should be")
-    body = {"model": "blocked", "files": {"m.gguf": send(server, QUICK)}, "quantize": "q5_1"}
+    body = {"model": "blocked", "files": {"m.gguf": put_blob(server, QUICK)}, "quantize": "q5_1"}
     said = server.lines(CREATE, body)
     assert "error" in said[-1], said
     made = next(line["status"] for line in said if line.get("status", "").startswith("creating new layer"))
@@ -198,7 +194,7 @@ def test_a_maker_that_is_killed_is_said(server: Server, long: str) -> None:
 
 def test_a_server_that_is_stopped_ends_the_work(start: Start, tmp_path: Path) -> None:
     server = start(tmp_path / "models")
-    digest = send(server, file(*small(rows=LONG)))
+    digest = put_blob(server, file(*small(rows=LONG)))
     with server.streaming(CREATE, {"model": "late", "files": {"m.gguf": digest}, "quantize": "iq4_xs"}) as lines:
         until(lambda: next(lines)["status"].startswith("quantizing"), "the work begins")
         (worker,) = workers(server)
@@ -212,7 +208,7 @@ def test_a_server_that_is_stopped_ends_the_work(start: Start, tmp_path: Path) ->
 
 def test_a_disk_without_room_is_said_before_the_work(start: Start, tmp_path: Path) -> None:
     server = start(tmp_path / "models")
-    digest = send(server, file(*small(rows=3000)))
+    digest = put_blob(server, file(*small(rows=3000)))
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
     answer = server.post(CREATE, {"model": "big", "files": {"m.gguf": digest}, "quantize": "q8_0", "stream": False})
     assert answer.status_code == 500, answer.text
@@ -228,7 +224,7 @@ def test_a_small_disk_is_one_sentence_and_keeps_no_half_of_a_file(start: Start) 
             pytest.skip("this machine lets nobody mount a small disk")
         try:
             server = start(Path(folder) / "models")
-            digest = send(server, file(*small(rows=3500)))
+            digest = put_blob(server, file(*small(rows=3500)))
             answer = server.post(CREATE, {"model": "big", "files": {"m.gguf": digest}, "quantize": "f32", "stream": False})
             said = answer.json()["error"]
             assert answer.status_code == 500, said
@@ -245,7 +241,7 @@ def test_a_small_disk_is_one_sentence_and_keeps_no_half_of_a_file(start: Start) 
 def test_a_real_model_is_the_one_that_ollama_makes_and_answers(start: Start, tmp_path: Path, models: Path) -> None:
     server = start(tmp_path / "models")
     unpack(Store(models).find(names.parse(REAL)).weights_path, tmp_path / "f16.gguf")
-    digest = send(server, (tmp_path / "f16.gguf").read_bytes())
+    digest = put_blob(server, (tmp_path / "f16.gguf").read_bytes())
     server.ask(CREATE, {"model": "f16", "files": {"f16.gguf": digest}})
     done = run(("create", "q8", "-q", "q8_0"), at(server), folder=modelfile(tmp_path, "FROM f16\n"))
     assert done.exit == 0

@@ -44,11 +44,6 @@ async def stand_in() -> AsyncIterator[StandIn]:
     await runner.cleanup()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def source(name: Name, home: Path, *, insecure: bool = True, offline: bool = False, stall: float = 30.0) -> RegistrySource:
     key = home / ".ndani" / "id_ed25519"
     return RegistrySource(Registry(name, insecure=insecure, offline=offline, key=key, retries=QUICK, stall=stall), PIECE)

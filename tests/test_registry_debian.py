@@ -22,11 +22,6 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
-@pytest.fixture
 def debian(tmp_path: Path) -> Iterator[Begin]:
     if why := no_debian():
         pytest.skip(why)

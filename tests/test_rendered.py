@@ -39,16 +39,6 @@ HABITS = (
 )
 
 
-def rendered(server: Server, path: str, **body: Any) -> str:
-    """The prompt that a request would be sent as."""
-    answer = server.post(path, body | {"_debug_render_only": True})
-    assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert told["done"] is False
-    assert told["model"] == body["model"]
-    return str(told["_debug_info"]["rendered_template"])
-
-
 def tokens(server: Server, text: str) -> list[int]:
     """Token ids of a text, from the one runner itself, behind the server's back."""
     path = next(iter(server.sockets.glob("ndani-*/*/*.sock")))
@@ -57,7 +47,7 @@ def tokens(server: Server, text: str) -> list[int]:
         return [int(token) for token in json.loads(line.getresponse().read())["tokens"]]
 
 
-def asked(server: Server, model: str, prompt: str) -> tuple[list[int], dict[str, Any]]:
+def tokens_given(server: Server, model: str, prompt: str) -> tuple[list[int], dict[str, Any]]:
     """The ids that the engine was really given for a prompt, and the end of the answer."""
     told = server.ask(GENERATE, {"model": model, "prompt": prompt, "options": {"num_predict": 1, "temperature": 0}})
     assert "truncated" not in told
@@ -72,10 +62,10 @@ def test_the_assistant_is_sent_its_system_prompt_token_by_token(start: Start, re
     server.ask(CREATE, {"model": "enterprise-assistant", "from": read.froms[0]} | to_request(read))
     question = "What may I send by mail?"
     want = f"<|im_start|>system\n{RULES.strip()}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    shown = rendered(server, GENERATE, model="enterprise-assistant", prompt=question)
+    shown = server.rendered(GENERATE, model="enterprise-assistant", prompt=question)
     # The weights' own chat template may keep or trim the blank lines around a system prompt.
     assert shown in (want, want.replace(RULES.strip(), RULES))
-    ids, told = asked(server, "enterprise-assistant", question)
+    ids, told = tokens_given(server, "enterprise-assistant", question)
     assert ids == tokens(server, shown)
     assert told["prompt_eval_count"] == len(ids) > 50
     assert server.resident()["enterprise-assistant:latest"]["context_length"] == 4096
@@ -88,13 +78,13 @@ def test_the_writer_is_sent_its_own_template_token_by_token(start: Start, real_s
     assert server.post(CREATE, {"model": "writer"} | to_request(read)).status_code == 400, "without a base there is nothing to make"
     server.ask(CREATE, {"model": "writer", "from": "smollm2:135m"} | to_request(read))
     want = f"{HABITS}\nUser: What is a mutex?\nAssistant: "
-    assert rendered(server, GENERATE, model="writer", prompt="What is a mutex?") == want
-    ids, told = asked(server, "writer", "What is a mutex?")
+    assert server.rendered(GENERATE, model="writer", prompt="What is a mutex?") == want
+    ids, told = tokens_given(server, "writer", "What is a mutex?")
     assert ids == tokens(server, want)
     assert told["prompt_eval_count"] == len(ids) > 30
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     # A legacy template is run once for each turn; what is said last is left open.
-    assert rendered(server, CHAT, model="writer", messages=turns) == f"{HABITS}\nUser: a\nAssistant: b\nUser: c\nAssistant: "
+    assert server.rendered(CHAT, model="writer", messages=turns) == f"{HABITS}\nUser: a\nAssistant: b\nUser: c\nAssistant: "
     # `context` goes on from there; it travels as text, so the last token may join what follows it.
     more = server.ask(GENERATE, {"model": "writer", "prompt": "And?", "context": told["context"], "options": {"num_predict": 1}})
     assert more["context"][: len(ids) - 1] == ids[:-1]
@@ -126,7 +116,7 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
     question, system = bodies[0]["prompt"], bodies[1]["messages"][0]["content"]
     for path, body, answer, asks in ((GENERATE, bodies[0], generated, question), (CHAT, bodies[1], chatted, "What is edge computing?")):
         del body["stream"]
-        shown = rendered(server, path, **body)
+        shown = server.rendered(path, **body)
         assert shown.endswith(f"<|im_start|>user\n{asks}<|im_end|>\n<|im_start|>assistant\n")
         assert answer["done"]
         assert answer["model"] == body["model"]
@@ -135,8 +125,8 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
         assert "truncated" not in answer
     assert generated["response"].strip()
     assert chatted["message"]["content"].strip()
-    assert generated["context"][: generated["prompt_eval_count"]] == tokens(server, rendered(server, GENERATE, **bodies[0]))
-    assert rendered(server, CHAT, **bodies[1]).startswith(f"<|im_start|>system\n{system}<|im_end|>\n")
+    assert generated["context"][: generated["prompt_eval_count"]] == tokens(server, server.rendered(GENERATE, **bodies[0]))
+    assert server.rendered(CHAT, **bodies[1]).startswith(f"<|im_start|>system\n{system}<|im_end|>\n")
     again = server.ask("/api/embed", {"model": EMBEDDER, "input": bodies[2]["prompt"]})["embeddings"][0]
     assert set(embedded) == {"embedding"}
     assert len(embedded["embedding"]) == 384
@@ -169,12 +159,12 @@ def server(start: Start, tmp_path: Any) -> Server:
 
 
 def test_a_model_renders_by_its_own_template_and_merges_neighbours(server: Server) -> None:
-    assert rendered(server, GENERATE, model="turns", prompt="x") == "<system>be brief</system><user>hi\n\nx</user>"
+    assert server.rendered(GENERATE, model="turns", prompt="x") == "<system>be brief</system><user>hi\n\nx</user>"
     turns = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
     want = "<system>be brief</system><user>hi\n\na\n\nb</user><assistant>c</assistant>"
-    assert rendered(server, CHAT, model="turns", messages=turns) == want
+    assert server.rendered(CHAT, model="turns", messages=turns) == want
     own = [{"role": "system", "content": "be long"}, {"role": "user", "content": "a"}]
-    assert rendered(server, CHAT, model="turns", messages=own) == "<user>hi</user><system>be long</system><user>a</user>"
+    assert server.rendered(CHAT, model="turns", messages=own) == "<user>hi</user><system>be long</system><user>a</user>"
     assert server.post(CHAT, {"model": "turns", "messages": own, "_debug_render_only": True}).json()["message"] == {
         "role": "",
         "content": "",
@@ -187,7 +177,7 @@ def test_what_a_turn_says_besides_its_text_reaches_the_template(server: Server) 
         {"role": "assistant", "content": "b", "thinking": "hm"},
         {"role": "tool", "content": "c", "tool_name": "clock", "tool_call_id": "call_1"},
     ]
-    assert rendered(server, CHAT, model="more", messages=turns) == "(||)a(hm||)b(|clock|call_1)c"
+    assert server.rendered(CHAT, model="more", messages=turns) == "(||)a(hm||)b(|clock|call_1)c"
     answer = server.post(CHAT, {"model": "more", "messages": [{"role": "assistant", "content": "x", "thinking": 3}]})
     assert (answer.status_code, answer.json()["error"]) == (400, "messages[0].thinking must be a string")
 
@@ -222,25 +212,25 @@ def test_a_prompt_that_is_far_too_long_is_not_blamed_on_the_template(server: Ser
 
 
 def test_a_request_may_bring_its_template(server: Server) -> None:
-    assert rendered(server, GENERATE, model="echo", prompt="x", template="[{{ .Prompt }}]") == "[x]"
-    assert rendered(server, GENERATE, model="turns", prompt="x", template="{{ .System }}|{{ .Prompt }}", system="s") == "s|hi\n\nx"
+    assert server.rendered(GENERATE, model="echo", prompt="x", template="[{{ .Prompt }}]") == "[x]"
+    assert server.rendered(GENERATE, model="turns", prompt="x", template="{{ .System }}|{{ .Prompt }}", system="s") == "s|hi\n\nx"
     # The engine that repeats its prompt says what it was sent.
     told = server.ask(GENERATE, {"model": "echo", "prompt": "x", "template": "left {{ .Prompt }} right", "options": {"num_predict": 3}})
     assert told["response"] == "left x right"
 
 
 def test_what_stands_after_is_for_a_template_that_mentions_it(server: Server) -> None:
-    assert rendered(server, GENERATE, model="middle", prompt="a", suffix="b") == "<pre>a<suf>b<mid>"
-    assert rendered(server, GENERATE, model="middle", prompt="a") == "a"
+    assert server.rendered(GENERATE, model="middle", prompt="a", suffix="b") == "<pre>a<suf>b<mid>"
+    assert server.rendered(GENERATE, model="middle", prompt="a") == "a"
     assert "insert" in server.post("/api/show", {"model": "middle"}).json()["capabilities"]
     answer = server.post(GENERATE, {"model": "turns", "prompt": "a", "suffix": "b"})
     assert (answer.status_code, answer.json()) == (400, {"error": "registry.ollama.ai/library/turns:latest does not support insert"})
 
 
 def test_raw_stays_raw_and_a_crooked_template_is_in_its_way_only_where_it_is_needed(server: Server) -> None:
-    assert rendered(server, GENERATE, model="turns", prompt="as it is", raw=True) == "as it is"
-    assert rendered(server, GENERATE, model="crooked", prompt="as it is", raw=True) == "as it is"
-    assert rendered(server, GENERATE, model="crooked", prompt="x", template="{{ .Prompt }}!") == "x!"
+    assert server.rendered(GENERATE, model="turns", prompt="as it is", raw=True) == "as it is"
+    assert server.rendered(GENERATE, model="crooked", prompt="as it is", raw=True) == "as it is"
+    assert server.rendered(GENERATE, model="crooked", prompt="x", template="{{ .Prompt }}!") == "x!"
     answer = server.post(GENERATE, {"model": "crooked", "prompt": "x"})
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("the model crooked:latest has a template that")
@@ -254,7 +244,7 @@ def test_a_long_conversation_is_cut_to_fit_its_template(server: Server) -> None:
     told = server.ask(CHAT, body)
     assert told["truncated"] > 0
     assert told["prompt_eval_count"] < 256
-    shown = rendered(server, CHAT, **body)
+    shown = server.rendered(CHAT, **body)
     assert shown.startswith("<system>be brief</system>")
     assert shown.endswith("<user>last</user>")
     assert "turn0 " not in shown
@@ -281,7 +271,7 @@ def test_the_catalogues_template_says_what_the_weights_own_does(start: Start, re
     turns = [("user", 'Name <one> & "only" colour.\n'), ("assistant", "  Red."), ("user", "And né 另一个?")]
     plain = [{"role": role, "content": content} for role, content in turns]
     for messages in (plain[:1], plain, [{"role": "system", "content": "Be brief."}, *plain]):
-        ours, engines = (rendered(server, CHAT, model=model, messages=messages) for model in (REAL, "bare"))
+        ours, engines = (server.rendered(CHAT, model=model, messages=messages) for model in (REAL, "bare"))
         assert ours == engines
         assert tokens(server, ours) == tokens(server, engines)
-    assert rendered(server, GENERATE, model=REAL, prompt="Hi") == rendered(server, GENERATE, model="bare", prompt="Hi")
+    assert server.rendered(GENERATE, model=REAL, prompt="Hi") == server.rendered(GENERATE, model="bare", prompt="Hi")

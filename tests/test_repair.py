@@ -31,7 +31,7 @@ from ndani.store.maintenance import restorers
 from server import Server, until
 from steps import following, listed
 from stores import put_echo
-from test_hub import QUICK, ask
+from test_hub import QUICK, hub_source
 from test_store import put_model
 from test_upkeep import spoil, verified
 
@@ -40,11 +40,6 @@ pytestmark = pytest.mark.usefixtures("home")
 NAME = parse("hf.co/ns/tiny")
 TEXTS = {"template": b"{{ .Prompt }}", "system": b"Be kind.", "params": b'{"temperature": 0.5}', "LICENSE": b"Free."}
 WAYS = ["one file", "parts", "checkpoint"]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 @pytest.fixture
@@ -77,20 +72,20 @@ def sizes(store: Store) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("hub", WAYS, indirect=True)
 async def test_what_a_hubs_files_became_is_repaired_file_by_file(hub: Hub, store: Store) -> None:
-    await bring(store, NAME, ask(NAME))
+    await bring(store, NAME, hub_source(NAME))
     entry, before = store.find(NAME), sizes(store)
     manifest = entry.path.read_bytes()
     for digest in entry.digests:
         spoil(store, digest)
         asked = len(hub.seen)
-        await bring(store, NAME, ask(NAME), {digest})
+        await bring(store, NAME, hub_source(NAME), {digest})
         assert verified(store).damaged == ()
         assert sizes(store) == before, "and nothing is left over"
         large = [path for _, path, _ in hub.seen[asked:] if "/elsewhere/" in path]
         assert bool(large) == (digest == entry.weights.digest), "the weights travel for themselves alone"
     for digest in entry.digests:
         spoil(store, digest)
-    await bring(store, NAME, ask(NAME), entry.digests)
+    await bring(store, NAME, hub_source(NAME), entry.digests)
     assert verified(store).damaged == ()
     assert sizes(store) == before
     assert entry.path.read_bytes() == manifest
@@ -99,7 +94,7 @@ async def test_what_a_hubs_files_became_is_repaired_file_by_file(hub: Hub, store
 @pytest.mark.slow
 @pytest.mark.parametrize("hub", WAYS, indirect=True)
 async def test_other_files_than_those_it_was_made_of_are_no_repair(hub: Hub, store: Store) -> None:
-    await bring(store, NAME, ask(NAME))
+    await bring(store, NAME, hub_source(NAME))
     entry = store.find(NAME)
     before, system = sizes(store), next(layer.digest for layer in entry.layers if layer.media_type.endswith("system"))
     for digest in (entry.weights.digest, system):
@@ -109,7 +104,7 @@ async def test_other_files_than_those_it_was_made_of_are_no_repair(hub: Hub, sto
     hub.blobs |= {digest_of(content): content for content in hub.files.values()}
     for digest in (entry.weights.digest, system):
         with pytest.raises(SourceFailed):
-            await bring(store, NAME, ask(NAME), {digest})
+            await bring(store, NAME, hub_source(NAME), {digest})
     assert sizes(store) == before
 
 
@@ -117,7 +112,7 @@ async def test_other_files_than_those_it_was_made_of_are_no_repair(hub: Hub, sto
 @pytest.mark.parametrize("hub", ["parts"], indirect=True)
 async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> None:
     """From where its base came, be that still here or not."""
-    await bring(store, NAME, ask(NAME))
+    await bring(store, NAME, hub_source(NAME))
     copied, derived = parse("copied"), parse("derived")
     store.copy(NAME, copied)
     listed(create, store, derived, Recipe(base=store.find(NAME), system="Be brief."))
@@ -128,7 +123,7 @@ async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> No
     assert restorers(store, digest) == ("derived:latest", "hf.co/ns/tiny:latest")
     before = sizes(store)
     spoil(store, digest)
-    await bring(store, NAME, ask(NAME), {digest})
+    await bring(store, NAME, hub_source(NAME), {digest})
     assert verified(store).damaged == ()
     assert sizes(store) == before
     with pytest.raises(NotFound):

@@ -24,7 +24,7 @@ DATA = Path(__file__).parent / "data"
 pytestmark = pytest.mark.weights
 
 
-def lines(file: str) -> list[str]:
+def commands(file: str) -> list[str]:
     """The commands of an example, its placeholder filled."""
     text = (DATA / file).read_text(encoding="utf-8").replace("<model>", "phi4:mini")
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -69,7 +69,7 @@ def test_model_commands(house: Server, tmp_path: Path) -> None:
         "".join(line for line in said.splitlines(True) if not line.startswith(("FILE", "# Custom model k")))
     )
     done = {}
-    for line in lines("01-model-commands.sh"):
+    for line in commands("01-model-commands.sh"):
         done[line.partition("#")[0].strip()] = got = type_in(house, line, tmp_path)
         assert got.returncode == 0, f"{line}\n{got.stdout}\n{got.stderr}"
         assert "Traceback" not in got.stderr, line
@@ -83,7 +83,7 @@ def test_model_commands(house: Server, tmp_path: Path) -> None:
 
 
 def test_quantization_variants(house: Server, tmp_path: Path) -> None:
-    for line in lines("07-quantization-variants.sh"):
+    for line in commands("07-quantization-variants.sh"):
         got = type_in(house, line, tmp_path)
         assert got.returncode == 0, f"{line}\n{got.stderr}"
         assert got.stderr.endswith("success\n"), f"{line}\n{got.stderr}"

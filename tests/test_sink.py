@@ -55,7 +55,7 @@ class Reader:
             self._order.append(text.text)
 
 
-async def told(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
+async def events_of(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
     """The events of one answer of a real echo runner, without the texts that the sink took."""
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
@@ -68,9 +68,9 @@ async def told(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
 
 async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None:
     asked = question("@delay=0.001 " + WORDS, keep=True)
-    bare = await told(folder, asked, None)
+    bare = await events_of(folder, asked, None)
     reader = Reader()
-    events, taken = await told(folder, asked, reader), reader.taken
+    events, taken = await events_of(folder, asked, reader), reader.taken
     whole = [event for event in bare if isinstance(event, Text)]
     by_event = [event for event in events if isinstance(event, Text)]
     assert len(taken) > 20, "the short way was taken"
@@ -100,7 +100,7 @@ async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(
 
 async def test_a_model_that_repeats_itself_is_stopped_on_the_short_way_too(folder: Path) -> None:
     reader = Reader()
-    events = await told(folder, question("@delay=0.001 " + "same " * 200), reader)
+    events = await events_of(folder, question("@delay=0.001 " + "same " * 200), reader)
     said = len(reader.taken) + sum(isinstance(event, Text) for event in events)
     last = events[-1]
     assert isinstance(last, Done)
@@ -110,7 +110,7 @@ async def test_a_model_that_repeats_itself_is_stopped_on_the_short_way_too(folde
 
 async def test_an_engine_that_dies_is_an_error_not_a_wait(folder: Path) -> None:
     with pytest.raises(EngineFailed):
-        await told(folder, question("@crash=20 @delay=0.001 " + WORDS), Reader())
+        await events_of(folder, question("@crash=20 @delay=0.001 " + WORDS), Reader())
 
 
 def test_a_client_that_reads_slowly_gets_every_word_in_order(echo: Server) -> None:

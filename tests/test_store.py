@@ -48,11 +48,6 @@ def blobs_of(store: Store) -> set[str]:
     return {digest for digest, _ in store.blobs.listed()}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def test_an_empty_store_lists_nothing_and_makes_nothing(store: Store) -> None:
     assert store.list() == []
     assert store.prune() == ()

@@ -18,11 +18,6 @@ from ordinary import NOBODY, run_as_ordinary_user
 from test_store import blobs_of, layer, put_model
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def age(store: Store) -> None:
     for digest, _ in list(store.blobs.listed()):
         os.utime(store.layout.blob(digest), (1000, 1000))

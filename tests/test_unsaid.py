@@ -169,9 +169,7 @@ def server(start: Start, tmp_path: Path) -> Server:
 
 
 def rendered(server: Server, **body: Any) -> str:
-    answer = server.post("/api/generate", {"model": "pirate", "prompt": "x", "_debug_render_only": True} | body)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["_debug_info"]["rendered_template"])
+    return server.rendered("/api/generate", **{"model": "pirate", "prompt": "x"} | body)
 
 
 def test_the_go_client_leaves_a_model_its_own_words(server: Server) -> None:
