@@ -18,6 +18,12 @@ def following(work: Callable[..., Any], *given: Any, **more: Any) -> aclosing[As
     return aclosing(steps_of(lambda report: work(*given, report=report, **more)))
 
 
+async def all_steps(work: Callable[..., Any], *given: Any, **more: Any) -> list[Any]:
+    """Every step that a coroutine reports until it ends."""
+    async with following(work, *given, **more) as steps:
+        return [step async for step in steps]
+
+
 def listed(work: Callable[..., Any], *given: Any, **more: Any) -> list[Any]:
     """The steps that a function reports, and behind them what it returns, if anything."""
     steps: list[Any] = []

@@ -24,7 +24,7 @@ from ndani.store import Store
 from ndani.store.weights_info import inspect
 from ndani.types import Progress
 from server import slowness, until
-from steps import following
+from steps import all_steps, following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
 pytestmark = pytest.mark.slow
@@ -87,8 +87,7 @@ def kill_children() -> None:
 
 
 async def collect(fetcher: Fetcher, name: Name = NAME) -> list[Progress]:
-    async with following(fetcher.pull, name, False) as steps:
-        return [step async for step in steps]
+    return await all_steps(fetcher.pull, name, False)
 
 
 async def test_a_pull_through_the_index_that_pip_names(place: Place) -> None:

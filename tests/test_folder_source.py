@@ -22,7 +22,7 @@ from ndani.store.layout import digest_of
 from ndani.types import Progress
 from registries import put_model
 from server import PATIENCE
-from steps import following
+from steps import all_steps
 from test_registry import left_over
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -39,8 +39,7 @@ def disk(tmp_path: Path) -> Path:
 async def collect(store: Store, model: str, disk: Path) -> list[Progress]:
     """As the fetcher does it, offline."""
     name = parse(model)
-    async with following(pull, store, name, choose(name, True, folders=(disk,), own=store.layout.root)) as steps:
-        return [step async for step in steps]
+    return await all_steps(pull, store, name, choose(name, True, folders=(disk,), own=store.layout.root))
 
 
 @pytest.mark.parametrize("inner", ["", "models"])
@@ -72,8 +71,7 @@ async def test_a_flipped_byte_is_refused_removed_and_said(store: Store, disk: Pa
         await collect(store, "tiny", disk)
     there.layout.blob(digest_of(WEIGHTS)).unlink()
     with pytest.raises(NotFound, match="which tiny:latest needs; copy it there again"):
-        async with following(pull, store, parse("tiny"), [FolderSource(parse("tiny"), disk)]) as steps:
-            [step async for step in steps]
+        await all_steps(pull, store, parse("tiny"), [FolderSource(parse("tiny"), disk)])
 
 
 @pytest.mark.parametrize(
@@ -151,8 +149,8 @@ async def test_a_file_that_is_no_model_is_the_folders_fault_and_is_not_kept(stor
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "tiny-1b.gguf").write_bytes(WEIGHTS)
     folders = (disk, tmp_path / "second")
-    async with following(pull, store, parse("tiny:1b"), choose(parse("tiny:1b"), True, folders=folders)) as steps:
-        assert [step async for step in steps][-1].status == "success", "the next folder is looked into"
+    steps = await all_steps(pull, store, parse("tiny:1b"), choose(parse("tiny:1b"), True, folders=folders))
+    assert steps[-1].status == "success", "the next folder is looked into"
 
 
 async def test_links_out_of_the_folder_and_pipes_are_not_read(store: Store, disk: Path, tmp_path: Path) -> None:
@@ -182,8 +180,6 @@ async def test_the_fetcher_looks_there_before_it_asks_anybody(store: Store, disk
     put_model(store, parse("mine"), b"GGUF")
     given = {"NDANI_MODELS": str(store.layout.root), "NDANI_SOURCES": f"/nowhere/at/all, {disk}, {store.layout.root}", "NDANI_OFFLINE": "1"}
     fetcher = Fetcher(settings.load(given))
-    async with following(fetcher.pull, parse("someone/tiny:1"), False) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(fetcher.pull, parse("someone/tiny:1"), False))[-1].status == "success"
     with pytest.raises(Offline):
-        async with following(fetcher.pull, parse("mine"), False) as steps:
-            [step async for step in steps]
+        await all_steps(fetcher.pull, parse("mine"), False)

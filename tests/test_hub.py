@@ -26,7 +26,7 @@ from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.gguf import read_head
 from registries import StandIn
-from steps import following
+from steps import all_steps, following
 from test_fetcher import kill_children
 from test_registry import collect, held, left_over
 
@@ -202,8 +202,7 @@ async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(
     hub.odd = [{"rfilename": f"\x1b[2J\x1b]0;x\x07\n{'long' * 30}-{n}.gguf", "size": 1, "blobId": SHA} for n in range(4000)]
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
     with pytest.raises(NotFound, match=r"has no Q8_0; it has .*longlong") as caught:
-        async with following(fetcher.pull, NAME, False) as steps:
-            [step async for step in steps]
+        await all_steps(fetcher.pull, NAME, False)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1100
 
@@ -260,8 +259,7 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
     while hub.at_once:
         await asyncio.sleep(0.02)
     hub.spans, hub.pause = [], 0
-    async with following(fetcher.pull, NAME, False) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(fetcher.pull, NAME, False))[-1].status == "success"
     assert hub.spans == [[there, len(MODEL) - there]]
     assert held(store, NAME) == MODEL
 
@@ -281,8 +279,7 @@ async def test_any_host_may_be_a_hub_and_is_shown_no_token(hub: Hub, store: Stor
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     name = parse(f"{hub.host}/ns/tiny:q8_0")
     [source] = choose(name, False, insecure=True)
-    async with following(pull, store, name, [source], retries=QUICK) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(pull, store, name, [source], retries=QUICK))[-1].status == "success"
     assert held(store, name) == MODEL
     assert {authorization for _, _, authorization in hub.seen} == {""}
 

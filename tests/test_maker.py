@@ -29,7 +29,7 @@ from ndani.store.gguf import Tensor
 from ndani.store.layout import Layout
 from ndani.store.temporary import TemporaryBlob
 from ordinary import run_as_ordinary_user
-from steps import following
+from steps import all_steps, following
 from weights import file, small, types_of
 
 pytestmark = pytest.mark.slow
@@ -68,8 +68,7 @@ async def under_way(supervisor: Supervisor, task: Task) -> AsyncGenerator[tuple[
 
 async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -> None:
     with task(source, tmp_path / "made", "Q6_K") as work:
-        async with following(Supervisor(True).make, work) as steps:
-            done = [step async for step in steps]
+        done = await all_steps(Supervisor(True).make, work)
     assert [step.completed for step in done] == sorted(step.completed for step in done)
     assert len({step.total for step in done}) == 1
     assert done[-1].completed <= done[0].total < source.stat().st_size
@@ -187,8 +186,7 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
             async with following(Supervisor(True).make, work, allocate=no_room) as steps:
                 await anext(steps)
         assert target.stat().st_size == 0
-        async with following(Supervisor(True).make, work, allocate=told.append) as steps:
-            _ = [step async for step in steps]
+        await all_steps(Supervisor(True).make, work, allocate=told.append)
     assert target.read_bytes() == made_of(folder)
     assert told == [target.stat().st_size] * 2
 

@@ -24,7 +24,7 @@ from ndani.store import Store
 from ndani.store.layout import digest_of
 from registries import put_model
 from server import until
-from steps import following
+from steps import all_steps, following
 from test_fetcher import kill_children
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
@@ -155,8 +155,7 @@ async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mir
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(second.layout.root)}))
     name = parse(f"{mirror.host}/library/big:1")
     with pytest.raises(SourceFailed, match=r"does not speak https; `--insecure` allows that"):
-        async with following(fetcher.pull, name, False) as steps:
-            [step async for step in steps]
+        await all_steps(fetcher.pull, name, False)
     with pytest.raises(SourceFailed, match="ended from outside"):
         async with following(fetcher.pull, name, True) as steps:
             async for step in steps:
@@ -174,8 +173,7 @@ async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mir
 async def test_a_house_that_names_it_pulls_short_names_from_it(mirror: Mirror, tmp_path: Path) -> None:
     second = Store(tmp_path / "second")
     given = {"NDANI_MODELS": str(second.layout.root), "NDANI_REGISTRY": f"http://{mirror.host}"}
-    async with following(Fetcher(settings.load(given)).pull, NAME, False) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(Fetcher(settings.load(given)).pull, NAME, False))[-1].status == "success"
     assert str(second.find(NAME).name) == "tiny:1", "under the name that was typed"
 
 

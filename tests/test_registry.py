@@ -26,7 +26,7 @@ from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.types import Progress
 from registries import StandIn, make_model
-from steps import following
+from steps import all_steps, following
 from test_fetcher import kill_children
 
 QUICK = RetryPolicy(tries=3, pause=0.01, poll=0.02)
@@ -50,8 +50,7 @@ def source(name: Name, home: Path, *, insecure: bool = True, offline: bool = Fal
 
 
 async def collect(store: Store, name: Name, *sources: RegistrySource) -> list[Progress]:
-    async with following(pull, store, name, sources, retries=QUICK) as steps:
-        return [step async for step in steps]
+    return await all_steps(pull, store, name, sources, retries=QUICK)
 
 
 def left_over(store: Store) -> list[str]:
@@ -84,8 +83,7 @@ def fetcher(store: Store, **environment: str) -> Fetcher:
 
 
 async def follow(fetcher: Fetcher, name: Name) -> list[Progress]:
-    async with following(fetcher.pull, name, True) as steps:
-        return [step async for step in steps]
+    return await all_steps(fetcher.pull, name, True)
 
 
 @pytest.mark.slow

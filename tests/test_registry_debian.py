@@ -12,7 +12,7 @@ from ndani.errors import NotFound, SourceFailed
 from ndani.names import parse
 from ndani.store import Store
 from registries import Debian, no_debian
-from steps import following
+from steps import all_steps, following
 from test_fetcher import kill_children
 from test_registry import PIECE, SIZE, WEIGHTS, collect, fetcher, follow, held, left_over, source
 
@@ -107,14 +107,12 @@ async def test_names_without_a_host_belong_to_the_houses_registry(debian: Begin,
     registry.put(parse("phi4-mini:3.8b-q4_K_M"), WEIGHTS[:1000])
     here = fetcher(store, NDANI_REGISTRY=f"http://{registry.host}/")
     for name, weights in (("phi4:mini", WEIGHTS), ("phi4:mini-q4_k_m", WEIGHTS[:1000])):
-        async with following(here.pull, parse(name), False) as steps:
-            assert [step async for step in steps][-1].status == "success"
+        assert (await all_steps(here.pull, parse(name), False))[-1].status == "success"
         assert held(store, parse(name)) == weights, "without --insecure, for the house has said http itself"
     store.copy(parse("phi4:mini"), parse("someone/mine:1"))
-    async with following(here.push, parse("someone/mine:1"), False) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(here.push, parse("someone/mine:1"), False))[-1].status == "success"
     with pytest.raises(NotFound, match="file does not exist"):
         await follow(here, parse("phi4:14b"))
     second = Store(tmp_path / "second")
-    async with following(fetcher(second, NDANI_REGISTRY=f"http://{registry.host}").pull, parse("someone/mine:1"), False) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    there = fetcher(second, NDANI_REGISTRY=f"http://{registry.host}")
+    assert (await all_steps(there.pull, parse("someone/mine:1"), False))[-1].status == "success"

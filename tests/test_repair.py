@@ -29,7 +29,7 @@ from ndani.store.handover import accept, prepare
 from ndani.store.layout import digest_of
 from ndani.store.maintenance import restorers
 from server import Server, until
-from steps import following, listed
+from steps import all_steps, listed
 from stores import put_echo
 from test_hub import QUICK, hub_source
 from test_store import put_model
@@ -61,8 +61,7 @@ async def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 
 async def bring(store: Store, name: Name, source: Source, repair: Iterable[str] = ()) -> None:
-    async with following(pull, store, name, [source], retries=QUICK, repair=frozenset(repair)) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(pull, store, name, [source], retries=QUICK, repair=frozenset(repair)))[-1].status == "success"
 
 
 def sizes(store: Store) -> dict[str, int]:

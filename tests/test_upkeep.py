@@ -26,7 +26,7 @@ from ndani.store.maintenance import Damage, Pruned, Unused, Verified, prune, ver
 from ndani.types import Progress
 from registries import StandIn, put_model
 from server import until
-from steps import Left, following, listed
+from steps import Left, all_steps, listed
 from stores import put_echo
 from terminal import PATIENCE, terminal
 from test_pull import NAME, QUICK, House, Place, house, make_place, pull
@@ -98,8 +98,7 @@ def test_a_model_that_is_removed_meanwhile_is_no_damage(tmp_path: Path) -> None:
 
 async def collect(upkeep: Maintenance, **more: object) -> Verified:
     asked = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
-    async with following(upkeep.verify, **asked) as coming:
-        steps = [step async for step in coming]
+    steps = await all_steps(upkeep.verify, **asked)
     assert isinstance(steps[-1], Verified)
     return steps[-1]
 
@@ -152,8 +151,8 @@ async def test_a_model_of_the_catalogue_is_repaired(house: House, tmp_path: Path
     entry = place.store.find(NAME)
     for digest in entry.digests:
         spoil(place.store, digest)
-    async with following(pull, place.store, NAME, [place.source()], retries=QUICK, repair=frozenset(entry.digests)) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    steps = await all_steps(pull, place.store, NAME, [place.source()], retries=QUICK, repair=frozenset(entry.digests))
+    assert steps[-1].status == "success"
     assert verified(place.store).damaged == ()
     assert place.left_over() == []
 
