@@ -72,8 +72,8 @@ def weights_store() -> Path:
         home = store.parent / "home"
         home.mkdir(parents=True, exist_ok=True)
         with serving(home, free_port(), NDANI_MODELS=str(store), **_pip_settings()) as environment:
-            got = run(("pull", "smollm2:135m"), environment, timeout=600)
-        assert got.exit == 0, got.stderr
+            done = run(("pull", "smollm2:135m"), environment, timeout=600)
+        assert done.exit == 0, done.stderr
     return store
 
 

@@ -37,8 +37,8 @@ class Mirror:
 
     def _listening(self) -> str:
         assert self.process.poll() is None, self.log
-        found = re.search(r"mirror of .* on 127\.0\.0\.1:(\d+)", self.log)
-        return found[1] if found else ""
+        match = re.search(r"mirror of .* on 127\.0\.0\.1:(\d+)", self.log)
+        return match[1] if match else ""
 
     @property
     def log(self) -> str:

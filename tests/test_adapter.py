@@ -29,8 +29,8 @@ def adapted(server: Server, name: str, content: bytes, **more: Any) -> Any:
 
 def ids(server: Server, model: str) -> list[int]:
     """The tokens of an answer that leaves nothing to chance."""
-    told = server.ask(GENERATE, {"model": model, "prompt": "Name three colours.", "options": STILL})
-    return list(told["context"][told["prompt_eval_count"] :])
+    answer = server.ask(GENERATE, {"model": model, "prompt": "Name three colours.", "options": STILL})
+    return list(answer["context"][answer["prompt_eval_count"] :])
 
 
 def test_adapters_change_answers_have_runners_of_their_own_and_are_let_go(start: Start, real_store: Path, tmp_path: Path) -> None:

@@ -224,9 +224,9 @@ def test_nobody_waits_while_a_large_answer_of_show_is_made(start: Start, tmp_pat
         begun = time.monotonic()
         shown = pool.submit(server.post, "/api/show", {"model": "large", "verbose": True})
         while not shown.done():
-            asked = time.monotonic()
+            began = time.monotonic()
             assert other.get("/api/version").status_code == 200
-            longest = max(longest, time.monotonic() - asked)
+            longest = max(longest, time.monotonic() - began)
         took = time.monotonic() - begun
     assert len(shown.result().json()["model_info"]["k7"]) == 200_000
     assert longest < took / 2, (longest, took)
@@ -341,11 +341,11 @@ def test_health_and_doctor(echo: Server) -> None:
     assert health.status_code == 200
     assert health.json()["status"] == "ok"
     assert health.json()["unconfined"] == []
-    found = echo.post("/api/doctor").json()
-    assert found["engine"] == "echo"
-    assert found["confinement"]["word"] == "confined"
-    assert len(found["routes"]) >= 13
-    assert {r["inside"] for r in found["routes"]} == {"blocked"}
+    answer = echo.post("/api/doctor").json()
+    assert answer["engine"] == "echo"
+    assert answer["confinement"]["word"] == "confined"
+    assert len(answer["routes"]) >= 13
+    assert {r["inside"] for r in answer["routes"]} == {"blocked"}
 
 
 def test_unloading_while_an_answer_is_made_waits_for_it(start: Start, echo_store: Path) -> None:

@@ -182,10 +182,10 @@ def test_what_a_model_says_of_itself_steers_no_terminal(tmp_path: Path, environm
 )
 def test_what_is_wrong_is_said_and_nothing_is_made(tmp_path: Path, environment: dict[str, str], text: str, sentences: list[str]) -> None:
     put(tmp_path, m_gguf=WEIGHTS, Modelfile=text)
-    got = run(("create", "wrong"), environment, folder=tmp_path)
-    said = [line.rstrip() for line in got.stderr.splitlines() if not line.startswith(("reading", "copying", "pulling"))]
-    assert got.exit == 1
-    assert got.stdout == ""
+    done = run(("create", "wrong"), environment, folder=tmp_path)
+    said = [line.rstrip() for line in done.stderr.splitlines() if not line.startswith(("reading", "copying", "pulling"))]
+    assert done.exit == 1
+    assert done.stdout == ""
     assert len(said) == len(sentences)
     assert all(line.startswith(begin) for line, begin in zip(said, sentences, strict=True))
     assert "wrong" not in run(("list",), environment).stdout
@@ -193,8 +193,8 @@ def test_what_is_wrong_is_said_and_nothing_is_made(tmp_path: Path, environment: 
 
 def test_a_wrong_modelfile_starts_no_server(tmp_path: Path) -> None:
     put(tmp_path, Modelfile="SYSTEM x\n")
-    got = run(("create", "x"), surroundings(tmp_path, free_port()), folder=tmp_path)
-    assert (got.exit, got.stderr.strip()) == (1, "Error: no FROM line")
+    done = run(("create", "x"), surroundings(tmp_path, free_port()), folder=tmp_path)
+    assert (done.exit, done.stderr.strip()) == (1, "Error: no FROM line")
     assert not (tmp_path / ".ndani").exists()
 
 

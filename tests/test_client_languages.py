@@ -51,14 +51,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path, minilm: Path)
     folder = tmp_path_factory.mktemp("clients")
     link(minilm, link(models, folder / "models", "smollm2"))
     with serving(folder, folder / "models") as started:
-        asked = {
+        body = {
             "model": "pirate",
             "from": "smollm2",
             "system": PIRATE,
             "parameters": {"num_predict": 1, "temperature": 0},
             "stream": False,
         }
-        assert started.post("/api/create", asked).json() == {"status": "success"}
+        assert started.post("/api/create", body).json() == {"status": "success"}
         yield started
 
 
@@ -90,11 +90,11 @@ def built(language: str) -> list[str]:
     tool, oldest, version, build, run = TOOLS[language]
     if not shutil.which(tool):
         pytest.skip(f"{tool} is not installed")
-    told = subprocess.run(version, capture_output=True, text=True, timeout=60)
-    found = re.search(r"(\d+)\.(\d+)", told.stdout + told.stderr)
-    if not found:
-        pytest.skip(f"{tool} does not run here: {told.stderr.strip()[:100]}")
-    if (int(found[1]), int(found[2])) < oldest:
+    done = subprocess.run(version, capture_output=True, text=True, timeout=60)
+    match = re.search(r"(\d+)\.(\d+)", done.stdout + done.stderr)
+    if not match:
+        pytest.skip(f"{tool} does not run here: {done.stderr.strip()[:100]}")
+    if (int(match[1]), int(match[2])) < oldest:
         pytest.skip(f"{tool} is older than {oldest[0]}.{oldest[1]}")
     shutil.copytree(CLIENTS / language, BUILDS / language, dirs_exist_ok=True)
     if build:

@@ -61,13 +61,13 @@ def test_list_show_and_ps(client: ollama.Client) -> None:
 
 
 def test_generate_and_chat_whole(client: ollama.Client) -> None:
-    said = client.generate("smollm2", CAPITAL, options=FEW)
-    assert said.done
-    assert said.response
-    assert said.context
-    assert said.done_reason in ("stop", "length")
-    assert said.eval_count
-    assert said.total_duration
+    answer = client.generate("smollm2", CAPITAL, options=FEW)
+    assert answer.done
+    assert answer.response
+    assert answer.context
+    assert answer.done_reason in ("stop", "length")
+    assert answer.eval_count
+    assert answer.total_duration
     assert "Paris" in client.generate("smollm2", CAPITAL, raw=True, options=FEW).response
     chat = client.chat("smollm2", HI, options=FEW)
     assert chat.message.role == "assistant"

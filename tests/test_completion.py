@@ -92,9 +92,9 @@ def test_fish(home: Home) -> None:
 
 def words(environment: Home, line: str, shell: str = "bash") -> list[str]:
     """What is offered at the end of a line."""
-    got = run((), {**environment, "_NDANI_COMPLETE": f"{shell}_complete", "COMP_LINE": line})
-    assert (got.exit, got.stderr) == (0, ""), got
-    return [word.partition(",")[2] for word in got.stdout.split()]
+    done = run((), {**environment, "_NDANI_COMPLETE": f"{shell}_complete", "COMP_LINE": line})
+    assert (done.exit, done.stderr) == (0, ""), done
+    return [word.partition(",")[2] for word in done.stdout.split()]
 
 
 def test_every_command_is_offered(home: Home) -> None:
@@ -121,10 +121,10 @@ def test_without_a_server_the_store_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [{"NDANI_MAX_QUEUE": "many"}, {"NDANI_MODELS": "/proc/1/mem"}, {"_NDANI_COMPLETE": "cmd_complete"}])
 def test_what_goes_wrong_is_silent(tmp_path: Path, more: Home) -> None:
     environment = surroundings(tmp_path, free_port()) | {"_NDANI_COMPLETE": "bash_complete", "COMP_LINE": "ndani show "} | more
-    got = subprocess.run(NDANI, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-    assert (got.returncode, got.stdout.strip(), got.stderr) == (0, "", "")
+    done = subprocess.run(NDANI, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
 def test_an_unknown_shell_is_one_sentence(tmp_path: Path) -> None:
-    got = run(("completion", "tcsh"), surroundings(tmp_path, free_port()))
-    assert (got.exit, got.stdout, got.stderr) == (1, "", 'Error: there is no completion for "tcsh"; give one of bash, zsh, fish\n')
+    done = run(("completion", "tcsh"), surroundings(tmp_path, free_port()))
+    assert (done.exit, done.stdout, done.stderr) == (1, "", 'Error: there is no completion for "tcsh"; give one of bash, zsh, fish\n')

@@ -105,10 +105,10 @@ def test_what_else_such_a_head_says_counts(server: Server) -> None:
     ):
         with server.connect() as line:
             line.sendall(request)
-            said = whole(line)
-        assert said.startswith(b"HTTP/1.1 200 ")
-        assert said.count(b"HTTP/1.1 ") == 1
-        assert said.count(b'"done":true') == 1
+            received = whole(line)
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.count(b"HTTP/1.1 ") == 1
+        assert received.count(b'"done":true') == 1
     with server.connect() as line, line.makefile("rb") as reader:
         head = with_length("/api/generate", b"", WISHES["java"] + b"Expect: 100-continue\r\n")
         line.sendall(head.replace(b"th: 0", b"th: %d" % len(ASKED)))
@@ -162,10 +162,10 @@ def test_what_is_no_request_is_told_so_and_is_one_line_of_the_log(server: Server
     else:
         with server.connect() as line:
             line.sendall(sent)
-            said = whole(line)
-        assert said.startswith(b"HTTP/1.1 400 ")
-        assert said.endswith(sentence.encode())
-        assert said.count(b"HTTP/1.1 ") == 1
+            received = whole(line)
+        assert received.startswith(b"HTTP/1.1 400 ")
+        assert received.endswith(sentence.encode())
+        assert received.count(b"HTTP/1.1 ") == 1
     until(lambda: server.log.count("\n") > before, "it is noted")
     new = [line for line in server.log.splitlines()[before:] if " request " not in line]
     assert [LINE.sub("", line) for line in new] == [f"bytes of a client were refused: {sentence}"]
@@ -240,7 +240,7 @@ def test_curl_asks_for_http2_and_is_answered(server: Server) -> None:
     if "HTTP2" not in subprocess.run([curl, "--version"], capture_output=True, text=True, check=True).stdout:
         pytest.skip("this curl does not speak HTTP/2")
     asked = [curl, "-sS", "--noproxy", "*", "--http2", "-d", ASKED.decode(), "-w", " %{http_version}", f"{server.url}/api/generate"]
-    found = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    text, _, version = found.stdout.rpartition(" ")
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    text, _, version = done.stdout.rpartition(" ")
     assert json.loads(text)["response"].split() == ["a", "b", "c"]
     assert version == "1.1"

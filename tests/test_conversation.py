@@ -62,9 +62,9 @@ TURNS = [
 def test_a_template_sees_every_role_as_it_is(server: Server) -> None:
     want = "[system]be brief<control>thinking</control><doc >a</doc><doc  2>b</doc>[developer]c[user]d[]e\n\nf"
     assert rendered(server, CHAT, model="granite", messages=TURNS) == want
-    told = server.ask(CHAT, {"model": "granite", "messages": TURNS, "options": {"num_predict": 2}})
-    assert told["message"]["role"] == "assistant"
-    assert told["message"]["content"]
+    answer = server.ask(CHAT, {"model": "granite", "messages": TURNS, "options": {"num_predict": 2}})
+    assert answer["message"]["role"] == "assistant"
+    assert answer["message"]["content"]
 
 
 def test_a_template_of_one_turn_passes_over_roles_that_it_has_no_place_for(server: Server) -> None:

@@ -323,8 +323,8 @@ def test_parameters_of_a_modelfile_reach_the_runner(start: Start, tmp_path: Path
     body = to_request(parse("FROM echo\nPARAMETER context_length 1024\nPARAMETER num_thread 1\nPARAMETER num_predict 2"))
     assert body["parameters"] == {"num_ctx": 1024, "num_thread": 1, "num_predict": 2}
     server.ask(CREATE, from_model() | body)
-    told = server.ask("/api/generate", {"model": "made", "prompt": "a b c d e f"})
-    assert told["eval_count"] == 2
+    answer = server.ask("/api/generate", {"model": "made", "prompt": "a b c d e f"})
+    assert answer["eval_count"] == 2
     assert server.resident()["made:latest"]["context_length"] == 1024
     # As another model has the same weights, the parameter is this name's alone.
     assert server.ask("/api/generate", {"model": "echo", "prompt": "a b", "options": {"num_predict": 3}})["eval_count"] == 3

@@ -231,8 +231,8 @@ def test_a_client_that_follows_is_answered(echo: Server) -> None:
 def routes() -> list[tuple[str, str]]:
     """Every route that the documentation names."""
     page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| `([A-Z]+) (/[^`]*)`", page, re.MULTILINE)
-    return [(method, path.replace("{digest}", "sha256:" + "0" * 64)) for method, path in found]
+    matches = re.findall(r"^\| `([A-Z]+) (/[^`]*)`", page, re.MULTILINE)
+    return [(method, path.replace("{digest}", "sha256:" + "0" * 64)) for method, path in matches]
 
 
 def left(server: Server) -> tuple[Any, ...]:
@@ -318,10 +318,10 @@ def test_a_request_before_the_answer_to_the_last_one_is_left_to_another_connecti
         short, long = (_posted("/api/generate", body % (stream, many)) for many in (5, 500))
         with contextlib.closing(server.connect()) as line:
             line.sendall(short + _posted("/api/generate", body % (stream, 1)))
-            said = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
-        assert said.startswith(b"HTTP/1.1 200 ")
-        assert said.count(b"HTTP/1.1 ") == 1
-        assert b'"done":true' in said
+            received = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.count(b"HTTP/1.1 ") == 1
+        assert b'"done":true' in received
         line = server.connect()
         line.sendall(long)
         until(lambda: server.busy() == 1, "it is being answered", at_rest=10)
@@ -339,8 +339,8 @@ def test_an_answer_to_an_old_client_ends_with_its_connection(echo: Server) -> No
     ):
         with contextlib.closing(echo.connect()) as line:
             line.sendall(_posted(path, body).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
-            said = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
-        head, _, rest = said.partition(b"\r\n\r\n")
+            received = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
+        head, _, rest = received.partition(b"\r\n\r\n")
         assert b" 200 " in head
         assert b"chunked" not in head
         assert b"connection: close" in head
@@ -354,10 +354,10 @@ def _posted(path: str, content: bytes) -> bytes:
 def test_the_port_that_is_taken_is_one_sentence(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     taken = {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}
-    found = subprocess.run([sys.executable, "-m", "ndani", "serve"], env=taken, capture_output=True, text=True, timeout=120, check=False)
-    assert found.returncode == 1
-    assert "address already in use" in found.stderr
-    assert "Traceback" not in found.stderr
+    done = subprocess.run([sys.executable, "-m", "ndani", "serve"], env=taken, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_idle_server_leaves(start: Start, echo_store: Path) -> None:

@@ -39,10 +39,10 @@ recorded = pytest.mark.skipif(
 def compare(server: Server, *flags: str) -> tuple[int, list[str]]:
     """How many exchanges agree, and a line for each shortfall."""
     command = [sys.executable, str(COMPARER), str(GOLDEN), server.url, *flags]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    *short, last = found.stdout.rstrip("\n").split("\n")
-    assert found.returncode in (0, 1), found.stdout + found.stderr
-    assert "agree" in last, found.stdout + found.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    *short, last = done.stdout.rstrip("\n").split("\n")
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "agree" in last, done.stdout + done.stderr
     return int(last.split()[0]), short
 
 

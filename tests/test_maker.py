@@ -338,8 +338,8 @@ print(json.dumps([found, held.word, held.landlock]))
 def test_its_jail_has_no_socket_and_no_file_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"x")
     command = [sys.executable, "-I", "-c", INSIDE, str(tmp_path / "in"), str(tmp_path / "out")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    found, word, landlock = json.loads(said)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    found, word, landlock = json.loads(done)
     allowed = dict.fromkeys(("read what is open", "write what is open", "thread"), "ok")
     refused = dict.fromkeys(("unix socket", "inet socket", "pair"), "EPERM")
     files = {"open what is open": "EACCES" if landlock else "ok", "open it to write": "EPERM", "empty it": "EPERM", "make a file": "EPERM"}

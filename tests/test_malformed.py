@@ -333,11 +333,11 @@ def test_bytes_that_are_no_request_cost_one_connection(server: Server, number: i
         line.settimeout(60)
         try:
             line.sendall(RAW[number])
-            said = line.recv(65536)
+            received = line.recv(65536)
         except (ConnectionResetError, BrokenPipeError):
-            said = b""
-    assert not said or said.startswith(b"HTTP/1.1 4") or number == 2, said[:200]
-    assert b"Traceback" not in said
+            received = b""
+    assert not received or received.startswith(b"HTTP/1.1 4") or number == 2, received[:200]
+    assert b"Traceback" not in received
     assert server.http.get("/").status_code == 200
 
 

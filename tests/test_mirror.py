@@ -181,11 +181,11 @@ def test_who_leaves_is_logged_as_gone_and_who_stays_for_ever_does_not_hold_up_th
     weights = WEIGHTS * 16  # more than the system takes in for somebody else
     put_model(store, parse("big:1"), weights)
     host, _, port = mirror.host.partition(":")
-    asked = f"GET /v2/library/big/blobs/{digest_of(weights)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    request = f"GET /v2/library/big/blobs/{digest_of(weights)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with ExitStack() as stack:
         readers = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(4)]
         for reader in readers:
-            reader.sendall(asked)
+            reader.sendall(request)
             assert reader.recv(100).startswith(b"HTTP/1.1 200")
         readers[0].close()
         until(lambda: mirror.log.count("status=499") == 1, "the one who left is logged")

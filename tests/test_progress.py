@@ -32,13 +32,13 @@ async def test_a_slow_reader_misses_numbers_and_neither_a_step_nor_the_last_of_a
             report(Progress("parsing GGUF"))  # one for each file, and no number that grows
         report(Progress("success"))
 
-    found = await all_steps(work)
-    assert (found[0].status, found[-1].status) == ("pulling manifest", "success")
-    assert len(found) < 100
-    assert [step.digest for step in found if step.completed == MANY] == ["a", "b", "c"]
-    numbers = [("abc".index(step.digest), step.completed) for step in found if step.digest]
+    steps = await all_steps(work)
+    assert (steps[0].status, steps[-1].status) == ("pulling manifest", "success")
+    assert len(steps) < 100
+    assert [step.digest for step in steps if step.completed == MANY] == ["a", "b", "c"]
+    numbers = [("abc".index(step.digest), step.completed) for step in steps if step.digest]
     assert numbers == sorted(numbers)
-    assert sum(step.status == "parsing GGUF" for step in found) == 50
+    assert sum(step.status == "parsing GGUF" for step in steps) == 50
 
 
 def test_who_keeps_up_gets_every_step() -> None:

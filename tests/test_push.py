@@ -188,16 +188,16 @@ def test_push_remove_pull_and_run_at_the_terminal(folder: Path, start: Start, ec
         name = f"{debian.host}/ns/echo:1"
         assert run(("cp", "echo", name), environment).exit == 0
         for verb, first in (("push", "retrieving manifest"), ("rm", ""), ("pull", "pulling manifest")):
-            got = run((verb, name, *(["--insecure"] if verb != "rm" else [])), environment)
-            assert got.exit == 0, got.stderr
-            assert got.stderr.startswith(first)
-            assert got.stderr.endswith("success\n" if first else "")
+            done = run((verb, name, *(["--insecure"] if verb != "rm" else [])), environment)
+            assert done.exit == 0, done.stderr
+            assert done.stderr.startswith(first)
+            assert done.stderr.endswith("success\n" if first else "")
         assert run(("run", name, "over and out"), environment).stdout
         assert run(("push", name), environment).stderr.endswith("does not speak https; `--insecure` allows that\n")
         assert run(("push", "nope"), environment) == Result(1, "", "Error: model 'nope' not found\n")
-        got = run(("pull", "127.0.0.1:9/a/b", "--insecure"), environment)
+        done = run(("pull", "127.0.0.1:9/a/b", "--insecure"), environment)
         words = 'Get "http://127.0.0.1:9/v2/a/b/manifests/latest": dial tcp 127.0.0.1:9: connect: connection refused'
-        assert (got.exit, got.stderr) == (1, f"pulling manifest\nError: pull model manifest: {words}\n")
+        assert (done.exit, done.stderr) == (1, f"pulling manifest\nError: pull model manifest: {words}\n")
     finally:
         debian.stop()
 

@@ -164,9 +164,9 @@ def test_weights_that_no_name_came_of_are_removed(server: Server) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "blocked").write_text("a file where a folder should be")
     body = {"model": "blocked", "files": {"m.gguf": put_blob(server, QUICK)}, "quantize": "q5_1"}
-    said = server.lines(CREATE, body)
-    assert "error" in said[-1], said
-    made = next(line["status"] for line in said if line.get("status", "").startswith("creating new layer"))
+    lines = server.lines(CREATE, body)
+    assert "error" in lines[-1], lines
+    made = next(line["status"] for line in lines if line.get("status", "").startswith("creating new layer"))
     assert made.split()[-1].replace(":", "-") not in blobs(server)
     (folder / "blocked").unlink()
     assert server.lines(CREATE, body)[-1] == {"status": "success"}
@@ -226,10 +226,10 @@ def test_a_small_disk_is_one_sentence_and_keeps_no_half_of_a_file(start: Start) 
             server = start(Path(folder) / "models")
             digest = put_blob(server, file(*small(rows=3500)))
             answer = server.post(CREATE, {"model": "big", "files": {"m.gguf": digest}, "quantize": "f32", "stream": False})
-            said = answer.json()["error"]
-            assert answer.status_code == 500, said
-            assert said.startswith("no room in the model store ")
-            assert "MB are needed" in said
+            sentence = answer.json()["error"]
+            assert answer.status_code == 500, sentence
+            assert sentence.startswith("no room in the model store ")
+            assert "MB are needed" in sentence
             assert blobs(server) == {digest.replace(":", "-")}
             assert server.ask(CREATE, {"model": "small", "files": {"m.gguf": digest}, "quantize": "q4_0"}) == {"status": "success"}
             server.close()
@@ -248,9 +248,9 @@ def test_a_real_model_is_the_one_that_ollama_makes_and_answers(start: Start, tmp
     assert "quantizing F16 model to Q8_0: 100% of 269 MB" in [line.rstrip() for line in done.stderr.splitlines()]
     assert Store(server.models).find(names.parse("q8")).weights.digest == f"sha256:{OLLAMAS_Q8_0}"
     assert ["quantization", "Q8_0"] in [line.split() for line in run(("show", "q8"), at(server)).stdout.splitlines()]
-    told = server.ask("/api/generate", {"model": "q8", "prompt": "Hi", "options": {"num_predict": 4, "temperature": 0}})
-    assert told["eval_count"] == 4
-    assert told["response"]
+    answer = server.ask("/api/generate", {"model": "q8", "prompt": "Hi", "options": {"num_predict": 4, "temperature": 0}})
+    assert answer["eval_count"] == 4
+    assert answer["response"]
 
 
 def modelfile(folder: Path, text: str) -> Path:

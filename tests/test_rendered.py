@@ -49,9 +49,9 @@ def tokens(server: Server, text: str) -> list[int]:
 
 def tokens_given(server: Server, model: str, prompt: str) -> tuple[list[int], dict[str, Any]]:
     """The ids that the engine was really given for a prompt, and the end of the answer."""
-    told = server.ask(GENERATE, {"model": model, "prompt": prompt, "options": {"num_predict": 1, "temperature": 0}})
-    assert "truncated" not in told
-    return told["context"][: told["prompt_eval_count"]], told
+    answer = server.ask(GENERATE, {"model": model, "prompt": prompt, "options": {"num_predict": 1, "temperature": 0}})
+    assert "truncated" not in answer
+    return answer["context"][: answer["prompt_eval_count"]], answer
 
 
 @pytest.mark.weights
@@ -103,12 +103,12 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
     server = start(real_store)
     # curl itself is told where that address is; the script stays as it was published.
     (tmp_path / ".curlrc").write_text(f"connect-to = localhost:11434:127.0.0.1:{server.port}\nsilent\n")
-    told = subprocess.run(
+    done = subprocess.run(
         ["sh", str(CALLS)], capture_output=True, text=True, check=True, timeout=300, env=server.environment | {"HOME": str(tmp_path)}
     ).stdout
-    generated, end = json.JSONDecoder().raw_decode(told)
-    chatted, length = json.JSONDecoder().raw_decode(told[end:])
-    embedded = json.loads(told[end + length :])
+    generated, end = json.JSONDecoder().raw_decode(done)
+    chatted, length = json.JSONDecoder().raw_decode(done[end:])
+    embedded = json.loads(done[end + length :])
     bodies = [json.loads(body) for body in re.findall(r"-d '(\{.*?\n  \})'", CALLS.read_text(), re.DOTALL)]
     assert [body["model"] for body in bodies] == ["phi4:mini", "qwen2.5:3b", "nomic-embed-text"]
     server.post("/api/embed", {"model": "nomic-embed-text", "keep_alive": 0})
@@ -137,9 +137,9 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
 def test_stop_words_of_a_created_model_end_its_answer(start: Start, real_store: Any) -> None:
     server = start(real_store)
     server.ask(CREATE, {"model": "short", "from": "smollm2", "parameters": {"stop": [" "], "temperature": 0, "seed": 1, "num_predict": 64}})
-    told = server.ask(CHAT, {"model": "short", "messages": [{"role": "user", "content": "Tell me a long story."}]})
-    assert told["done_reason"] == "stop"
-    assert " " not in told["message"]["content"]
+    answer = server.ask(CHAT, {"model": "short", "messages": [{"role": "user", "content": "Tell me a long story."}]})
+    assert answer["done_reason"] == "stop"
+    assert " " not in answer["message"]["content"]
 
 
 # ---------------------------------------------------------------- without weights
@@ -189,8 +189,8 @@ def test_half_an_emoji_is_read_as_no_letter(server: Server) -> None:
         (rb"\\ud83d", r"\ud83d"), (rb"\\\ud83d", "\\\ufffd"), (rb"\ud83d\n", "\ufffd\n"),
     ):  # fmt: skip
         body = b'{"model":"echo","template":"{{ .Prompt }}","_debug_render_only":true,"prompt":"%s"}' % escaped
-        told = server.http.post(GENERATE, content=body)
-        assert told.json()["_debug_info"]["rendered_template"] == read, escaped
+        answer = server.http.post(GENERATE, content=body)
+        assert answer.json()["_debug_info"]["rendered_template"] == read, escaped
 
 
 def test_bytes_that_are_no_utf8_are_read_as_no_letter(server: Server) -> None:
@@ -201,9 +201,9 @@ def test_bytes_that_are_no_utf8_are_read_as_no_letter(server: Server) -> None:
         (b"\xc0\x80", "\ufffd\ufffd"),
     ):  # fmt: skip
         body = b'{"model":"echo","template":"{{ .Prompt }}","_debug_render_only":true,"no\xff":1,"prompt":"%s"}' % sent
-        told = server.http.post(GENERATE, content=body)
-        assert told.status_code == 200, sent
-        assert told.json()["_debug_info"]["rendered_template"] == read, sent
+        answer = server.http.post(GENERATE, content=body)
+        assert answer.status_code == 200, sent
+        assert answer.json()["_debug_info"]["rendered_template"] == read, sent
 
 
 def test_a_prompt_that_is_far_too_long_is_not_blamed_on_the_template(server: Server) -> None:
@@ -215,8 +215,8 @@ def test_a_request_may_bring_its_template(server: Server) -> None:
     assert server.rendered(GENERATE, model="echo", prompt="x", template="[{{ .Prompt }}]") == "[x]"
     assert server.rendered(GENERATE, model="turns", prompt="x", template="{{ .System }}|{{ .Prompt }}", system="s") == "s|hi\n\nx"
     # The engine that repeats its prompt says what it was sent.
-    told = server.ask(GENERATE, {"model": "echo", "prompt": "x", "template": "left {{ .Prompt }} right", "options": {"num_predict": 3}})
-    assert told["response"] == "left x right"
+    answer = server.ask(GENERATE, {"model": "echo", "prompt": "x", "template": "left {{ .Prompt }} right", "options": {"num_predict": 3}})
+    assert answer["response"] == "left x right"
 
 
 def test_what_stands_after_is_for_a_template_that_mentions_it(server: Server) -> None:
@@ -241,9 +241,9 @@ def test_a_long_conversation_is_cut_to_fit_its_template(server: Server) -> None:
     turns = [{"role": ("user", "assistant")[n % 2], "content": f"turn{n} " + "word " * 30} for n in range(20)]
     turns.append({"role": "user", "content": "last"})
     body = {"model": "turns", "messages": turns, "options": {"num_ctx": 256, "num_predict": 1}}
-    told = server.ask(CHAT, body)
-    assert told["truncated"] > 0
-    assert told["prompt_eval_count"] < 256
+    answer = server.ask(CHAT, body)
+    assert answer["truncated"] > 0
+    assert answer["prompt_eval_count"] < 256
     shown = server.rendered(CHAT, **body)
     assert shown.startswith("<system>be brief</system>")
     assert shown.endswith("<user>last</user>")

@@ -91,8 +91,8 @@ def test_it_is_said_at_the_end_of_a_pull_and_of_a_create_that_pulls(server: Serv
     mirror, second = Mirror(server.models, tmp_path), start(tmp_path / "second")
     try:
         for name, said in (("coder", [f"warning: {SAID}", "success"]), ("plain", ["writing manifest", "success"])):
-            told = second.lines("/api/pull", {"model": f"{mirror.host}/library/{name}", "insecure": True})
-            assert [line["status"] for line in told[-2:]] == said
+            lines = second.lines("/api/pull", {"model": f"{mirror.host}/library/{name}", "insecure": True})
+            assert [line["status"] for line in lines[-2:]] == said
     finally:
         mirror.close()
 

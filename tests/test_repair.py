@@ -211,12 +211,12 @@ def test_a_running_server_serves_what_was_repaired(start: Start, tmp_path: Path)
     for kind, content in wrong.items():
         store.layout.blob(texts[kind].digest).write_bytes(content.ljust(len(right[kind])))
     server = start(tmp_path / "models", NDANI_SOURCES=str(shelf.layout.root), OLLAMA_KEEP_ALIVE="-1")
-    asked = {"model": "m", "prompt": "one two three four five six seven eight nine", "stream": False}
+    body = {"model": "m", "prompt": "one two three four five six seven eight nine", "stream": False}
 
     def seen() -> tuple[object, ...]:
         server.http.get("/api/tags")
         shown = server.post("/api/show", {"model": "m"}).json()
-        answer = server.post("/api/generate", asked).json()
+        answer = server.post("/api/generate", body).json()
         return shown["system"], shown["template"], shown["parameters"].split()[-1], answer["eval_count"]
 
     def pid() -> int:
@@ -294,9 +294,9 @@ def test_the_commands_pass_over_a_folder_that_is_away(start: Start, echo_store: 
     sentence = f"the folder {echo_store}/manifests/registry.ollama.ai/away of the model store is a link to a place that cannot be reached"
     damaged = f"damaged: {sentence}; mount its disk, or remove the link\n"
     for words in (("verify",), ("verify", "--repair")):
-        found = run(words, environment)
-        assert found.exit == 1
-        assert damaged in found.stderr
+        done = run(words, environment)
+        assert done.exit == 1
+        assert damaged in done.stderr
     pruned = run(("prune",), environment)
     assert pruned.exit == 0
     assert damaged in pruned.stderr

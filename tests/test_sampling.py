@@ -172,8 +172,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Ser
 )  # fmt: skip
 def test_values_at_the_edge_are_answered_or_refused_and_kill_nobody(edge: Server, options: dict[str, Any]) -> None:
     server = edge
-    said = server.post("/api/generate", {"model": "smollm2", "prompt": "hi", "stream": False, "options": {"num_predict": 3} | options})
-    assert said.status_code in (200, 400), said.text
+    answer = server.post("/api/generate", {"model": "smollm2", "prompt": "hi", "stream": False, "options": {"num_predict": 3} | options})
+    assert answer.status_code in (200, 400), answer.text
     assert "a runner died" not in server.log
     assert "Traceback" not in server.log
     assert generate(server)["done"]

@@ -158,9 +158,9 @@ def test_no_command_lets_a_server_steer_the_terminal(evil: dict[str, str], comma
 def test_into_a_pipe_a_text_goes_to_the_letter(evil: dict[str, str]) -> None:
     for part in ("system", "template", "license"):
         assert run(("show", "x", f"--{part}"), evil).stdout.removesuffix("\n") == f"x {EVIL}\ny {EVIL}", part
-    got = run(("run", "x", "hi"), evil)
-    assert got.stdout == f"hello {EVIL}\n\n"
-    assert not any(one in got.stderr.encode() for one in OBEYED)
+    done = run(("run", "x", "hi"), evil)
+    assert done.stdout == f"hello {EVIL}\n\n"
+    assert not any(one in done.stderr.encode() for one in OBEYED)
     failed = run(("pull", "x"), evil)
     assert failed.exit == 1, failed.stderr
     assert not any(one in failed.stderr.encode() for one in OBEYED)

@@ -141,14 +141,14 @@ print(json.dumps(said))
         finally:
             closed.chmod(0o755)
         assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
+        printed = json.loads(done.stdout)
         sentence = f"the folder {closed} of the model store cannot be read (Permission denied); change its owner or mode"
-        assert said["list"] == ["good:latest"]
-        assert said["damaged"] == said["prune"] == [sentence]
-        assert said["verify"] == [[sentence, []]]
-        assert said["removed"] == [0, [], count]
-        assert said["others"] == [1, 1, "good:latest"]
-        assert "does not allow this" in said["find"]
+        assert printed["list"] == ["good:latest"]
+        assert printed["damaged"] == printed["prune"] == [sentence]
+        assert printed["verify"] == [[sentence, []]]
+        assert printed["removed"] == [0, [], count]
+        assert printed["others"] == [1, 1, "good:latest"]
+        assert "does not allow this" in printed["find"]
 
 
 def test_nothing_is_named_whose_files_another_program_has_removed(store: Store) -> None:

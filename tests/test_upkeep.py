@@ -97,8 +97,8 @@ def test_a_model_that_is_removed_meanwhile_is_no_damage(tmp_path: Path) -> None:
 
 
 async def collect(upkeep: Maintenance, **more: object) -> Verified:
-    asked = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
-    steps = await all_steps(upkeep.verify, **asked)
+    body = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
+    steps = await all_steps(upkeep.verify, **body)
     assert isinstance(steps[-1], Verified)
     return steps[-1]
 

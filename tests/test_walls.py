@@ -263,15 +263,15 @@ def _crowded(done: subprocess.CompletedProcess[str]) -> None:
 def test_memory_files_and_descriptors_have_an_end() -> None:
     done = subprocess.run([sys.executable, "-I", "-c", GREEDY, "memory"], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    found = json.loads(json.loads(done.stdout)[0])
-    assert found["files"] == [0, 0]
-    assert 0 < found["descriptors"][0] == found["descriptors"][1] < 1024
-    assert found["timers"] <= 64, "which a user has so many of"
-    pieces, error = found["memory"]
+    printed = json.loads(json.loads(done.stdout)[0])
+    assert printed["files"] == [0, 0]
+    assert 0 < printed["descriptors"][0] == printed["descriptors"][1] < 1024
+    assert printed["timers"] <= 64, "which a user has so many of"
+    pieces, error = printed["memory"]
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert error == "ENOMEM"
     assert 0 < pieces << 30 <= there + (4 << 30)
-    assert 0 < found["data"][0] == found["data"][1] < found["addresses"][0] == found["addresses"][1]
+    assert 0 < printed["data"][0] == printed["data"][1] < printed["addresses"][0] == printed["addresses"][1]
 
 
 # The first thread's stack grows by itself, and what it takes counts as no data.
