@@ -51,8 +51,8 @@ MESSAGE assistant Yes?
 LATER = {
     "push": "there is no account to sign in to; without one, `push` says that there is no such model",
     "signin": "there is no account to sign in to",
-    "--format": "`--format` comes with a later issue",
-    "thinky": "thinking comes with a later issue",
+    "--format": "`--format` is not in this version",
+    "thinky": "thinking is not in this version",
 }
 
 _MASKS = [

@@ -1,4 +1,4 @@
-"""`ndani mirror` as a child, for every test that pulls from one."""
+"""`ndani mirror` as a child process, for tests that pull from one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server import PATIENCE, until
 
 
 class Mirror:
-    """`ndani mirror` over a store, as a child; its log lies in `folder`."""
+    """`ndani mirror` for the store in `models`; its log is in `folder`."""
 
     def __init__(self, models: Path, folder: Path) -> None:
         self.log_path = folder / "mirror.log"
@@ -45,7 +45,7 @@ class Mirror:
         return self.log_path.read_text(errors="replace")
 
     def close(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ctrl-C, or another signal; the exit code."""
+        """Send Ctrl-C or another signal; the exit code."""
         self.http.close()
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
