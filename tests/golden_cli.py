@@ -51,8 +51,8 @@ MESSAGE assistant Yes?
 LATER = {
     "push": "there is no account to sign in to; without one, `push` says that there is no such model",
     "signin": "there is no account to sign in to",
-    "--format": "`--format` comes with a later issue",
-    "thinky": "thinking comes with a later issue",
+    "--format": "`--format` is not in this version",
+    "thinky": "thinking is not in this version",
 }
 
 _MASKS = [
@@ -161,7 +161,8 @@ def card(text: str) -> Any:
     blocks = text.split("\n\n")
     for block in blocks[:-1]:
         title, *rows = block.splitlines()
-        assert re.match(r"  \w", title) and all(re.match(r"    \S", row) for row in rows), f"another indent: {block!r}"
+        assert re.match(r"  \w", title), f"another indent: {block!r}"
+        assert all(re.match(r"    \S", row) for row in rows), f"another indent: {block!r}"
         assert len({len(row) for row in rows}) == 1, f"a ragged section: {block!r}"
     return [sorted(block.splitlines()) if block.startswith("  Parameters") else block for block in blocks]
 
@@ -236,7 +237,8 @@ def prepare(environment: dict[str, str], folder: Path, checkpoint: Path) -> None
         assert done.exit == 0, done.stderr
     for words in (("run", "all-minilm", "x"), ("run", "smollm2")):  # the recording begins with both in memory
         done = run(words, environment)
-        assert done.exit == 0 and not done.stderr, done.stderr
+        assert done.exit == 0, done.stderr
+        assert not done.stderr
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ PROMPT = ">>> Send a message (/? for help)"
 #: What cannot agree, and why.
 DIFFERS = {
     "start": "the first prompt; there is nothing before it",
-    "/set format json": "format comes with a later issue; until then it is refused where it is set",
+    "/set format json": "format is not in this version; it is refused where it is set",
     "Say hi": "a generated answer",
     "Say hi again": "a generated answer; its timings are compared in test_repl.py",
     "/set think": "Ollama warns, sets it all the same, and every message after it fails; ndani refuses it here",

@@ -1,8 +1,8 @@
-"""A stand-in for Hugging Face: the routes by which a repository of files is listed and fetched, with a registry stand-in's switches.
+"""A stand-in for Hugging Face: the routes that list and serve a repository of files; it misbehaves as `StandIn` does.
 
-Written to the hub's documented behaviour: `resolve` of a large file redirects to storage on another host and says its
-sha256 and size in `X-Linked-Etag` and `X-Linked-Size`; small files lie in git, under git's own digests; who may not see
-a repository gets 401 without a challenge; the `/v2` door refuses models in several parts.
+It follows the hub's documented behaviour: `resolve` redirects a large file to storage on another host, with its sha256
+and size in `X-Linked-Etag` and `X-Linked-Size`; small files lie in git, under git's digests; a client without access to
+a repository gets 401 without a challenge; the routes below `/v2` refuse models in several parts.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub(StandIn):
-    """One repository, `ns/tiny`. `files` by path; what ends in `large` is in large file storage, the rest in git."""
+    """One repository, `ns/tiny`, with `files` by path. Names that end in `large` are in large file storage, others in git."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     large: tuple[str, ...] = (".gguf", ".safetensors")
-    expires: int = -1  # an address in storage is good for so many requests
+    expires: int = -1  # how many requests an address in storage is valid for; -1: all
     used: Counter[str] = field(default_factory=Counter)
-    lists: str = "revision"  # or tree: the routes that list files; or bare: no sizes and digests in the list
+    lists: str = "revision"  # the route that lists files, or "tree"; "bare": the list has no sizes and no digests
     page: int = 2  # files on a page of the tree
-    odd: list[object] = field(default_factory=list)  # what the list says instead
-    raw: bytes = b""  # what it is instead
+    odd: list[object] = field(default_factory=list)  # the items of the list, instead of the files
+    raw: bytes = b""  # the body of the list, instead of JSON
 
     @property
     def name(self) -> Name:
@@ -111,9 +111,9 @@ class Hub(StandIn):
         if not path.endswith(self.large):
             return web.Response(body=content, headers={"ETag": f'"{git_id(content)}"', "X-Repo-Commit": SHA})
         sha256 = hashlib.sha256(content).hexdigest()
-        said = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": SHA}
+        linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": SHA}
         where = f"{self.elsewhere or self.endpoint}/elsewhere/sha256:{sha256}?good={len(self.seen)}"
-        return web.Response(status=302, headers={"Location": where, **said})
+        return web.Response(status=302, headers={"Location": where, **linked})
 
     async def give_blob(self, request: web.Request) -> web.StreamResponse:
         self.used[request.query_string] += 1
@@ -124,5 +124,5 @@ class Hub(StandIn):
 
 
 def git_id(content: bytes) -> str:
-    """What git calls a file of this content."""
+    """The digest that git gives a file of this content."""
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()

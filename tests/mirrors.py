@@ -1,4 +1,4 @@
-"""`ndani mirror` as a child, for every test that pulls from one."""
+"""`ndani mirror` as a child process, for tests that pull from one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server import PATIENCE, until
 
 
 class Mirror:
-    """`ndani mirror` over a store, as a child; its log lies in `folder`."""
+    """`ndani mirror` for the store in `models`; its log is in `folder`."""
 
     def __init__(self, models: Path, folder: Path) -> None:
         self.log_path = folder / "mirror.log"
@@ -29,7 +29,7 @@ class Mirror:
                 stderr=log,
             )
         try:
-            self.host = f"127.0.0.1:{until(self._listening, PATIENCE, 'the mirror listens')}"
+            self.host = f"127.0.0.1:{until(self._listening, 'the mirror listens')}"
         except BaseException:
             self.process.kill()
             raise
@@ -37,15 +37,15 @@ class Mirror:
 
     def _listening(self) -> str:
         assert self.process.poll() is None, self.log
-        found = re.search(r"mirror of .* on 127\.0\.0\.1:(\d+)", self.log)
-        return found[1] if found else ""
+        match = re.search(r"mirror of .* on 127\.0\.0\.1:(\d+)", self.log)
+        return match[1] if match else ""
 
     @property
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
     def close(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ctrl-C, or another signal; the exit code."""
+        """Send Ctrl-C or another signal; the exit code."""
         self.http.close()
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)

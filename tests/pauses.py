@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from server import PATIENCE, until
+from server import until
 
 _PLACE = "PAUSES_OF_THE_LOOP"
 
@@ -53,7 +53,7 @@ class Pauses:
             self.longest = 0.0
             act()
             seen = self.ticks  # an answer may come before the tick that follows on it
-            until(lambda seen=seen: self.ticks > seen + 2, PATIENCE, "the loop goes on")  # type: ignore[misc]
+            until(lambda seen=seen: self.ticks > seen + 2, "the loop goes on")  # type: ignore[misc]
             found.append(self.longest)
         return min(found)
 

@@ -1,4 +1,4 @@
-"""A pool whose runners, memory and time are a test's to say: no process, and nobody waits for a clock."""
+"""A pool whose runners, memory and clock a test controls: no process is started, and no time passes by itself."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PLENTY = 10**12
 
 
 async def turns(count: int = 12) -> None:
-    """Let everybody act until nobody has anything to do."""
+    """Let every task run until none has anything left to do."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 class FakeClock:
-    """It stands still until `advance` is called."""
+    """A clock that stands still until `advance` is called."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -60,7 +60,7 @@ class FakeClock:
         limit = asyncio.timeout(None)
 
         def end() -> None:
-            with contextlib.suppress(RuntimeError):  # what had so much time was done before
+            with contextlib.suppress(RuntimeError):  # the limited block has ended before
                 limit.reschedule(0)
 
         if seconds is not None:
@@ -88,7 +88,7 @@ class FakeTimer:
 
 
 class FakeRunner:
-    """`exit` ends it, as its process would end by itself or at last after it was told to stop."""
+    """A runner without a process. `exit` stands for the end of the process, after `stop` or by itself."""
 
     def __init__(self, pid: int, launch: Launch, quick: bool) -> None:
         self.pid = pid
@@ -125,7 +125,7 @@ class Load:
 
 
 class Client:
-    """Somebody who asks for a slot and keeps it until he has `done`."""
+    """A client that asks for a slot and keeps it until `done`."""
 
     def __init__(self, bench: Bench, spec: RunnerSpec, keep_alive: float | None) -> None:
         self.lease: Lease | None = None
@@ -160,7 +160,7 @@ class Client:
 
 
 class Bench:
-    """The pool, and all around it. `quick`: whoever is told to stop does so at once; `ready`: loads succeed at once."""
+    """A pool and what it depends on. `quick`: runners stop at once when told to; `ready`: loads succeed at once."""
 
     def __init__(self, *, quick: bool = True, ready: bool = True, available: int = PLENTY, **settings: Any) -> None:
         self.quick, self.ready, self.available = quick, ready, available
@@ -195,7 +195,7 @@ class Bench:
         return client
 
     async def use(self, spec: RunnerSpec = ONE, keep_alive: float | None = 60.0) -> None:
-        """Ask, be served, and be done."""
+        """Get a slot at once and give it back."""
         client = await self.ask(spec, keep_alive)
         assert client.lease, client.error
         await client.done()
@@ -205,16 +205,16 @@ class Bench:
         await turns()
 
     def names(self) -> list[str]:
-        """The models in memory that take requests, the one that stays longest first."""
+        """The models in memory that accept requests, the one that stays longest first."""
         return [resident.name for resident in self.pool.residents() if not resident.stopping]
 
     def stays(self, name: str = "one") -> float | None:
-        """Seconds that a model in memory will stay, None: for ever."""
+        """Seconds that a model will stay in memory; None: for ever."""
         expires = next(resident.expires for resident in self.pool.residents() if resident.name == name)
         return None if expires is None else round(expires - self.clock.wall(), 3)
 
     async def end(self) -> None:
-        """Nothing may be left over: no request, no model, no failure."""
+        """Close the pool; no request, no model and no failure may be left."""
         self.quick = True
         closing = asyncio.create_task(self.pool.close())
         await turns()
@@ -226,29 +226,31 @@ class Bench:
             client.task.cancel()
         await turns()
         assert all(client.task.done() for client in self.clients)
-        assert self.pool.waiting == 0 and self.pool.residents() == [] and self.failures == []
+        assert self.pool.waiting == 0
+        assert self.pool.residents() == []
+        assert self.failures == []
 
 
 class Begin(Protocol):
-    """The fixture `bench`: a bench of a test's own, as it says."""
+    """The fixture `bench`: makes a bench with these settings."""
 
     def __call__(self, *, quick: bool = ..., ready: bool = ..., available: int = ..., **settings: Any) -> Bench: ...
 
 
 @asynccontextmanager
 async def benches() -> AsyncIterator[Begin]:
-    """Benches that are ended with the test, and leave no task and no error that nobody has heard."""
+    """Benches that end with the test. No task may be left, and no exception that nothing has handled."""
     made: list[Bench] = []
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
 
-    def begin(**said: Any) -> Bench:
-        made.append(Bench(**said))
+    def begin(**settings: Any) -> Bench:
+        made.append(Bench(**settings))
         return made[-1]
 
     yield begin
     for one in made:
         await one.end()
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    gc.collect(1)  # an error that nobody has heard is told then
+    gc.collect(1)  # exceptions of collected tasks are reported now
     assert complaints == []

@@ -1,4 +1,4 @@
-"""A tiny proxy on loopback: whatever host is asked for, it asks one place, and keeps what it was told."""
+"""A proxy on loopback that sends every request to one server, whatever host it names, and records the requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from aiohttp import web
 
 
 class Proxy:
-    """Takes requests with whole addresses, as plain http ones are sent to a proxy; `asked` holds hosts and logins."""
+    """Forwards plain http requests; `asked` records their hosts and logins."""
 
     def __init__(self, place: str) -> None:
         self.place = place

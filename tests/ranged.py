@@ -1,4 +1,4 @@
-"""The beginning of an answer with a file's bytes, all of them or the range that was asked for; for every server of the tests."""
+"""The start of a response with a file's bytes: all of them, or the requested range. Used by every server of the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aiohttp import web
 async def begin(
     request: web.Request, content: bytes, *, ranges: bool = True, headers: dict[str, str] | None = None
 ) -> tuple[web.StreamResponse, int, bytes]:
-    """An answer whose head is sent, the place of its first byte in the file, and the bytes that it is to bring."""
+    """A response whose head has been sent, the offset of its first byte in the file, and the bytes left to send."""
     first, last = 0, len(content)
     reply = web.StreamResponse(headers=headers)
     wanted = request.http_range

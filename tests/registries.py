@@ -1,4 +1,4 @@
-"""Registries on loopback for the tests of pull and push: Debian's own, and a small stand-in for what that one never does."""
+"""Registries on loopback for the tests of pull and push: Debian's docker-registry, and a stand-in that fails on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ndani.names import Name, parse
 from ndani.store import Store
 from ndani.store import layout as kinds
 from ranged import begin
-from server import PATIENCE, slowness, until
+from server import slowness, until
 
 STEP = 1 << 16
 #: bcrypt of "open sesame", for the user "aladdin".
@@ -31,7 +31,7 @@ HTPASSWD = "aladdin:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW
 
 
 def make_model(weights: bytes) -> tuple[bytes, dict[str, bytes]]:
-    """A manifest, written as no encoder of ours would, and its blobs by digest."""
+    """A manifest, indented unlike any that ndani writes, and its blobs by digest."""
     blobs = {kinds.digest_of(content): content for content in (b'{"model_format":"gguf"}', weights, b"be nice")}
     config, model, licence = ({"digest": digest, "size": len(content)} for digest, content in blobs.items())
     manifest = {
@@ -44,7 +44,7 @@ def make_model(weights: bytes) -> tuple[bytes, dict[str, bytes]]:
 
 
 def put_model(store: Store, name: Name, weights: bytes) -> bytes:
-    """The same model in a store of ours; its manifest."""
+    """Put the model of `make_model` into a store; its manifest."""
     manifest, blobs = make_model(weights)
     for content in blobs.values():
         store.blobs.put(content)
@@ -53,7 +53,7 @@ def put_model(store: Store, name: Name, weights: bytes) -> bytes:
 
 
 class Debian:
-    """`docker-registry serve`, with its data in a folder, and its log."""
+    """`docker-registry serve` with its data and its log in a folder."""
 
     def __init__(self, folder: Path, *, tls: bool = False, password: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class Debian:
             (folder / "htpasswd").write_text(HTPASSWD)
             settings["auth"] = {"htpasswd": {"realm": "here", "path": str(folder / "htpasswd")}}
         self.settings = folder / "config.yml"
-        self.settings.write_text(json.dumps(settings))  # YAML takes it
+        self.settings.write_text(json.dumps(settings))  # JSON is YAML
         self.start()
 
     def start(self) -> None:
@@ -92,14 +92,14 @@ class Debian:
                 return True
             return False
 
-        until(answers, PATIENCE, "the registry answers")
+        until(answers, "the registry answers")
 
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
 
     def put(self, name: Name, weights: bytes) -> bytes:
-        """Put a model there by plain requests, so that a pull is tested on its own; its manifest."""
+        """Upload a model by plain requests, so that a test of pull does not depend on push; its manifest."""
         manifest, blobs = make_model(weights)
         with httpx.Client(base_url=f"http://{self.host}/v2/{name.namespace}/{name.model}", trust_env=False) as client:
             for digest, content in blobs.items():
@@ -109,7 +109,7 @@ class Debian:
         return manifest
 
     def settle(self, quiet: float = 0.8) -> None:
-        """Wait until the log has stopped growing: a request has its line when it has ended, a broken one a moment later."""
+        """Wait until the log stops growing: a request is logged when it ends, an interrupted one a moment later."""
         size, since, quiet = -1, time.monotonic(), quiet * min(slowness(), 8)
         while time.monotonic() - since < quiet:
             if (now := self.log_path.stat().st_size) != size:
@@ -117,43 +117,43 @@ class Debian:
             time.sleep(0.05)
 
     def requests(self, method: str, path: str = "") -> list[tuple[int, int]]:
-        """Status and bytes of the answers in the access log to such requests, in order."""
+        """Status and size of the responses to such requests, in the order of the access log."""
         line = re.compile(rf'"{method} /v2/\S*{re.escape(path)}\S* HTTP/1.1" (\d+) (\d+)')
         return [(int(status), int(count)) for status, count in line.findall(self.log_path.read_text(errors="replace"))]
 
 
 def no_debian() -> str:
-    """Why Debian's registry cannot be had here, or nothing."""
+    """Why docker-registry cannot run here; empty if it can."""
     return "" if shutil.which("docker-registry") else "needs Debian's docker-registry: apt-get install docker-registry"
 
 
 @dataclass
 class StandIn:
-    """A registry with switches. It hands out one model, and takes none."""
+    """A registry that serves one model and accepts no push. Its fields say how it misbehaves."""
 
     weights: bytes
     ranges: bool = True
-    token: str = ""  # the bearer token that is wanted; nothing: none
-    signed: bool = False  # the token is given for a signature only
-    lives: int = -1  # how many requests a token is good for
-    busy: int = 0  # so many requests are answered 429 first
+    token: str = ""  # the bearer token that requests need; empty: none
+    signed: bool = False  # a token is issued only to a signed request
+    lives: int = -1  # how many requests a token is valid for; -1: all
+    busy: int = 0  # the first requests are answered 429, this many of them
     retry_after: str = "0"
-    elsewhere: str = ""  # blobs are redirected there
-    flip: bool = False
-    shorten: int = 0
-    stall: int = 0  # so many blob requests stand still half-way
-    ends_at: int = -1  # from this byte of the weights on nothing comes any more
-    never: bool = False  # no token is ever enough
-    breaks: int = 0  # so many blob requests break off half-way
-    status: int = 0
-    cuts_manifest: bool = False
-    pause: float = 0.0
+    elsewhere: str = ""  # the address that blobs are redirected to
+    flip: bool = False  # one bit of the weights is wrong
+    shorten: int = 0  # this many bytes are missing at the end of the weights
+    stall: int = 0  # this many responses with weights stall half-way
+    ends_at: int = -1  # responses stall at this byte of the weights; -1: none does
+    never: bool = False  # every token is refused
+    breaks: int = 0  # this many responses with weights break off half-way
+    status: int = 0  # the status of every response; 0: as it should be
+    cuts_manifest: bool = False  # the connection closes within the manifest
+    pause: float = 0.0  # seconds between two pieces of a blob
     host: str = ""
     seen: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Authorization
-    spans: list[list[int]] = field(default_factory=list)  # first byte and count of each answer for the weights
-    sent: Counter[str] = field(default_factory=Counter)
-    tokens: int = 0
-    at_once: int = 0
+    spans: list[list[int]] = field(default_factory=list)  # first byte and number of bytes of each response with weights
+    sent: Counter[str] = field(default_factory=Counter)  # bytes by digest
+    tokens: int = 0  # how many were issued
+    at_once: int = 0  # blobs that are being sent now
     most_at_once: int = 0
 
     def __post_init__(self) -> None:
@@ -261,14 +261,14 @@ class StandIn:
                 span[1] = sent
                 self.sent[digest] += len(piece)
                 await asyncio.sleep(self.pause)
-        except ConnectionError:  # who asked has gone
+        except ConnectionError:  # the client has gone
             return
         finally:
             self.at_once -= 1
 
 
 def verified(request: web.Request, host: str) -> bool:
-    """Whether a token request is signed as Ollama signs it, checked by OpenSSH's own reading of the key where it is here."""
+    """Whether a token request is signed as Ollama signs it, checked with OpenSSL."""
     key, _, signature = request.headers.get("Authorization", "").partition(":")
     wire = base64.b64decode(key)
     nothing = base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
@@ -278,7 +278,7 @@ def verified(request: web.Request, host: str) -> bool:
 
 
 def openssl_verifies(public: bytes, message: bytes, signature: bytes) -> bool:
-    """What OpenSSL says of an ed25519 signature."""
+    """Whether OpenSSL accepts an ed25519 signature."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,8 @@
-"""A real `ndani serve` as a child, for the tests of the front: its own home, its own folder for sockets, a free port.
+"""A real `ndani serve` as a child process, for tests over HTTP: its own home, its own folder for sockets, a free port.
 
-Not for the command line's tests (`cli_server.py`): this one is asked over HTTP, looked into (runners, slots, memory) and killed.
+Tests can send it requests, inspect it (runners, slots, memory) and kill it. Tests of the command line use `cli_server.py`.
+
+How long a test waits is decided here too: see `until` and `stretched`.
 """
 
 from __future__ import annotations
@@ -23,38 +25,49 @@ from typing import Any
 import httpx
 import psutil
 
+from ndani.store.layout import digest_of
+
 HOST = "127.0.0.1"
 
 
 #: Seconds of a processor that a desk takes for the work in `slowness`.
-AT_REST = 0.04
-#: Seconds after which a thing that should happen is taken not to happen, on a desk that is not busy.
-PATIENCE = 60.0
+SECONDS_OF_WORK = 0.04
+#: Seconds after which a thing that should happen, whenever it may be, is taken not to happen.
+PATIENCE = 120.0
+#: How many times a bound on a desk at rest is granted even there: one late process is not a broken promise.
+LEEWAY = 3
 
 
 def slowness() -> float:
     """How many times longer things take just now than on a desk at rest; at least 1.
 
-    Limits in seconds are a promise about a desk at rest. They are stretched by how slow the processors are, times how
-    many want each of them: by the wait of this very work, or by the kernel's count of the last minute.
+    It is how slow the processors are, times how many want each of them: by the wait of this very work, or by the
+    kernel's count of the last minute.
     """
     began, used = time.perf_counter(), time.thread_time()
     sum(number for number in range(1_000_000))
     took, used = time.perf_counter() - began, time.thread_time() - used
-    return max(1.0, used / AT_REST) * max(1.0, took / used, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return max(1.0, used / SECONDS_OF_WORK) * max(1.0, took / used, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def until(true: Callable[[], Any], seconds: float, what: str, pause: float = 0.01) -> Any:
-    """Wait until something is true and give what it was; fails, saying `what`, when it does not become so in time.
+def stretched(at_rest: float) -> float:
+    """Seconds to wait on this machine, as slow as it is now, for what takes at most `at_rest` seconds on a desk at rest."""
+    return LEEWAY * at_rest * slowness()
 
-    `seconds` are a promise about a desk at rest; see `slowness`. What only has to happen gets `PATIENCE`.
+
+def until(condition: Callable[[], Any], what: str, *, at_rest: float = PATIENCE, pause: float = 0.01) -> Any:
+    """Wait until a condition holds and return its value; fail, saying `what`, when it does not hold in time.
+
+    A test of a promise in seconds gives the promise as `at_rest`: it holds on a desk at rest, and is `stretched` to this
+    machine. What only has to happen at some time needs no bound. `pause` is the time between two looks.
     """
     began = time.monotonic()
-    while not (found := true()):
-        late = time.monotonic() - began
-        assert late < seconds or late < 3 * seconds * slowness(), f"not within {seconds} s: {what}"
+    while not (value := condition()):
+        waited = time.monotonic() - began
+        # The machine is measured only when it matters: measuring it takes a processor.
+        assert waited < at_rest or waited < stretched(at_rest), f"not within {waited:.1f} s ({at_rest} s at rest): {what}"
         time.sleep(pause)
-    return found
+    return value
 
 
 class UnixHTTP(http.client.HTTPConnection):
@@ -71,9 +84,9 @@ class UnixHTTP(http.client.HTTPConnection):
 
 
 class Server:
-    """One server process. Made by `serving`."""
+    """One server process. Use `serving`, which ends it."""
 
-    #: What Python is given to run.
+    #: The arguments of the Python interpreter.
     program: tuple[str, ...] = ("-m", "ndani", "serve")
 
     def __init__(self, folder: Path, models: Path, environment: dict[str, str]) -> None:
@@ -82,7 +95,7 @@ class Server:
         self.home.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / f"serve-{time.monotonic_ns()}.log"
         self._lines: list[socket.socket] = []
-        self.sockets = Path(tempfile.mkdtemp(prefix="nd-"))  # short: a socket's path has 107 bytes
+        self.sockets = Path(tempfile.mkdtemp(prefix="nd-"))  # short: the path of a Unix socket is at most 107 bytes long
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("NDANI_", "OLLAMA_", "XDG_"))}
         own = {"HOME": str(self.home), "NDANI_MODELS": str(models), "NDANI_HOST": f"{HOST}:0", "TMPDIR": str(self.sockets)}
         self.environment = {**kept, **own, **environment}
@@ -91,7 +104,7 @@ class Server:
                 [sys.executable, *self.program], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
-            self.port = until(self._listening, PATIENCE, "the server listens")
+            self.port = until(self._listening, "the server listens")
         except BaseException:
             self.kill()
             raise
@@ -106,7 +119,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the server wrote on stderr and stdout."""
+        """What the server has written to stdout and stderr."""
         return self.log_path.read_text(errors="replace")
 
     @property
@@ -114,77 +127,99 @@ class Server:
         return self.process.pid
 
     def post(self, path: str, body: object = None, **more: Any) -> httpx.Response:
-        """One request with a JSON body, read to its end."""
+        """Send one request with a JSON body; the whole response."""
         return self.http.post(path, json=body, **more)
 
     def lines(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """The lines of a streamed answer."""
+        """Send a request whose response is streamed; its lines."""
         answer = self.post(path, body)
         assert answer.status_code == 200, answer.text
         return [json.loads(line) for line in answer.text.splitlines()]
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The one object of an answer that is not streamed."""
+        """Send a request with `stream` false; its one object."""
         answer = self.post(path, {**body, "stream": False})
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def refusal(self, path: str, body: Any) -> tuple[int, str]:
+        """Send a request that is refused; the status and the sentence, which is all that the response holds."""
+        answer = self.post(path, body)
+        assert answer.headers["content-type"].startswith("application/json"), answer.text
+        assert list(answer.json()) == ["error"], answer.text
+        return answer.status_code, answer.json()["error"]
+
+    def rendered(self, path: str, **body: Any) -> str:
+        """The prompt that the engine would get for a request."""
+        answer = self.post(path, body | {"_debug_render_only": True})
+        assert answer.status_code == 200, answer.text
+        line = answer.json()
+        assert line["done"] is False
+        assert line["model"] == body["model"]
+        return str(line["_debug_info"]["rendered_template"])
+
+    def upload(self, content: bytes) -> str:
+        """Send a blob, which may be there already; its digest."""
+        digest = digest_of(content)
+        assert self.http.post(f"/api/blobs/{digest}", content=content).status_code in (200, 201)
+        return digest
+
     @contextlib.contextmanager
     def streaming(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
-        """An open stream, line by line; leaving the block hangs up."""
+        """Send a request and read its stream line by line; leaving the block closes the connection."""
         with self.http.stream("POST", path, json=body) as answer:
             assert answer.status_code == 200
             yield (json.loads(line) for line in answer.iter_lines())
 
     def connect(self) -> socket.socket:
-        """A bare connection; closed with the server if not before."""
+        """A TCP connection to the server, closed with the server at the latest."""
         line = socket.create_connection((HOST, self.port), timeout=120)
         self._lines.append(line)
         return line
 
     def resident(self) -> dict[str, dict[str, Any]]:
-        """/api/ps by name."""
+        """The models in memory, by name, as /api/ps lists them."""
         return {model["name"]: model for model in self.http.get("/api/ps").json()["models"]}
 
     def health(self) -> dict[str, Any]:
         return dict(self.http.get("/api/health").json())
 
     def runners(self) -> list[psutil.Process]:
-        """Runner processes of this server that live."""
+        """The runner processes of this server that are alive."""
         with contextlib.suppress(psutil.NoSuchProcess):
             return [p for p in psutil.Process(self.pid).children(recursive=True) if _is_runner(p)]
         return []
 
     def slots(self) -> list[dict[str, Any]]:
-        """The slots of every runner, asked on their sockets behind the server's back."""
+        """The slots of every runner, read from the runners' own sockets."""
         found: list[dict[str, Any]] = []
         for path in self.sockets.glob("ndani-*/*/*.sock"):
             with contextlib.closing(UnixHTTP(str(path))) as line, contextlib.suppress(OSError):
                 line.request("GET", "/slots")
-                said = json.loads(line.getresponse().read())
-                found += said if isinstance(said, list) else []  # an object while the model loads
+                slots = json.loads(line.getresponse().read())
+                found += slots if isinstance(slots, list) else []  # an object while the model loads
         return found
 
     def busy(self) -> int:
-        """Slots that compute at this moment."""
+        """How many slots compute at this moment."""
         return sum(slot["is_processing"] for slot in self.slots())
 
     def rss(self) -> int:
-        """Resident bytes of the front."""
+        """Resident memory of the server process without its runners, in bytes."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
-    def terminate(self, seconds: float = 15) -> int:
-        """SIGTERM and wait; the exit code. `seconds` are of a desk at rest."""
+    def terminate(self, *, at_rest: float = 15) -> int:
+        """Send SIGTERM and wait; the exit code. `at_rest` is `stretched`."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(seconds * 3 * slowness())
+        return self.process.wait(stretched(at_rest))
 
     def kill(self) -> None:
-        """SIGKILL: nothing of the server's own runs any more."""
+        """Send SIGKILL and wait."""
         self.process.kill()
         self.process.wait(PATIENCE)
 
     def close(self) -> None:
-        """End it if it lives, and clear its sockets away."""
+        """End the server if it is alive, and remove its sockets."""
         runners = self.runners()
         for line in self._lines:
             line.close()
@@ -210,7 +245,7 @@ def _is_runner(process: psutil.Process) -> bool:
 
 @contextlib.contextmanager
 def serving(folder: Path, models: Path, **environment: str) -> Iterator[Server]:
-    """A server over a store, ended when the block is left."""
+    """A server for the store in `models`, ended with the block."""
     server = Server(folder, models, environment)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""Long work as tests follow it: through the adapter that HTTP goes through, or, where no loop is needed, as a list."""
+"""The steps that long work reports: of coroutines through the adapter that the HTTP edge uses, of functions as a list."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from ndani.api.edge.long_work import steps_of
 
 
 class Left(BaseException):
-    """What a test has a report raise that ends the work."""
+    """Raised by a test's report function to end the work."""
 
 
 def following(work: Callable[..., Any], *given: Any, **more: Any) -> aclosing[AsyncGenerator[Any]]:
-    """The steps that a coroutine reports; leaving the block cancels it, and waits for its end."""
+    """The steps that a coroutine reports; leaving the block cancels it and waits until it has ended."""
     return aclosing(steps_of(lambda report: work(*given, report=report, **more)))
 
 
+async def all_steps(work: Callable[..., Any], *given: Any, **more: Any) -> list[Any]:
+    """Every step that a coroutine reports until it ends."""
+    async with following(work, *given, **more) as steps:
+        return [step async for step in steps]
+
+
 def listed(work: Callable[..., Any], *given: Any, **more: Any) -> list[Any]:
-    """The steps that a function reports, and behind them what it returns, if anything."""
+    """The steps that a function reports, followed by its result unless that is None."""
     steps: list[Any] = []
     end = work(*given, report=steps.append, **more)
     return steps if end is None else [*steps, end]
 
 
 def at_first(act: Callable[[], Any]) -> Callable[[Any], None]:
-    """A report that does something at the first step."""
+    """A report function that calls `act` at the first step."""
     acts = [act]
     return lambda step: acts.pop()() if acts else None

@@ -1,6 +1,6 @@
-"""Stores for tests: one with real weights, its blobs hard links to a copy kept between runs; one for the echo engine.
+"""Stores for tests: with real weights, whose blobs are hard links to a copy kept between runs, or with echo models.
 
-An echo model is a GGUF file with a head and no weights, which `create` would refuse, and a config whose `model_format` is `echo`.
+An echo model is a GGUF file with a head and no weights, which `create` refuses, and a config whose `model_format` is `echo`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EMBEDDER = "all-minilm"
 
 
 def link(source: Path, target: Path, *more: str) -> Path:
-    """A store at `target` with every model of `source`, which costs nothing: blobs never change. `more` are copies of REAL."""
+    """A store at `target` with every model of `source`, by hard links, for blobs never change. `more` names copies of REAL."""
     for path in source.rglob("*"):
         if path.is_file() and not path.relative_to(source).parts[0].startswith(".") and "partial" not in path.name:
             place = target / path.relative_to(source)
@@ -36,7 +36,7 @@ def link(source: Path, target: Path, *more: str) -> Path:
     return target
 
 
-#: All that a made-up model weighs, with its shape; and the same of an adapter for it.
+#: Names and shapes of the tensors of a made-up model, and of an adapter for it.
 EMBEDDING = {"token_embd.weight": (64, 4)}
 LORA = {"token_embd.weight.lora_a": (2, 4), "token_embd.weight.lora_b": (2, 64)}
 
@@ -44,7 +44,7 @@ LORA = {"token_embd.weight.lora_a": (2, 4), "token_embd.weight.lora_b": (2, 64)}
 def gguf(
     salt: str = "", context: int = 8192, template: str = "echo", tensors: dict[str, tuple[int, int]] | None = None, **more: int | str
 ) -> bytes:
-    """A model of one small tensor (F16), or of others. `salt` makes its digest another, so that it is another model."""
+    """A GGUF file with one small tensor (F16), or with `tensors`. Each `salt` gives another digest, so another model."""
     keys: dict[str, int | str] = {
         "general.architecture": "llama",
         "general.name": f"echo {salt}",
@@ -77,7 +77,7 @@ def _text(text: str) -> bytes:
 
 
 def put_echo(root: Path, name: str, weights: bytes | None = None, engine: str = "echo", **layers: object) -> str:
-    """Put a model of the echo engine into a store; its weights' digest. `layers`: system, params, messages, license, template."""
+    """Put an echo model into a store; its weights' digest. `layers`: system, params, messages, license, template."""
     store = Store(root)
     weights = gguf(salt=name, tensors={}) if weights is None else weights
 
@@ -98,7 +98,7 @@ def put_echo(root: Path, name: str, weights: bytes | None = None, engine: str = 
 
 
 def shorten(root: Path, tokens: int, model: str = REAL) -> None:
-    """Have a model of a test's own store answer in a few tokens, for runs whose words set no limit and need none."""
+    """Limit the answers of a model to a few tokens, for tests of commands that cannot set a limit."""
     store, name = Store(root), names.parse(model)
     manifest = json.loads(store.layout.manifest(name).read_bytes())
     layer = next(part for part in manifest["layers"] if part["mediaType"] == kinds.PARAMS)

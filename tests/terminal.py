@@ -1,6 +1,6 @@
-"""A program at a real terminal, driven by keys: inside tmux where it is installed, else on a pseudo-terminal of Python's.
+"""A program at a terminal, driven by keys: inside tmux where it is installed, else on a pseudo-terminal.
 
-Both give the same: keys go in by tmux's names, `lines()` is what a user sees, scrolled-off lines included.
+Both work alike: keys have tmux's names, and `lines()` is what a user sees, with the lines that have scrolled off.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from server import until
+from server import PATIENCE, until
 
 COLUMNS, ROWS = 120, 50
-PATIENCE = 120.0  # seconds; a busy machine is six times slower than a desk
 
 KEYS = {"Enter": "\r", "Tab": "\t", "Up": "\x1b[A", "Escape": "\x1b"} | {f"C-{chr(n + 96)}": chr(n) for n in range(1, 27)}
 
@@ -45,15 +44,15 @@ class Terminal(Protocol):
 
 
 class Tmux:
-    """A terminal of tmux's, in a server of its own."""
+    """A terminal inside tmux, with a tmux server of its own."""
 
     def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
         self._folder = tempfile.mkdtemp(prefix="nd-tmux-")
-        # Else a screen that is cleared from its first line on would be shown twice: once as history.
+        # By default tmux moves a cleared screen into its history, and `lines` would show it twice.
         (Path(self._folder) / "conf").write_text("set -gq scroll-on-clear off\n")
         self._tmux = ["tmux", "-S", f"{self._folder}/socket", "-f", f"{self._folder}/conf"]
         self._code = Path(self._folder) / "exit"
-        # The trap keeps this shell alive through a Ctrl-C that is meant for the program.
+        # The trap keeps the shell alive when the program gets a Ctrl-C.
         command = f"trap : INT; {shlex.join(argv)}; echo $? > {self._code}; exec sleep 1000"
         subprocess.run(
             [*self._tmux, "new-session", "-d", "-x", str(COLUMNS), "-y", str(ROWS), "sh", "-c", command],
@@ -74,7 +73,7 @@ class Tmux:
         return [line.rstrip() for line in self._run("capture-pane", "-p", "-J", "-S", "-").rstrip().splitlines()]
 
     def exit(self) -> int:
-        return int(until(lambda: self._code.exists() and self._code.read_text(), PATIENCE, "the program ends", 0.05))
+        return int(until(lambda: self._code.exists() and self._code.read_text(), "the program ends", pause=0.05))
 
     def close(self) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):
@@ -83,7 +82,7 @@ class Tmux:
 
 
 class Pty:
-    """A pseudo-terminal, and as much of a screen as line editing needs."""
+    """A pseudo-terminal, with the screen control that line editing needs."""
 
     def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
         self._here, there = os.openpty()
@@ -111,7 +110,7 @@ class Pty:
         self.send(text.encode())
 
     def send(self, typed: bytes) -> None:
-        """Type bytes, which may be no text."""
+        """Type bytes, which need not be text."""
         os.write(self._here, typed)
 
     def press(self, *keys: str) -> None:
@@ -129,14 +128,14 @@ class Pty:
     def exit(self) -> int:
         code = self._process.wait(PATIENCE)
         self._reader.join(5)
-        return code if code >= 0 else 128 - code  # as a shell says it of one that a signal has ended
+        return code if code >= 0 else 128 - code  # as a shell reports a program that a signal has ended
 
     def kill(self, number: int) -> None:
         """Send the program a signal."""
         self._process.send_signal(number)
 
     def modes(self) -> int:
-        """The terminal's local modes: whether it echoes, and reads by lines."""
+        """The terminal's local modes, such as echo and line input."""
         return int(termios.tcgetattr(self._here)[3])
 
     def close(self) -> None:
@@ -148,7 +147,7 @@ class Pty:
 
 
 def drawn(raw: str) -> list[str]:
-    """What a screen without an upper edge shows after these characters: text, cursor moves and erasing; colours are dropped."""
+    """The lines that a terminal shows after these characters, scrolled-off ones included; colours are dropped."""
     rows: list[list[str]] = [[]]
     row = column = 0
     for escape, count, verb, letter in re.findall(
@@ -192,7 +191,7 @@ KINDS = {"pty": Pty, "tmux": Tmux}
 
 
 def best() -> str:
-    """The kind of terminal to use here."""
+    """The kind of terminal to use on this machine."""
     return "tmux" if shutil.which("tmux") else "pty"
 
 
@@ -207,7 +206,7 @@ def terminal(argv: list[str], environment: dict[str, str], kind: str = "") -> It
 
 
 class Prompt:
-    """`ndani run` at a terminal: a line in, what it led to out."""
+    """`ndani run` at a terminal: type a line, read what is shown for it."""
 
     READY = ">>> Send a message (/? for help)"
 
@@ -216,22 +215,22 @@ class Prompt:
         self.wait()
 
     def wait(self, before: int = 0) -> list[str]:
-        """Wait for a prompt that is at least the `before`th and one more; every line that was shown."""
+        """Wait until more than `before` prompts are shown and the last line is one; every line."""
 
         def ready() -> list[str] | None:
             lines = self.screen.lines()
             return lines if lines and lines[-1] == self.READY and _prompts(lines) > before else None
 
         try:
-            return list(until(ready, PATIENCE, "the prompt comes", 0.03))
+            return list(until(ready, "the prompt comes", pause=0.03))
         except AssertionError:
             raise AssertionError("no prompt came:\n" + "\n".join(self.screen.lines())) from None
 
     def say(self, *lines: str) -> list[str]:
-        """Type lines, and wait for the next prompt; the lines that were shown in between, empty ones left out."""
+        """Type lines and wait for the next prompt; the lines shown in between, without empty ones."""
         before = self.wait()
         for number, line in enumerate(lines):
-            if number:  # what is typed ahead of the prompt would be shown twice
+            if number:  # what is typed before the prompt appears would be shown twice
                 self.until_shown("... Press Enter to send")
             self.screen.type(line)
             self.screen.press("Enter")
@@ -240,11 +239,11 @@ class Prompt:
 
     def until_shown(self, text: str) -> list[str]:
         """Wait until some text is on the screen."""
-        return list(until(lambda: (lines := self.screen.lines()) and any(text in line for line in lines) and lines, PATIENCE, text, 0.03))
+        return list(until(lambda: (lines := self.screen.lines()) and any(text in line for line in lines) and lines, text, pause=0.03))
 
     def until_more(self, lines: int) -> None:
         """Wait until there are more than so many lines, or the last of them has text that is no prompt."""
-        until(lambda: len(self.screen.lines()) > lines, PATIENCE, "more is shown", 0.03)
+        until(lambda: len(self.screen.lines()) > lines, "more is shown", pause=0.03)
 
 
 def _prompts(lines: list[str]) -> int:

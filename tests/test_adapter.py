@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,14 @@ STILL = {"temperature": 0, "seed": 1, "num_predict": 8, "num_ctx": 256}
 pytestmark = pytest.mark.weights
 
 
-def put(server: Server, content: bytes) -> str:
-    digest = f"sha256:{sha256(content).hexdigest()}"
-    assert server.http.post(f"/api/blobs/{digest}", content=content).status_code in (200, 201)
-    return digest
-
-
 def adapted(server: Server, name: str, content: bytes, **more: Any) -> Any:
-    return server.post(CREATE, {"model": name, "from": REAL, "adapters": {"lora.gguf": put(server, content)}, "stream": False} | more)
+    return server.post(CREATE, {"model": name, "from": REAL, "adapters": {"lora.gguf": server.upload(content)}, "stream": False} | more)
 
 
 def ids(server: Server, model: str) -> list[int]:
     """The tokens of an answer that leaves nothing to chance."""
-    told = server.ask(GENERATE, {"model": model, "prompt": "Name three colours.", "options": STILL})
-    return list(told["context"][told["prompt_eval_count"] :])
+    answer = server.ask(GENERATE, {"model": model, "prompt": "Name three colours.", "options": STILL})
+    return list(answer["context"][answer["prompt_eval_count"] :])
 
 
 def test_adapters_change_answers_have_runners_of_their_own_and_are_let_go(start: Start, real_store: Path, tmp_path: Path) -> None:
@@ -48,17 +41,19 @@ def test_adapters_change_answers_have_runners_of_their_own_and_are_let_go(start:
     assert made.exit == 0, made.stderr
     assert adapted(server, "zero", lora(strength=0)).json() == {"status": "success"}
     plain, styled = ids(server, REAL), ids(server, "styled")
-    assert ids(server, "zero") == plain != styled and len(plain) > 3
+    assert ids(server, "zero") == plain != styled
+    assert len(plain) > 3
     assert len(server.runners()) == len(server.resident()) == 3, "no two of them share a runner"
     shown = server.post("/api/show", {"model": "styled"}).json()
     assert f"ADAPTER {Store(real_store).find(names.parse('styled')).adapter}" in shown["modelfile"]
 
     server.post("/api/copy", {"source": "styled", "destination": "twin"})
-    assert ids(server, "twin") == styled and len(server.runners()) == 3, "the same adapter has the same runner"
+    assert ids(server, "twin") == styled
+    assert len(server.runners()) == 3, "the same adapter has the same runner"
     assert server.http.request("DELETE", "/api/delete", json={"model": "twin"}).status_code == 200
     assert "styled:latest" in server.resident(), "the other name still has it"
     server.post(GENERATE, {"model": "styled", "keep_alive": 0})
-    until(lambda: set(server.resident()) == {REAL, "zero:latest"}, 20, "it alone is unloaded")
+    until(lambda: set(server.resident()) == {REAL, "zero:latest"}, "it alone is unloaded", at_rest=20)
     assert adapted(server, "styled", lora(strength=0)).status_code == 200
     assert ids(server, "styled") == plain, "a name made anew answers as its new self"
 
@@ -88,6 +83,9 @@ def test_an_adapter_that_the_engine_refuses_is_one_sentence_and_harms_nobody(sta
     store.commit(names.parse("cut"), json.dumps(manifest).encode())
     server = start(real_store, OLLAMA_NUM_PARALLEL="1")
     answer = server.post(GENERATE, {"model": "cut", "prompt": "x"})
-    assert answer.status_code == 500 and answer.json()["error"].startswith("the engine could not load this model with its adapter: ")
-    assert "/" not in answer.json()["error"] and "\n" not in answer.json()["error"]
-    assert server.process.poll() is None and not server.runners()
+    assert answer.status_code == 500
+    assert answer.json()["error"].startswith("the engine could not load this model with its adapter: ")
+    assert "/" not in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+    assert server.process.poll() is None
+    assert not server.runners()

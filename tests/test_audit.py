@@ -35,7 +35,7 @@ from weights import file, small
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="the jail whose inside is looked at is Linux's")]
 
 
-async def make(folder: Path, kind: str = "") -> str:
+async def convert(folder: Path, kind: str = "") -> str:
     """Have a folder's files made into one in a process of its own; what was wrong with them, or nothing."""
     checkpoint = (folder / "config.json").exists()
     with contextlib.ExitStack() as held:
@@ -96,8 +96,10 @@ async def test_a_checkpoint(
     folder: Path = request.getfixturevalue(kind)
     spoil(folder)
     with audited(monkeypatch, tmp_path) as notes:
-        said = await make(folder)
-    assert notes.read_text() == "" and said.startswith(says) and bool(said) == bool(says), said
+        said = await convert(folder)
+    assert notes.read_text() == "", said
+    assert said.startswith(says)
+    assert bool(said) == bool(says)
 
 
 @pytest.mark.parametrize("kind", ["Q4_K_M", "F32", ""])
@@ -109,7 +111,7 @@ async def test_gguf(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for number, part in enumerate(gguf_files.shards(gguf_files.tensors(5), 3)):
             (tmp_path / "parts" / f"m-{number}.gguf").write_bytes(part)
     with audited(monkeypatch, tmp_path) as notes:
-        assert await make(tmp_path / "parts", kind) == ""
+        assert await convert(tmp_path / "parts", kind) == ""
     assert notes.read_text() == ""
 
 
@@ -188,4 +190,5 @@ def test_it_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line:
     program.write_text(f"from ndani import jail\nimport cProfile\njail.enter(jail.Policy(''))\n{line}\n")
     with audited(monkeypatch, tmp_path) as notes:
         subprocess.run([sys.executable, "-I", "-m", program], stderr=subprocess.DEVNULL, timeout=60)
-    assert LATE[line] in notes.read_text() and "cProfile" not in notes.read_text()
+    assert LATE[line] in notes.read_text()
+    assert "cProfile" not in notes.read_text()

@@ -29,7 +29,8 @@ def test_plain_smollm2_is_left_to_the_user() -> None:
 
 def test_pins_are_whole() -> None:
     for model in load().models:
-        assert model.type in {"instruct", "base", "embedding"} and model.size_class in {"tiny", "small", "medium", "large"}
+        assert model.type in {"instruct", "base", "embedding"}
+        assert model.size_class in {"tiny", "small", "medium", "large"}
         assert model.sources
         for origin in model.sources:
             for pin in model.layers:
@@ -62,7 +63,8 @@ def test_a_pin_finds_its_member_in_the_bytes_of_the_wheel(tmp_path: Path, stored
     packed = wheel.read_bytes()[part.offset : part.offset + part.packed_size]
     assert part.deflated is not stored
     assert (zlib.decompress(packed, -15) if part.deflated else packed) == content
-    assert part.size == len(content) and part.file.size == wheel.stat().st_size
+    assert part.size == len(content)
+    assert part.file.size == wheel.stat().st_size
 
 
 def test_a_broken_catalogue_is_one_sentence(tmp_path: Path) -> None:

@@ -43,12 +43,15 @@ def test_edits_are_counted_as_cell_by_cell() -> None:
 
 
 def test_near_is_known_and_far_is_not() -> None:
-    assert find_known_template(PLAIN) is CHATML and find_known_template(PLAIN.replace("\n", "\\n")) is CHATML
-    assert find_known_template(PLAIN + "#" * (EDIT_LIMIT - 1)) is CHATML and find_known_template(PLAIN + "#" * EDIT_LIMIT) is None
+    assert find_known_template(PLAIN) is CHATML
+    assert find_known_template(PLAIN.replace("\n", "\\n")) is CHATML
+    assert find_known_template(PLAIN + "#" * (EDIT_LIMIT - 1)) is CHATML
+    assert find_known_template(PLAIN + "#" * EDIT_LIMIT) is None
     assert find_known_template(None) is find_known_template("") is find_known_template("echo") is None
     # A short loop with other marks is nearer than a hundred letters, and yet another family's.
     other = PLAIN.replace("<|im_start|>", "[").replace("<|im_end|>", "]")
-    assert edit_distance(PLAIN, other) < EDIT_LIMIT and find_known_template(other) is None
+    assert edit_distance(PLAIN, other) < NEAR
+    assert find_known_template(other) is None
 
 
 def test_a_long_template_costs_nothing() -> None:
@@ -70,9 +73,8 @@ def layers(server: Server, model: str) -> dict[str, bytes]:
     return {layer.media_type: entry.blobs.read(layer.digest) for layer in entry.layers if layer.media_type != kinds.MODEL}
 
 
-def make(server: Server, weights: bytes, **more: object) -> tuple[list[str], dict[str, bytes]]:
-    digest = kinds.digest_of(weights)
-    server.http.post(f"/api/blobs/{digest}", content=weights)
+def create_over(server: Server, weights: bytes, **more: object) -> tuple[list[str], dict[str, bytes]]:
+    digest = server.upload(weights)
     steps = [line["status"] for line in server.lines("/api/create", {"model": "made", "files": {"m.gguf": digest}, **more})]
     assert steps[-1] == "success", steps
     return steps, layers(server, "made")
@@ -81,15 +83,17 @@ def make(server: Server, weights: bytes, **more: object) -> tuple[list[str], dic
 def test_create_lays_them_over_a_file_and_what_is_said_over_them(start: Start, tmp_path: Path) -> None:
     server = start(tmp_path / "models")
     weights = gguf("known", template=PLAIN)
-    steps, found = make(server, weights)
+    steps, found = create_over(server, weights)
     assert steps[2] == "using autodetected template chatml"
-    assert found[kinds.TEMPLATE].decode() == CHATML.template and json.loads(found[kinds.PARAMS]) == STOPS
-    steps, found = make(server, weights, template="{{ .Prompt }}", parameters={"num_ctx": 2048})
+    assert found[kinds.TEMPLATE].decode() == CHATML.template
+    assert json.loads(found[kinds.PARAMS]) == STOPS
+    steps, found = create_over(server, weights, template="{{ .Prompt }}", parameters={"num_ctx": 2048})
     assert not any("autodetected" in step for step in steps)
-    assert found[kinds.TEMPLATE] == b"{{ .Prompt }}" and json.loads(found[kinds.PARAMS]) == {"num_ctx": 2048, **STOPS}
-    _, found = make(server, weights, parameters={"stop": ["x"]})
+    assert found[kinds.TEMPLATE] == b"{{ .Prompt }}"
+    assert json.loads(found[kinds.PARAMS]) == {"num_ctx": 2048, **STOPS}
+    _, found = create_over(server, weights, parameters={"stop": ["x"]})
     assert json.loads(found[kinds.PARAMS]) == {"stop": ["x"]}
-    assert make(server, gguf("unknown"))[1] == {}
+    assert create_over(server, gguf("unknown"))[1] == {}
     # A model made of a model has what its base has, and no more: it was looked at when that was made.
     assert server.lines("/api/create", {"model": "second", "from": "made", "system": "Brief."})[-1]["status"] == "success"
     assert set(layers(server, "second")) == {kinds.SYSTEM}

@@ -36,7 +36,8 @@ def test_the_first_bytes_say_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with (tmp_path / "model.safetensors").open("rb") as file:
         assert detect_format(file.fileno()) == FORMS[content]
-    assert "\n" not in str(wrong_format("x", FORMS[content])) and "\n" not in str(wrong_format("x", FORMS[content], adapter=True))
+    assert "\n" not in str(wrong_format("x", FORMS[content]))
+    assert "\n" not in str(wrong_format("x", FORMS[content], adapter=True))
 
 
 def test_the_outermost_weights_are_the_model() -> None:

@@ -102,7 +102,9 @@ def test_what_is_no_server_of_ours_is_said(
         monkeypatch.setenv("NDANI_HOST", address)
         assert main(list(argv)) == 1
     got = capsys.readouterr()
-    assert got.out == "" and got.err.startswith(f"Error: what listens at http://{address} answered ") and got.err.count("\n") == 1, got
+    assert got.out == ""
+    assert got.err.startswith(f"Error: what listens at http://{address} answered ")
+    assert got.err.count("\n") == 1
     assert "<" not in got.err
 
 
@@ -232,5 +234,6 @@ def test_a_mirror_warns_of_others_only_where_they_reach_it(written: str, warned:
     with socket.create_server(("0.0.0.0" if warned else "127.0.0.1", 0)) as taken:
         host = f"{written}:{taken.getsockname()[1]}"
         ended = subprocess.run([sys.executable, "-m", "ndani", "mirror", "--host", host], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1 and "already in use" in ended.stderr
+    assert ended.returncode == 1
+    assert "already in use" in ended.stderr
     assert ("anyone who reaches" in ended.stderr) == warned

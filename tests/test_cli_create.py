@@ -44,11 +44,13 @@ def test_a_path_is_the_modelfiles_own_and_a_name_is_a_name(tmp_path: Path, monke
     put(tmp_path / "more", a_gguf=WEIGHTS, note_txt="x")
     for value in ("a.gguf", "./a.gguf", str(tmp_path / "a.gguf"), "~/a.gguf", "more/../a.gguf"):
         body, files = build_request(parse(f"FROM {value}"), tmp_path)
-        assert "from" not in body and [path.resolve() for path in files["files"].values()] == [tmp_path / "a.gguf"], value
+        assert "from" not in body, value
+        assert [path.resolve() for path in files["files"].values()] == [tmp_path / "a.gguf"]
     assert build_request(parse("FROM more"), tmp_path)[1]["files"] == {"a.gguf": tmp_path / "more" / "a.gguf"}
     assert set(build_request(parse("FROM a.gguf\nFROM more/a.gguf"), tmp_path)[1]["files"]) == {"a.gguf", "1/a.gguf"}
     body, files = build_request(parse("FROM smollm2:135m\nADAPTER b.gguf\nPARAMETER context_length 9"), tmp_path)
-    assert body == {"from": "smollm2:135m", "parameters": {"num_ctx": 9}} and files["adapters"] == {"b.gguf": tmp_path / "b.gguf"}
+    assert body == {"from": "smollm2:135m", "parameters": {"num_ctx": 9}}
+    assert files["adapters"] == {"b.gguf": tmp_path / "b.gguf"}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,8 @@ def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, text: str, sentenc
     put(tmp_path, old_bin=b"lmgg" + bytes(99), pointer_gguf="version https://git-lfs.github.com/spec/v1\n", plain_gguf="hello, world")
     with pytest.raises(NdaniError) as met:
         build_request(parse(text), tmp_path)
-    assert str(met.value).startswith(sentence) and "\n" not in str(met.value)
+    assert str(met.value).startswith(sentence)
+    assert "\n" not in str(met.value)
 
 
 def test_a_file_is_what_its_first_bytes_say(tmp_path: Path) -> None:
@@ -132,10 +135,14 @@ def test_a_file_is_sent_once_with_progress_and_no_escape(tmp_path: Path, environ
     assert (first.exit, first.stdout) == (0, ""), first.stderr
     lines = [line.rstrip() for line in first.stderr.splitlines()]
     assert lines[0].startswith("Warning: line 3: parameter mirostat is deprecated")
-    assert lines[1] == "gathering model components" and lines[-1] == "success"
-    assert f"copying file {digest}: 100% of 3.1 MB" in lines and f"using existing layer {digest}" in lines
+    assert lines[1] == "gathering model components"
+    assert lines[-1] == "success"
+    assert f"copying file {digest}: 100% of 3.1 MB" in lines
+    assert f"using existing layer {digest}" in lines
     again = run(("create", "other", "--file", str(tmp_path / "Modelfile")), environment)
-    assert again.exit == 0 and "copying" not in again.stderr and "\x1b" not in again.stderr
+    assert again.exit == 0
+    assert "copying" not in again.stderr
+    assert "\x1b" not in again.stderr
     assert run(("show", "other", "--system"), environment).stdout == "brief"
 
 
@@ -146,7 +153,8 @@ def test_what_show_prints_can_be_made_again(tmp_path: Path, environment: dict[st
     shown = run(("show", "one", "--modelfile"), environment).stdout
     put(tmp_path, Modelfile=shown)
     done = run(("create", "two"), environment, folder=tmp_path)
-    assert done.exit == 0 and "creating new" not in done.stderr, done.stderr
+    assert done.exit == 0, done.stderr
+    assert "creating new" not in done.stderr
     rows = {line.split()[0]: line.split()[1] for line in run(("list",), environment).stdout.splitlines()[1:]}
     assert rows["one:latest"] == rows["two:latest"]
 
@@ -158,7 +166,8 @@ def test_what_a_model_says_of_itself_steers_no_terminal(tmp_path: Path, environm
     here, there = pty.openpty()
     with os.fdopen(here, "rb", buffering=0) as screen, os.fdopen(there, "wb", buffering=0) as out:
         shown = subprocess.run([*NDANI, "show", "red", "--template"], env=environment, stdout=out, stderr=subprocess.PIPE, timeout=60)
-        assert shown.returncode == 0 and screen.read(100) == "\ufffd[31mred".encode(), shown.stderr
+        assert shown.returncode == 0, shown.stderr
+        assert screen.read(100) == "\ufffd[31mred".encode(), shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -173,17 +182,20 @@ def test_what_a_model_says_of_itself_steers_no_terminal(tmp_path: Path, environm
 )
 def test_what_is_wrong_is_said_and_nothing_is_made(tmp_path: Path, environment: dict[str, str], text: str, sentences: list[str]) -> None:
     put(tmp_path, m_gguf=WEIGHTS, Modelfile=text)
-    got = run(("create", "wrong"), environment, folder=tmp_path)
-    said = [line.rstrip() for line in got.stderr.splitlines() if not line.startswith(("reading", "copying", "pulling"))]
-    assert got.exit == 1 and got.stdout == ""
-    assert len(said) == len(sentences) and all(line.startswith(begin) for line, begin in zip(said, sentences, strict=True)), said
+    done = run(("create", "wrong"), environment, folder=tmp_path)
+    said = [line.rstrip() for line in done.stderr.splitlines() if not line.startswith(("reading", "copying", "pulling"))]
+    assert done.exit == 1
+    assert done.stdout == ""
+    assert len(said) == len(sentences)
+    assert all(line.startswith(begin) for line, begin in zip(said, sentences, strict=True))
     assert "wrong" not in run(("list",), environment).stdout
 
 
 def test_a_wrong_modelfile_starts_no_server(tmp_path: Path) -> None:
     put(tmp_path, Modelfile="SYSTEM x\n")
-    got = run(("create", "x"), surroundings(tmp_path, free_port()), folder=tmp_path)
-    assert (got.exit, got.stderr.strip()) == (1, "Error: no FROM line") and not (tmp_path / ".ndani").exists()
+    done = run(("create", "x"), surroundings(tmp_path, free_port()), folder=tmp_path)
+    assert (done.exit, done.stderr.strip()) == (1, "Error: no FROM line")
+    assert not (tmp_path / ".ndani").exists()
 
 
 async def test_work_that_is_cancelled_is_waited_for() -> None:

@@ -101,7 +101,8 @@ def test_times_seen_from_now(ahead: float, words: str) -> None:
 
 def test_moments_of_go_and_of_python() -> None:
     assert formatting.parse_time("2026-11-22T15:40:06.227393105Z") == formatting.parse_time("2026-11-22T16:40:06.227393+01:00")
-    assert formatting.parse_time("0001-01-01T00:00:00Z") is None and formatting.parse_time("soon") is None
+    assert formatting.parse_time("0001-01-01T00:00:00Z") is None
+    assert formatting.parse_time("soon") is None
 
 
 def test_a_listing_is_drawn_letter_for_letter() -> None:
@@ -134,7 +135,9 @@ def test_long_lists_of_metadata_are_cut() -> None:
     assert show.format_value(["Ġ t", "Ġ a"] + ["x"] * 48898) == "[Ġ t Ġ a ...+48898 more]"
     assert show.format_value([3] * 49152) == "[3 3 3 ...+49149 more]"
     assert show.format_value(["<|endoftext|>"] * 49152) == "[<|endoftext|> ...+49151 more]"
-    assert show.format_value(["en"]) == "[en]" and show.format_value(True) == "true" and show.format_value(None) == ""
+    assert show.format_value(["en"]) == "[en]"
+    assert show.format_value(True) == "true"
+    assert show.format_value(None) == ""
 
 
 def test_a_card_holds_nothing_that_a_terminal_would_obey() -> None:
@@ -143,7 +146,8 @@ def test_a_card_holds_nothing_that_a_terminal_would_obey() -> None:
     tensor = {"name": "blk.0\x1b]0;x\x07\n.w", "type": red, "shape": [1]}
     answer = {"model_info": info, "capabilities": [red], "system": red, "license": red, "requires": red, "parameters": f"stop {red}"}
     text = show.card({**answer, "details": {"parameter_size": red, "quantization_level": red}, "tensors": [tensor]}, verbose=True)
-    assert text.replace("\n", "").isprintable() and "    blk.0\ufffd]0;x\ufffd .w" in text
+    assert text.replace("\n", "").isprintable()
+    assert "    blk.0\ufffd]0;x\ufffd .w" in text
 
 
 def test_a_long_license_shows_its_head() -> None:
@@ -175,7 +179,8 @@ def test_words_are_wrapped_whole_however_they_arrive(cut: int) -> None:
     assert writer.close()
     lines = out.getvalue().split("\n")
     assert all(len(line) <= 20 for line in lines)
-    assert out.getvalue().split() == text.split() and "    indented code" in lines
+    assert out.getvalue().split() == text.split()
+    assert "    indented code" in lines
 
 
 def test_wide_letters_wrap_by_their_width() -> None:
@@ -220,7 +225,9 @@ def test_doctor_is_content_only_when_every_route_is_blocked() -> None:
     blocked = {"name": "UDP", "outside": "reaches", "inside": "blocked", "why": "EPERM"}
     assert doctor.verdict([blocked, blocked], []) == (True, "All 2 routes are blocked: a running model cannot open a connection")
     sealed, words = doctor.verdict([blocked, {**blocked, "name": "TCP", "inside": "reaches"}], [])
-    assert not sealed and "TCP" in words and "UDP" not in words
+    assert not sealed
+    assert "TCP" in words
+    assert "UDP" not in words
     assert not doctor.verdict([], [])[0]
     assert not doctor.verdict([blocked], ["libgomp.so.1"])[0]
 

@@ -51,14 +51,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path, minilm: Path)
     folder = tmp_path_factory.mktemp("clients")
     link(minilm, link(models, folder / "models", "smollm2"))
     with serving(folder, folder / "models") as started:
-        asked = {
+        body = {
             "model": "pirate",
             "from": "smollm2",
             "system": PIRATE,
             "parameters": {"num_predict": 1, "temperature": 0},
             "stream": False,
         }
-        assert started.post("/api/create", asked).json() == {"status": "success"}
+        assert started.post("/api/create", body).json() == {"status": "success"}
         yield started
 
 
@@ -90,11 +90,11 @@ def built(language: str) -> list[str]:
     tool, oldest, version, build, run = TOOLS[language]
     if not shutil.which(tool):
         pytest.skip(f"{tool} is not installed")
-    told = subprocess.run(version, capture_output=True, text=True, timeout=60)
-    found = re.search(r"(\d+)\.(\d+)", told.stdout + told.stderr)
-    if not found:
-        pytest.skip(f"{tool} does not run here: {told.stderr.strip()[:100]}")
-    if (int(found[1]), int(found[2])) < oldest:
+    done = subprocess.run(version, capture_output=True, text=True, timeout=60)
+    match = re.search(r"(\d+)\.(\d+)", done.stdout + done.stderr)
+    if not match:
+        pytest.skip(f"{tool} does not run here: {done.stderr.strip()[:100]}")
+    if (int(match[1]), int(match[2])) < oldest:
         pytest.skip(f"{tool} is older than {oldest[0]}.{oldest[1]}")
     shutil.copytree(CLIENTS / language, BUILDS / language, dirs_exist_ok=True)
     if build:
@@ -116,18 +116,25 @@ def test_lists(said: Said) -> None:
 def test_chats_and_streams_the_same(said: Said) -> None:
     (whole,) = said["chat"]
     pieces = said["chat-stream"]
-    assert whole["message"]["content"] and whole["message"]["role"] == "assistant" and whole["done"]
+    assert whole["message"]["content"]
+    assert whole["message"]["role"] == "assistant"
+    assert whole["done"]
     assert "".join(piece["message"]["content"] for piece in pieces) == whole["message"]["content"]
-    assert len(pieces) > 3 and [piece["done"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert pieces[-1]["eval_count"] == whole["eval_count"] == 8 and pieces[-1]["total_duration"] > 0
+    assert len(pieces) > 3
+    assert [piece["done"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1]["eval_count"] == whole["eval_count"] == 8
+    assert pieces[-1]["total_duration"] > 0
 
 
 def test_generates_and_streams_the_same(said: Said) -> None:
     (whole,) = said["generate"]
     pieces = said["generate-stream"]
-    assert whole["response"] and whole["done"] and whole["context"]
+    assert whole["response"]
+    assert whole["done"]
+    assert whole["context"]
     assert "".join(piece["response"] for piece in pieces) == whole["response"]
-    assert pieces[-1]["done"] and pieces[-1]["context"] == whole["context"]
+    assert pieces[-1]["done"]
+    assert pieces[-1]["context"] == whole["context"]
 
 
 def test_a_system_that_was_not_said_is_the_models_own(said: Said, server: Server) -> None:
@@ -135,7 +142,8 @@ def test_a_system_that_was_not_said_is_the_models_own(said: Said, server: Server
     rendered = server.ask("/api/generate", {"model": "pirate", "prompt": "Hi", "_debug_render_only": True})
     assert PIRATE in rendered["_debug_info"]["rendered_template"]
     right = server.ask("/api/generate", {"model": "pirate", "prompt": "Hi"})
-    assert answer["prompt_eval_count"] == right["prompt_eval_count"] and answer["context"] == right["context"]
+    assert answer["prompt_eval_count"] == right["prompt_eval_count"]
+    assert answer["context"] == right["context"]
 
 
 def test_embeds(said: Said) -> None:
@@ -155,9 +163,11 @@ def test_creates_of_a_blob_that_it_sent(said: Said) -> None:
 
 def test_what_is_deleted_is_gone(said: Said) -> None:
     (gone,) = said["gone"]
-    assert "not found" in json.dumps(gone) and gone.get("status", 404) == 404
+    assert "not found" in json.dumps(gone)
+    assert gone.get("status", 404) == 404
     for wrong in said["wrong"]:
-        assert wrong["status"] == 400 and "num_ctx" in json.dumps(wrong)
+        assert wrong["status"] == 400
+        assert "num_ctx" in json.dumps(wrong)
 
 
 def test_the_log_has_our_lines_only(said: Said, server: Server) -> None:
@@ -191,9 +201,11 @@ def test_curl_that_offers_http2(server: Server, tmp_path: Path) -> None:
     assert status == 200
     status, lines = post("/api/chat", chat)
     pieces = [json.loads(line)["message"]["content"] for line in lines.splitlines()]
-    assert status == 200 and "".join(pieces) == json.loads(whole)["message"]["content"]
+    assert status == 200
+    assert "".join(pieces) == json.loads(whole)["message"]["content"]
     status, vectors = post("/api/embed", {"model": EMBEDDER, "input": "one"})
-    assert status == 200 and len(json.loads(vectors)["embeddings"][0]) == 384
+    assert status == 200
+    assert len(json.loads(vectors)["embeddings"][0]) == 384
 
     model = tmp_path / "curl.gguf"
     model.write_bytes(file(*small(seed=9)))

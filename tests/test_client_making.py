@@ -68,7 +68,8 @@ async def test_create_with_everything_that_it_can_say(do: Do) -> None:
     )  # fmt: skip
     assert steps[-1].status == "success"
     shown = await do("show", "me/whole")
-    assert shown.template == "{{ .System }}|{{ .Prompt }}" and "Apache-2.0" in shown.license
+    assert shown.template == "{{ .System }}|{{ .Prompt }}"
+    assert "Apache-2.0" in shown.license
     for line in ("SYSTEM Be brief.", "PARAMETER num_ctx 512", "PARAMETER stop x", "MESSAGE user Hi"):
         assert line in shown.modelfile
     assert (await do("delete", "me/whole")).status == "success"
@@ -78,7 +79,8 @@ async def test_create_of_files_quantised(do: Do, tmp_path: Path) -> None:
     (tmp_path / "f16.gguf").write_bytes(file(*small()))
     digest = await do("create_blob", tmp_path / "f16.gguf")
     steps = await do("create", "me/small", files={"f16.gguf": digest}, quantize="q8_0", stream=True)
-    assert steps[-1].status == "success" and any(step.status == "quantizing F16 model to Q8_0" and step.total for step in steps)
+    assert steps[-1].status == "success"
+    assert any(step.status == "quantizing F16 model to Q8_0" and step.total for step in steps)
     assert (await do("show", "me/small")).details.quantization_level == "Q8_0"
     await do("delete", "me/small")
 
@@ -89,7 +91,8 @@ async def test_create_with_an_adapter(do: Do, tmp_path: Path) -> None:
     assert (await do("create", "me/adapted", from_="smollm2", adapters={"a.gguf": digest})).status == "success"
     assert "ADAPTER " in (await do("show", "me/adapted")).modelfile
     plain, adapted = [await do("generate", name, "The sea", raw=True, options=FEW) for name in ("smollm2", "me/adapted")]
-    assert adapted.done and adapted.response != plain.response
+    assert adapted.done
+    assert adapted.response != plain.response
     await do("delete", "me/adapted")
 
 
@@ -104,7 +107,8 @@ async def test_push_and_pull_through_a_registry(do: Do, tmp_path: Path) -> None:
         assert "TLS" in met.value.error or "insecure" in met.value.error, met.value.error
         for verb in ("push", "pull"):
             steps = await do(verb, name, insecure=True, stream=True)
-            assert steps[-1].status == "success" and all(step.completed == step.total for step in steps[-2:] if step.total)
+            assert steps[-1].status == "success"
+            assert all(step.completed == step.total for step in steps[-2:] if step.total)
             assert (await do(verb, name, insecure=True)).status == "success"
             await do("delete", name)
             if verb == "push":
@@ -117,11 +121,15 @@ async def test_push_and_pull_through_a_registry(do: Do, tmp_path: Path) -> None:
 
 async def test_generate_with_everything_that_it_can_say(do: Do) -> None:
     filled = await do("generate", "middle", "a", suffix="b", options={"num_predict": 9})
-    assert filled.done and filled.response.startswith("<pre>a<suf>b"), "the echo engine says its prompt"
+    assert filled.done
+    assert filled.response.startswith("<pre>a<suf>b"), "the echo engine says its prompt"
     told = await do("generate", "smollm2", "Hi", system="Be brief.", template="{{ .System }} {{ .Prompt }}", options=FEW)
-    assert told.done and told.context and told.prompt_eval_count
+    assert told.done
+    assert told.context
+    assert told.prompt_eval_count
     more = await do("generate", "smollm2", "And?", context=told.context, options=FEW, stream=True)
-    assert more[-1].done and list(more[-1].context)[:2] == list(told.context)[:2]
+    assert more[-1].done
+    assert list(more[-1].context)[:2] == list(told.context)[:2]
     assert (await do("generate", "smollm2", "Hi", raw=True, options=FEW)).context is None
     assert (await do("generate", "smollm2")).done_reason == "load"
     assert (await do("chat", "smollm2", [])).done_reason == "load"
@@ -130,7 +138,9 @@ async def test_generate_with_everything_that_it_can_say(do: Do) -> None:
 
 async def test_embed_with_everything_that_it_can_say(do: Do) -> None:
     made = await do("embed", EMBEDDER, ["one", "two"], dimensions=8, truncate=True, keep_alive="1m", options={"num_ctx": 256})
-    assert [len(vector) for vector in made.embeddings] == [8, 8] and made.prompt_eval_count and made.total_duration
+    assert [len(vector) for vector in made.embeddings] == [8, 8]
+    assert made.prompt_eval_count
+    assert made.total_duration
     assert list((await do("embed", EMBEDDER)).embeddings) == []
     assert len((await do("embeddings", EMBEDDER, "one", keep_alive=60)).embedding) == 384
 
@@ -167,4 +177,6 @@ async def test_refused_with_the_recorded_status(do: Do, number: int) -> None:
     for stream in (False, True) if verb in ("generate", "chat", "create", "push") else (None,):
         with pytest.raises(ollama.ResponseError) as met:
             await do(verb, *args, **more, **({} if stream is None else {"stream": stream}))
-        assert met.value.status_code == status and met.value.error and "Traceback" not in met.value.error
+        assert met.value.status_code == status
+        assert met.value.error
+        assert "Traceback" not in met.value.error

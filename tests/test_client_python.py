@@ -47,29 +47,44 @@ def test_list_show_and_ps(client: ollama.Client) -> None:
     names = {model.model for model in client.list().models}
     assert names == {"smollm2:135m", "smollm2:latest", "echo:latest"}
     one = client.show("smollm2:135m")
-    assert one.details is not None and one.details.family == "llama" and one.details.parameter_size == "134.52M"
-    assert one.modelinfo is not None and one.modelinfo["general.architecture"] == "llama" and one.capabilities == ["completion", "tools"]
+    assert one.details is not None
+    assert one.details.family == "llama"
+    assert one.details.parameter_size == "134.52M"
+    assert one.modelinfo is not None
+    assert one.modelinfo["general.architecture"] == "llama"
+    assert one.capabilities == ["completion", "tools"]
     client.generate("smollm2")
     (loaded,) = [m for m in client.ps().models if m.name == "smollm2:latest"]
-    assert loaded.context_length == 4096 and loaded.expires_at is not None and loaded.size
+    assert loaded.context_length == 4096
+    assert loaded.expires_at is not None
+    assert loaded.size
 
 
 def test_generate_and_chat_whole(client: ollama.Client) -> None:
-    said = client.generate("smollm2", CAPITAL, options=FEW)
-    assert (
-        said.done and said.response and said.context and said.done_reason in ("stop", "length") and said.eval_count and said.total_duration
-    )
+    answer = client.generate("smollm2", CAPITAL, options=FEW)
+    assert answer.done
+    assert answer.response
+    assert answer.context
+    assert answer.done_reason in ("stop", "length")
+    assert answer.eval_count
+    assert answer.total_duration
     assert "Paris" in client.generate("smollm2", CAPITAL, raw=True, options=FEW).response
     chat = client.chat("smollm2", HI, options=FEW)
-    assert chat.message.role == "assistant" and chat.message.content and chat.prompt_eval_count
+    assert chat.message.role == "assistant"
+    assert chat.message.content
+    assert chat.prompt_eval_count
 
 
 def test_generate_and_chat_streamed(client: ollama.Client) -> None:
     pieces = list(client.chat("smollm2", HI, options=FEW, stream=True))
-    assert len(pieces) > 3 and pieces[-1].done and not any(p.done for p in pieces[:-1])
+    assert len(pieces) > 3
+    assert pieces[-1].done
+    assert not any(p.done for p in pieces[:-1])
     assert "".join(p.message.content or "" for p in pieces) == client.chat("smollm2", HI, options=FEW).message.content
     words = list(client.generate("smollm2", CAPITAL, options=FEW, stream=True))
-    assert words[-1].done and words[-1].eval_count == 8 and words[-1].context
+    assert words[-1].done
+    assert words[-1].eval_count == 8
+    assert words[-1].context
 
 
 def test_a_conversation_through_context(client: ollama.Client) -> None:
@@ -82,9 +97,11 @@ def test_a_conversation_through_context(client: ollama.Client) -> None:
 
 def test_pull_of_an_installed_model_has_progress_and_success(client: ollama.Client) -> None:
     steps = list(client.pull("smollm2:135m", stream=True))
-    assert steps[-1].status == "success" and steps[0].status == "pulling manifest"
+    assert steps[-1].status == "success"
+    assert steps[0].status == "pulling manifest"
     ends = {step.digest: step for step in steps if step.total}
-    assert ends and all(d and d.startswith("sha256:") and end.completed == end.total for d, end in ends.items()), "all of it is here"
+    assert ends
+    assert all(d and d.startswith("sha256:") and end.completed == end.total for d, end in ends.items()), "all of it is here"
     assert client.pull("smollm2:135m").status == "success"
 
 
@@ -100,7 +117,8 @@ def test_create_of_a_model_and_of_a_file(client: ollama.Client, tmp_path: Path) 
     steps = list(client.create("me/pirate", from_="smollm2", system="You are a pirate.", template=template, stream=True))
     assert steps[-1].status == "success"
     shown = client.show("me/pirate")
-    assert shown.template == template and "SYSTEM You are a pirate." in (shown.modelfile or "")
+    assert shown.template == template
+    assert "SYSTEM You are a pirate." in (shown.modelfile or "")
     assert client.chat("me/pirate", HI, options=FEW).message.content
     (tmp_path / "m.gguf").write_bytes(gguf("client"))
     digest = client.create_blob(tmp_path / "m.gguf")
@@ -114,7 +132,8 @@ async def test_create_asynchronously(aclient: ollama.AsyncClient, tmp_path: Path
     (tmp_path / "m.gguf").write_bytes(gguf("asynchronous"))
     digest = await aclient.create_blob(tmp_path / "m.gguf")
     steps = [step.status async for step in await aclient.create("me/later", files={"m.gguf": digest}, stream=True)]
-    assert steps[0] == "parsing GGUF" and steps[-1] == "success"
+    assert steps[0] == "parsing GGUF"
+    assert steps[-1] == "success"
     with pytest.raises(ollama.ResponseError, match="template error: the template is wrong at line 1"):
         await aclient.create("me/wrong", from_="me/later", template="{{ .Prompt")
     await aclient.delete("me/later")
@@ -194,7 +213,8 @@ async def test_the_async_client_does_it_all(aclient: ollama.AsyncClient) -> None
     assert (await aclient.show("smollm2")).details is not None
     assert (await aclient.chat("smollm2", HI, options=FEW)).message.content
     pieces = [p async for p in await aclient.chat("smollm2", HI, options=FEW, stream=True)]
-    assert pieces[-1].done and "".join(p.message.content or "" for p in pieces)
+    assert pieces[-1].done
+    assert "".join(p.message.content or "" for p in pieces)
     assert (await aclient.generate("smollm2", CAPITAL, options=FEW)).response
     words = [p async for p in await aclient.generate("smollm2", "x", options=FEW, stream=True)]
     assert words[-1].done_reason

@@ -65,17 +65,17 @@ def test_tab_in_an_interactive_shell(home: Home, shell: str) -> None:
     argv, setup = INTERACTIVE[shell]
     with terminal(argv, home, "pty") as screen:
         screen.type(f"cd; {setup}; echo rea''dy\r")
-        until(lambda: "ready" in screen.lines(), PATIENCE, "the shell has the script", 0.05)
+        until(lambda: "ready" in screen.lines(), "the shell has the script", pause=0.05)
         for begun, whole in LINES.items():
             screen.type(begun)
             screen.press("Tab")
             try:
-                until(lambda whole=whole: screen.lines()[-1].endswith(whole), PATIENCE, whole, 0.05)
+                until(lambda whole=whole: screen.lines()[-1].endswith(whole), whole, pause=0.05)
             except AssertionError:
                 raise AssertionError(f"{begun} became:\n" + "\n".join(screen.lines()[-5:])) from None
             screen.press("C-u")
             screen.type("echo don''e\r")
-            until(lambda: screen.lines()[-2:][0] == "done", PATIENCE, "the next line", 0.05)
+            until(lambda: screen.lines()[-2:][0] == "done", "the next line", pause=0.05)
 
 
 @needs("fish")
@@ -85,15 +85,16 @@ def test_fish(home: Home) -> None:
         ["fish", "--no-config", "-c", f"ndani completion fish | source; {asked}"],
         env=home, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=home["HOME"],
     )  # fmt: skip
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [whole.split()[-1] for whole in LINES.values()]
 
 
 def words(environment: Home, line: str, shell: str = "bash") -> list[str]:
     """What is offered at the end of a line."""
-    got = run((), {**environment, "_NDANI_COMPLETE": f"{shell}_complete", "COMP_LINE": line})
-    assert (got.exit, got.stderr) == (0, ""), got
-    return [word.partition(",")[2] for word in got.stdout.split()]
+    done = run((), {**environment, "_NDANI_COMPLETE": f"{shell}_complete", "COMP_LINE": line})
+    assert (done.exit, done.stderr) == (0, ""), done
+    return [word.partition(",")[2] for word in done.stdout.split()]
 
 
 def test_every_command_is_offered(home: Home) -> None:
@@ -120,10 +121,10 @@ def test_without_a_server_the_store_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [{"NDANI_MAX_QUEUE": "many"}, {"NDANI_MODELS": "/proc/1/mem"}, {"_NDANI_COMPLETE": "cmd_complete"}])
 def test_what_goes_wrong_is_silent(tmp_path: Path, more: Home) -> None:
     environment = surroundings(tmp_path, free_port()) | {"_NDANI_COMPLETE": "bash_complete", "COMP_LINE": "ndani show "} | more
-    got = subprocess.run(NDANI, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-    assert (got.returncode, got.stdout.strip(), got.stderr) == (0, "", "")
+    done = subprocess.run(NDANI, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
 def test_an_unknown_shell_is_one_sentence(tmp_path: Path) -> None:
-    got = run(("completion", "tcsh"), surroundings(tmp_path, free_port()))
-    assert (got.exit, got.stdout, got.stderr) == (1, "", 'Error: there is no completion for "tcsh"; give one of bash, zsh, fish\n')
+    done = run(("completion", "tcsh"), surroundings(tmp_path, free_port()))
+    assert (done.exit, done.stdout, done.stderr) == (1, "", 'Error: there is no completion for "tcsh"; give one of bash, zsh, fish\n')

@@ -42,10 +42,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
         assert started.process.poll() is None
     assert all(LINE.match(line) for line in started.log.splitlines()), started.log
-    assert "ninvited" not in started.log and "uvicorn" not in started.log and "nsupported" not in started.log
+    assert "ninvited" not in started.log
+    assert "uvicorn" not in started.log
+    assert "nsupported" not in started.log
 
 
-def posted(path: str, content: bytes, more: bytes = b"", version: bytes = b"1.1") -> bytes:
+def with_length(path: str, content: bytes, more: bytes = b"", version: bytes = b"1.1") -> bytes:
     return b"POST %b HTTP/%b\r\nHost: localhost\r\n%bContent-Length: %d\r\n\r\n%b" % (path.encode(), version, more, len(content), content)
 
 
@@ -60,7 +62,7 @@ def whole(line: socket.socket) -> bytes:
     return b"".join(iter(lambda: line.recv(65536), b""))
 
 
-def answered(reader: Any) -> tuple[int, dict[str, str], bytes]:
+def read_answer(reader: Any) -> tuple[int, dict[str, str], bytes]:
     """The next answer on a connection."""
     status, headers = int(reader.readline().split()[1]), {}
     while text := reader.readline().strip().decode():
@@ -70,45 +72,50 @@ def answered(reader: Any) -> tuple[int, dict[str, str], bytes]:
 
 
 @pytest.mark.parametrize("wish", WISHES.values(), ids=list(WISHES))
-@pytest.mark.parametrize("framed", [posted, chunked])
+@pytest.mark.parametrize("framed", [with_length, chunked])
 def test_a_wish_for_another_protocol_is_passed_over_and_the_body_is_read(server: Server, wish: bytes, framed: Any) -> None:
     """And the connection serves on, for a second such request and one without a wish."""
     with server.connect() as line, line.makefile("rb") as reader:
         for more in (wish, wish, b""):
             line.sendall(framed("/api/generate", ASKED, more))
-            status, headers, body = answered(reader)
+            status, headers, body = read_answer(reader)
             assert (status, json.loads(body)["response"].split()) == (200, ["a", "b", "c"])
-            assert "upgrade" not in headers and headers.get("connection", "keep-alive") == "keep-alive"
+            assert "upgrade" not in headers
+            assert headers.get("connection", "keep-alive") == "keep-alive"
 
 
 def test_the_wish_may_come_in_pieces_and_before_a_long_body(server: Server) -> None:
     data = b"x" * 3_000_000
     digest = hashlib.sha256(data).hexdigest()
-    request = posted(f"/api/blobs/sha256:{digest}", data, WISHES["java"])
+    request = with_length(f"/api/blobs/sha256:{digest}", data, WISHES["java"])
     with server.connect() as line, line.makefile("rb") as reader:
         for byte in request[:700]:
             line.sendall(bytes([byte]))
         line.sendall(request[700:])
-        assert answered(reader)[0] == 201
+        assert read_answer(reader)[0] == 201
     assert server.http.head(f"/api/blobs/sha256:{digest}").status_code == 200
 
 
 def test_what_else_such_a_head_says_counts(server: Server) -> None:
     close = WISHES["java"].replace(b"Upgrade, ", b"close, Upgrade, ")
     for request in (
-        posted("/api/generate", ASKED, close),
-        posted("/api/generate", ASKED, WISHES["java"], version=b"1.0"),
-        posted("/api/generate", ASKED, WISHES["java"]) + posted("/api/generate", ASKED, WISHES["java"]),  # one at a time
+        with_length("/api/generate", ASKED, close),
+        with_length("/api/generate", ASKED, WISHES["java"], version=b"1.0"),
+        with_length("/api/generate", ASKED, WISHES["java"]) + with_length("/api/generate", ASKED, WISHES["java"]),  # one at a time
     ):
         with server.connect() as line:
             line.sendall(request)
-            said = whole(line)
-        assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"HTTP/1.1 ") == 1 and said.count(b'"done":true') == 1
+            received = whole(line)
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.count(b"HTTP/1.1 ") == 1
+        assert received.count(b'"done":true') == 1
     with server.connect() as line, line.makefile("rb") as reader:
-        line.sendall(posted("/api/generate", b"", WISHES["java"] + b"Expect: 100-continue\r\n").replace(b"th: 0", b"th: %d" % len(ASKED)))
-        assert reader.readline().startswith(b"HTTP/1.1 100") and reader.readline() == b"\r\n"
+        head = with_length("/api/generate", b"", WISHES["java"] + b"Expect: 100-continue\r\n")
+        line.sendall(head.replace(b"th: 0", b"th: %d" % len(ASKED)))
+        assert reader.readline().startswith(b"HTTP/1.1 100")
+        assert reader.readline() == b"\r\n"
         line.sendall(ASKED)
-        assert answered(reader)[0] == 200
+        assert read_answer(reader)[0] == 200
 
 
 def test_the_mirror_passes_it_over_too(tmp_path: Path) -> None:
@@ -119,10 +126,10 @@ def test_the_mirror_passes_it_over_too(tmp_path: Path) -> None:
         for more in (b"", WISHES["java"]):
             with socket.create_connection((HOST, int(mirror.host.partition(":")[2]))) as line, line.makefile("rb") as reader:
                 line.sendall(b"GET /v2/library/tiny/manifests/1 HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % more)
-                assert answered(reader)[0] == 200
+                assert read_answer(reader)[0] == 200
         with pytest.raises(ssl.SSLError):
             speak_tls(int(mirror.host.partition(":")[2]))
-        until(lambda: "TLS" in mirror.log, PATIENCE, "it is noted")
+        until(lambda: "TLS" in mirror.log, "it is noted")
     finally:
         assert mirror.close() == 0
     lines = mirror.log.splitlines()
@@ -155,9 +162,11 @@ def test_what_is_no_request_is_told_so_and_is_one_line_of_the_log(server: Server
     else:
         with server.connect() as line:
             line.sendall(sent)
-            said = whole(line)
-        assert said.startswith(b"HTTP/1.1 400 ") and said.endswith(sentence.encode()) and said.count(b"HTTP/1.1 ") == 1
-    until(lambda: server.log.count("\n") > before, PATIENCE, "it is noted")
+            received = whole(line)
+        assert received.startswith(b"HTTP/1.1 400 ")
+        assert received.endswith(sentence.encode())
+        assert received.count(b"HTTP/1.1 ") == 1
+    until(lambda: server.log.count("\n") > before, "it is noted")
     new = [line for line in server.log.splitlines()[before:] if " request " not in line]
     assert [LINE.sub("", line) for line in new] == [f"bytes of a client were refused: {sentence}"]
 
@@ -174,11 +183,13 @@ def test_a_request_says_its_host_once(server: Server, hosts: bytes, version: byt
     before = len(server.log.splitlines())
     with server.connect() as line:
         line.sendall(b"GET /api/version HTTP/%b\r\n%b%b\r\n" % (version, hosts, wish))
-        code, headers, body = answered(line.makefile("rb"))
+        code, headers, body = read_answer(line.makefile("rb"))
         assert code == status
         if status == 400:
-            assert b"Host" in body and headers["connection"] == "close" and line.recv(1) == b""
-            assert until(lambda: server.log.splitlines()[before:], PATIENCE, "it is told")[0].endswith("Host header, and no more.")
+            assert b"Host" in body
+            assert headers["connection"] == "close"
+            assert line.recv(1) == b""
+            assert until(lambda: server.log.splitlines()[before:], "it is told")[0].endswith("Host header, and no more.")
     with server.connect() as line:
         line.sendall(b"GET /api/version HTTP/1.1\r\n\r\n\0junk")
         assert whole(line).count(b"HTTP/1.1 400") == 1, "said once, whatever follows"
@@ -196,7 +207,7 @@ def test_a_request_says_its_host_once(server: Server, hosts: bytes, version: byt
 def test_a_target_that_is_a_whole_address_says_the_host(server: Server, target: bytes, host: bytes, status: int, wish: bytes) -> None:
     with server.connect() as line:
         line.sendall(b"GET %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (target, host, wish))
-        assert answered(line.makefile("rb"))[0] == status
+        assert read_answer(line.makefile("rb"))[0] == status
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -206,18 +217,20 @@ def test_junk_behind_a_request_does_not_break_into_its_answer(server: Server, ju
         {"model": "echo", "prompt": "a b @delay=0.05 c", "raw": True, "stream": stream, "options": {"num_predict": 8}}
     ).encode()
     with server.connect() as line:
-        line.sendall(posted("/api/generate", body))
+        line.sendall(with_length("/api/generate", body))
         if stream:
             said = line.recv(65536)
             assert said.startswith(b"HTTP/1.1 200 ")
         else:
             said = b""
-            until(lambda: server.busy() == 1, 10, "it is being answered")
+            until(lambda: server.busy() == 1, "it is being answered", at_rest=10)
         line.sendall(junk)
         time.sleep(0.05)
         line.sendall(b"more of it")
         said += whole(line)
-    assert said.count(b"HTTP/1.1 ") == 1 and b'"done":true' in said and b"no HTTP" not in said
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert b'"done":true' in said
+    assert b"no HTTP" not in said
     assert said.endswith(b"0\r\n\r\n" if stream else b"}"), said[-200:]
 
 
@@ -227,6 +240,7 @@ def test_curl_asks_for_http2_and_is_answered(server: Server) -> None:
     if "HTTP2" not in subprocess.run([curl, "--version"], capture_output=True, text=True, check=True).stdout:
         pytest.skip("this curl does not speak HTTP/2")
     asked = [curl, "-sS", "--noproxy", "*", "--http2", "-d", ASKED.decode(), "-w", " %{http_version}", f"{server.url}/api/generate"]
-    found = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    text, _, version = found.stdout.rpartition(" ")
-    assert json.loads(text)["response"].split() == ["a", "b", "c"] and version == "1.1"
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    text, _, version = done.stdout.rpartition(" ")
+    assert json.loads(text)["response"].split() == ["a", "b", "c"]
+    assert version == "1.1"

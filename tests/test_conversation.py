@@ -45,9 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def rendered(server: Server, path: str, **body: Any) -> str:
-    answer = server.post(path, body | {"_debug_render_only": True, "options": {"num_ctx": 256}})
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["_debug_info"]["rendered_template"])
+    return server.rendered(path, **body, options={"num_ctx": 256})
 
 
 TURNS = [
@@ -64,8 +62,9 @@ TURNS = [
 def test_a_template_sees_every_role_as_it_is(server: Server) -> None:
     want = "[system]be brief<control>thinking</control><doc >a</doc><doc  2>b</doc>[developer]c[user]d[]e\n\nf"
     assert rendered(server, CHAT, model="granite", messages=TURNS) == want
-    told = server.ask(CHAT, {"model": "granite", "messages": TURNS, "options": {"num_predict": 2}})
-    assert told["message"]["role"] == "assistant" and told["message"]["content"]
+    answer = server.ask(CHAT, {"model": "granite", "messages": TURNS, "options": {"num_predict": 2}})
+    assert answer["message"]["role"] == "assistant"
+    assert answer["message"]["content"]
 
 
 def test_a_template_of_one_turn_passes_over_roles_that_it_has_no_place_for(server: Server) -> None:

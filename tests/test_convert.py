@@ -21,7 +21,8 @@ def converted(folder: Path, target: Path) -> gguf.GGUFReader:
     """The result, as the gguf library reads it."""
     with target.open("wb") as out:
         steps = list(convert(folder, out))
-    assert steps == sorted(steps) and steps[-1] == target.stat().st_size
+    assert steps == sorted(steps)
+    assert steps[-1] == target.stat().st_size
     return gguf.GGUFReader(target)
 
 
@@ -44,14 +45,19 @@ def test_a_bert_is_what_was_stored(bert: Path, tmp_path: Path) -> None:
     assert (embedding == weights["embeddings.word_embeddings.weight"].astype(np.float16)).all()
     assert (tensor(reader, "token_types.weight") == weights["embeddings.token_type_embeddings.weight"]).all()
     assert (tensor(reader, "blk.1.layer_output_norm.bias") == weights["encoder.layer.1.output.LayerNorm.bias"]).all()
-    assert len(reader.tensors) == 5 + 2 * 16 and not [one.name for one in reader.tensors if "pool" in one.name]
+    assert len(reader.tensors) == 5 + 2 * 16
+    assert not [one.name for one in reader.tensors if "pool" in one.name]
     assert value(reader, "tokenizer.ggml.tokens") == [
         "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁hello", "▁world", "s", "▁a", "▁b", "c"
     ]  # fmt: skip
-    assert value(reader, "bert.pooling_type") == 1 and value(reader, "bert.attention.causal") is False
-    assert value(reader, "tokenizer.ggml.seperator_token_id") == 3 and value(reader, "tokenizer.ggml.cls_token_id") == 2
+    assert value(reader, "bert.pooling_type") == 1
+    assert value(reader, "bert.attention.causal") is False
+    assert value(reader, "tokenizer.ggml.seperator_token_id") == 3
+    assert value(reader, "tokenizer.ggml.cls_token_id") == 2
     header = inspect(tmp_path / "b.gguf")
-    assert header.capabilities(None) == ("embedding",) and header.file_type == "F16" and header.context_length == 64
+    assert header.capabilities(None) == ("embedding",)
+    assert header.file_type == "F16"
+    assert header.context_length == 64
 
 
 def floats(folder: Path) -> dict[str, Any]:
@@ -71,10 +77,13 @@ def test_a_llama_in_shards_and_bf16(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             tensor(parts, one.name).astype(np.float32), tensor(whole, one.name).astype(np.float32), rtol=2**-7, atol=1e-4
         )
-    assert value(whole, "llama.attention.head_count_kv") == 2 and value(whole, "llama.rope.dimension_count") == 16
-    assert value(whole, "tokenizer.ggml.model") == "gpt2" and value(whole, "tokenizer.ggml.pre") == "gpt-2"
+    assert value(whole, "llama.attention.head_count_kv") == 2
+    assert value(whole, "llama.rope.dimension_count") == 16
+    assert value(whole, "tokenizer.ggml.model") == "gpt2"
+    assert value(whole, "tokenizer.ggml.pre") == "gpt-2"
     tokens = value(whole, "tokenizer.ggml.tokens")
-    assert tokens[-1] == f"[PAD{len(tokens) - 1}]" and value(whole, "tokenizer.ggml.token_type")[-1] == 5
+    assert tokens[-1] == f"[PAD{len(tokens) - 1}]"
+    assert value(whole, "tokenizer.ggml.token_type")[-1] == 5
 
 
 def test_heads_are_turned_as_the_engine_wants_them(llama: Path, tmp_path: Path) -> None:
@@ -95,7 +104,8 @@ def test_qwen2_is_not_turned_and_has_a_name_of_its_own(tmp_path: Path) -> None:
     reader = converted(folder, tmp_path / "q.gguf")
     stored = floats(folder)["model.layers.0.self_attn.q_proj.weight"]
     assert (tensor(reader, "blk.0.attn_q.weight") == stored.astype(np.float16)).all()
-    assert value(reader, "general.architecture") == "qwen2" and value(reader, "tokenizer.ggml.pre") == "qwen2"
+    assert value(reader, "general.architecture") == "qwen2"
+    assert value(reader, "tokenizer.ggml.pre") == "qwen2"
     assert "output.weight" not in {one.name for one in reader.tensors}
 
 
@@ -109,7 +119,10 @@ def test_stretched_places(tmp_path: Path) -> None:
     }
     reader = converted(tiny_llama(tmp_path / "l", byte_level(), rope_scaling=scaling), tmp_path / "l.gguf")
     factors = tensor(reader, "rope_freqs.weight")
-    assert factors[0] == 1 and factors[-1] == 8 and (np.diff(factors) >= 0).all() and len(factors) == 8
+    assert factors[0] == 1
+    assert factors[-1] == 8
+    assert (np.diff(factors) >= 0).all()
+    assert len(factors) == 8
     wave = 2 * math.pi * 10000 ** (2 / 16)  # the second pair lies between: 64/4 < 19.9 < 64
     smooth = (64 / wave - 1) / 3
     assert factors[1] == pytest.approx(1 / ((1 - smooth) / 8 + smooth))
@@ -121,7 +134,8 @@ def test_the_chat_template_and_the_special_tokens(llama: Path, tmp_path: Path) -
     said = {"bos_token": "<|begin|>", "eos_token": {"content": "<|end|>"}, "add_bos_token": True, "chat_template": "{{ messages }}"}
     (llama / "tokenizer_config.json").write_text(json.dumps(said))
     reader = converted(llama, tmp_path / "l.gguf")
-    assert value(reader, "tokenizer.chat_template") == "{{ messages }}" and value(reader, "tokenizer.ggml.add_bos_token") is True
+    assert value(reader, "tokenizer.chat_template") == "{{ messages }}"
+    assert value(reader, "tokenizer.ggml.add_bos_token") is True
     assert (value(reader, "tokenizer.ggml.bos_token_id"), value(reader, "tokenizer.ggml.eos_token_id")) == (0, 1)
     (llama / "chat_template.jinja").write_text("newer")
     rewrite("tokenizer_config.json", chat_template=[{"name": "default", "template": "older"}])(llama)
@@ -131,8 +145,11 @@ def test_the_chat_template_and_the_special_tokens(llama: Path, tmp_path: Path) -
 def test_sentence_pieces_have_scores(tmp_path: Path) -> None:
     reader = converted(tiny_llama(tmp_path / "s", sentence_pieces(), bos_token_id=1), tmp_path / "s.gguf")
     tokens, types = value(reader, "tokenizer.ggml.tokens"), value(reader, "tokenizer.ggml.token_type")
-    assert value(reader, "tokenizer.ggml.model") == "llama" and value(reader, "tokenizer.ggml.add_bos_token") is True
-    assert types[tokens.index("<unk>")] == 2 and types[tokens.index("<s>")] == 3 and types[tokens.index("<0x0A>")] == 6
+    assert value(reader, "tokenizer.ggml.model") == "llama"
+    assert value(reader, "tokenizer.ggml.add_bos_token") is True
+    assert types[tokens.index("<unk>")] == 2
+    assert types[tokens.index("<s>")] == 3
+    assert types[tokens.index("<0x0A>")] == 6
     assert value(reader, "tokenizer.ggml.scores")[tokens.index("<0x0A>")] == 0
 
 
@@ -142,7 +159,8 @@ def test_a_hole_among_the_tokens_has_a_name_of_its_own(llama: Path, tmp_path: Pa
     del said["model"]["vocab"][hole]
     (llama / "tokenizer.json").write_text(json.dumps(said))
     tokens = value(converted(llama, tmp_path / "l.gguf"), "tokenizer.ggml.tokens")
-    assert tokens[2] == "[PAD2]" and tokens[-4:] == [f"[PAD{number}]" for number in range(len(tokens) - 4, len(tokens))]
+    assert tokens[2] == "[PAD2]"
+    assert tokens[-4:] == [f"[PAD{number}]" for number in range(len(tokens) - 4, len(tokens))]
     assert len(set(tokens)) == len(tokens)
 
 
@@ -193,7 +211,8 @@ def test_only_a_run_of_rows_is_in_memory(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "b").mkdir()
     reader = converted(tiny_bert(tmp_path / "b", width=96), tmp_path / "b.gguf")
     stored = floats(tmp_path / "b")["encoder.layer.0.intermediate.dense.weight"]
-    assert stored.size > 10 * 1000 and (tensor(reader, "blk.0.ffn_up.weight") == stored.astype(np.float16)).all()
+    assert stored.size > 10 * 1000
+    assert (tensor(reader, "blk.0.ffn_up.weight") == stored.astype(np.float16)).all()
     llama = converted(tiny_llama(tmp_path / "l", byte_level(), width=128), tmp_path / "l.gguf")
     monkeypatch.setattr(safetensors, "CHUNK_VALUES", 1 << 22)
     whole = converted(tmp_path / "l", tmp_path / "w.gguf")

@@ -49,17 +49,21 @@ def test_a_killed_runner_costs_one_answer(real_store: Path, start: Start) -> Non
         killed = time.monotonic()
         *_, last = lines
         assert time.monotonic() - killed < 2 * slowness()
-        assert set(last) == {"error"} and last["error"].startswith("an error was encountered while running the model: ")
+        assert set(last) == {"error"}
+        assert last["error"].startswith("an error was encountered while running the model: ")
     assert server.ask("/api/chat", SUM)["message"]["content"]
     (fresh,) = server.runners()
-    assert fresh.pid != runner.pid and server.health()["status"] == "ok"
+    assert fresh.pid != runner.pid
+    assert server.health()["status"] == "ok"
     whole: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: whole.append(server.post("/api/chat", {**STORY, "stream": False})))
     asking.start()
-    until(lambda: server.busy() == 1, 10, "the model computes")
+    until(lambda: server.busy() == 1, "the model computes", at_rest=10)
     fresh.kill()
     asking.join(PATIENCE)
-    assert whole and whole[0].status_code == 500 and whole[0].json()["error"].startswith("an error was encountered")
+    assert whole
+    assert whole[0].status_code == 500
+    assert whole[0].json()["error"].startswith("an error was encountered")
     assert server.ask("/api/chat", SUM)["done"]
 
 
@@ -75,11 +79,11 @@ def test_every_stream_of_a_killed_runner_ends_with_an_error(real_store: Path, st
     followers = [threading.Thread(target=follow) for _ in range(6)]  # four compute, two wait for their turn
     for follower in followers:
         follower.start()
-    until(lambda: server.busy() == 4 and server.health()["waiting"] == 2, 15, "four compute and two wait")
+    until(lambda: server.busy() == 4 and server.health()["waiting"] == 2, "four compute and two wait", at_rest=15)
     server.runners()[0].kill()
-    until(lambda: len(ends) == 4, 2, "the four are told")
+    until(lambda: len(ends) == 4, "the four are told", at_rest=2)
     assert all(set(end) == {"error"} for end in ends)
-    until(lambda: server.busy() == 2, 15, "those who waited get a fresh runner")
+    until(lambda: server.busy() == 2, "those who waited get a fresh runner", at_rest=15)
     server.terminate()
     for follower in followers:
         follower.join(PATIENCE)
@@ -110,12 +114,14 @@ def test_sigterm_ends_streams_cleanly_and_leaves_no_child(real_store: Path, star
     said = [first + rest_of(line) for first, line in zip(begun, lines, strict=True)]
     assert server.process.wait(PATIENCE) == 0
     for one in said:
-        assert one.startswith(b"HTTP/1.1 200") and one.endswith(b"\r\n0\r\n\r\n"), "a proper end of a chunked body"
+        assert one.startswith(b"HTTP/1.1 200")
+        assert one.endswith(b"\r\n0\r\n\r\n"), "a proper end of a chunked body"
         last = json.loads([piece for piece in one.split(b"\r\n") if piece.startswith(b"{")][-1])
         assert last == {"error": "the server is stopping"}
     assert alive(children) == []
     assert list(server.sockets.iterdir()) == [], "no socket is left"
-    assert "Traceback" not in server.log and "fault of its own" not in server.log
+    assert "Traceback" not in server.log
+    assert "fault of its own" not in server.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
@@ -129,7 +135,8 @@ def test_a_server_ends_with_its_terminal(echo_store: Path, start: Start, number:
     server.process.send_signal(number)
     assert server.process.wait(PATIENCE) == 0
     assert alive(children) == []
-    assert server.log.rstrip().endswith("stopped") and "fault of its own" not in server.log
+    assert server.log.rstrip().endswith("stopped")
+    assert "fault of its own" not in server.log
 
 
 def test_sigterm_while_a_model_loads(real_store: Path, start: Start) -> None:
@@ -137,26 +144,28 @@ def test_sigterm_while_a_model_loads(real_store: Path, start: Start) -> None:
     answers: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: answers.append(server.post("/api/chat", SUM)))
     asking.start()
-    children = [p.pid for p in until(server.runners, 5, "a runner starts")]
+    children = [p.pid for p in until(server.runners, "a runner starts", at_rest=5)]
     assert server.terminate() == 0
     asking.join(PATIENCE)
-    assert answers[0].status_code >= 500 and answers[0].json() == {"error": "the server is stopping"}
+    assert answers[0].status_code >= 500
+    assert answers[0].json() == {"error": "the server is stopping"}
     assert alive(children) == []
 
 
 def test_a_killed_server_leaves_no_runner_and_the_next_start_is_clean(real_store: Path, start: Start) -> None:
     server = start(real_store)
     raw_stream(server)
-    until(lambda: server.busy() == 1, 15, "an answer is made")
+    until(lambda: server.busy() == 1, "an answer is made", at_rest=15)
     children = [p.pid for p in server.runners()]
     server.kill()
-    until(lambda: not alive(children), 1.0, "no runner outlives its server")
+    until(lambda: not alive(children), "no runner outlives its server", at_rest=1.0)
     left = list(server.sockets.iterdir())
     assert left, "a killed server cannot tidy"
     again = start(real_store, TMPDIR=str(server.sockets))
     assert again.ask("/api/chat", SUM)["message"]["content"]
     assert not any(folder.exists() for folder in left), "the next one tidies for it"
-    assert "Traceback" not in again.log and " warn " not in again.log
+    assert "Traceback" not in again.log
+    assert " warn " not in again.log
 
 
 def test_two_servers_on_one_store_are_both_right(real_store: Path, start: Start) -> None:
@@ -170,8 +179,9 @@ def test_two_servers_on_one_store_are_both_right(real_store: Path, start: Start)
     for thread in asking:
         thread.start()
     for thread in asking:
-        thread.join(2 * PATIENCE)
-    assert len(answers) == 2 and answers[0] == answers[1] != ""
+        thread.join(PATIENCE)
+    assert len(answers) == 2
+    assert answers[0] == answers[1] != ""
     assert {p.pid for p in one.runners()} & {p.pid for p in two.runners()} == set()
     one.post("/api/copy", {"source": "smollm2", "destination": "twin"})
     assert "twin:latest" in {m["name"] for m in two.http.get("/api/tags").json()["models"]}

@@ -30,12 +30,7 @@ GOLDEN = ROOT.parent / "shared" / "golden"
 recorded = pytest.mark.skipif(not GOLDEN.exists(), reason="the recordings of the real Ollama are not beside this repository")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
-def make(store: Store, name: str, recipe: Recipe) -> list[str]:
+def create_model(store: Store, name: str, recipe: Recipe) -> list[str]:
     return [step.status for step in listed(create, store, names.parse(name), recipe)]
 
 
@@ -43,7 +38,7 @@ def find(store: Store, name: str) -> Any:
     return store.find(names.parse(name))
 
 
-def sent(store: Store, **more: int | str) -> str:
+def put_gguf(store: Store, **more: int | str) -> str:
     """The digest of a small GGUF file that a client has sent."""
     return store.blobs.put(gguf(**more))  # type: ignore[arg-type]
 
@@ -72,10 +67,10 @@ def damaged() -> dict[str, bytes]:
 
 def base(store: Store) -> Any:
     recipe = Recipe(
-        files={"m.gguf": sent(store, salt="base")}, template="{{ .Prompt }}", system="old", licenses=("free",),
+        files={"m.gguf": put_gguf(store, salt="base")}, template="{{ .Prompt }}", system="old", licenses=("free",),
         parameters={"stop": ["<a>"], "num_ctx": 2048}, messages=(Message("user", "hi"),),
     )  # fmt: skip
-    make(store, "base:1", recipe)
+    create_model(store, "base:1", recipe)
     return find(store, "base:1")
 
 
@@ -105,7 +100,7 @@ def test_a_model_made_from_another_has_the_real_ones_bytes(real: Store) -> None:
         "ns/tooly:v1": Recipe(template=find(real, "ns/tooly:v1").template),
     }.items():  # fmt: skip
         want = real.layout.manifest(names.parse(name)).read_bytes()
-        make(real, f"other/{names.parse(name).model}", _from(real, "smollm2", recipe))
+        create_model(real, f"other/{names.parse(name).model}", _from(real, "smollm2", recipe))
         got = real.layout.manifest(names.parse(f"other/{names.parse(name).model}")).read_bytes()
         # Recorded: where only the template was new, the parameters' layer went behind it and kept nothing of its past.
         assert json.loads(got) == json.loads(want)
@@ -123,20 +118,20 @@ def test_the_statuses_are_the_recorded_ones(real: Store, store: Store) -> None:
     body = asked["body"]
     talk = tuple(Message(**message) for message in body["messages"])
     recipe = Recipe(base=find(real, "smollm2"), system=body["system"], parameters=body["parameters"], messages=talk)
-    assert make(real, "pirate", recipe) == [step["status"] for step in answered["body"]]
+    assert create_model(real, "pirate", recipe) == [step["status"] for step in answered["body"]]
 
     body = exchanges["create"]["request"]["body"]
-    digest = sent(store)
+    digest = put_gguf(store)
     recipe = Recipe(files={"smollm2.gguf": digest}, template=body["template"], licenses=(body["license"],), parameters=body["parameters"])
     wanted = [step["status"] for step in exchanges["create"]["response"]["body"]]
     # Our weights are not rewritten: there is no conversion to verify, and the file that was sent is the layer.
     wanted = [wanted[0], f"using existing layer {digest}", *wanted[3:]]
-    assert make(store, "smollm2", recipe) == wanted
+    assert create_model(store, "smollm2", recipe) == wanted
 
 
 def test_from_a_file(store: Store) -> None:
-    digest = sent(store, salt="x", **{"general.file_type": 15})
-    steps = make(store, "new", Recipe(files={"dir/m.gguf": digest.replace(":", "-").replace("sha256", "sha256")}))
+    digest = put_gguf(store, salt="x", **{"general.file_type": 15})
+    steps = create_model(store, "new", Recipe(files={"dir/m.gguf": digest.replace(":", "-").replace("sha256", "sha256")}))
     assert steps == ["parsing GGUF", f"using existing layer {digest}", "writing manifest", "success"]
     entry = find(store, "new")
     assert [(layer.media_type, layer.digest, layer.source) for layer in entry.layers] == [(kinds.MODEL, digest, "")]
@@ -149,7 +144,7 @@ def test_from_a_file(store: Store) -> None:
 
 def test_what_is_not_said_is_the_bases_own_and_what_is_said_wins(store: Store) -> None:
     old = base(store)
-    steps = make(store, "new", Recipe(base=old, system="new", licenses=("more", "free"), parameters={"num_ctx": 4096, "top_k": 3}))
+    steps = create_model(store, "new", Recipe(base=old, system="new", licenses=("more", "free"), parameters={"num_ctx": 4096, "top_k": 3}))
     assert [step.split(" ")[0] for step in steps] == ["using"] * 4 + ["creating"] * 3 + ["writing", "success"]
     new = find(store, "new")
     assert (new.template, new.system, new.licenses) == ("{{ .Prompt }}", "new", ("free", "more"))
@@ -162,30 +157,33 @@ def test_what_is_not_said_is_the_bases_own_and_what_is_said_wins(store: Store) -
 def test_over_itself(store: Store) -> None:
     old = base(store)
     before = {layer.digest for layer in old.layers}
-    make(store, "Base:1", Recipe(base=old, system="new"))
+    create_model(store, "Base:1", Recipe(base=old, system="new"))
     new = find(store, "base:1")
     assert (str(new.name), new.system, new.parent, new.template) == ("base:1", "new", "", "{{ .Prompt }}")
     gone = before - {layer.digest for layer in new.layers}
-    assert len(gone) == 1 and not any(store.blobs.has(digest) for digest in gone)
+    assert len(gone) == 1
+    assert not any(store.blobs.has(digest) for digest in gone)
 
 
 def test_adapters_and_projectors(store: Store) -> None:
     old = base(store)
     adapter = store.blobs.put(gguf("lora", tensors=LORA, **{"general.type": "adapter", "adapter.type": "lora"}))
-    eyes = sent(store, salt="eyes", **{"general.type": "mmproj"})
-    make(store, "both", Recipe(base=old, files={"eyes.gguf": eyes}, adapters={"lora.gguf": adapter}))
+    eyes = put_gguf(store, salt="eyes", **{"general.type": "mmproj"})
+    create_model(store, "both", Recipe(base=old, files={"eyes.gguf": eyes}, adapters={"lora.gguf": adapter}))
     both = find(store, "both")
-    assert both.adapter == store.layout.blob(adapter) and both.projector == store.layout.blob(eyes)
-    make(store, "together", Recipe(files={"eyes.gguf": eyes, "m.gguf": old.weights.digest}))
-    assert find(store, "together").weights.digest == old.weights.digest and find(store, "together").projector
+    assert both.adapter == store.layout.blob(adapter)
+    assert both.projector == store.layout.blob(eyes)
+    create_model(store, "together", Recipe(files={"eyes.gguf": eyes, "m.gguf": old.weights.digest}))
+    assert find(store, "together").weights.digest == old.weights.digest
+    assert find(store, "together").projector
     other = store.blobs.put(gguf("other", tensors=LORA, **{"general.type": "adapter", "adapter.type": "lora"}))
-    make(store, "again", Recipe(base=both, adapters={"other.gguf": other}))
+    create_model(store, "again", Recipe(base=both, adapters={"other.gguf": other}))
     assert find(store, "again").adapter == store.layout.blob(other)
     assert [layer.media_type for layer in find(store, "again").layers].count(kinds.ADAPTER) == 1
 
 
 def test_a_deprecated_parameter_is_said_and_left_out(store: Store) -> None:
-    steps = make(store, "new", Recipe(files={"m.gguf": sent(store)}, parameters={"mirostat": 2, "context_length": 4096}))
+    steps = create_model(store, "new", Recipe(files={"m.gguf": put_gguf(store)}, parameters={"mirostat": 2, "context_length": 4096}))
     assert steps[1] == "warning: parameter mirostat is deprecated: nothing obeys it, and it is left out"
     assert find(store, "new").params == {"num_ctx": 4096}
 
@@ -197,10 +195,11 @@ def test_requires_is_kept_in_the_config_and_keys_of_versions_to_come_too(store: 
     content = json.dumps(config).encode()
     raw["config"] |= {"digest": store.blobs.put(content), "size": len(content)}
     store.commit(old.name, json.dumps(raw).encode())
-    make(store, "new", Recipe(base=find(store, "base:1"), requires="v0.14.0"))
+    create_model(store, "new", Recipe(base=find(store, "base:1"), requires="v0.14.0"))
     found = json.loads(store.blobs.read(find(store, "new").manifest.config.digest))
     assert found == config | {"requires": "0.14.0"}
-    assert list(found)[4:7] == ["file_type", "renderer", "requires"] and list(found)[-1] == "to_come"
+    assert list(found)[4:7] == ["file_type", "renderer", "requires"]
+    assert list(found)[-1] == "to_come"
 
 
 NOT_HERE = "{} is not in this version of ndani; take the line out: the {}"
@@ -262,12 +261,12 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     store: Store, asked: dict[str, Any], kind: type[NdaniError], sentence: str
 ) -> None:
     blobs = {
-        "model": sent(store, salt="m"), "text": store.blobs.put(b"hello, world"), "empty": store.blobs.put(b""),
-        "cut": store.blobs.put(gguf()[:60]), "part": sent(store, salt="p", **{"split.count": 3}), "missing": "sha256:" + "1" * 64,
-        "adapter": sent(store, salt="a", **{"general.type": "adapter", "adapter.type": "lora"}),
-        "eyes": sent(store, salt="e", **{"general.type": "projector"}),
-        "red": sent(store, salt="r", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "\x1b[31mred"}),
-        "qwen": sent(store, salt="q", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "qwen2"}),
+        "model": put_gguf(store, salt="m"), "text": store.blobs.put(b"hello, world"), "empty": store.blobs.put(b""),
+        "cut": store.blobs.put(gguf()[:60]), "part": put_gguf(store, salt="p", **{"split.count": 3}), "missing": "sha256:" + "1" * 64,
+        "adapter": put_gguf(store, salt="a", **{"general.type": "adapter", "adapter.type": "lora"}),
+        "eyes": put_gguf(store, salt="e", **{"general.type": "projector"}),
+        "red": put_gguf(store, salt="r", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "\x1b[31mred"}),
+        "qwen": put_gguf(store, salt="q", **{"general.type": "adapter", "adapter.type": "lora", "general.architecture": "qwen2"}),
         "hollow": store.blobs.put(gguf("h", tensors={})), "blind": store.blobs.put(gguf("b", tensors={}, **{"general.type": "mmproj"})),
         "idle": store.blobs.put(gguf("i", tensors={}, **{"general.type": "adapter", "adapter.type": "lora"})),
         "mute": store.blobs.put(gguf("m").replace(b"tokenizer.ggml.model", b"tokenizer.ggml.other")),
@@ -286,10 +285,11 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 
 
 def test_a_kind_that_the_engine_does_not_know_is_said(store: Store) -> None:
-    steps = make(store, "odd", Recipe(files={"m.gguf": sent(store, **{"general.architecture": "mystery"})}))
-    assert steps[1] == "warning: the engine is not known to run models of the kind mystery; it may not load" and steps[-1] == "success"
-    assert not any(step.startswith("warning") for step in make(store, "even", Recipe(files={"m.gguf": sent(store)})))
-    assert not any(step.startswith("warning") for step in make(store, "more", Recipe(base=find(store, "odd"), system="x")))
+    steps = create_model(store, "odd", Recipe(files={"m.gguf": put_gguf(store, **{"general.architecture": "mystery"})}))
+    assert steps[1] == "warning: the engine is not known to run models of the kind mystery; it may not load"
+    assert steps[-1] == "success"
+    assert not any(step.startswith("warning") for step in create_model(store, "even", Recipe(files={"m.gguf": put_gguf(store)})))
+    assert not any(step.startswith("warning") for step in create_model(store, "more", Recipe(base=find(store, "odd"), system="x")))
 
 
 def test_the_kinds_that_are_known_are_the_engines_own() -> None:
@@ -300,14 +300,15 @@ def test_the_kinds_that_are_known_are_the_engines_own() -> None:
         pytest.skip("this build of the engine does not show its table")
     name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_int]
     theirs = {found.decode() for found in map(name, range(400))} - {"unknown", "(unknown)", "clip"}
-    assert len(theirs) > 100 and theirs <= ARCHITECTURES
+    assert len(theirs) > 100
+    assert theirs <= ARCHITECTURES
 
 
 def test_a_base_without_its_weights_is_refused(store: Store) -> None:
     old = base(store)
     old.weights_path.unlink()
     with pytest.raises(StoreFailed, match=r"^the model base:1 lacks a file in the store; pull it again$"):
-        make(store, "new", Recipe(base=old))
+        create_model(store, "new", Recipe(base=old))
 
 
 @pytest.mark.parametrize("lost", ["weights", "config"])
@@ -320,21 +321,22 @@ def test_a_base_that_is_of_no_use_is_refused(store: Store, lost: str) -> None:
         raw["config"] |= {"digest": store.blobs.put(b'{"model_families": 1}'), "size": 21}
     store.commit(old.name, json.dumps(raw).encode())
     with pytest.raises(StoreFailed, match="has no weights in the store" if lost == "weights" else "the config of base:1 is damaged"):
-        make(store, "new", Recipe(base=find(store, "base:1"), system="x"))
+        create_model(store, "new", Recipe(base=find(store, "base:1"), system="x"))
 
 
 def test_a_listing_shows_no_control_characters_of_a_file(store: Store) -> None:
-    make(store, "red", Recipe(files={"m.gguf": sent(store, **{"general.architecture": "\x1b[31mred"})}))
+    create_model(store, "red", Recipe(files={"m.gguf": put_gguf(store, **{"general.architecture": "\x1b[31mred"})}))
     assert [(m.details.family, m.details.families) for m in store.list_models()] == [(r"\x1b[31mred", (r"\x1b[31mred",))]
 
 
 def test_a_head_is_read_once(store: Store) -> None:
-    recipe = Recipe(files={"m.gguf": sent(store)})
-    make(store, "one", recipe)
+    recipe = Recipe(files={"m.gguf": put_gguf(store)})
+    create_model(store, "one", recipe)
     place = find(store, "one").weights_path
     size = place.stat().st_size
     place.write_bytes(b"GGUF" + bytes(size - 4))  # who reads it again finds nothing
-    assert make(store, "two", recipe)[-1] == "success" and store.header(find(store, "two")).architecture == "llama"
+    assert create_model(store, "two", recipe)[-1] == "success"
+    assert store.header(find(store, "two")).architecture == "llama"
 
 
 def test_a_create_that_is_left_half_way_leaves_no_name_and_no_claim(store: Store) -> None:
@@ -361,9 +363,10 @@ def test_a_modelfile_becomes_a_model_that_shows_the_same_modelfile(store: Store)
     wanted = parse(text)
     body = to_request(wanted)
     body["messages"] = tuple(Message(**message) for message in body["messages"])
-    make(store, "plain", Recipe(files={"m.gguf": sent(store)}))
-    make(store, "new", Recipe(base=find(store, "plain"), licenses=tuple(body.pop("license")), **body))
+    create_model(store, "plain", Recipe(files={"m.gguf": put_gguf(store)}))
+    create_model(store, "new", Recipe(base=find(store, "plain"), licenses=tuple(body.pop("license")), **body))
     new = find(store, "new")
     params = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in new.params.items())
     shown = Modelfile(("base:1",), new.template, new.system, params, (), new.licenses, new.messages)
-    assert shown == wanted and print_modelfile(shown) == text
+    assert shown == wanted
+    assert print_modelfile(shown) == text

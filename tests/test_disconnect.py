@@ -33,7 +33,7 @@ def hang_up(line: socket.socket, *, rudely: bool) -> None:
     line.close()
 
 
-def asked(kind: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
+def long_request(kind: str, *, stream: bool) -> tuple[str, dict[str, Any]]:
     options = {"num_predict": 2000, "temperature": 1.0, "num_ctx": 4096}
     if kind == "answer":
         turns = [{"role": "user", "content": f"{time.monotonic_ns()} Tell me a very long story about a river."}]
@@ -61,8 +61,8 @@ def ended(counted: Server | dict[str, int]) -> int:
 
 def leave(real: Server, patience: float, kind: str, *, stream: bool, rudely: bool) -> None:
     """Ask, hang up in the middle, and see the slot idle in time."""
-    line = begin(real, *asked(kind, stream=stream))
-    until(lambda: real.busy() == 1, 10, "the model computes")
+    line = begin(real, *long_request(kind, stream=stream))
+    until(lambda: real.busy() == 1, "the model computes", at_rest=10)
     if kind == "answer":
         if stream:
             assert line.recv(65536).startswith(b"HTTP/1.1 200")
@@ -75,7 +75,7 @@ def leave(real: Server, patience: float, kind: str, *, stream: bool, rudely: boo
             line.recv(1)
         assert real.busy() == 1
     hang_up(line, rudely=rudely)
-    until(lambda: real.busy() == 0, patience if kind == "prompt" else 1.0, "the slot is idle")
+    until(lambda: real.busy() == 0, "the slot is idle", at_rest=patience if kind == "prompt" else 1.0)
 
 
 @pytest.mark.parametrize("rudely", [False, True], ids=["goodbye", "reset"])
@@ -85,7 +85,7 @@ def test_the_slot_is_idle_within_a_second(real: Server, patience: float, kind: s
     for _ in range(5):
         before = real.health()["counts"]
         leave(real, patience, kind, stream=stream, rudely=rudely)
-        until(lambda before=before: ended(real) > ended(before), 1, "it is counted")
+        until(lambda before=before: ended(real) > ended(before), "it is counted", at_rest=1)
         if real.health()["counts"]["answers"] == before["answers"]:
             break  # else the model came to an end by itself, just then
     assert real.health()["counts"]["cancelled"] == before["cancelled"] + 1
@@ -94,13 +94,13 @@ def test_the_slot_is_idle_within_a_second(real: Server, patience: float, kind: s
 
 def test_a_client_that_leaves_the_queue_takes_nobodys_turn(real: Server, patience: float) -> None:
     (slots,) = (model["slots"] for model in real.resident().values())
-    lines = [begin(real, *asked("answer", stream=True)) for _ in range(slots + 3)]
-    until(lambda: real.busy() == slots, 10, "every slot computes")
-    until(lambda: real.health()["waiting"] == 3, 5, "three wait")
+    lines = [begin(real, *long_request("answer", stream=True)) for _ in range(slots + 3)]
+    until(lambda: real.busy() == slots, "every slot computes", at_rest=10)
+    until(lambda: real.health()["waiting"] == 3, "three wait", at_rest=5)
     for line in lines[slots:]:
         hang_up(line, rudely=False)
-    until(lambda: real.health()["waiting"] == 0, 1, "nobody waits")
+    until(lambda: real.health()["waiting"] == 0, "nobody waits", at_rest=1)
     for line in lines[:slots]:
         hang_up(line, rudely=True)
-    until(lambda: real.busy() == 0, patience, "every slot is idle")
+    until(lambda: real.busy() == 0, "every slot is idle", at_rest=patience)
     assert real.ask("/api/generate", {"model": "smollm2", "prompt": "hi", "options": {"num_predict": 1}})["done"]

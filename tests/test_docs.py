@@ -157,8 +157,8 @@ def test_decisions_are_listed_in_order() -> None:
 def test_the_front_has_no_http_client() -> None:
     """docs/decisions/002: what can dial out is loaded by the fetcher's process only."""
     asked = "import sys, ndani.api.server; print([m for m in ('aiohttp', 'httpx', 'requests', 'urllib3') if m in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=300, check=True).stdout
-    assert said.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=300, check=True).stdout
+    assert done.strip() == "[]"
 
 
 # The pages themselves.

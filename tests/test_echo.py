@@ -18,7 +18,7 @@ from ndani.engines import Launch
 from ndani.engines.host_echo import EchoTokenizer
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
-from server import PATIENCE, slowness
+from server import PATIENCE, stretched
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="starts a runner")]
 Events = list[Any]
@@ -57,8 +57,8 @@ async def reached(client: httpx.AsyncClient, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def idle_within(client: httpx.AsyncClient, seconds: float) -> bool:
-    end = time.monotonic() + 3 * seconds * slowness()
+async def idle_within(client: httpx.AsyncClient, at_rest: float) -> bool:
+    end = time.monotonic() + stretched(at_rest)
     while time.monotonic() < end:
         if await busy(client) == 0:
             return True

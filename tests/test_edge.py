@@ -38,9 +38,12 @@ from server import HOST, PATIENCE, Server, slowness, until
 def test_origins(echo: Server, origin: str, allowed: bool) -> None:
     answer = echo.http.get("/api/tags", headers={"origin": origin})
     if allowed:
-        assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == origin and answer.headers["vary"] == "Origin"
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert answer.headers["vary"] == "Origin"
     else:
-        assert (answer.status_code, answer.content) == (403, b"") and "access-control-allow-origin" not in answer.headers
+        assert (answer.status_code, answer.content) == (403, b"")
+        assert "access-control-allow-origin" not in answer.headers
 
 
 def test_no_origin_is_no_browser_and_gets_no_header(echo: Server) -> None:
@@ -50,17 +53,17 @@ def test_no_origin_is_no_browser_and_gets_no_header(echo: Server) -> None:
 def test_a_refused_origin_does_nothing(echo: Server) -> None:
     before = echo.http.get("/api/tags").json()
     answer = echo.http.request("DELETE", "/api/delete", json={"model": "echo"}, headers={"origin": "http://evil.example"})
-    assert answer.status_code == 403 and echo.http.get("/api/tags").json() == before
+    assert answer.status_code == 403
+    assert echo.http.get("/api/tags").json() == before
 
 
 def test_preflight(echo: Server) -> None:
     asked = {"origin": "http://localhost:5173", "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     answer = echo.http.options("/api/chat", headers=asked)
-    assert answer.status_code == 204 and answer.content == b""
-    assert (
-        answer.headers["access-control-allow-origin"] == "http://localhost:5173"
-        and "POST" in answer.headers["access-control-allow-methods"]
-    )
+    assert answer.status_code == 204
+    assert answer.content == b""
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:5173"
+    assert "POST" in answer.headers["access-control-allow-methods"]
     headers = answer.headers["access-control-allow-headers"].lower().split(",")
     assert {"authorization", "content-type", "x-stainless-os", "x-stainless-helper-method"} <= set(headers)
     assert echo.http.options("/api/chat", headers={**asked, "origin": "http://evil.example"}).status_code == 403
@@ -75,7 +78,8 @@ def test_more_origins_and_all_origins(start: Start, echo_store: Path) -> None:
         assert exact.http.get("/", headers={"origin": origin}).status_code == status, origin
     every = start(echo_store, OLLAMA_ORIGINS="*")
     answer = every.http.get("/", headers={"origin": "http://evil.example"})
-    assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "*"
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "*"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,8 @@ def test_more_origins_and_all_origins(start: Start, echo_store: Path) -> None:
 )  # fmt: skip
 def test_a_rebound_name_is_refused_on_loopback(echo: Server, host: str, status: int) -> None:
     answer = echo.http.get("/api/tags", headers={"host": host})
-    assert answer.status_code == status and (status == 200 or answer.content == b"")
+    assert answer.status_code == status
+    assert status == 200 or answer.content == b""
 
 
 async def reached(loopback_addresses: frozenset[str], server: Any) -> int:
@@ -139,12 +144,14 @@ async def test_the_host_guard_works_where_a_socket_is_bound_to_loopback_however_
 
 
 async def test_a_machines_other_addresses_have_other_names() -> None:
-    assert await reached(frozenset({"127.0.1.1"}), ("10.0.0.5", 11434)) == 200 and await reached(frozenset(), None) == 200
+    assert await reached(frozenset({"127.0.1.1"}), ("10.0.0.5", 11434)) == 200
+    assert await reached(frozenset(), None) == 200
 
 
 def test_a_name_is_listened_on_in_both_families_where_it_is_loopback_and_first_in_the_fourth() -> None:
     four, six = (socket.AF_INET, ("127.0.0.1", 80)), (socket.AF_INET6, ("::1", 80, 0, 0))
-    assert choose_addresses([six, four, six]) == [four, six] and choose_addresses([six]) == [six]
+    assert choose_addresses([six, four, six]) == [four, six]
+    assert choose_addresses([six]) == [six]
     lan, lan6, machine = (socket.AF_INET, ("10.0.0.5", 80)), (socket.AF_INET6, ("fd00::5", 80, 0, 0)), (socket.AF_INET, ("127.0.1.1", 80))
     assert choose_addresses([lan6, lan]) == [lan], "as Go does"
     assert choose_addresses([machine, lan, lan6, six]) == [machine, six], (
@@ -170,7 +177,7 @@ def test_localhost_is_reached_by_both_of_its_addresses(command: str, tmp_path: P
     with log.open("wb") as out:
         process = subprocess.Popen([*inside, sys.executable, "-m", "ndani", command, *flags], env=environment, stdout=out, stderr=out)
     try:
-        found = until(lambda: re.search(r" on 127\.0\.0\.1:(\d+) and \[::1\]:\1\b", log.read_text()), PATIENCE, "it listens on both")
+        found = until(lambda: re.search(r" on 127\.0\.0\.1:(\d+) and \[::1\]:\1\b", log.read_text()), "it listens on both")
         for host in ("127.0.0.1", "[::1]"):
             path = f"http://{host}:{found[1]}/" + ("v2/" if command == "mirror" else "")
             assert httpx.get(path, trust_env=False).status_code == 200
@@ -217,14 +224,15 @@ def test_a_path_with_slashes_too_many_is_a_redirect_to_the_right_one(
 def test_a_client_that_follows_is_answered(echo: Server) -> None:
     body = {"model": "echo", "prompt": "a b", "raw": True, "stream": False, "options": {"num_predict": 2}}
     answer = httpx.post(f"{echo.url}//api/generate", json=body, follow_redirects=True, trust_env=False)
-    assert answer.json()["response"].split() == ["a", "b"] and len(answer.history) == 1
+    assert answer.json()["response"].split() == ["a", "b"]
+    assert len(answer.history) == 1
 
 
 def routes() -> list[tuple[str, str]]:
     """Every route that the documentation names."""
     page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| `([A-Z]+) (/[^`]*)`", page, re.MULTILINE)
-    return [(method, path.replace("{digest}", "sha256:" + "0" * 64)) for method, path in found]
+    matches = re.findall(r"^\| `([A-Z]+) (/[^`]*)`", page, re.MULTILINE)
+    return [(method, path.replace("{digest}", "sha256:" + "0" * 64)) for method, path in matches]
 
 
 def left(server: Server) -> tuple[Any, ...]:
@@ -237,7 +245,8 @@ def test_what_a_browser_sends_for_any_page_has_no_effect(start: Start, echo_stor
     server = start(echo_store)
     before = left(server)
     safe = [(method, path) for method, path in routes() if method in ("GET", "HEAD")]
-    assert len(safe) >= 7 and len(routes()) > 20
+    assert len(safe) >= 7
+    assert len(routes()) > 20
     for _, path in safe:
         for method in ("GET", "HEAD"):
             server.http.request(method, path, headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"})
@@ -259,7 +268,8 @@ def test_the_journal_has_a_line_per_request_and_counts(start: Start, echo_store:
     server.http.post("/api/chat", json={"model": "nobody"})
     server.http.get("/no/such/words")
     after = server.health()["counts"]
-    assert after["requests"] == before["requests"] + 3 and after["failures"] == before["failures"]
+    assert after["requests"] == before["requests"] + 3
+    assert after["failures"] == before["failures"]
     lines = [line for line in server.log.splitlines() if " request " in line]
     assert [line.partition("method=")[2].partition(" seconds")[0] for line in lines] == [
         "GET route=/api/tags status=200",
@@ -273,19 +283,21 @@ def test_who_leaves_in_the_middle_is_counted_as_cancelled_streaming_or_not(start
     body = {"model": "echo", "messages": [{"role": "user", "content": "a b @delay=0.05"}], "options": {"num_predict": 200}}
     with server.streaming("/api/chat", body) as lines:
         next(lines)
-    until(lambda: server.health()["counts"]["cancelled"] == 1 and server.busy() == 0, 10, "the stream was left")
+    until(lambda: server.health()["counts"]["cancelled"] == 1 and server.busy() == 0, "the stream was left", at_rest=10)
     content = b'{"model":"echo","messages":[{"role":"user","content":"a b @delay=0.05"}],"stream":false,"options":{"num_predict":200}}'
     line = server.connect()
     line.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
-    until(lambda: server.busy() == 1, 10, "it is being answered")
+    until(lambda: server.busy() == 1, "it is being answered", at_rest=10)
     line.close()
-    until(lambda: server.health()["counts"]["cancelled"] == 2 and server.busy() == 0, 10, "the whole was left")
+    until(lambda: server.health()["counts"]["cancelled"] == 2 and server.busy() == 0, "the whole was left", at_rest=10)
     line = server.connect()
     line.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{")
     time.sleep(0.1)
     line.close()
-    until(lambda: server.health()["counts"]["cancelled"] == 3, 10, "the question itself was left")
-    assert "status=499" in server.log and "fault of its own" not in server.log and server.health()["counts"]["failures"] == 0
+    until(lambda: server.health()["counts"]["cancelled"] == 3, "the question itself was left", at_rest=10)
+    assert "status=499" in server.log
+    assert "fault of its own" not in server.log
+    assert server.health()["counts"]["failures"] == 0
 
 
 def test_requests_follow_each_other_on_one_connection(echo: Server) -> None:
@@ -294,7 +306,8 @@ def test_requests_follow_each_other_on_one_connection(echo: Server) -> None:
         first = line.sock
         for _ in range(3):
             line.request("GET", "/api/version")
-            assert line.getresponse().read().startswith(b"{") and line.sock is first
+            assert line.getresponse().read().startswith(b"{")
+            assert line.sock is first
 
 
 def test_a_request_before_the_answer_to_the_last_one_is_left_to_another_connection(start: Start, echo_store: Path) -> None:
@@ -305,14 +318,16 @@ def test_a_request_before_the_answer_to_the_last_one_is_left_to_another_connecti
         short, long = (_posted("/api/generate", body % (stream, many)) for many in (5, 500))
         with contextlib.closing(server.connect()) as line:
             line.sendall(short + _posted("/api/generate", body % (stream, 1)))
-            said = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
-        assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"HTTP/1.1 ") == 1 and b'"done":true' in said
+            received = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.count(b"HTTP/1.1 ") == 1
+        assert b'"done":true' in received
         line = server.connect()
         line.sendall(long)
-        until(lambda: server.busy() == 1, 10, "it is being answered")
+        until(lambda: server.busy() == 1, "it is being answered", at_rest=10)
         line.sendall(short)
         line.close()
-        until(lambda: server.busy() == 0, 5, "that it has left is noticed")
+        until(lambda: server.busy() == 0, "that it has left is noticed", at_rest=5)
 
 
 def test_an_answer_to_an_old_client_ends_with_its_connection(echo: Server) -> None:
@@ -324,9 +339,11 @@ def test_an_answer_to_an_old_client_ends_with_its_connection(echo: Server) -> No
     ):
         with contextlib.closing(echo.connect()) as line:
             line.sendall(_posted(path, body).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
-            said = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
-        head, _, rest = said.partition(b"\r\n\r\n")
-        assert b" 200 " in head and b"chunked" not in head and b"connection: close" in head
+            received = b"".join(iter(lambda line=line: line.recv(65536), b""))  # type: ignore[misc]
+        head, _, rest = received.partition(b"\r\n\r\n")
+        assert b" 200 " in head
+        assert b"chunked" not in head
+        assert b"connection: close" in head
         assert all(isinstance(json.loads(one), dict) for one in rest.splitlines()), rest
 
 
@@ -337,8 +354,10 @@ def _posted(path: str, content: bytes) -> bytes:
 def test_the_port_that_is_taken_is_one_sentence(start: Start, echo_store: Path) -> None:
     server = start(echo_store)
     taken = {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}
-    found = subprocess.run([sys.executable, "-m", "ndani", "serve"], env=taken, capture_output=True, text=True, timeout=120, check=False)
-    assert found.returncode == 1 and "address already in use" in found.stderr and "Traceback" not in found.stderr
+    done = subprocess.run([sys.executable, "-m", "ndani", "serve"], env=taken, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_idle_server_leaves(start: Start, echo_store: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from bert_numpy import Bert
 from checkpoints import sources
+from golden_cli import Result, run
 from ndani.sources.catalogue import load
 from server import Server, serving, slowness, until
 from stores import EMBEDDER, link
@@ -51,12 +51,6 @@ def embed(server: Server, given: Any, **more: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def refused(server: Server, body: Any, route: str = "/api/embed") -> tuple[int, str]:
-    answer = server.post(route, body)
-    assert list(answer.json()) == ["error"], answer.text
-    return answer.status_code, answer.json()["error"]
-
-
 def cosine(one: Any, other: Any) -> float:
     return float(np.dot(one, other) / np.linalg.norm(one) / np.linalg.norm(other))
 
@@ -68,7 +62,8 @@ def test_vectors_are_those_of_the_published_weights(server: Server, checkpoint: 
     assert min(agreed) >= 0.999, dict(zip(SENTENCES, agreed, strict=True))
     assert all(abs(np.linalg.norm(vector) - 1) < 1e-5 for vector in answer["embeddings"])
     assert answer["prompt_eval_count"] == sum(len(bert.tokenizer.encode(text).ids) for text in SENTENCES)
-    assert answer["total_duration"] >= answer["load_duration"] > 0 and "truncated" not in answer
+    assert answer["total_duration"] >= answer["load_duration"] > 0
+    assert "truncated" not in answer
 
 
 def test_what_means_the_same_is_nearer_and_order_is_kept(server: Server) -> None:
@@ -84,12 +79,13 @@ def test_what_means_the_same_is_nearer_and_order_is_kept(server: Server) -> None
 def test_texts_that_are_too_long(server: Server) -> None:
     long = "word " * 600  # a token each, and two around them
     cut = embed(server, ["short", long])
-    assert cut["prompt_eval_count"] == 3 + 256 and cut["truncated"] == 602 - 256  # the model's own num_ctx, as in Ollama's library
+    assert cut["prompt_eval_count"] == 3 + 256
+    assert cut["truncated"] == 602 - 256  # the model's own num_ctx, as in Ollama's library
     assert cosine(cut["embeddings"][1], embed(server, "word " * 254)["embeddings"][0]) > 0.9999
     body = {"model": EMBEDDER, "input": long, "truncate": False}
-    assert refused(server, body) == (400, "the input length exceeds the context length")
+    assert server.refusal("/api/embed", body) == (400, "the input length exceeds the context length")
     assert embed(server, "one two three four five", options={"num_ctx": 4})["prompt_eval_count"] == 4
-    assert refused(server, body | {"input": "ä " * 300})[0] == 400
+    assert server.refusal("/api/embed", body | {"input": "ä " * 300})[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -121,7 +117,7 @@ def test_a_text_that_fills_the_slot_of_a_model_that_speaks(server: Server) -> No
         assert answer["prompt_eval_count"] in (num_ctx - 1, num_ctx), answer
         assert answer["truncated"] == whole - answer["prompt_eval_count"]
         server.post("/api/embed", {"model": "smollm2:135m", "keep_alive": 0})
-        until(lambda: "smollm2:135m" not in server.resident(), 60, "it has left")
+        until(lambda: "smollm2:135m" not in server.resident(), "it has left")
 
 
 @pytest.mark.slow
@@ -135,38 +131,43 @@ def test_a_very_long_text_keeps_nobody_waiting(server: Server) -> None:
             server.http.get("/api/version")
             longest, waited = max(longest, time.monotonic() - begun), waited + 1
             time.sleep(0.01)
-    assert long.result()["truncated"] == 2_000_002 - 256 and waited > 5
+    assert long.result()["truncated"] == 2_000_002 - 256
+    assert waited > 5
     assert longest < 0.15 * slowness(), longest
 
 
 def test_dimensions(server: Server) -> None:
     whole, cut = embed(server, "hello")["embeddings"][0], embed(server, "hello", dimensions=16)["embeddings"][0]
-    assert len(whole) == 384 and len(cut) == 16 and math.isclose(sum(x * x for x in cut), 1, abs_tol=1e-6)
+    assert len(whole) == 384
+    assert len(cut) == 16
+    assert math.isclose(sum(x * x for x in cut), 1, abs_tol=1e-6)
     assert cosine(whole[:16], cut) > 0.99999
     assert embed(server, "hello", dimensions=4000)["embeddings"][0] == whole
 
 
 def test_nothing_to_embed_loads_and_unloads(server: Server) -> None:
     embed(server, "x", keep_alive=0)
-    until(lambda: "all-minilm:latest" not in server.resident(), 60, "it has left")
+    until(lambda: "all-minilm:latest" not in server.resident(), "it has left")
     for nothing in ({}, {"input": ""}, {"input": []}, {"input": None}):
         answer = server.post("/api/embed", {"model": EMBEDDER, **nothing})
         assert answer.json() == {"model": EMBEDDER, "embeddings": []}
     assert server.resident()["all-minilm:latest"]["context_length"] == 256
     assert len(embed(server, [""])["embeddings"][0]) == 384  # an empty text among texts has a vector
     assert server.post("/api/embeddings", {"model": EMBEDDER, "keep_alive": 0}).json() == {"embedding": []}
-    until(lambda: "all-minilm:latest" not in server.resident(), 60, "it was unloaded")
+    until(lambda: "all-minilm:latest" not in server.resident(), "it was unloaded")
 
 
 def test_the_older_route(server: Server) -> None:
     new = embed(server, "hello")["embeddings"][0]
     old = server.post("/api/embeddings", {"model": EMBEDDER, "prompt": "hello"}).json()
-    assert list(old) == ["embedding"] and cosine(old["embedding"], new) > 0.99999
+    assert list(old) == ["embedding"]
+    assert cosine(old["embedding"], new) > 0.99999
     assert server.post("/api/embeddings", {"model": EMBEDDER}).json() == {"embedding": []}
     long = server.post("/api/embeddings", {"model": EMBEDDER, "prompt": "hello " * 400}).json()
-    assert len(long["embedding"]) == 384 and long["truncated"] > 100
-    assert refused(server, {"prompt": "x"}, "/api/embeddings") == (400, "model is required")
-    assert refused(server, {"model": "nope", "prompt": "x"}, "/api/embeddings") == (404, 'model "nope" not found, try pulling it first')
+    assert len(long["embedding"]) == 384
+    assert long["truncated"] > 100
+    assert server.refusal("/api/embeddings", {"prompt": "x"}) == (400, "model is required")
+    assert server.refusal("/api/embeddings", {"model": "nope", "prompt": "x"}) == (404, 'model "nope" not found, try pulling it first')
 
 
 @pytest.mark.parametrize(
@@ -189,8 +190,9 @@ def test_the_older_route(server: Server) -> None:
     ids=str,
 )
 def test_what_is_wrong_is_said(server: Server, body: Any, status: int, begins: str) -> None:
-    got, sentence = refused(server, body)
-    assert got == status and sentence.startswith(begins)
+    got, sentence = server.refusal("/api/embed", body)
+    assert got == status
+    assert sentence.startswith(begins)
 
 
 def test_options_that_mean_nothing_here_are_named(server: Server) -> None:
@@ -202,26 +204,27 @@ def test_options_that_mean_nothing_here_are_named(server: Server) -> None:
 def test_a_model_of_embeddings_does_nothing_else(server: Server) -> None:
     assert server.post("/api/show", {"model": EMBEDDER}).json()["capabilities"] == ["embedding"]
     for verb, more in (("generate", {"prompt": "x"}), ("chat", {"messages": [{"role": "user", "content": "x"}]})):
-        assert refused(server, {"model": EMBEDDER, **more}, f"/api/{verb}") == (400, f'"{EMBEDDER}" does not support {verb}')
+        assert server.refusal(f"/api/{verb}", {"model": EMBEDDER, **more}) == (400, f'"{EMBEDDER}" does not support {verb}')
 
 
 def test_a_model_that_speaks_embeds_too_and_still_speaks(server: Server) -> None:
     given = {"model": "smollm2:135m", "options": {"num_ctx": 512}}
     one, same, other = server.post("/api/embed", given | {"input": ["a red apple", "a red apple", "tax law"]}).json()["embeddings"]
-    assert len(one) == 576 and cosine(one, same) > 0.9999 > cosine(one, other)
+    assert len(one) == 576
+    assert cosine(one, same) > 0.9999 > cosine(one, other)
     few = {"num_ctx": 512, "num_predict": 4}
     assert server.ask("/api/generate", {"model": "smollm2:135m", "prompt": "Hi", "options": few})["eval_count"] <= 4
     server.post("/api/generate", {"model": "smollm2:135m", "keep_alive": 0})
-    until(lambda: "smollm2:135m" not in server.resident(), 60, "both its runners have left")
+    until(lambda: "smollm2:135m" not in server.resident(), "both its runners have left")
 
 
 def test_a_client_that_leaves_stops_the_computation(server: Server) -> None:
     embed(server, "warm")
     with pytest.raises(httpx.ReadTimeout):
         server.post("/api/embed", {"model": EMBEDDER, "input": ["word " * 200] * 2000}, timeout=httpx.Timeout(300, read=3))
-    until(lambda: server.health()["counts"]["cancelled"], 60, "it was cancelled")
+    until(lambda: server.health()["counts"]["cancelled"], "it was cancelled")
     # What it asked for would take many minutes; the portion under way may end.
-    until(lambda: not server.busy(), 60, "no slot computes")
+    until(lambda: not server.busy(), "no slot computes")
     assert len(embed(server, "and the next one is served")["embeddings"]) == 1
 
 
@@ -229,7 +232,8 @@ def test_the_python_client(server: Server) -> None:
     client = ollama.Client(host=server.url, trust_env=False)
     one = client.embed(EMBEDDER, "hello")
     two = client.embed(EMBEDDER, ["hello", "world"], dimensions=8)
-    assert one.prompt_eval_count == 3 and [len(vector) for vector in two.embeddings] == [8, 8]
+    assert one.prompt_eval_count == 3
+    assert [len(vector) for vector in two.embeddings] == [8, 8]
     assert cosine(client.embeddings(EMBEDDER, "hello").embedding, one.embeddings[0]) > 0.99999
     with pytest.raises(ollama.ResponseError) as caught:
         client.embed("nope", "hello")
@@ -241,7 +245,8 @@ def test_created_from_the_files_it_is_the_catalogues(server: Server, checkpoint:
     client = ollama.Client(host=server.url, trust_env=False)
     files = {name: client.create_blob(path) for name, path in sources(checkpoint).items()}
     steps = [step.status for step in client.create("mine", files=files, stream=True)]
-    assert steps[0] == "converting model" and steps[-1] == "success"
+    assert steps[0] == "converting model"
+    assert steps[-1] == "success"
     (pin,) = [layer for model in load().models if model.name == "all-minilm:22m" for layer in model.layers]
     assert f"using existing layer {pin.digest}" in steps  # byte for byte what the pull makes
     assert client.embed("mine", "hello").embeddings == client.embed(EMBEDDER, "hello").embeddings
@@ -249,29 +254,32 @@ def test_created_from_the_files_it_is_the_catalogues(server: Server, checkpoint:
     client._client.close()
 
 
-def run(server: Server, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}
-    command = [sys.executable, "-m", "ndani", "run", *words]
-    return subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+def run_prompt(server: Server, *words: str, stdin: str = "") -> Result:
+    return run(("run", *words), {**server.environment, "NDANI_HOST": f"127.0.0.1:{server.port}"}, stdin)
 
 
 def test_the_command_line_prints_the_vector(server: Server) -> None:
-    said = run(server, EMBEDDER, "hello")
-    assert said.returncode == 0 and said.stderr == "" and said.stdout.count("\n") == 1
-    assert json.loads(said.stdout) == embed(server, "hello")["embeddings"][0]
-    assert len(json.loads(run(server, EMBEDDER, "--dimensions", "8", stdin="hello").stdout)) == 8
+    printed = run_prompt(server, EMBEDDER, "hello")
+    assert printed.exit == 0
+    assert printed.stderr == ""
+    assert printed.stdout.count("\n") == 1
+    assert json.loads(printed.stdout) == embed(server, "hello")["embeddings"][0]
+    assert len(json.loads(run_prompt(server, EMBEDDER, "--dimensions", "8", stdin="hello").stdout)) == 8
     for flags, sentence in {
         (): "a text is needed: ndani run all-minilm",
         ("--dimensions", "some", "x"): 'invalid argument "some" for "--dimensions"',
         ("--truncate=false", "word " * 600): "the input length exceeds the context length",
     }.items():
-        wrong = run(server, EMBEDDER, *flags)
-        assert (wrong.returncode, wrong.stdout) == (1, "") and wrong.stderr.startswith(f"Error: {sentence}"), wrong
-    assert run(server, EMBEDDER, "").stderr == 'Error: a text is needed: ndani run all-minilm "your text"\n'
+        wrong = run_prompt(server, EMBEDDER, *flags)
+        assert (wrong.exit, wrong.stdout) == (1, "")
+        assert wrong.stderr.startswith(f"Error: {sentence}")
+    assert run_prompt(server, EMBEDDER, "").stderr == 'Error: a text is needed: ndani run all-minilm "your text"\n'
     environment = server.environment | {"NDANI_HOST": f"127.0.0.1:{server.port}"}
     with terminal([sys.executable, "-m", "ndani", "run", EMBEDDER], environment) as screen:
         assert screen.exit() == 1
         assert 'Error: a text is needed: ndani run all-minilm "your text"' in screen.lines(), "no conversing with it"
-    cut = run(server, EMBEDDER, "word " * 300)
-    assert len(json.loads(cut.stdout)) == 384 and cut.stderr.startswith("Warning: the text is longer") and "46 of its tokens" in cut.stderr
-    assert "for models of embeddings" in run(server, "smollm2:135m", "--dimensions", "8", "x").stderr
+    cut = run_prompt(server, EMBEDDER, "word " * 300)
+    assert len(json.loads(cut.stdout)) == 384
+    assert cut.stderr.startswith("Warning: the text is longer")
+    assert "46 of its tokens" in cut.stderr
+    assert "for models of embeddings" in run_prompt(server, "smollm2:135m", "--dimensions", "8", "x").stderr

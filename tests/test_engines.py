@@ -35,7 +35,9 @@ ALL = {
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_is_found_by_its_name_and_by_its_weights(name: str) -> None:
     spec = ENGINES[name]
-    assert spec.name == name and spec.formats and all(engine_for(weights_format) is spec for weights_format in spec.formats)
+    assert spec.name == name
+    assert spec.formats
+    assert all(engine_for(weights_format) is spec for weights_format in spec.formats)
     assert callable(engines.host(name).prepare)
     assert spec.features <= set(UNSUPPORTED_FEATURES)
 

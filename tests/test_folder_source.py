@@ -22,17 +22,12 @@ from ndani.store.layout import digest_of
 from ndani.types import Progress
 from registries import put_model
 from server import PATIENCE
-from steps import following
+from steps import all_steps
 from test_registry import left_over
 
 pytestmark = pytest.mark.usefixtures("home")
 
 WEIGHTS = gguf(tensors(3))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 @pytest.fixture
@@ -44,8 +39,7 @@ def disk(tmp_path: Path) -> Path:
 async def collect(store: Store, model: str, disk: Path) -> list[Progress]:
     """As the fetcher does it, offline."""
     name = parse(model)
-    async with following(pull, store, name, choose(name, True, folders=(disk,), store_root=store.layout.root)) as steps:
-        return [step async for step in steps]
+    return await all_steps(pull, store, name, choose(name, True, folders=(disk,), store_root=store.layout.root))
 
 
 @pytest.mark.parametrize("inner", ["", "models"])
@@ -53,9 +47,11 @@ async def test_a_store_on_a_disk_is_pulled_offline(store: Store, disk: Path, inn
     there = Store(disk / inner)
     manifest = put_model(there, parse("qwen2.5:3b"), WEIGHTS)
     steps = await collect(store, "Qwen2.5:3B", disk)
-    assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
+    assert steps[0].status == "pulling manifest"
+    assert steps[-1].status == "success"
     entry = store.find(parse("qwen2.5:3b"))
-    assert entry.path.read_bytes() == manifest and entry.weights_path.read_bytes() == WEIGHTS
+    assert entry.path.read_bytes() == manifest
+    assert entry.weights_path.read_bytes() == WEIGHTS
     with pytest.raises(Offline, match="NDANI_OFFLINE is set"):
         await collect(store, "other", disk)
 
@@ -68,14 +64,14 @@ async def test_a_flipped_byte_is_refused_removed_and_said(store: Store, disk: Pa
         file.write(b"\xff\x00\xff")
     with pytest.raises(SourceFailed, match="digest mismatch, file must be downloaded again"):
         await collect(store, "tiny", disk)
-    assert left_over(store) == [] and not store.list_models()
+    assert left_over(store) == []
+    assert not store.list_models()
     there.layout.blob(digest_of(WEIGHTS)).write_bytes(WEIGHTS[:-1])
     with pytest.raises(SourceFailed, match=r"bytes, and \d+ were expected; copy it there again"):
         await collect(store, "tiny", disk)
     there.layout.blob(digest_of(WEIGHTS)).unlink()
     with pytest.raises(NotFound, match="which tiny:latest needs; copy it there again"):
-        async with following(pull, store, parse("tiny"), [FolderSource(parse("tiny"), disk)]) as steps:
-            [step async for step in steps]
+        await all_steps(pull, store, parse("tiny"), [FolderSource(parse("tiny"), disk)])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +116,8 @@ async def test_sums_beside_the_files_count(store: Store, disk: Path, where: str)
     (disk / "tiny-1b.gguf").write_bytes(WEIGHTS[:-1] + b"\xee")
     with pytest.raises(SourceFailed, match="digest mismatch"):
         await collect(store, "tiny:1b", disk)
-    assert left_over(store) == [] and not store.list_models()
+    assert left_over(store) == []
+    assert not store.list_models()
 
 
 async def test_shards_in_a_folder_are_joined(store: Store, disk: Path) -> None:
@@ -139,19 +136,21 @@ async def test_shards_that_do_not_belong_together_are_refused(store: Store, disk
         (disk / f"tiny-1b-0000{number + 1}-of-00003.gguf").write_bytes(part)
     with pytest.raises(SourceFailed, match=r"do not make a model: .* which is there already"):
         await collect(store, "tiny:1b", disk)
-    assert left_over(store) == [] and not store.list_models()
+    assert left_over(store) == []
+    assert not store.list_models()
 
 
 async def test_a_file_that_is_no_model_is_the_folders_fault_and_is_not_kept(store: Store, disk: Path, tmp_path: Path) -> None:
     (disk / "tiny-1b.gguf").write_bytes(b"GGUF" + bytes(1000))
     with pytest.raises(SourceFailed, match=r"the files of tiny:1b do not make a model: .*; look at them where they come from"):
         await collect(store, "tiny:1b", disk)
-    assert list(store.blobs.scan()) == [] and left_over(store) == []
+    assert list(store.blobs.scan()) == []
+    assert left_over(store) == []
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "tiny-1b.gguf").write_bytes(WEIGHTS)
     folders = (disk, tmp_path / "second")
-    async with following(pull, store, parse("tiny:1b"), choose(parse("tiny:1b"), True, folders=folders)) as steps:
-        assert [step async for step in steps][-1].status == "success", "the next folder is looked into"
+    steps = await all_steps(pull, store, parse("tiny:1b"), choose(parse("tiny:1b"), True, folders=folders))
+    assert steps[-1].status == "success", "the next folder is looked into"
 
 
 async def test_links_out_of_the_folder_and_pipes_are_not_read(store: Store, disk: Path, tmp_path: Path) -> None:
@@ -181,8 +180,6 @@ async def test_the_fetcher_looks_there_before_it_asks_anybody(store: Store, disk
     put_model(store, parse("mine"), b"GGUF")
     given = {"NDANI_MODELS": str(store.layout.root), "NDANI_SOURCES": f"/nowhere/at/all, {disk}, {store.layout.root}", "NDANI_OFFLINE": "1"}
     fetcher = Fetcher(settings.load(given))
-    async with following(fetcher.pull, parse("someone/tiny:1"), False) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(fetcher.pull, parse("someone/tiny:1"), False))[-1].status == "success"
     with pytest.raises(Offline):
-        async with following(fetcher.pull, parse("mine"), False) as steps:
-            [step async for step in steps]
+        await all_steps(fetcher.pull, parse("mine"), False)

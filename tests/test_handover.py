@@ -32,11 +32,6 @@ WEIGHTS = gguf("linked") + bytes(3 << 20)
 DIGEST = f"sha256:{sha256(WEIGHTS).hexdigest()}"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def placed(store: Store) -> tuple[str, Path]:
     """A place, and the path of the file that is to be in it."""
     place = create_slot(store.layout)
@@ -46,19 +41,23 @@ def placed(store: Store) -> tuple[str, Path]:
 def test_a_file_becomes_a_blob_and_its_place_is_gone(store: Store) -> None:
     place, path = placed(store)
     for folder in (path.parent, path.parent.parent):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and folder.stat().st_uid == os.geteuid()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert folder.stat().st_uid == os.geteuid()
     path.write_bytes(WEIGHTS)
     inode = path.stat().st_ino
     steps = listed(accept_file, store, place)
-    assert steps[0].status == "verifying sha256 digest" and steps[-2].completed == steps[-2].total == len(WEIGHTS)
+    assert steps[0].status == "verifying sha256 digest"
+    assert steps[-2].completed == steps[-2].total == len(WEIGHTS)
     assert (steps[-1].status, steps[-1].digest) == ("success", DIGEST)
     blob = store.layout.blob(DIGEST)
-    assert blob.stat().st_ino == inode and blob.read_bytes() == WEIGHTS
+    assert blob.stat().st_ino == inode
+    assert blob.read_bytes() == WEIGHTS
     assert list(store.layout.handover.iterdir()) == []
     again, path = placed(store)
     path.write_bytes(WEIGHTS)
     assert listed(accept_file, store, again)[-1].digest == DIGEST
-    assert blob.stat().st_ino == inode and not path.parent.exists(), "what is there already stays"
+    assert blob.stat().st_ino == inode, "what is there already stays"
+    assert not path.parent.exists()
 
 
 def wrongs(path: Path, what: str) -> None:
@@ -96,7 +95,8 @@ def test_what_is_not_the_owners_own_file_is_refused(store: Store, what: str, kin
     wrongs(path, what)
     with pytest.raises(kind) as met:
         listed(accept_file, store, place)
-    assert not store.layout.blobs.exists() and "\n" not in str(met.value)
+    assert not store.layout.blobs.exists()
+    assert "\n" not in str(met.value)
     assert str(met.value).endswith("; send the file to /api/blobs instead"), met.value
 
 
@@ -130,7 +130,7 @@ def test_a_server_sweeps_them_when_it_starts(start: Start, store: Store) -> None
     path.write_bytes(b"x")
     os.utime(path.parent, (1000, 1000))
     start(store.layout.root)
-    until(lambda: [p.name for p in store.layout.handover.iterdir()] == [young], 20, "only the young one is left")
+    until(lambda: [p.name for p in store.layout.handover.iterdir()] == [young], "only the young one is left", at_rest=20)
 
 
 def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_path: Path) -> None:
@@ -140,7 +140,8 @@ def test_a_linked_blob_of_an_old_file_is_young_when_it_comes(store: Store, tmp_p
     place, path = placed(store)
     path.hardlink_to(old)
     listed(accept_file, store, place)
-    assert store.prune() == () and store.blobs.has(DIGEST), "nothing names it yet, and somebody is about to"
+    assert store.prune() == ()
+    assert store.blobs.has(DIGEST), "nothing names it yet, and somebody is about to"
     assert listed(prune, store)[-1] == PruneResult(0, 0, 0), "nor by `ndani prune`"
 
 
@@ -170,7 +171,9 @@ def test_a_client_says_a_name_and_never_a_path(server: Server, body: Any, status
 
 def test_no_path_of_the_server_is_told(server: Server) -> None:
     answer = server.post("/api/handover", {})
-    assert answer.status_code == 200 and list(answer.json()) == ["place"] and str(server.models) not in answer.text
+    assert answer.status_code == 200
+    assert list(answer.json()) == ["place"]
+    assert str(server.models) not in answer.text
     (server.models / ".handover" / answer.json()["place"] / "file").write_bytes(WEIGHTS)
     told = server.post("/api/handover", {"place": answer.json()["place"], "stream": False})
     assert told.json() == {"status": "success", "digest": DIGEST}
@@ -199,7 +202,7 @@ def clones(folder: Path) -> bool:
     return True
 
 
-def made(folder: Path, environment: dict[str, str], salt: str, mode: int) -> tuple[Any, os.stat_result, os.stat_result]:
+def create_from_file(folder: Path, environment: dict[str, str], salt: str, mode: int) -> tuple[Any, os.stat_result, os.stat_result]:
     """Create a model of a file with this mode: what was printed, and what the disk says of the file and of the blob."""
     weights = gguf(salt) + bytes(2 << 20)
     (folder / "m.gguf").write_bytes(weights)
@@ -215,22 +218,27 @@ def made(folder: Path, environment: dict[str, str], salt: str, mode: int) -> tup
 
 
 def test_a_file_that_nobody_may_write_to_is_linked(tmp_path: Path, environment: dict[str, str]) -> None:
-    done, file, blob = made(tmp_path, environment, "readonly", 0o444)
-    assert "linking m.gguf" in done.stderr and "copying" not in done.stderr and "reading" not in done.stderr
+    done, file, blob = create_from_file(tmp_path, environment, "readonly", 0o444)
+    assert "linking m.gguf" in done.stderr
+    assert "copying" not in done.stderr
+    assert "reading" not in done.stderr
     assert clones(tmp_path) or (file.st_ino, file.st_nlink) == (blob.st_ino, 2)
     assert run(("rm", "readonly"), environment).exit == 0
     assert (tmp_path / "m.gguf").read_bytes().startswith(b"GGUF"), "what is the user's stays the user's"
 
 
 def test_a_file_that_may_change_is_cloned_or_sent_and_never_shared(tmp_path: Path, environment: dict[str, str]) -> None:
-    done, file, blob = made(tmp_path, environment, "writable", 0o644)
-    assert file.st_ino != blob.st_ino and file.st_nlink == blob.st_nlink == 1
-    assert ("linking" in done.stderr) is clones(tmp_path) and ("copying" in done.stderr) is not clones(tmp_path)
+    done, file, blob = create_from_file(tmp_path, environment, "writable", 0o644)
+    assert file.st_ino != blob.st_ino
+    assert file.st_nlink == blob.st_nlink == 1
+    assert ("linking" in done.stderr) is clones(tmp_path)
+    assert ("copying" in done.stderr) is not clones(tmp_path)
     with (tmp_path / "m.gguf").open("r+b") as edited:
         edited.write(b"XXXX")
     assert Store(Path(environment["NDANI_MODELS"])).layout.blob(f"sha256:{sha256(gguf('writable') + bytes(2 << 20)).hexdigest()}").exists()
     listed = run(("show", "writable"), environment)
-    assert listed.exit == 0 and "llama" in listed.stdout
+    assert listed.exit == 0
+    assert "llama" in listed.stdout
 
 
 def test_a_server_with_another_store_is_sent_the_file(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -239,8 +247,11 @@ def test_a_server_with_another_store_is_sent_the_file(tmp_path: Path, environmen
     (tmp_path / "m.gguf").chmod(0o444)
     (tmp_path / "Modelfile").write_text("FROM ./m.gguf\n")
     done = run(("create", "elsewhere"), elsewhere, folder=tmp_path)
-    assert done.exit == 0 and "linking" not in done.stderr and "copying" in done.stderr, done.stderr
-    assert not (tmp_path / "mine").exists() and (tmp_path / "m.gguf").stat().st_nlink == 1
+    assert done.exit == 0, done.stderr
+    assert "linking" not in done.stderr
+    assert "copying" in done.stderr
+    assert not (tmp_path / "mine").exists()
+    assert (tmp_path / "m.gguf").stat().st_nlink == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file somebody else's")
@@ -250,7 +261,8 @@ def test_a_file_of_somebody_else_is_sent(tmp_path: Path, environment: dict[str, 
     (tmp_path / "m.gguf").chmod(0o444)
     (tmp_path / "Modelfile").write_text("FROM ./m.gguf\n")
     done = run(("create", "theirs"), environment, folder=tmp_path)
-    assert done.exit == 0 and (clones(tmp_path) or "linking" not in done.stderr), done.stderr
+    assert done.exit == 0, done.stderr
+    assert clones(tmp_path) or "linking" not in done.stderr
 
 
 @pytest.mark.slow
@@ -263,7 +275,8 @@ def test_linking_costs_one_reading(tmp_path: Path, environment: dict[str, str]) 
     (tmp_path / "Modelfile").write_text("FROM ./m.gguf\n")
     began = time.monotonic()
     done = run(("create", "large"), environment, folder=tmp_path)
-    assert done.exit == 0 and "linking" in done.stderr
+    assert done.exit == 0
+    assert "linking" in done.stderr
     blobs = Store(Path(environment["NDANI_MODELS"])).layout.blobs
     assert sum(path.stat().st_blocks for path in blobs.iterdir()) * 512 < 64 << 20, "nothing was written"
     assert time.monotonic() - began < 60

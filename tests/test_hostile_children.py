@@ -162,7 +162,8 @@ async def test_no_thread_of_a_runner_that_listens_can_name_a_socket() -> None:
         await runner.stop()
     if "Seccomp_filters" not in states[0]:
         pytest.skip("this kernel does not count filters")
-    assert len(states) > 1 and all("Seccomp_filters:\t2\n" in state for state in states)
+    assert len(states) > 1
+    assert all("Seccomp_filters:\t2\n" in state for state in states)
 
 
 def test_without_descriptors_left_no_start_takes_any() -> None:
@@ -205,7 +206,8 @@ def test_how_children_end_and_what_they_are_told_to_say() -> None:
     assert [describe_exit(code) for code in (0, 3, -11, -37)] == [
         "ended by itself (exit code 0)", "ended by itself (exit code 3)", "crashed (SIGSEGV)", "crashed (signal 37)",
     ]  # fmt: skip
-    assert type(error_from_child("error", "x")) is NdaniError and type(error_from_child("", "x", LoadFailed)) is LoadFailed
+    assert type(error_from_child("error", "x")) is NdaniError
+    assert type(error_from_child("", "x", LoadFailed)) is LoadFailed
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,6 @@ async def place() -> AsyncIterator[Place]:
     await runner.cleanup()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 async def bring(store: Store, place: Place, *, hub: bool = False, stall_timeout: float = 30.0) -> None:
     registry = Registry(
         place.name,

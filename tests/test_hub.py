@@ -18,20 +18,17 @@ from ndani import settings
 from ndani.errors import NotFound, SourceFailed
 from ndani.names import Name, parse
 from ndani.sources import choose, open_registry
-from ndani.sources.families import library_models, registry_spelling
 from ndani.sources.fetcher import Fetcher
-from ndani.sources.gguf_files import group, pick
 from ndani.sources.hub import HubSource
 from ndani.sources.pull import pull
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.gguf import read_header
-from ndani.types import Progress
 from registries import StandIn
-from steps import following
+from steps import all_steps, following
 from test_fetcher import kill_children
-from test_registry import left_over
+from test_registry import collect, held, left_over
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -40,11 +37,6 @@ PIECE = 100_000
 MODEL = gguf(tensors(8, 100_000))
 SMALL = gguf(tensors(2))
 NAME = parse("hf.co/ns/tiny:Q8_0")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 @pytest.fixture
@@ -57,41 +49,36 @@ async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
     await runner.cleanup()
 
 
-def ask(name: Name, stall_timeout: float = 30.0) -> HubSource:
+def hub_source(name: Name, stall_timeout: float = 30.0) -> HubSource:
     """A source as `choose` makes it, with a test's patience."""
     made = open_registry(name, offline=False)
     at = os.environ.get("HF_ENDPOINT", "")
     token = os.environ.get("HF_TOKEN", "")
-    assert made.host == at.removeprefix("http://") and isinstance(choose(name, False)[0], HubSource)
+    assert made.host == at.removeprefix("http://")
+    assert isinstance(choose(name, False)[0], HubSource)
     registry = Registry(
         name, insecure=False, offline=False, key=Path("key"), endpoint=at, token=token, retries=QUICK, stall_timeout=stall_timeout
     )
     return HubSource(registry, PIECE)
 
 
-async def collect(store: Store, name: Name, source: RegistrySource) -> list[Progress]:
-    async with following(pull, store, name, [source], retries=QUICK) as steps:
-        return [step async for step in steps]
-
-
-def held(store: Store, name: Name) -> bytes:
-    return store.find(name).weights_path.read_bytes()
-
-
 @pytest.mark.parametrize("lists", ["revision", "tree", "bare"])
 async def test_a_tag_is_a_file(hub: Hub, store: Store, lists: str) -> None:
     hub.lists = lists
-    steps = await collect(store, NAME, ask(NAME))
+    steps = await collect(store, NAME, hub_source(NAME))
     said = [step.status for step in steps]
-    assert said[0] == "pulling manifest" and said[-2:] == ["writing manifest", "success"]
-    assert held(store, NAME) == MODEL and left_over(store) == []
+    assert said[0] == "pulling manifest"
+    assert said[-2:] == ["writing manifest", "success"]
+    assert held(store, NAME) == MODEL
+    assert left_over(store) == []
     [model] = store.list_models()
-    assert model.name == "hf.co/ns/tiny:Q8_0" and model.details.family == "llama"
+    assert model.name == "hf.co/ns/tiny:Q8_0"
+    assert model.details.family == "llama"
     other = parse("hf.co/ns/tiny:f16")
-    await collect(store, other, ask(other))
+    await collect(store, other, hub_source(other))
     assert held(store, other) == SMALL
     with pytest.raises(NotFound, match=r"has no q2_k; it has F16, Q8_0$"):
-        await collect(store, parse("hf.co/ns/tiny:q2_k"), ask(parse("hf.co/ns/tiny:q2_k")))
+        await collect(store, parse("hf.co/ns/tiny:q2_k"), hub_source(parse("hf.co/ns/tiny:q2_k")))
     if lists == "revision":
         assert any(f"/resolve/{SHA}/" in path for _, path, _ in hub.seen), "of one commit"
 
@@ -106,14 +93,15 @@ async def test_shards_are_pulled_as_parts_and_joined(hub: Hub, store: Store, mon
     runner = await hub.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     name = parse("hf.co/ns/tiny")
-    steps = await collect(store, name, ask(name))
+    steps = await collect(store, name, hub_source(name))
     await runner.cleanup()
     assert any(step.status.startswith("joining ") for step in steps)
     entry = store.find(name)
     found = read_header(entry.weights_path).tensors
     assert {tensor.name: tensor.shape for tensor in found} == {key: (len(raw),) for key, raw in content.items()}
     whole = entry.weights_path.read_bytes()
-    assert all(raw in whole for raw in content.values()) and b"split." not in whole
+    assert all(raw in whole for raw in content.values())
+    assert b"split." not in whole
     assert (entry.system, entry.template, entry.params, entry.licenses) == ("Be kind.", "{{ .Prompt }}", {"temperature": 0.5}, ("Free.",))
     assert {digest for digest, _ in store.blobs.scan()} == entry.digests, "the shards are gone"
 
@@ -137,10 +125,11 @@ async def test_safetensors_are_converted(hub: Hub, store: Store, monkeypatch: py
     name, before = parse("hf.co/ns/tiny"), {path.name for path in store.layout.blobs.glob("*")}
     runner = await hub.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    steps = await collect(store, name, ask(name))
+    steps = await collect(store, name, hub_source(name))
     await runner.cleanup()
     converting = [step for step in steps if step.status == "converting model"]
-    assert converting[-1].completed == converting[-1].total == len(held(store, name)) and steps[-1].status == "success"
+    assert converting[-1].completed == converting[-1].total == len(held(store, name))
+    assert steps[-1].status == "success"
     assert held(store, name) == made_of(folder)
     entry = store.find(name)
     assert store.describe(entry).capabilities == (("completion",) if kind == "llama" else ("embedding",))
@@ -159,7 +148,7 @@ async def test_safetensors_that_cannot_be_converted_are_not_fetched(hub: Hub, st
         runner = await hub.start()
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         with pytest.raises(SourceFailed, match=said):
-            await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
+            await collect(store, parse("hf.co/ns/tiny"), hub_source(parse("hf.co/ns/tiny")))
         await runner.cleanup()
     assert not any("safetensors" in path for _, path, _ in hub.seen), "said before anything large is fetched"
 
@@ -175,9 +164,10 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
     with pytest.raises(
         SourceFailed, match=r"^the files of hf.co/ns/tiny.* do not make a model: model.safetensors says something impossible"
     ):
-        await collect(store, parse("hf.co/ns/tiny"), ask(parse("hf.co/ns/tiny")))
+        await collect(store, parse("hf.co/ns/tiny"), hub_source(parse("hf.co/ns/tiny")))
     await runner.cleanup()
-    assert store.list_models() == [] and left_over(store) == []
+    assert store.list_models() == []
+    assert left_over(store) == []
 
 
 @pytest.mark.parametrize(
@@ -198,7 +188,7 @@ async def test_safetensors_that_are_damaged_are_one_sentence(
 async def test_a_list_of_something_else_is_one_sentence(hub: Hub, store: Store, item: object) -> None:
     hub.odd, hub.raw = [item], item if isinstance(item, bytes) else b""
     with pytest.raises(SourceFailed, match="answered with something that is no list of files"):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
 
 
 @pytest.mark.slow
@@ -206,7 +196,7 @@ async def test_a_byte_order_mark_before_a_list_is_passed_over(hub: Hub, store: S
     large = {"sha256": hashlib.sha256(MODEL).hexdigest(), "size": len(MODEL)}
     listed = {"sha": SHA, "siblings": [{"rfilename": "tiny-Q8_0.gguf", "size": len(MODEL), "lfs": large}]}
     hub.raw = b"\xef\xbb\xbf" + json.dumps(listed).encode()
-    await collect(store, NAME, ask(NAME))
+    await collect(store, NAME, hub_source(NAME))
     assert held(store, NAME) == MODEL
 
 
@@ -214,9 +204,9 @@ async def test_what_a_hub_says_reaches_nobodys_terminal_raw_and_not_without_end(
     hub.odd = [{"rfilename": f"\x1b[2J\x1b]0;x\x07\n{'long' * 30}-{n}.gguf", "size": 1, "blobId": SHA} for n in range(4000)]
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(store.layout.root)}))
     with pytest.raises(NotFound, match=r"has no Q8_0; it has .*longlong") as caught:
-        async with following(fetcher.pull, NAME, False) as steps:
-            [step async for step in steps]
-    assert str(caught.value).isprintable() and len(str(caught.value)) < 1100
+        await all_steps(fetcher.pull, NAME, False)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1100
 
 
 async def test_null_in_a_list_of_files_is_nothing(hub: Hub, store: Store) -> None:
@@ -224,8 +214,9 @@ async def test_null_in_a_list_of_files_is_nothing(hub: Hub, store: Store) -> Non
     hub.files["params"] = b'{"temperature": null, "top_k": 7}'
     listed = {"rfilename": "tiny-Q8_0.gguf", "size": None, "blobId": None, "lfs": {"sha256": digest, "oid": None, "size": len(MODEL)}}
     hub.odd = [listed, {"rfilename": "params", "size": 33, "blobId": git_id(hub.files["params"]), "lfs": None}]
-    await collect(store, NAME, ask(NAME))
-    assert held(store, NAME) == MODEL and store.find(NAME).params == {"top_k": 7}
+    await collect(store, NAME, hub_source(NAME))
+    assert held(store, NAME) == MODEL
+    assert store.find(NAME).params == {"top_k": 7}
 
 
 async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,15 +227,16 @@ async def test_the_token_is_for_the_hub_alone(hub: Hub, store: Store, monkeypatc
     with pytest.raises(
         SourceFailed, match=r"refused ns/tiny: it is not there, or private, or its terms .* put a token of yours into HF_TOKEN"
     ):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(SourceFailed, match="refused the token of HF_TOKEN for this model"):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    await collect(store, NAME, ask(NAME))
+    await collect(store, NAME, hub_source(NAME))
     await runner.cleanup()
     assert held(store, NAME) == MODEL
-    assert storage.seen and {authorization for _, _, authorization in storage.seen} == {""}
+    assert storage.seen
+    assert {authorization for _, _, authorization in storage.seen} == {""}
     # Nobody else's registry is shown it, by whatever name.
     other = StandIn(MODEL, token="t")
     runner = await other.start()
@@ -263,14 +255,15 @@ async def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, store: Store) ->
                 if step.digest == hub.model and (step.completed or 0) > len(MODEL) // 3:
                     kill_children()
     there = store.layout.partial(hub.model).stat().st_size
-    assert there > len(MODEL) // 3 and not store.list_models()
+    assert there > len(MODEL) // 3
+    assert not store.list_models()
     await asyncio.sleep(0.2)
     while hub.at_once:
         await asyncio.sleep(0.02)
     hub.spans, hub.pause = [], 0
-    async with following(fetcher.pull, NAME, False) as steps:
-        assert [step async for step in steps][-1].status == "success"
-    assert hub.spans == [[there, len(MODEL) - there]] and held(store, NAME) == MODEL
+    assert (await all_steps(fetcher.pull, NAME, False))[-1].status == "success"
+    assert hub.spans == [[there, len(MODEL) - there]]
+    assert held(store, NAME) == MODEL
 
 
 async def test_a_registry_that_is_no_hub_says_what_it_says(store: Store) -> None:
@@ -288,9 +281,9 @@ async def test_any_host_may_be_a_hub_and_is_shown_no_token(hub: Hub, store: Stor
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     name = parse(f"{hub.host}/ns/tiny:q8_0")
     [source] = choose(name, False, insecure=True)
-    async with following(pull, store, name, [source], retries=QUICK) as steps:
-        assert [step async for step in steps][-1].status == "success"
-    assert held(store, name) == MODEL and {authorization for _, _, authorization in hub.seen} == {""}
+    assert (await all_steps(pull, store, name, [source], retries=QUICK))[-1].status == "success"
+    assert held(store, name) == MODEL
+    assert {authorization for _, _, authorization in hub.seen} == {""}
 
 
 async def test_a_small_file_with_other_bytes_is_refused(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +299,7 @@ async def test_a_small_file_with_other_bytes_is_refused(hub: Hub, store: Store, 
     runner = await hub.start()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     with pytest.raises(SourceFailed, match="digest mismatch, template must be downloaded again"):
-        await collect(store, NAME, ask(NAME))
+        await collect(store, NAME, hub_source(NAME))
     await runner.cleanup()
     assert not store.list_models()
 
@@ -346,7 +339,7 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
     if isinstance(place, Hub):
         monkeypatch.setenv("HF_ENDPOINT", place.endpoint)
         monkeypatch.setenv("HF_TOKEN", place.token)
-        source: RegistrySource = ask(place.name, stall_timeout)
+        source: RegistrySource = hub_source(place.name, stall_timeout)
     else:
         registry = Registry(
             place.name, insecure=True, offline=False, key=Path(os.environ["HOME"]) / "key", retries=QUICK, stall_timeout=stall_timeout
@@ -356,107 +349,16 @@ async def test_what_goes_wrong(what: str, kind: str, store: Store, monkeypatch: 
         if sentence:
             with pytest.raises(SourceFailed, match=sentence) as caught:
                 await collect(store, place.name, source)
-            assert "\n" not in str(caught.value) and not store.list_models()
+            assert "\n" not in str(caught.value)
+            assert not store.list_models()
             assert what != "a wrong byte" or not left_over(store), "nothing wrong may be taken for a beginning"
         else:
             await collect(store, place.name, source)
-            assert held(store, place.name) == MODEL and left_over(store) == []
+            assert held(store, place.name) == MODEL
+            assert left_over(store) == []
         assert {authorization for _, path, authorization in storage.seen} <= {""}
         if "elsewhere" in switches:
             assert storage.sent[storage.model] == len(MODEL), "each byte once, from there"
     finally:
         for runner in runners:
             await runner.cleanup()
-
-
-# Names and files.
-
-
-@pytest.mark.parametrize(
-    ("tag", "file"),
-    [
-        ("latest", "m-Q4_K_M.gguf"),
-        ("q4_k_m", "m-Q4_K_M.gguf"),
-        ("Q8_0", "big/m.Q8_0-00001-of-00002.gguf"),
-        ("fp16", "m-F16.gguf"),
-        ("m-UD-Q4_K_XL.gguf", "m-UD-Q4_K_XL.gguf"),
-        ("ud-q4_k_xl", "m-UD-Q4_K_XL.gguf"),
-    ],
-)
-def test_a_tag_picks_a_file(tag: str, file: str) -> None:
-    files = ["README.md", "m-F16.gguf", "m-UD-Q4_K_XL.gguf", "m-Q4_K_M.gguf", "mmproj-m-F16.gguf", "m.imatrix.gguf"]
-    files += [f"big/m.Q8_0-0000{n}-of-00002.gguf" for n in (2, 1)]
-    assert pick(files, tag, "here")[0] == file
-    assert len(group(files)) == 4
-    with pytest.raises(SourceFailed, match="is one of 2 parts, and not all of them are there"):
-        pick(files[:-1], "q8_0", "here")
-    with pytest.raises(NotFound, match=r"has no q9; it has m00, .*, m19 and 5 more$"):
-        pick([f"m{number:02}.gguf" for number in range(25)], "q9", "here")
-    assert pick(["b-Q5_K_M.gguf", "a-Q8_0.gguf"], "latest", "here") == ("b-Q5_K_M.gguf",), "the first, where there is no Q4_K_M"
-
-
-#: Files as publishers lay them out, the tag, and what it means.
-LAYOUTS = [
-    (["mtp-g.gguf", "MTP/mtp-g-BF16.gguf", "MTP/mtp-g-Q8_0.gguf", "g-BF16.gguf", "mmproj-BF16.gguf"], "latest", "g-BF16.gguf"),
-    (["MTP/g-Q8_0-MTP.gguf", "MTP/g-BF16-MTP.gguf", "g-UD-Q8_0.gguf", "g-Q8_0.gguf"], "q8_0", "g-Q8_0.gguf"),
-    (["dflash-g-Q8_0.gguf", "eagle3-g-Q8_0.gguf", "g-it-long-name-Q8_0.gguf"], "Q8_0", "g-it-long-name-Q8_0.gguf"),
-    (["draft-g-q4_k_m.gguf", "dspark-g.gguf", "g-instruct-q4_k_m.gguf"], "latest", "g-instruct-q4_k_m.gguf"),
-    (["a-Q4_K_M-draft.gguf", "m-Q5_K_M.gguf"], "latest", "m-Q5_K_M.gguf"),
-    (["Ornith-9B-MTP-IQ2_M.gguf", "Ornith-9B-MTP-Q8_0.gguf", "mmproj-Ornith-9B-BF16.gguf"], "q8_0", "Ornith-9B-MTP-Q8_0.gguf"),
-    (["Eagle2-9B-Q4_K_M.gguf", "Eagle2-9B-Q8_0.gguf", "mmproj-Eagle2.gguf"], "latest", "Eagle2-9B-Q4_K_M.gguf"),
-    (["mtp-g-Q8_0.gguf"], "q8_0", "mtp-g-Q8_0.gguf"),
-    (["Q4_K_M/model.gguf", "Q8_0/model.gguf"], "Q8_0", "Q8_0/model.gguf"),
-    (["Q4_K_M/model.gguf", "Q8_0/model.gguf"], "latest", "Q4_K_M/model.gguf"),
-    (["quants/m-UD-Q4_K_XL/v2/model.gguf", "m/F16/model.gguf"], "ud-q4_k_xl", "quants/m-UD-Q4_K_XL/v2/model.gguf"),
-    (["BF16/m-Q8_0.gguf", "BF16/m.gguf"], "bf16", "BF16/m.gguf"),
-    (["BF16/m-Q8_0.gguf", "BF16/m.gguf"], "q8_0", "BF16/m-Q8_0.gguf"),
-    (["only/F16/model.gguf"], "model.gguf", "only/F16/model.gguf"),
-    (["Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf", "m-Q8_0.gguf"], "q8_0", "m-Q8_0.gguf"),
-    (["Q8_0/m-00001-of-00002.gguf", "Q8_0/m-00002-of-00002.gguf", "Q4_0/m.gguf"], "q8_0", "Q8_0/m-00001-of-00002.gguf"),
-    (["a/m-F16-00002-of-00002.gguf", "b/m-F16-00001-of-00002.gguf", "b/m-F16-00002-of-00002.gguf"], "f16", "b/m-F16-00001-of-00002.gguf"),
-    (["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"], "q8_0", "m-Q8_0-00001-of-00002.gguf"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("files", "tag", "file"), LAYOUTS)
-def test_what_lies_beside_a_model_and_in_which_folder(files: list[str], tag: str, file: str) -> None:
-    found = pick(files, tag, "here")
-    assert found[0] == file and len(found) == (2 if "-of-00002" in file else 1)
-    assert len({path.rpartition("/")[0] for path in found}) == 1
-
-
-@pytest.mark.parametrize(
-    ("typed", "there"),
-    [
-        ("phi4:mini", "phi4-mini:3.8b"),
-        ("phi4:mini-f16", "phi4-mini:3.8b-fp16"),
-        ("phi4:mini-q8_0", "phi4-mini:3.8b-q8_0"),
-        ("phi4:mini-q4_k_m", "phi4-mini:3.8b-q4_K_M"),
-        ("PHI4:Mini-Q4_K_M", "phi4-mini:3.8b-q4_K_M"),
-        ("qwen2.5:3b-q4_k_m", "qwen2.5:3b-instruct-q4_K_M"),
-        ("qwen2.5:3b-instruct-q4_k_m", "qwen2.5:3b-instruct-q4_K_M"),
-        ("llama3.2:3b-f16", "llama3.2:3b-instruct-fp16"),
-        ("deepseek-r1:1.5b-q8_0", "deepseek-r1:1.5b-qwen-distill-q8_0"),
-        ("mixtral:8x7b-q4_k_m", "mixtral:8x7b-instruct-v0.1-q4_K_M"),
-        ("nomic-embed-text:f16", "nomic-embed-text:137m-v1.5-fp16"),
-    ],
-)
-def test_names_are_spelt_as_the_library_spells_them(typed: str, there: str) -> None:
-    assert registry_spelling(parse(typed)) == parse(there)
-    assert registry_spelling(parse(there)) is None
-
-
-def test_names_that_need_no_spelling() -> None:
-    for name in ("qwen2.5:3b", "nomic-embed-text", "llama3.2:1b", "someone/phi4:mini", "127.0.0.1:5000/library/phi4:mini", "nope"):
-        assert registry_spelling(parse(name)) is None, name
-    keys = [parse(model.name).key for model in library_models()]
-    assert len(keys) == len(set(keys))
-    families = {model.name.partition(":")[0] for model in library_models()}
-    assert {"llama3.2", "gemma2", "gemma3", "phi4", "qwen2.5", "qwen3", "deepseek-r1", "mistral", "mixtral", "nomic-embed-text"} <= families
-    for model in library_models():
-        assert (
-            parse(model.registry_name)
-            and model.type in {"instruct", "embedding"}
-            and model.size_class in {"tiny", "small", "medium", "large"}
-        )
-        assert "{}" in model.variant and model.quantizations

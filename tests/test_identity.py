@@ -51,7 +51,8 @@ def test_openssl_agrees_on_keys_of_chance() -> None:
 def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "id_ed25519"
     one, two = open_identity(path), open_identity(path)
-    assert one.seed == two.seed and path.stat().st_mode & 0o777 == 0o600
+    assert one.seed == two.seed
+    assert path.stat().st_mode & 0o777 == 0o600
     assert parse(render(one)).public == one.public
 
 

@@ -76,23 +76,29 @@ def file(tmp_path: Path) -> Path:
 def test_a_header_is_read_for_what_it_says(file: Path) -> None:
     head = inspect(file)
     assert (head.architecture, head.file_type, head.context_length, head.embedding_length) == ("llama", "Q4_K_M", 2048, 64)
-    assert head.parameter_count == 64 * 3000 + 64 and head.parameter_size == "192K"
+    assert head.parameter_count == 64 * 3000 + 64
+    assert head.parameter_size == "192K"
     assert [(t.name, t.type, t.shape) for t in head.tensors] == [
         ("token_embd.weight", "Q4_K", (64, 3000)),
         ("output_norm.weight", "F32", (64,)),
     ]
-    assert head.chat_template and head.capabilities(None) == ("completion",)
+    assert head.chat_template
+    assert head.capabilities(None) == ("completion",)
 
 
 def test_model_info_hides_the_name_the_template_and_without_verbose_the_arrays(file: Path) -> None:
     info = inspect(file).model_info()
-    assert "general.name" not in info and "tokenizer.chat_template" not in info
+    assert "general.name" not in info
+    assert "tokenizer.chat_template" not in info
     assert info["general.parameter_count"] == 64 * 3000 + 64
-    assert info["tokenizer.ggml.tokens"] is None and info["general.languages"] is None
-    assert info["llama.attention.layer_norm_rms_epsilon"] == 1e-05 and info["llama.causal"] is True
+    assert info["tokenizer.ggml.tokens"] is None
+    assert info["general.languages"] is None
+    assert info["llama.attention.layer_norm_rms_epsilon"] == 1e-05
+    assert info["llama.causal"] is True
     assert list(info) == sorted(info)
     full = inspect(file).model_info(verbose=True)
-    assert full["tokenizer.ggml.tokens"][2999] == "word2999" and full["tokenizer.ggml.scores"][5] == 5.0
+    assert full["tokenizer.ggml.tokens"][2999] == "word2999"
+    assert full["tokenizer.ggml.scores"][5] == 5.0
     assert full["general.languages"] == ["en"]
 
 
@@ -185,12 +191,12 @@ def test_what_is_kept_of_a_head_has_a_bound_in_all(tmp_path: Path, monkeypatch: 
     path.write_bytes(gguf({"general.architecture": "x"} | many, TENSORS))
     head = inspect(path)
     kept = [key for key, value in head.metadata.items() if isinstance(value, list)]
-    assert kept[0] == "k0" and 10 < len(kept) < 20 and head.memory <= 1 << 20
-    assert (
-        head.metadata["last"] is None
-        and head.metadata["n99"] == 99
-        and [tensor.name for tensor in head.tensors] == ["token_embd.weight", "output_norm.weight"]
-    )
+    assert kept[0] == "k0"
+    assert 10 < len(kept) < 20
+    assert head.memory <= 1 << 20
+    assert head.metadata["last"] is None
+    assert head.metadata["n99"] == 99
+    assert [tensor.name for tensor in head.tensors] == ["token_embd.weight", "output_norm.weight"]
     for content in (gguf({f"{number}": 1 for number in range(5000)}), gguf({}, [(f"{number}", (1,), 0) for number in range(3000)])):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"^its head holds more than 1 MB$"):
@@ -204,7 +210,8 @@ def test_a_long_list_is_withheld_where_it_would_take_too_much(tmp_path: Path) ->
     whole = gguf({"general.architecture": "x", "general.languages": ["en"]})
     path.write_bytes(whole[:16] + struct.pack("<Q", 3) + whole[24:] + words)
     info = inspect(path).model_info(verbose=True)
-    assert info["words"] is None and info["general.languages"] == ["en"]
+    assert info["words"] is None
+    assert info["general.languages"] == ["en"]
     path.write_bytes(whole[:16] + struct.pack("<Q", 5) + whole[24:] + words + words.replace(b"words", b"verbs") + words)
     with pytest.raises(ValueError, match=r"^it has more than 4194304 texts in its arrays$"):
         inspect(path)

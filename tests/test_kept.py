@@ -14,7 +14,7 @@ import pytest
 
 from ndani.cli.repl import line_reader
 from ndani.errors import Failed
-from server import PATIENCE, until
+from server import until
 
 #: Leaves beside a file what editors leave there.
 LEAVING = """#!/bin/sh
@@ -38,7 +38,9 @@ def test_a_history_that_begins_later_is_its_owners_too(tmp_path: Path, folder: b
         history.store_string("this")
     finally:
         os.umask(before)
-    assert not history.failure and "+this" in path.read_text() and "not this" not in path.read_text()
+    assert not history.lost
+    assert "+this" in path.read_text()
+    assert "not this" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert folder or stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -68,7 +70,7 @@ def test_ctrl_c_is_the_editors(tmp_path: Path) -> None:
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as running:  # fmt: skip
-        until((tmp_path / "open").exists, PATIENCE, "the editor is open", 0.05)
+        until((tmp_path / "open").exists, "the editor is open", pause=0.05)
         os.killpg(running.pid, signal.SIGINT)
         (tmp_path / "hit").touch()
         assert running.communicate()[0] == "edited\n"

@@ -12,7 +12,7 @@ import pytest
 from cli_server import NDANI, free_port, serving
 from server import until
 from stores import put_echo
-from terminal import PATIENCE, Pty, terminal
+from terminal import Pty, terminal
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +47,10 @@ def shell(home: dict[str, str]) -> Iterator[Pty]:
 
 
 def shows(screen: Pty, text: str) -> None:
-    until(lambda: any(text in line for line in screen.lines()), PATIENCE, f"{text} is shown", 0.03)
+    until(lambda: any(text in line for line in screen.lines()), f"{text} is shown", pause=0.03)
 
 
-def ask(screen: Pty, model: str = "parrot") -> None:
+def begin_answer(screen: Pty, model: str = "parrot") -> None:
     """Start a conversation and a long answer."""
     screen.type(f"TERM=xterm {' '.join(NDANI)} run {model}\r")
     shows(screen, "Send a message")
@@ -59,28 +59,28 @@ def ask(screen: Pty, model: str = "parrot") -> None:
 
 
 def test_an_answer_stops_and_goes_on(shell: Pty) -> None:
-    ask(shell)
+    begin_answer(shell)
     assert not shell.modes() & LINES
     shell.press("C-z")
-    until(lambda: shell.modes() & LINES == LINES, PATIENCE, "the shell has its terminal back", 0.03)
+    until(lambda: shell.modes() & LINES == LINES, "the shell has its terminal back", pause=0.03)
     shell.type("echo the $((20 + 1))st\r")
     shows(shell, "the 21st")
     said = len(shell.raw)
     shell.type("fg\r")
-    until(lambda: shell.raw.count(b"mango", said) > 3, PATIENCE, "the answer goes on", 0.03)
+    until(lambda: shell.raw.count(b"mango", said) > 3, "the answer goes on", pause=0.03)
     assert not shell.modes() & LINES
     shell.type("kiwi")
     shows(shell, "mango")
     shell.press("C-c")
-    until(lambda: shell.lines()[-1].startswith(">>>"), PATIENCE, "the prompt comes", 0.03)
+    until(lambda: shell.lines()[-1].startswith(">>>"), "the prompt comes", pause=0.03)
     assert not any("kiwi" in line for line in shell.lines()), "nothing that was typed shows among the answer"
 
 
 def test_ctrl_backslash_leaves_the_terminal_as_it_was_and_no_dump(shell: Pty, tmp_path: Path) -> None:
     shell.type(f"cd {tmp_path}; ulimit -S -c unlimited\r")
-    ask(shell)
+    begin_answer(shell)
     shell.press("\x1c")
-    until(lambda: shell.modes() & LINES == LINES, PATIENCE, "the shell has its terminal back", 0.03)
+    until(lambda: shell.modes() & LINES == LINES, "the shell has its terminal back", pause=0.03)
     shell.type("echo code $?\r")
     shows(shell, "code 131")
     assert list(tmp_path.iterdir()) == []
@@ -92,12 +92,12 @@ def test_a_shell_has_its_cursor_while_a_pull_stands(shell: Pty, tmp_path: Path) 
     shows(shell, "pulling b")
     assert hidden(shell)
     shell.press("C-z")
-    until(lambda: not hidden(shell), PATIENCE, "the cursor is shown", 0.03)
+    until(lambda: not hidden(shell), "the cursor is shown", pause=0.03)
     shell.type("echo the $((20 + 1))st\r")
     shows(shell, "the 21st")
     said = len(shell.raw)
     shell.type("fg\r")
-    until(lambda: hidden(shell) and shell.raw.count(b"pulling b", said) > 2, PATIENCE, "the bars go on", 0.03)
+    until(lambda: hidden(shell) and shell.raw.count(b"pulling b", said) > 2, "the bars go on", pause=0.03)
     shows(shell, "the 21st")
     assert any(line.endswith("> fg") for line in shell.lines()), "no row of the shell's is drawn over"
 

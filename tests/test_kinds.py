@@ -80,7 +80,8 @@ def test_what_fits_needs_no_other_type() -> None:
     assert of("Q4_K_M", "attn_v", said, tensors) == of("Q4_K_M", "ffn_down", said, tensors) == more
     assert of("Q3_K_M", "ffn_down", said, tensors) == ["Q5_K"] + ["Q4_K"] * 15
     assert of("Q3_K_M", "attn_v", said, tensors) == ["Q5_K"] * 2 + ["Q4_K"] * 14
-    assert set(of("Q3_K_M", "attn_output", said, tensors)) == {"Q4_K"} and set(of("Q2_K", "attn_output", said, tensors)) == {"Q3_K"}
+    assert set(of("Q3_K_M", "attn_output", said, tensors)) == {"Q4_K"}
+    assert set(of("Q2_K", "attn_output", said, tensors)) == {"Q3_K"}
     assert set(of("Q2_K", "ffn_up", said, tensors)) == {"Q2_K"}
 
 
@@ -104,7 +105,8 @@ def test_heads_that_share_get_more_bits() -> None:
 def test_eight_experts_keep_their_attention() -> None:
     said, tensors = ModelFacts("llama", 8, 8, 8, 4), model(8)
     assert set(of("Q4_K_M", "attn_v", said, tensors)) == set(of("Q4_K_M", "attn_k", said, tensors)) == {"Q8_0"}
-    assert set(of("Q4_K_M", "attn_output", said, tensors)) == {"Q5_K"} and set(of("Q5_K_M", "attn_output", said, tensors)) == {"Q5_K"}
+    assert set(of("Q4_K_M", "attn_output", said, tensors)) == {"Q5_K"}
+    assert set(of("Q5_K_M", "attn_output", said, tensors)) == {"Q5_K"}
     assert set(of("Q6_K", "attn_output", said, tensors)) == {"Q6_K"}
     # Which block it is, is read out of the name: some blocks have no such matrix.
     some = [Tensor(f"blk.{n}.ffn_down_exps.weight", "F16", (256, 4, 8)) for n in (0, 5, 6, 7)]
@@ -116,7 +118,8 @@ def test_falcon_has_rules_of_its_own() -> None:
     assert choose_types("Q4_0", said, tensors)["output.weight"] == "Q8_0"
     assert of("Q4_K_M", "ffn_down", said, tensors)[:5] == ["Q6_K", "Q6_K", "Q5_K", "Q5_K", "Q4_K"]
     assert of("Q3_K_M", "ffn_down", said, tensors)[4:7] == ["Q3_K", "Q3_K", "Q4_K"]
-    assert set(of("Q4_K_S", "ffn_down", said, tensors)) == {"Q4_K"} and set(of("Q3_K_L", "attn_output", said, tensors)) == {"Q4_K"}
+    assert set(of("Q4_K_S", "ffn_down", said, tensors)) == {"Q4_K"}
+    assert set(of("Q3_K_L", "attn_output", said, tensors)) == {"Q4_K"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,8 @@ def test_facts_are_read_as_llama_reads_them() -> None:
     assert read_facts(keys | {"x.attention.head_count_kv": [4, 2]}).sharing == 2
     assert read_facts({"general.architecture": "x", "x.attention.head_count": 8}).sharing == 1
     assert read_facts(keys | {"x.attention.head_count_kv": 0}).sharing == 0
-    assert read_facts({}) == ModelFacts("", 0, 0, 0, 0) and read_facts(keys | {"x.attention.head_count": None}).heads == 0
+    assert read_facts({}) == ModelFacts("", 0, 0, 0, 0)
+    assert read_facts(keys | {"x.attention.head_count": None}).heads == 0
 
 
 @pytest.mark.parametrize("word", ["q4_K_m", " Q4_K_M ", "Q4_K", "q4_k"])

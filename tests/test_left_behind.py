@@ -75,7 +75,7 @@ def test_and_leaves_the_memory(start: Start, store: Store) -> None:
     server.ask("/api/generate", {"model": "b", "prompt": "x", "options": {"num_predict": 1}})
     assert list(server.resident()) == ["b:latest"]
     assert server.post("/api/copy", {"source": "a", "destination": "b"}).status_code == 200
-    until(lambda: not server.resident(), 10, "it is gone from memory")
+    until(lambda: not server.resident(), "it is gone from memory", at_rest=10)
 
 
 @pytest.mark.parametrize("way", ["put", "handed over"])

@@ -39,7 +39,8 @@ def test_a_model_can_be_removed_where_not_even_a_lock_has_room(tmp_path: Path, m
     store.delete(names.parse("echo"))
     with pytest.raises(NotFound):
         store.find(names.parse("echo"))
-    assert not list(store.layout.blobs.iterdir()) and not store.layout.locks.exists()
+    assert not list(store.layout.blobs.iterdir())
+    assert not store.layout.locks.exists()
 
 
 def test_nor_where_the_folder_is_there_and_the_file_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,8 @@ def test_two_processes_exclude_each_other_by_either_lock(tmp_path: Path, monkeyp
     if what == "the file":
         path.touch()
     with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout and holder.stdout.readline() == "held\n"
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
         with pytest.raises(StoreFailed, match=r"^another program has held the model store .* for 0 seconds; end it, or wait"):
             store.delete(names.parse("echo"))
         holder.kill()
@@ -105,10 +107,12 @@ def test_who_waits_gets_it_as_soon_as_it_is_free(tmp_path: Path) -> None:
     deleting = threading.Thread(target=store.delete, args=(names.parse("echo"),))
     deleting.start()
     time.sleep(0.2)
-    assert deleting.is_alive() and store.find(names.parse("echo"))
+    assert deleting.is_alive()
+    assert store.find(names.parse("echo"))
     os.close(handle)
     deleting.join(60)
-    assert not deleting.is_alive() and store.list_models() == []
+    assert not deleting.is_alive()
+    assert store.list_models() == []
 
 
 def test_a_lock_that_another_program_holds_does_not_keep_a_server_from_ending(start: Start, echo_store: Path) -> None:
@@ -117,14 +121,15 @@ def test_a_lock_that_another_program_holds_does_not_keep_a_server_from_ending(st
         if path.name == "store":
             path.touch()
         with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as holder:
-            assert holder.stdout and holder.stdout.readline() == "held\n"
+            assert holder.stdout
+            assert holder.stdout.readline() == "held\n"
             server = start(echo_store)  # it tidies the store at once, and waits for the lock
             waiting = threading.Thread(target=lambda: server.http.request("DELETE", "/api/delete", json={"model": "echo"}))  # noqa: B023
             waiting.start()
-            until(lambda: server.health()["counts"], 20, "it answers meanwhile")  # noqa: B023
+            until(lambda: server.health()["counts"], "it answers meanwhile", at_rest=20)  # noqa: B023
             time.sleep(0.3)
             began = time.monotonic()
-            assert server.terminate(14) == 0
+            assert server.terminate(at_rest=14) == 0
             assert time.monotonic() - began < 12 * slowness()
             waiting.join(60)
             holder.kill()
@@ -143,7 +148,8 @@ def test_a_claim_is_made_even_while_somebody_looks_who_claims_what(tmp_path: Pat
     with store.claim({digest}):
         monkeypatch.undo()
         [claim] = store.layout.locks.glob("claim-*")
-        assert claim.read_text() == digest and locks.acquire(claim) is None
+        assert claim.read_text() == digest
+        assert locks.acquire(claim) is None
     assert not list(store.layout.locks.glob("claim-*"))
 
 
@@ -161,7 +167,8 @@ def child(store: Store, code: str, *more: str) -> subprocess.Popen[str]:
 
 
 def hear(process: subprocess.Popen[str], word: str) -> None:
-    assert process.stdout and process.stdout.readline() == f"{word}\n"
+    assert process.stdout
+    assert process.stdout.readline() == f"{word}\n"
 
 
 @pytest.mark.slow
@@ -189,7 +196,8 @@ for number in range(25):
 
     without_locks(work, ofd=ofd)
     assert count.read_text() == "100"
-    assert [model.name for model in store.list_models()] == ["a:latest"] and not list(store.layout.locks.iterdir())
+    assert [model.name for model in store.list_models()] == ["a:latest"]
+    assert not list(store.layout.locks.iterdir())
 
 
 @pytest.mark.slow
@@ -217,7 +225,8 @@ with store.claim({sys.argv[2]}):
             assert mine
             mine.release()
             store.remove_unused({digest})
-        assert not store.blobs.has(digest) and not list(store.layout.locks.iterdir())
+        assert not store.blobs.has(digest)
+        assert not list(store.layout.locks.iterdir())
 
     without_locks(work, ofd=ofd)
 
@@ -273,7 +282,8 @@ def test_two_who_clear_one_file_away_leave_what_a_third_has_made(tmp_path: Path,
 
     monkeypatch.setattr(Path, "rename", late)
     assert without_locks(lambda: store.lock_blob(DIGEST)) is None
-    assert held.read_bytes() == mark and list(store.layout.locks.iterdir()) == [held]
+    assert held.read_bytes() == mark
+    assert list(store.layout.locks.iterdir()) == [held]
 
 
 def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +294,7 @@ def test_who_holds_a_file_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         lock = store.lock_blob(DIGEST)
         assert lock
         os.utime(lock.path, (0, 0))
-        until(lambda: lock.path.stat().st_mtime > 0, 20, "it is touched")
+        until(lambda: lock.path.stat().st_mtime > 0, "it is touched", at_rest=20)
         lock.release()
         assert not lock.path.exists()
 
@@ -295,10 +305,12 @@ def test_who_has_locks_heeds_who_has_none(tmp_path: Path) -> None:
     """The same store under two mounts: what one holds by a file, the other does not take by a lock."""
     store = Store(tmp_path)
     lock = without_locks(lambda: store.lock_blob(DIGEST))
-    assert lock and store.lock_blob(DIGEST) is None
+    assert lock
+    assert store.lock_blob(DIGEST) is None
     lock.release()
     mine = store.lock_blob(DIGEST)
-    assert mine and without_locks(lambda: store.lock_blob(DIGEST)) is None
+    assert mine
+    assert without_locks(lambda: store.lock_blob(DIGEST)) is None
     mine.release()
     assert not list(store.layout.locks.iterdir())
 

@@ -29,7 +29,7 @@ from ndani.store.gguf import Tensor
 from ndani.store.layout import Layout
 from ndani.store.temporary import TemporaryBlob
 from ordinary import run_as_ordinary_user
-from steps import following
+from steps import all_steps, following
 from weights import file, small, types_of
 
 pytestmark = pytest.mark.slow
@@ -68,10 +68,10 @@ async def under_way(supervisor: Supervisor, task: Task) -> AsyncGenerator[tuple[
 
 async def test_a_file_is_made_with_signs_of_life(source: Path, tmp_path: Path) -> None:
     with task(source, tmp_path / "made", "Q6_K") as work:
-        async with following(Supervisor(True).make, work) as steps:
-            done = [step async for step in steps]
+        done = await all_steps(Supervisor(True).make, work)
     assert [step.completed for step in done] == sorted(step.completed for step in done)
-    assert len({step.total for step in done}) == 1 and done[-1].completed <= done[0].total < source.stat().st_size
+    assert len({step.total for step in done}) == 1
+    assert done[-1].completed <= done[0].total < source.stat().st_size
     assert types_of(tmp_path / "made")["token_embd.weight"] == "Q6_K"
 
 
@@ -134,7 +134,8 @@ asyncio.run(main())
 
 async def test_its_front_dies_and_it_goes_too(source: Path, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", FRONT, source, tmp_path / "made", SLOW], stdout=subprocess.PIPE) as front:
-        assert front.stdout and await asyncio.to_thread(front.stdout.readline)
+        assert front.stdout
+        assert await asyncio.to_thread(front.stdout.readline)
         (child,) = psutil.Process(front.pid).children()
         front.kill()
     psutil.wait_procs([child], timeout=60)
@@ -147,7 +148,8 @@ def test_an_ordinary_user_can_make_weights_too(source: Path) -> None:
         for path in (folder, f"{folder}/source"):
             os.chmod(path, 0o777)
         done = run_as_ordinary_user([sys.executable, "-c", FRONT, f"{folder}/source", f"{folder}/made", "Q4_0"])
-        assert done.returncode == 0 and done.stdout, done.stderr
+        assert done.returncode == 0, done.stderr
+        assert done.stdout, done.stderr
         assert types_of(Path(folder) / "made")["token_embd.weight"] == "Q6_K"
 
 
@@ -184,9 +186,9 @@ async def test_a_checkpoint_is_converted_and_there_must_be_room_first(tmp_path: 
             async with following(Supervisor(True).make, work, allocate=no_room) as steps:
                 await anext(steps)
         assert target.stat().st_size == 0
-        async with following(Supervisor(True).make, work, allocate=told.append) as steps:
-            _ = [step async for step in steps]
-    assert target.read_bytes() == made_of(folder) and told == [target.stat().st_size] * 2
+        await all_steps(Supervisor(True).make, work, allocate=told.append)
+    assert target.read_bytes() == made_of(folder)
+    assert told == [target.stat().st_size] * 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps the limit")
@@ -296,7 +298,8 @@ async def test_a_long_sentence_arrives_cut() -> None:
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         long, half = (msgspec.json.decode(line, type=Refused).sentence for line in pipe)
-    assert long == "\x01" * 1000 and half == "half a letter: ?"
+    assert long == "\x01" * 1000
+    assert half == "half a letter: ?"
 
 
 INSIDE = """
@@ -335,8 +338,8 @@ print(json.dumps([found, held.status, held.landlock]))
 def test_its_jail_has_no_socket_and_no_file_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"x")
     command = [sys.executable, "-I", "-c", INSIDE, str(tmp_path / "in"), str(tmp_path / "out")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    found, word, landlock = json.loads(said)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    found, word, landlock = json.loads(done)
     allowed = dict.fromkeys(("read what is open", "write what is open", "thread"), "ok")
     refused = dict.fromkeys(("unix socket", "inet socket", "pair"), "EPERM")
     files = {"open what is open": "EACCES" if landlock else "ok", "open it to write": "EPERM", "empty it": "EPERM", "make a file": "EPERM"}

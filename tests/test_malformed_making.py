@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from loras import lora
 from ndani.errors import BadRequest
+from ndani.store.layout import digest_of
 from ndani.store.modelfile import check_grammar, parse
 from server import Server, serving
 from stores import gguf, put_echo
@@ -20,10 +20,6 @@ from test_malformed import judge
 CREATE, PUSH, PULL, COPY, SHOW, DELETE = "/api/create", "/api/push", "/api/pull", "/api/copy", "/api/show", "/api/delete"
 GENERATE, CHAT = "/api/generate", "/api/chat"
 NEVER = f"sha256:{'1' * 64}"
-
-
-def digest_of(content: bytes) -> str:
-    return f"sha256:{sha256(content).hexdigest()}"
 
 
 MODEL, SECOND = gguf("whole"), gguf("second")
@@ -45,7 +41,7 @@ BLOBS = {
 }
 
 
-def of(kind: str = "model", **more: Any) -> dict[str, Any]:
+def from_file(kind: str = "model", **more: Any) -> dict[str, Any]:
     return {"model": "made", "files": {"m.gguf": digest_of(BLOBS[kind])}} | more
 
 
@@ -83,27 +79,28 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CREATE, over(**{"from": "made:"}), 400, "invalid model name"),
     (CREATE, over(**{"from": "echo:cloud"}), 403, "ollama cloud is disabled"),
     (CREATE, over(**{"from": ["echo"]}), 400, "from must be a string"),
-    (CREATE, of("empty"), 400, "supplied file was not in GGUF format: m.gguf"),
-    (CREATE, of("text"), 400, "supplied file was not in GGUF format: m.gguf"),
-    (CREATE, of("magic"), 400, "m.gguf is not a usable GGUF file: it ends too early; send the whole file again"),
-    (CREATE, of("old"), 400, "m.gguf is not a usable GGUF file: its version is 1, and 2 or 3 can be read; get it again, or convert it"),
-    (CREATE, of("big"), 400, "m.gguf is not a usable GGUF file: its version is 50331648"),
-    (CREATE, of("many"), 400, "m.gguf is not a usable GGUF file: it claims"),
-    (CREATE, of("cut"), 400, "m.gguf is not a usable GGUF file: it ends too early; send the whole file again"),
-    (CREATE, of("nameless"), 400, "m.gguf is not a usable GGUF file: it does not say its architecture; get it again, or convert it"),
-    (CREATE, of("eyes"), 400, "there is a projector, but no model"),
-    (CREATE, of("lora"), 400, "m.gguf is an adapter, not a model; name it with ADAPTER"),
-    (CREATE, of(files={"a.gguf": digest_of(MODEL), "b.gguf": digest_of(SECOND)}), 400, "b.gguf is a second model"),
-    (CREATE, of(**{"from": "echo"}), 400, "m.gguf and echo:latest are both models"),
-    (CREATE, of(files={"a/../../m.gguf": NEVER}), 400, "file path must be relative"),
-    (CREATE, of(files={"C:\\m.gguf": NEVER}), 400, "file path must be relative"),
-    (CREATE, of(files={"./m.gguf": NEVER}), 400, "file path must be relative"),
-    (CREATE, of(files={"m.gguf": None}), 400, "files must be an object of digests by file name"),
-    (CREATE, of(files={"m.gguf": "1" * 64}), 400, "invalid digest format"),
-    (CREATE, of(files={"m.gguf": NEVER + "1"}), 400, "invalid digest format"),
-    (CREATE, of(files={"m.gguf": NEVER + "\n"}), 400, "invalid digest format"),
-    (CREATE, of(files=[]), 400, "files must be an object"),
-    (CREATE, of(files=7), 400, "files must be an object"),
+    (CREATE, from_file("empty"), 400, "supplied file was not in GGUF format: m.gguf"),
+    (CREATE, from_file("text"), 400, "supplied file was not in GGUF format: m.gguf"),
+    (CREATE, from_file("magic"), 400, "m.gguf is not a usable GGUF file: it ends too early; send the whole file again"),
+    (CREATE, from_file("old"), 400,
+     "m.gguf is not a usable GGUF file: its version is 1, and 2 or 3 can be read; get it again, or convert it"),
+    (CREATE, from_file("big"), 400, "m.gguf is not a usable GGUF file: its version is 50331648"),
+    (CREATE, from_file("many"), 400, "m.gguf is not a usable GGUF file: it claims"),
+    (CREATE, from_file("cut"), 400, "m.gguf is not a usable GGUF file: it ends too early; send the whole file again"),
+    (CREATE, from_file("nameless"), 400, "m.gguf is not a usable GGUF file: it does not say its architecture; get it again, or convert it"),
+    (CREATE, from_file("eyes"), 400, "there is a projector, but no model"),
+    (CREATE, from_file("lora"), 400, "m.gguf is an adapter, not a model; name it with ADAPTER"),
+    (CREATE, from_file(files={"a.gguf": digest_of(MODEL), "b.gguf": digest_of(SECOND)}), 400, "b.gguf is a second model"),
+    (CREATE, from_file(**{"from": "echo"}), 400, "m.gguf and echo:latest are both models"),
+    (CREATE, from_file(files={"a/../../m.gguf": NEVER}), 400, "file path must be relative"),
+    (CREATE, from_file(files={"C:\\m.gguf": NEVER}), 400, "file path must be relative"),
+    (CREATE, from_file(files={"./m.gguf": NEVER}), 400, "file path must be relative"),
+    (CREATE, from_file(files={"m.gguf": None}), 400, "files must be an object of digests by file name"),
+    (CREATE, from_file(files={"m.gguf": "1" * 64}), 400, "invalid digest format"),
+    (CREATE, from_file(files={"m.gguf": NEVER + "1"}), 400, "invalid digest format"),
+    (CREATE, from_file(files={"m.gguf": NEVER + "\n"}), 400, "invalid digest format"),
+    (CREATE, from_file(files=[]), 400, "files must be an object"),
+    (CREATE, from_file(files=7), 400, "files must be an object"),
     (CREATE, over(draft_files={"d.gguf": NEVER}), 400, "DRAFT is not in this version"),
     (CREATE, over(draft_files="d"), 400, "draft_files must be an object"),
     (CREATE, over(renderer="qwen3-coder"), 400, "RENDERER is not in this version"),
@@ -225,7 +222,8 @@ def test_the_right_status_and_one_clear_sentence(server: Server, path: str, body
 
 def clear(said: str, begins: str) -> None:
     judge(said, begins)
-    assert said == said.strip() and not re.search(r"internal|exception|None|null pointer", said), said
+    assert said == said.strip()
+    assert not re.search(r"internal|exception|None|null pointer", said)
 
 
 #: Digests that are none, and bytes that are not those of their digest.
@@ -309,5 +307,7 @@ def test_there_are_more_than_a_hundred_of_them() -> None:
 
 def test_after_all_of_them_the_server_met_no_fault_of_its_own(server: Server) -> None:
     assert [m["name"] for m in server.http.get("/api/tags").json()["models"]] == ["echo:latest"], "nothing was made"
-    assert server.process.poll() is None and server.ask(CREATE, over(system="brief")) == {"status": "success"}
-    assert "fault of its own" not in server.log and "Traceback" not in server.log
+    assert server.process.poll() is None
+    assert server.ask(CREATE, over(system="brief")) == {"status": "success"}
+    assert "fault of its own" not in server.log
+    assert "Traceback" not in server.log

@@ -23,8 +23,8 @@ from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from registries import put_model
-from server import PATIENCE, until
-from steps import following
+from server import until
+from steps import all_steps, following
 from test_fetcher import kill_children
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
@@ -51,7 +51,8 @@ def mirror(store: Store, tmp_path: Path) -> Iterator[Mirror]:
 def test_it_speaks_the_protocol(mirror: Mirror, store: Store) -> None:
     http, manifest, model = mirror.http, store.find(NAME).path.read_bytes(), digest_of(WEIGHTS)
     put_model(store, parse("hf.co/someone/other:Q8_0"), b"GGUF other")
-    assert http.get("/v2/").json() == {} and http.get("/v2/").headers["docker-distribution-api-version"] == "registry/2.0"
+    assert http.get("/v2/").json() == {}
+    assert http.get("/v2/").headers["docker-distribution-api-version"] == "registry/2.0"
     assert http.get("/v2/_catalog").json() == {"repositories": ["library/tiny", "someone/other"]}
     page = http.get("/v2/_catalog", params={"n": 1})
     assert page.json() == {"repositories": ["library/tiny"]}
@@ -61,14 +62,18 @@ def test_it_speaks_the_protocol(mirror: Mirror, store: Store) -> None:
         assert len(http.get("/v2/_catalog", params={"n": odd}).json()["repositories"]) == 2, odd
     for reference in ("1", digest_of(manifest)):
         got = http.get(f"/v2/library/tiny/manifests/{reference}")
-        assert got.content == manifest and got.headers["docker-content-digest"] == digest_of(manifest)
+        assert got.content == manifest
+        assert got.headers["docker-content-digest"] == digest_of(manifest)
         head = http.head(f"/v2/library/tiny/manifests/{reference}")
-        assert head.status_code == 200 and head.content == b"" and head.headers["content-length"] == str(len(manifest))
+        assert head.status_code == 200
+        assert head.content == b""
+        assert head.headers["content-length"] == str(len(manifest))
     blob = f"/v2/library/tiny/blobs/{model}"
     head = http.head(blob)
     assert (head.status_code, head.headers["content-length"], head.headers["docker-content-digest"]) == (200, str(len(WEIGHTS)), model)
     whole = http.get(blob)
-    assert whole.status_code == 200 and whole.content == WEIGHTS
+    assert whole.status_code == 200
+    assert whole.content == WEIGHTS
     assert whole.headers["location"] == blob, "without it Ollama goes no further"
 
 
@@ -95,14 +100,18 @@ def test_ranges(mirror: Mirror) -> None:
         ("1048570-1048590", 1048570, 1048591),
     ):
         got = mirror.http.get(blob, headers={"Range": f"bytes={said}"})
-        assert got.status_code == 206 and got.content == WEIGHTS[first:end], said
+        assert got.status_code == 206, said
+        assert got.content == WEIGHTS[first:end], said
         assert got.headers["content-range"] == f"bytes {first}-{end - 1}/{size}"
     for odd in ("bytes=0-1,4-5", "lines=1-2", "bytes=x", f"bytes=0-{'9' * 5000}"):
         got = mirror.http.get(blob, headers={"Range": odd})
-        assert got.status_code == 200 and got.content == WEIGHTS, odd
+        assert got.status_code == 200, odd
+        assert got.content == WEIGHTS, odd
     for beyond in (f"bytes={size}-", "bytes=-0", "bytes=9-3"):
         got = mirror.http.get(blob, headers={"Range": beyond})
-        assert got.status_code == 416 and got.headers["content-range"] == f"bytes */{size}" and got.json()["errors"], beyond
+        assert got.status_code == 416, beyond
+        assert got.headers["content-range"] == f"bytes */{size}", beyond
+        assert got.json()["errors"], beyond
 
 
 def test_only_what_a_manifest_of_the_name_lists_is_served(mirror: Mirror, store: Store) -> None:
@@ -128,13 +137,16 @@ def test_only_what_a_manifest_of_the_name_lists_is_served(mirror: Mirror, store:
         got = http.get(path)
         assert got.status_code == 404, path
         [error] = got.json()["errors"]
-        assert (error["code"] == code or "%2f" in path) and error["message"], path
+        assert error["code"] == code or "%2f" in path
+        assert error["message"], path
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         for path in ("/v2/library/tiny/blobs/uploads/", "/v2/library/tiny/manifests/1", f"/v2/library/tiny/blobs/{stray}", "/v2/"):
             got = http.request(method, path)
-            assert got.status_code == 405 and got.json()["errors"][0]["code"] == "UNSUPPORTED", (method, path)
+            assert got.status_code == 405, (method, path)
+            assert got.json()["errors"][0]["code"] == "UNSUPPORTED", (method, path)
             assert got.headers["allow"] == "GET, HEAD"
-    assert store.find(NAME) and http.get("/v2/", headers={"Host": "evil.example"}).status_code == 403
+    assert store.find(NAME)
+    assert http.get("/v2/", headers={"Host": "evil.example"}).status_code == 403
 
 
 async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mirror, store: Store, tmp_path: Path) -> None:
@@ -143,8 +155,7 @@ async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mir
     fetcher = Fetcher(settings.load({"NDANI_MODELS": str(second.layout.root)}))
     name = parse(f"{mirror.host}/library/big:1")
     with pytest.raises(SourceFailed, match=r"does not speak https; `--insecure` allows that"):
-        async with following(fetcher.pull, name, False) as steps:
-            [step async for step in steps]
+        await all_steps(fetcher.pull, name, False)
     with pytest.raises(SourceFailed, match="ended from outside"):
         async with following(fetcher.pull, name, True) as steps:
             async for step in steps:
@@ -162,8 +173,7 @@ async def test_another_store_pulls_from_it_and_goes_on_in_the_middle(mirror: Mir
 async def test_a_house_that_names_it_pulls_short_names_from_it(mirror: Mirror, tmp_path: Path) -> None:
     second = Store(tmp_path / "second")
     given = {"NDANI_MODELS": str(second.layout.root), "NDANI_REGISTRY": f"http://{mirror.host}"}
-    async with following(Fetcher(settings.load(given)).pull, NAME, False) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(Fetcher(settings.load(given)).pull, NAME, False))[-1].status == "success"
     assert str(second.find(NAME).name) == "tiny:1", "under the name that was typed"
 
 
@@ -171,22 +181,26 @@ def test_who_leaves_is_logged_as_gone_and_who_stays_for_ever_does_not_hold_up_th
     weights = WEIGHTS * 16  # more than the system takes in for somebody else
     put_model(store, parse("big:1"), weights)
     host, _, port = mirror.host.partition(":")
-    asked = f"GET /v2/library/big/blobs/{digest_of(weights)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    request = f"GET /v2/library/big/blobs/{digest_of(weights)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with ExitStack() as stack:
         readers = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(4)]
         for reader in readers:
-            reader.sendall(asked)
+            reader.sendall(request)
             assert reader.recv(100).startswith(b"HTTP/1.1 200")
         readers[0].close()
-        until(lambda: mirror.log.count("status=499") == 1, PATIENCE, "the one who left is logged")
+        until(lambda: mirror.log.count("status=499") == 1, "the one who left is logged")
         assert mirror.close() == 0
-    assert mirror.log.count("status=499") == 4 and "status=200" not in mirror.log and "Traceback" not in mirror.log
+    assert mirror.log.count("status=499") == 4
+    assert "status=200" not in mirror.log
+    assert "Traceback" not in mirror.log
 
 
 def test_at_the_terminal(tmp_path: Path, mirror: Mirror) -> None:
     environment = {**os.environ, "NDANI_MODELS": str(tmp_path / "models")}
     taken = run(("mirror", "--host", mirror.host), environment)
-    assert taken.exit == 1 and f"listen tcp {mirror.host}: address already in use" in taken.stderr and "with --host" in taken.stderr
+    assert taken.exit == 1
+    assert f"listen tcp {mirror.host}: address already in use" in taken.stderr
+    assert "with --host" in taken.stderr
     assert f"listen tcp {mirror.host}: address" in run(("mirror", "--host", f"http://{mirror.host}/"), environment).stderr
     assert run(("mirror", "now"), environment).stderr == "Error: accepts 0 arg(s), received 1\n"
     assert run(("mirror", "--host", "127.0.0.1:99999"), environment).stderr.startswith("Error: '127.0.0.1:99999' is not an address")

@@ -32,10 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def refused(server: Server, path: str, model: str, **more: Any) -> tuple[int, str]:
-    body = {"model": model} | ({"messages": HI} if path == CHAT else {"prompt": "hi"}) | more
-    answer = server.post(path, body)
-    assert answer.headers["content-type"].startswith("application/json") and list(answer.json()) == ["error"], answer.text
-    return answer.status_code, answer.json()["error"]
+    return server.refusal(path, {"model": model} | ({"messages": HI} if path == CHAT else {"prompt": "hi"}) | more)
 
 
 @pytest.mark.parametrize("path", [CHAT, GENERATE])
@@ -86,7 +83,8 @@ def test_what_a_model_could_do_and_this_version_cannot_is_said_so(server: Server
 def test_there_is_no_cloud_and_it_says_so(server: Server) -> None:
     for path in ("/api/me", "/api/signout", "/api/experimental/web_search", "/api/experimental/web_fetch"):
         answer = server.post(path, {"query": "x", "url": "http://127.0.0.1:9/"})
-        assert answer.status_code == 403 and answer.json()["error"].startswith("ollama cloud is disabled: "), answer.text
+        assert answer.status_code == 403, answer.text
+        assert answer.json()["error"].startswith("ollama cloud is disabled: "), answer.text
 
 
 def test_a_model_that_cannot_speak_is_not_loaded_to_speak(server: Server) -> None:
@@ -94,4 +92,4 @@ def test_a_model_that_cannot_speak_is_not_loaded_to_speak(server: Server) -> Non
     assert refused(server, CHAT, "embeds", messages=[]) == (400, '"embeds" does not support chat')
     for body in ({"prompt": ""}, {"prompt": "", "think": True, "options": {"num_ctx": "x"}}):
         assert server.ask(GENERATE, {"model": "echo", "keep_alive": 0} | body)["done_reason"] == "unload", "whatever else it says"
-    until(lambda: not server.resident(), 20, "it is unloaded")
+    until(lambda: not server.resident(), "it is unloaded", at_rest=20)

@@ -15,7 +15,7 @@ import pytest
 import pauses
 from ndani import names
 from ndani.store import Store
-from server import AT_REST, Server
+from server import SECONDS_OF_WORK, Server
 from stores import EMBEDDER, REAL, link, put_echo
 
 pytestmark = [pytest.mark.slow, pytest.mark.weights]
@@ -50,11 +50,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path, minilm: Path)
             started.close()
 
 
-def stretched(seconds: float) -> float:
-    """The same work on the processors of this machine; who else wants them does not matter, for only our own time is counted."""
+def of_processor(seconds: float) -> float:
+    """Seconds of this machine's processors for so many of a desk's; who else wants them does not matter: only our own time counts."""
     began = time.thread_time()
     sum(number for number in range(1_000_000))
-    return seconds * max(1.0, (time.thread_time() - began) / AT_REST)
+    return seconds * max(1.0, (time.thread_time() - began) / SECONDS_OF_WORK)
 
 
 def listed(part: bytes, count: int) -> bytes:
@@ -89,7 +89,7 @@ def test_a_body_holds_nobody_up(server: tuple[Server, pauses.Pauses], path: str,
     content, answers = body(), list[httpx.Response]()
     longest = pauses_.of(lambda: answers.append(running.http.post(path, content=content)))
     assert {answer.status_code for answer in answers} == {status}, answers[0].text[:200]
-    assert longest < stretched(LONGEST)
+    assert longest < of_processor(LONGEST)
 
 
 #: What has a large answer, and how large it is at least.
@@ -106,4 +106,4 @@ def test_an_answer_holds_nobody_up(server: tuple[Server, pauses.Pauses], method:
     answers: list[httpx.Response] = []
     longest = pauses_.of(lambda: answers.append(running.http.request(method, path, json=body)), tries=2)
     assert all(answer.status_code == 200 and len(answer.content) >= least and answer.json() for answer in answers)
-    assert longest < stretched(LONGEST_WRITTEN)
+    assert longest < of_processor(LONGEST_WRITTEN)

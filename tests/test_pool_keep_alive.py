@@ -19,7 +19,8 @@ async def test_rule_7_it_stays_for_its_keep_alive(bench: Begin) -> None:
     await b.advance(29.9)
     assert b.names() == ["one"]
     await b.advance(0.1)
-    assert b.names() == [] and "a keep-alive ran out model=one seconds=30.0" in b.log.getvalue()
+    assert b.names() == []
+    assert "a keep-alive ran out model=one seconds=30.0" in b.log.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -55,14 +56,16 @@ async def test_rule_7_zero_lets_it_go_when_the_last_one_is_done(bench: Begin) ->
     await first.done()
     assert b.names() == ["one"]
     await second.done()
-    assert b.names() == [] and b.runners[0].told == 1
+    assert b.names() == []
+    assert b.runners[0].told == 1
 
 
 async def test_rule_7_zero_keeps_it_for_whoever_waits(bench: Begin) -> None:
     b = bench(num_parallel=1)
     first, second = await b.ask(keep_alive=0.0), await b.ask(keep_alive=0.0)
     await first.done()
-    assert second.lease and len(b.loads) == 1
+    assert second.lease
+    assert len(b.loads) == 1
 
 
 async def test_rule_7_zero_keeps_it_for_who_asks_in_the_very_turn(bench: Begin) -> None:
@@ -71,7 +74,8 @@ async def test_rule_7_zero_keeps_it_for_who_asks_in_the_very_turn(bench: Begin) 
     first._over.set_result(None)
     second = b.ask_at_once()
     await turns()
-    assert second.lease and len(b.loads) == 1
+    assert second.lease
+    assert len(b.loads) == 1
 
 
 @pytest.mark.parametrize("earlier", [True, False])
@@ -83,7 +87,8 @@ async def test_rule_7_a_request_in_the_turn_of_the_end_keeps_it(bench: Begin, ea
         await asyncio.sleep(0)  # it has asked; else the timer comes before it, as uvloop does it
     b.clock.advance(30)
     await turns()
-    assert client.lease and len(b.loads) == 1
+    assert client.lease
+    assert len(b.loads) == 1
 
 
 async def test_rule_7_a_new_lease_ends_the_running_keep_alive(bench: Begin) -> None:
@@ -93,7 +98,8 @@ async def test_rule_7_a_new_lease_ends_the_running_keep_alive(bench: Begin) -> N
     await b.advance(1000)
     assert b.stays() == 30, "in use: as if its last answer ended now"
     await client.done()
-    assert b.stays() == 30 and b.names() == ["one"]
+    assert b.stays() == 30
+    assert b.names() == ["one"]
 
 
 async def test_rule_7_it_stays_for_who_waits_for_it_and_begins_anew_when_they_leave(bench: Begin) -> None:
@@ -132,7 +138,8 @@ async def test_rule_7_what_was_loaded_for_somebody_who_left_stays_for_the_settin
     await (await b.ask(keep_alive=5.0)).leave()
     b.loads[0].succeed()
     await turns()
-    assert b.names() == [] and b.runners[0].told == 1
+    assert b.names() == []
+    assert b.runners[0].told == 1
 
 
 async def test_the_one_that_stays_longest_comes_first(bench: Begin) -> None:
@@ -140,15 +147,19 @@ async def test_the_one_that_stays_longest_comes_first(bench: Begin) -> None:
     assert b.pool.last_to_expire() is None
     await b.use(ONE, 60.0)
     await b.use(OTHER, -1.0)
-    assert b.names() == ["other", "one"] and b.pool.last_to_expire() == OTHER
+    assert b.names() == ["other", "one"]
+    assert b.pool.last_to_expire() == OTHER
     await b.use(ONE, 30.0)
     busy = await b.ask(OTHER, 10.0)
     assert b.names() == ["other", "one"], "in use: as if its last answer ended now"
     await busy.done()
-    assert b.names() == ["one", "other"] and b.pool.last_to_expire() == ONE
+    assert b.names() == ["one", "other"]
+    assert b.pool.last_to_expire() == ONE
     await b.use(ONE, -1.0)
     busy = await b.ask(ONE)
     assert b.pool.last_to_expire() == ONE
     await b.ask(MORE)
-    assert b.names() == ["other"] and b.pool.last_to_expire() == OTHER, "one that leaves is not it"
-    assert b.pool.runner("one") is b.runners[0] and b.pool.runner("none") is None
+    assert b.names() == ["other"]
+    assert b.pool.last_to_expire() == OTHER, "one that leaves is not it"
+    assert b.pool.runner("one") is b.runners[0]
+    assert b.pool.runner("none") is None

@@ -23,7 +23,8 @@ async def test_who_leaves_the_queue_makes_way(bench: Begin) -> None:
     b = bench(num_parallel=1)
     first, second, third = [await b.ask() for _ in range(3)]
     await second.leave()
-    assert second.task.cancelled() and b.pool.waiting == 1
+    assert second.task.cancelled()
+    assert b.pool.waiting == 1
     await first.done()
     assert b.served == [first, third]
 
@@ -31,11 +32,13 @@ async def test_who_leaves_the_queue_makes_way(bench: Begin) -> None:
 async def test_who_leaves_while_his_model_loads_leaves_it_to_the_next(bench: Begin) -> None:
     b = bench(ready=False)
     await (await b.ask()).leave()
-    assert b.pool.waiting == 0 and len(b.loads) == 1
+    assert b.pool.waiting == 0
+    assert len(b.loads) == 1
     client = await b.ask()
     b.loads[0].succeed()
     await turns()
-    assert client.lease and len(b.loads) == 1
+    assert client.lease
+    assert len(b.loads) == 1
 
 
 @pytest.mark.parametrize("late", range(8))
@@ -46,9 +49,11 @@ async def test_who_leaves_about_the_moment_of_his_grant_gives_the_slot_back(benc
     first._over.set_result(None)
     await turns(late)  # from "the first is not even done" to "the second computes"
     await leaves.leave()
-    assert leaves.task.cancelled() and stays.lease
+    assert leaves.task.cancelled()
+    assert stays.lease
     await stays.done()
-    assert stays.lease.model.leases == 0 and b.stays() == 60
+    assert stays.lease.model.leases == 0
+    assert b.stays() == 60
 
 
 async def test_the_grant_that_meets_a_client_who_left_is_one_of_those_moments(bench: Begin) -> None:
@@ -69,14 +74,17 @@ async def test_who_leaves_before_he_is_heard_leaves_nothing(bench: Begin) -> Non
     client = b.ask_at_once()
     await asyncio.sleep(0)  # it stands in the queue, and nothing has been decided yet
     await client.leave()
-    assert client.task.cancelled() and b.loads == [] and b.pool.waiting == 0
+    assert client.task.cancelled()
+    assert b.loads == []
+    assert b.pool.waiting == 0
 
 
 async def test_who_leaves_in_the_middle_of_his_answer_gives_the_slot_back(bench: Begin) -> None:
     b = bench(num_parallel=1)
     client, waits = await b.ask(keep_alive=7.0), await b.ask(keep_alive=None)
     await client.leave()
-    assert client.task.cancelled() and waits.lease
+    assert client.task.cancelled()
+    assert waits.lease
     await waits.done()
     assert b.stays() == 7
 
@@ -89,7 +97,8 @@ async def test_who_leaves_in_the_moment_of_a_refusal_is_not_told(bench: Begin) -
     await asyncio.sleep(0)  # the load's end is reported; the next turn refuses the client
     client.task.cancel()
     await turns()
-    assert client.task.cancelled() and b.pool.waiting == 0
+    assert client.task.cancelled()
+    assert b.pool.waiting == 0
 
 
 # ---------------------------------------------------------------- runners that die
@@ -100,11 +109,14 @@ async def test_a_runner_that_dies_idle_is_forgotten_and_replaced(bench: Begin) -
     await b.use(keep_alive=30.0)
     b.runners[0].exit()
     await turns()
-    assert b.pool.residents() == [] and "warn a runner died model=one pid=1" in b.log.getvalue()
+    assert b.pool.residents() == []
+    assert "warn a runner died model=one pid=1" in b.log.getvalue()
     client = await b.ask(keep_alive=-1.0)
     await b.advance(30)  # the keep-alive of the one that died
     await client.done()
-    assert b.names() == ["one"] and b.runners[1].told == 0 and "a keep-alive ran out" not in b.log.getvalue()
+    assert b.names() == ["one"]
+    assert b.runners[1].told == 0
+    assert "a keep-alive ran out" not in b.log.getvalue()
 
 
 async def test_a_runner_that_dies_at_work_takes_nobody_elses_slots_with_it(bench: Begin) -> None:
@@ -112,12 +124,15 @@ async def test_a_runner_that_dies_at_work_takes_nobody_elses_slots_with_it(bench
     first, second, waits = [await b.ask() for _ in range(3)]
     b.runners[0].exit()
     await turns()
-    assert waits.lease and waits.lease.model.runner is b.runners[1]
+    assert waits.lease
+    assert waits.lease.model.runner is b.runners[1]
     await first.broken(EngineFailed("it went away"))
     await second.done()
-    assert isinstance(first.error, EngineFailed) and waits.lease.model.leases == 1
+    assert isinstance(first.error, EngineFailed)
+    assert waits.lease.model.leases == 1
     await b.advance(1000)
-    assert [runner.told for runner in b.runners] == [0, 0] and "a keep-alive ran out" not in b.log.getvalue()
+    assert [runner.told for runner in b.runners] == [0, 0]
+    assert "a keep-alive ran out" not in b.log.getvalue()
 
 
 async def test_nobody_is_sent_to_a_runner_whose_answer_broke(bench: Begin) -> None:
@@ -125,18 +140,23 @@ async def test_nobody_is_sent_to_a_runner_whose_answer_broke(bench: Begin) -> No
     first, second = await b.ask(), await b.ask()
     await first.broken(EngineFailed("it went away"))
     late = await b.ask()
-    assert late.waits and b.runners[0].told == 0, "the other answer may still end well"
+    assert late.waits
+    assert b.runners[0].told == 0, "the other answer may still end well"
     await second.done()
-    assert late.waits and b.runners[0].told == 1
+    assert late.waits
+    assert b.runners[0].told == 1
     b.runners[0].exit()
     await turns()
-    assert late.lease and late.lease.model.runner is b.runners[1] and "a runner died" not in b.log.getvalue()
+    assert late.lease
+    assert late.lease.model.runner is b.runners[1]
+    assert "a runner died" not in b.log.getvalue()
 
 
 async def test_an_answer_that_fails_otherwise_costs_no_runner(bench: Begin) -> None:
     b = bench()
     await (await b.ask()).broken(OutOfMemory("a client's own fault"))
-    assert (await b.ask()).lease and len(b.loads) == 1
+    assert (await b.ask()).lease
+    assert len(b.loads) == 1
 
 
 # ---------------------------------------------------------------- unloading
@@ -157,9 +177,13 @@ async def test_a_busy_model_is_unloaded_when_it_is_done_and_takes_no_new_work(be
     busy = await b.ask(keep_alive=None)
     b.pool.unload("one")
     late = await b.ask()
-    assert late.waits and b.names() == [] and b.runners[0].told == 0
+    assert late.waits
+    assert b.names() == []
+    assert b.runners[0].told == 0
     await busy.done()
-    assert b.runners[0].told == 1 and late.lease and late.lease.model.runner is b.runners[1]
+    assert b.runners[0].told == 1
+    assert late.lease
+    assert late.lease.model.runner is b.runners[1]
 
 
 async def test_a_model_that_is_unloaded_while_it_loads_serves_who_waits_and_goes(bench: Begin) -> None:
@@ -193,10 +217,15 @@ async def test_closing_ends_every_wait_every_load_and_every_runner(bench: Begin)
     b.ready = False
     loading = await b.ask(OTHER)
     await b.pool.close()
-    assert b.pool.closing and b.pool.residents() == [] and b.runners[0].told >= 1 and b.loads[1].result.cancelled()
+    assert b.pool.closing
+    assert b.pool.residents() == []
+    assert b.runners[0].told >= 1
+    assert b.loads[1].result.cancelled()
     for client in (waits, loading, await b.ask(THIRD)):
-        assert isinstance(client.error, Failed) and str(client.error) == "the server is stopping"
-    assert len(b.loads) == 2 and "a runner died" not in b.log.getvalue()
+        assert isinstance(client.error, Failed)
+        assert str(client.error) == "the server is stopping"
+    assert len(b.loads) == 2
+    assert "a runner died" not in b.log.getvalue()
     await busy.broken(EngineFailed("it went away"))
 
 
@@ -219,7 +248,8 @@ async def test_a_load_that_ends_although_it_was_told_not_to_leaves_no_runner(ben
     await b.ask()
     await b.pool.close()
     await turns()
-    assert b.runners[0].told == 1 and b.pool.residents() == []
+    assert b.runners[0].told == 1
+    assert b.pool.residents() == []
 
 
 async def test_closing_waits_for_the_last_process(bench: Begin) -> None:
@@ -248,8 +278,11 @@ async def test_whatever_goes_wrong_is_one_sentence(bench: Begin, error: Exceptio
     client = await b.ask()
     b.loads[0].fail(error)
     await turns()
-    assert isinstance(client.error, LoadFailed) and str(client.error) == sentence and "SECRET" not in b.log.getvalue()
-    assert b.pool.residents() == [] and b.pool.runner("one") is None
+    assert isinstance(client.error, LoadFailed)
+    assert str(client.error) == sentence
+    assert "SECRET" not in b.log.getvalue()
+    assert b.pool.residents() == []
+    assert b.pool.runner("one") is None
 
 
 async def test_a_load_has_so_much_time(bench: Begin) -> None:
@@ -259,7 +292,9 @@ async def test_a_load_has_so_much_time(bench: Begin) -> None:
     assert client.waits
     await b.advance(1)
     sentence = "timed out waiting for the runner to start - the model did not load within 20 s"
-    assert isinstance(client.error, LoadFailed) and str(client.error) == sentence and b.loads[0].result.cancelled()
+    assert isinstance(client.error, LoadFailed)
+    assert str(client.error) == sentence
+    assert b.loads[0].result.cancelled()
     endless = bench(ready=False, load_timeout=0.0)
     client = await endless.ask()
     await endless.advance(10**6)
@@ -292,7 +327,8 @@ async def test_a_file_that_is_gone_starts_nothing(bench: Begin, tmp_path: Path) 
     b = bench()
     (tmp_path / "weights").touch()
     client = await b.ask(replace(ONE, weights=tmp_path / "weights", adapter=tmp_path / "none"))
-    assert str(client.error) == "the model could not be started: No such file or directory" and b.loads == []
+    assert str(client.error) == "the model could not be started: No such file or directory"
+    assert b.loads == []
 
 
 async def test_what_breaks_down_while_everything_settles_is_told(bench: Begin) -> None:
@@ -304,7 +340,8 @@ async def test_what_breaks_down_while_everything_settles_is_told(bench: Begin) -
 
     b.pool._look = look  # type: ignore[assignment]
     client = await b.ask()
-    assert b.failures == [error] and client.waits
+    assert b.failures == [error]
+    assert client.waits
     b.failures.clear()
     await b.pool.close()
     await turns()

@@ -1,4 +1,4 @@
-"""The pool's rules, each by its number (the seventh has a file of its own). No process, and nobody waits for a clock."""
+"""The pool's rules 1 to 5, each by its number; those after them have files of their own. No process, and nobody waits for a clock."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from ndani.errors import BadRequest, Busy, LoadFailed, NdaniError, OutOfMemory, Unconfined
+from ndani.errors import OutOfMemory
 from ndani.runtime import pool as module
 from ndani.runtime.eviction import RUNNER_OVERHEAD, USABLE_SHARE
-from ndani.runtime.pool import QUEUE_FULL, Pool
+from ndani.runtime.pool import Pool
 from pools import MORE, ONE, OTHER, THIRD, Begin, turns
 
 #: What `ONE` takes with all four slots, and one byte of room for rounding.
@@ -28,9 +26,11 @@ def test_the_docstring_is_true() -> None:
     told = module.__doc__ or ""
     rules = set(re.findall(r"^(\d+)\. ", told, re.MULTILINE))
     tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_pool_*.py"))
-    assert rules == set(re.findall(r"^async def test_rule_(\d+)_", tests, re.MULTILINE)) and len(rules) > 5
+    assert rules == set(re.findall(r"^async def test_rule_(\d+)_", tests, re.MULTILINE))
+    assert len(rules) > 5
     named = set(re.findall(r"`(_\w+)`", told))
-    assert len(named) > 5 and all(callable(getattr(Pool, name)) for name in named)
+    assert len(named) > 5
+    assert all(callable(getattr(Pool, name)) for name in named)
     code = Path(module.__file__).read_text(encoding="utf-8")
     assert rules <= set(re.findall(r"# (?:else )?(\d+)\.", code))
 
@@ -41,7 +41,8 @@ def test_the_docstring_is_true() -> None:
 async def test_rule_1_a_free_slot_is_given_at_once(bench: Begin) -> None:
     b = bench()
     clients = [await b.ask() for _ in range(4)]
-    assert b.served == clients and len(b.loads) == 1
+    assert b.served == clients
+    assert len(b.loads) == 1
     assert {client.lease.num_ctx for client in clients if client.lease} == {1024}
 
 
@@ -50,13 +51,17 @@ async def test_rule_1_a_free_slot_does_not_queue_behind_a_load(bench: Begin) -> 
     await b.use()
     b.ready = False
     loading, waits = await b.ask(OTHER), await b.ask(THIRD)
-    assert (await b.ask()).lease and loading.waits and waits.waits
+    assert (await b.ask()).lease
+    assert loading.waits
+    assert waits.waits
 
 
 async def test_rule_1_less_context_than_the_runner_has_fits(bench: Begin) -> None:
     b = bench()
     await b.use(MORE)
-    assert (await b.ask(ONE)).lease and (await b.ask(replace(ONE, num_ctx=None))).lease and len(b.loads) == 1
+    assert (await b.ask(ONE)).lease
+    assert (await b.ask(replace(ONE, num_ctx=None))).lease
+    assert len(b.loads) == 1
 
 
 # ---------------------------------------------------------------- 2. waiting
@@ -65,16 +70,20 @@ async def test_rule_1_less_context_than_the_runner_has_fits(bench: Begin) -> Non
 async def test_rule_2_who_finds_all_slots_taken_waits_and_is_served_in_order(bench: Begin) -> None:
     b = bench(num_parallel=1)
     clients = [await b.ask() for _ in range(4)]
-    assert b.served == clients[:1] and b.pool.waiting == 3
+    assert b.served == clients[:1]
+    assert b.pool.waiting == 3
     for client in clients:
         await client.done()
-    assert b.served == clients and len(b.loads) == 1 and b.pool.waiting == 0
+    assert b.served == clients
+    assert len(b.loads) == 1
+    assert b.pool.waiting == 0
 
 
 async def test_rule_2_who_comes_while_the_model_loads_waits_for_that_load(bench: Begin) -> None:
     b = bench(ready=False)
     clients = [await b.ask() for _ in range(3)]
-    assert len(b.loads) == 1 and b.served == []
+    assert len(b.loads) == 1
+    assert b.served == []
     b.clock.advance(2.5)
     b.loads[0].succeed()
     await turns()
@@ -88,10 +97,12 @@ async def test_rule_2_who_comes_while_the_model_leaves_waits_and_loads_it_again(
     b = bench(quick=False)
     await b.use(keep_alive=0.0)
     client = await b.ask()
-    assert client.waits and b.names() == []
+    assert client.waits
+    assert b.names() == []
     b.runners[0].exit()
     await turns()
-    assert client.lease and client.lease.model.runner is b.runners[1]
+    assert client.lease
+    assert client.lease.model.runner is b.runners[1]
 
 
 # ---------------------------------------------------------------- 3. started otherwise
@@ -101,10 +112,13 @@ async def test_rule_3_more_context_drains_the_runner_first(bench: Begin) -> None
     b = bench(num_parallel=2)
     busy = await b.ask()
     more, same = await b.ask(MORE), await b.ask()
-    assert more.waits and same.waits, "no new leases, though a slot is free"
-    assert [(r.stopping, r.context_length) for r in b.pool.residents()] == [(True, 1024)] and b.runners[0].told == 0
+    assert more.waits, "no new leases, though a slot is free"
+    assert same.waits, "no new leases, though a slot is free"
+    assert [(r.stopping, r.context_length) for r in b.pool.residents()] == [(True, 1024)]
+    assert b.runners[0].told == 0
     await busy.done()
-    assert b.runners[0].told == 1 and b.served == [busy, more, same], "the runner with more context serves both"
+    assert b.runners[0].told == 1
+    assert b.served == [busy, more, same], "the runner with more context serves both"
     assert [load.launch.num_ctx for load in b.loads] == [1024, 2048], "to the next power of two"
     assert "a runner must start otherwise model=one slots=2 num_ctx=1024" in b.log.getvalue()
 
@@ -114,9 +128,12 @@ async def test_rule_3_what_cannot_fit_even_then_is_refused_and_the_runner_stays(
     busy = await b.ask()
     b.available = 0
     refused = await b.ask(replace(ONE, num_ctx=8192, kv_bytes=10**6))
-    assert isinstance(refused.error, OutOfMemory) and str(refused.error).startswith("this model needs 8.4 GB of memory with one slot, ")
+    assert isinstance(refused.error, OutOfMemory)
+    assert str(refused.error).startswith("this model needs 8.4 GB of memory with one slot, ")
     assert str(refused.error).endswith(" more than this machine can free; unload other models, or ask for a smaller num_ctx")
-    assert (await b.ask()).lease and busy.error is None and b.runners[0].told == 0
+    assert (await b.ask()).lease
+    assert busy.error is None
+    assert b.runners[0].told == 0
 
 
 async def test_rule_3_whoever_waits_goes_on_from_the_runner_that_left(bench: Begin) -> None:
@@ -133,9 +150,12 @@ async def test_rule_3_also_who_stays_when_the_one_it_was_for_has_left(bench: Beg
     await turns()
     await more.leave()
     await busy.done()
-    assert stays.lease and other.lease and stays.lease.num_ctx == 1024
+    assert stays.lease
+    assert other.lease
+    assert stays.lease.num_ctx == 1024
     assert {load.launch.num_thread for load in b.loads[1:] if load.launch.num_ctx == 1024} == {3, 1}, "one of them goes on, one begins"
-    assert other.lease.model.launch.num_thread == 1 and stays.lease.model.launch.num_thread == 3
+    assert other.lease.model.launch.num_thread == 1
+    assert stays.lease.model.launch.num_thread == 3
 
 
 async def test_rule_3_what_it_would_take_is_reckoned_from_the_runner_that_goes(bench: Begin) -> None:
@@ -143,11 +163,13 @@ async def test_rule_3_what_it_would_take_is_reckoned_from_the_runner_that_goes(b
     await b.use()
     b.available = 0
     client = await b.ask(replace(ONE, num_ctx=None, num_thread=1))  # 8192 would be too much, and nobody asks for them
-    assert client.waits and b.runners[0].told == 1
+    assert client.waits
+    assert b.runners[0].told == 1
     b.available = room(SIZE)
     b.runners[0].exit()
     await turns()
-    assert client.lease and client.lease.num_ctx == 1024
+    assert client.lease
+    assert client.lease.num_ctx == 1024
 
 
 async def test_rule_3_who_comes_when_those_have_left_does_not(bench: Begin) -> None:
@@ -167,7 +189,8 @@ async def test_rule_4_where_there_is_room_it_is_loaded_beside_the_others(bench: 
     b = bench()
     await b.use()
     await b.use(OTHER)
-    assert sorted(b.names()) == ["one", "other"] and all(runner.told == 0 for runner in b.runners)
+    assert sorted(b.names()) == ["one", "other"]
+    assert all(runner.told == 0 for runner in b.runners)
     assert 'info loading a model model=other why="there is room" slots=4 num_ctx=1024' in b.log.getvalue()
 
 
@@ -176,7 +199,8 @@ async def test_rule_4_of_the_idle_the_one_that_expires_first_leaves(bench: Begin
     await b.use(ONE, 600.0)
     await b.use(OTHER, 60.0)
     await b.use(THIRD)
-    assert sorted(b.names()) == ["one", "third"] and [runner.told for runner in b.runners] == [0, 1, 0]
+    assert sorted(b.names()) == ["one", "third"]
+    assert [runner.told for runner in b.runners] == [0, 1, 0]
     line = f'a model leaves for another model=other size={SIZE} idle=True to=third why="1 idle model(s) leave"'
     assert line in b.log.getvalue()
 
@@ -203,9 +227,13 @@ async def test_rule_4_a_busy_model_drains_and_who_needs_its_memory_waits(bench: 
     busy = await b.ask()
     other = await b.ask(OTHER)
     late = await b.ask(ONE)
-    assert other.waits and late.waits and b.names() == [] and b.runners[0].told == 0
+    assert other.waits
+    assert late.waits
+    assert b.names() == []
+    assert b.runners[0].told == 0
     await busy.done()
-    assert b.served == [busy, other] and b.names() == []
+    assert b.served == [busy, other]
+    assert b.names() == []
     await other.done()
     assert b.served == [busy, other, late]
     assert b.log.getvalue().count("a model leaves for another model=one") == 1, "said once, however often it is decided"
@@ -218,7 +246,9 @@ async def test_rule_4_what_can_never_fit_is_refused(bench: Begin) -> None:
         "this model needs 0.2 GB of memory with one slot, 0.1 GB more than this machine can free; "
         "unload other models, or ask for a smaller num_ctx"
     )
-    assert isinstance(refused.error, OutOfMemory) and b.loads == [] and "no room for a model model=one why=" in b.log.getvalue()
+    assert isinstance(refused.error, OutOfMemory)
+    assert b.loads == []
+    assert "no room for a model model=one why=" in b.log.getvalue()
     b.available = room(SIZE)
     await b.use()
 
@@ -226,7 +256,8 @@ async def test_rule_4_what_can_never_fit_is_refused(bench: Begin) -> None:
 async def test_rule_4_short_memory_takes_slots(bench: Begin) -> None:
     b = bench(available=room(SIZE - 2 * 1024 * 10**4))
     clients = [await b.ask() for _ in range(3)]
-    assert b.loads[0].launch.slots == 2 and b.served == clients[:2]
+    assert b.loads[0].launch.slots == 2
+    assert b.served == clients[:2]
     assert (b.pool.residents()[0].slots, b.pool.residents()[0].size) == (2, SIZE - 2 * 1024 * 10**4)
 
 
@@ -247,7 +278,8 @@ async def test_rule_5_nothing_is_loaded_while_a_process_is_on_its_way_out(bench:
     b = bench(quick=False)
     await b.use(keep_alive=0.0)
     other = await b.ask(OTHER)
-    assert other.waits and len(b.loads) == 1
+    assert other.waits
+    assert len(b.loads) == 1
     b.runners[0].exit()
     await turns()
     assert other.lease
@@ -257,7 +289,9 @@ async def test_rule_5_nothing_is_loaded_before_those_that_make_room_have_left(be
     b = bench(quick=False, max_loaded_models=1)
     await b.use()
     other = await b.ask(OTHER)
-    assert other.waits and len(b.loads) == 1 and b.runners[0].told == 1
+    assert other.waits
+    assert len(b.loads) == 1
+    assert b.runners[0].told == 1
     b.runners[0].exit()
     await turns()
     assert other.lease
@@ -269,7 +303,9 @@ async def test_rule_5_what_nobody_wants_any_more_leaves_before_others_load(bench
     await gone.leave()
     b.loads[0].succeed()
     await turns()
-    assert b.runners[0].told == 1 and other.waits and len(b.loads) == 1
+    assert b.runners[0].told == 1
+    assert other.waits
+    assert len(b.loads) == 1
 
 
 async def test_rule_5_nobody_loads_before_an_earlier_request_that_has_a_runner_replaced(bench: Begin) -> None:
@@ -277,7 +313,9 @@ async def test_rule_5_nobody_loads_before_an_earlier_request_that_has_a_runner_r
     await b.ask()
     more, other = b.ask_at_once(MORE), b.ask_at_once(OTHER)
     await turns()
-    assert more.waits and other.waits and len(b.loads) == 1
+    assert more.waits
+    assert other.waits
+    assert len(b.loads) == 1
 
 
 async def test_rule_5_a_runner_is_not_replaced_while_another_model_loads(bench: Begin) -> None:
@@ -286,12 +324,14 @@ async def test_rule_5_a_runner_is_not_replaced_while_another_model_loads(bench: 
     b.ready = False
     await b.ask(OTHER)
     more = await b.ask(MORE)
-    assert more.waits and b.names() == ["one"]
+    assert more.waits
+    assert b.names() == ["one"]
     b.loads[1].succeed()
     await turns()
     b.loads[2].succeed()
     await turns()
-    assert more.lease and b.runners[0].told == 1
+    assert more.lease
+    assert b.runners[0].told == 1
 
 
 async def test_rule_5_nobody_loads_before_an_earlier_request_that_waits_for_room(bench: Begin) -> None:
@@ -301,7 +341,9 @@ async def test_rule_5_nobody_loads_before_an_earlier_request_that_waits_for_room
     large, small = await b.ask(OTHER), await b.ask(replace(THIRD, size=0, kv_bytes=0))
     b.available = room(RUNNER_OVERHEAD)  # enough for the small one
     await b.ask(replace(THIRD, key="fourth", size=0, kv_bytes=0))
-    assert large.waits and small.waits and len(b.loads) == 1
+    assert large.waits
+    assert small.waits
+    assert len(b.loads) == 1
     b.available = 10 * room(SIZE)
     await busy.done()
     assert b.served[1:3] == [large, small]
@@ -314,71 +356,6 @@ async def test_rule_5_who_is_refused_blocks_nobody(bench: Begin) -> None:
     b.available = 10 * room(SIZE)
     b.loads[0].succeed()
     await turns()
-    assert isinstance(refused.error, OutOfMemory) and len(b.loads) == 2 and other.waits
-
-
-# ---------------------------------------------------------------- 6. the queue
-
-
-async def test_rule_6_the_queue_is_bounded_and_says_so(bench: Begin) -> None:
-    b = bench(max_queue=2, num_parallel=1)
-    first, *waiting, refused = [await b.ask() for _ in range(4)]
-    assert isinstance(refused.error, Busy) and str(refused.error) == QUEUE_FULL and b.pool.waiting == 2
-    assert "the queue is full model=one waiting=2" in b.log.getvalue()
-    await waiting[0].leave()
-    assert (await b.ask()).waits, "who has left makes room"
-    await first.done()
-    assert b.served == [first, waiting[1]] and (await b.ask()).error is None
-
-
-@pytest.mark.parametrize("ready", [True, False])
-async def test_rule_6_whose_slot_is_coming_does_not_count(bench: Begin, ready: bool) -> None:
-    b = bench(max_queue=0, num_parallel=2, ready=ready)
-    clients = [b.ask_at_once() for _ in range(3)]  # in one turn: nothing is loaded yet
-    await turns()
-    assert [client.error is None for client in clients] == [True, True, False] and isinstance(clients[2].error, Busy)
-    assert (await b.ask(OTHER)).error is None
-
-
-async def test_rule_6_who_waits_for_another_model_does_not_stand_in_the_way(bench: Begin) -> None:
-    b = bench(max_queue=1, num_parallel=1)
-    await b.use()
-    b.ready = False
-    loading, waits = await b.ask(OTHER), await b.ask(OTHER)
-    assert loading.waits and waits.waits and isinstance((await b.ask(OTHER)).error, Busy)
-    assert (await b.ask(ONE)).lease, "a free slot, although the queue is full"
-
-
-async def test_rule_6_slots_that_another_model_has_to_spare_are_no_room(bench: Begin) -> None:
-    b = bench(max_queue=1, num_parallel=2)
-    _, _, waits = [await b.ask() for _ in range(3)]
-    b.ready = False
-    loading = await b.ask(OTHER)
-    assert waits.waits and loading.waits and isinstance((await b.ask()).error, Busy)
-
-
-async def test_rule_6_a_model_that_is_being_replaced_has_slots_coming(bench: Begin) -> None:
-    b = bench(max_queue=0, num_parallel=2)
-    busy = await b.ask()
-    more, same = await b.ask(MORE), await b.ask()
-    assert more.waits and same.waits and isinstance((await b.ask()).error, Busy)
-    await busy.done()
-    assert more.lease and same.lease
-
-
-# ---------------------------------------------------------------- 8. a load that fails
-
-
-@pytest.mark.parametrize("error", [LoadFailed("it is damaged"), Unconfined("no jail here"), BadRequest("no")])
-async def test_rule_8_everybody_who_wanted_as_much_or_more_is_told(bench: Begin, error: NdaniError) -> None:
-    b = bench(ready=False)
-    clients = [await b.ask(MORE), await b.ask(MORE), await b.ask(replace(ONE, num_ctx=4000))]
-    less, none, other = await b.ask(ONE), await b.ask(replace(ONE, num_ctx=None)), await b.ask(replace(OTHER, num_ctx=4000))
-    b.loads[0].fail(error)
-    await turns()
-    assert all(type(client.error) is type(error) and str(client.error) == str(error) for client in clients)
-    assert len({id(client.error) for client in clients}) == 3, "each has its own"
-    assert less.waits and none.waits and other.waits and len(b.loads) == 2 and b.loads[1].launch.num_ctx == 1024
-    b.loads[1].succeed()
-    await turns()
-    assert less.lease and none.lease
+    assert isinstance(refused.error, OutOfMemory)
+    assert len(b.loads) == 2
+    assert other.waits

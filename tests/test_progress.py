@@ -13,7 +13,7 @@ from ndani.api.edge.long_work import steps_of
 from ndani.errors import BadRequest
 from ndani.store.threads import Backlog, run_in_thread_reporting
 from ndani.types import Progress, Report
-from steps import Left, following
+from steps import Left, all_steps, following
 
 MANY = 10_000
 
@@ -32,13 +32,13 @@ async def test_a_slow_reader_misses_numbers_and_neither_a_step_nor_the_last_of_a
             report(Progress("parsing GGUF"))  # one for each file, and no number that grows
         report(Progress("success"))
 
-    async with following(work) as steps:
-        found = [step async for step in steps]
-    assert (found[0].status, found[-1].status) == ("pulling manifest", "success") and len(found) < 100
-    assert [step.digest for step in found if step.completed == MANY] == ["a", "b", "c"]
-    numbers = [("abc".index(step.digest), step.completed) for step in found if step.digest]
+    steps = await all_steps(work)
+    assert (steps[0].status, steps[-1].status) == ("pulling manifest", "success")
+    assert len(steps) < 100
+    assert [step.digest for step in steps if step.completed == MANY] == ["a", "b", "c"]
+    numbers = [("abc".index(step.digest), step.completed) for step in steps if step.digest]
     assert numbers == sorted(numbers)
-    assert sum(step.status == "parsing GGUF" for step in found) == 50
+    assert sum(step.status == "parsing GGUF" for step in steps) == 50
 
 
 def test_who_keeps_up_gets_every_step() -> None:
@@ -63,7 +63,9 @@ async def test_the_work_does_not_wait_for_its_reader() -> None:
         first = await anext(steps)
         await asyncio.wait_for(done.wait(), 60)
         rest = [step async for step in steps]
-    assert first.completed == 0 and rest[-1].completed == 99 and len(rest) < 50
+    assert first.completed == 0
+    assert rest[-1].completed == 99
+    assert len(rest) < 50
 
 
 async def test_what_fails_is_raised_behind_what_was_reported() -> None:
@@ -103,7 +105,8 @@ async def test_who_leaves_ends_the_work_and_waits_for_its_end(cancels: int) -> N
     for _ in range(cancels):  # a task group cancels again until its tasks have left
         reading.cancel()
         await asyncio.sleep(0.02)
-    assert not reading.done() and not cleaned
+    assert not reading.done()
+    assert not cleaned
     go.set()
     if cancels:
         with pytest.raises(asyncio.CancelledError):
@@ -171,7 +174,8 @@ async def test_a_threads_reports_come_in_the_loop_and_in_order() -> None:
         found.append(step)
 
     assert await run_in_thread_reporting(work, report) == "end"
-    assert found[-1].status == "done" and found[-2].completed == MANY
+    assert found[-1].status == "done"
+    assert found[-2].completed == MANY
     assert [step.completed for step in found[:-1]] == sorted(step.completed or 0 for step in found[:-1])
 
 
@@ -179,7 +183,8 @@ async def test_a_thread_is_stopped_at_its_next_report_and_waited_for() -> None:
     walk = Walk()
     task = asyncio.create_task(run_in_thread_reporting(walk, lambda step: None))
     await asyncio.to_thread(walk.first.wait, 60)
-    assert walk.held and walk.thread != threading.get_ident()
+    assert walk.held
+    assert walk.thread != threading.get_ident()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

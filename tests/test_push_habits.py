@@ -36,12 +36,7 @@ MODEL = digest_of(WEIGHTS)
 pytestmark = pytest.mark.usefixtures("home")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
-async def send(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
+async def push_in_parts(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
     retries = RetryPolicy(tries=tries, first_delay=0.01)
     registry = Registry(uploads.name, insecure=True, offline=False, key=Path("key"), retries=retries)
     async with (
@@ -93,9 +88,11 @@ async def test_a_registry_gets_a_blob_as_it_takes_it(uploads: Uploads, store: St
     for switch, value in switches.items():  # type: ignore[attr-defined]
         setattr(uploads, switch, value)
     put_model(store, uploads.name, WEIGHTS)
-    steps = await send(store, uploads)
-    assert steps[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
-    assert len(firsts(uploads)) == parts and firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"
+    steps = await push_in_parts(store, uploads)
+    assert steps[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert len(firsts(uploads)) == parts
+    assert firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"
     assert len(uploads.refused) <= 8, "what is too large is not sent again and again"
     assert max(step.completed or 0 for step in steps if step.digest == MODEL) == SIZE
     assert not list(store.layout.uploads.glob("*"))
@@ -104,23 +101,25 @@ async def test_a_registry_gets_a_blob_as_it_takes_it(uploads: Uploads, store: St
 async def test_what_a_registry_has_shown_of_itself_holds_for_the_next_blob(uploads: Uploads, store: Store) -> None:
     uploads.refuses = {"PATCH": 405}
     put_model(store, uploads.name, WEIGHTS)
-    await send(store, uploads)
-    assert [method for method, _, _ in uploads.seen].count("PATCH") == 1 and len(uploads.blobs) == 3
+    await push_in_parts(store, uploads)
+    assert [method for method, _, _ in uploads.seen].count("PATCH") == 1
+    assert len(uploads.blobs) == 3
 
 
 async def test_addresses_of_another_host_are_shown_no_credentials(uploads: Uploads, store: Store, home: Path) -> None:
     (home / ".netrc").write_text("machine localhost login me password secret\n")
     uploads.front = f"http://{uploads.host.replace('127.0.0.1', 'localhost')}"
     put_model(store, uploads.name, WEIGHTS)
-    assert (await send(store, uploads))[-1].status == "success"
-    assert uploads.blobs[MODEL] == WEIGHTS and not any(shown for _, _, shown in uploads.seen)
+    assert (await push_in_parts(store, uploads))[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert not any(shown for _, _, shown in uploads.seen)
 
 
 async def test_a_registry_that_keeps_nothing_is_one_sentence_and_has_an_end(uploads: Uploads, store: Store) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.breaks, uploads.forgets = 10**6, True
     with pytest.raises(SourceFailed, match=r"^push model: .*; push again when it can be reached: it goes on where it stopped$"):
-        await send(store, uploads, part=PART // 4)
+        await push_in_parts(store, uploads, part=PART // 4)
     assert len([1 for method, _, _ in uploads.seen if method == "POST"]) < 10, "begun anew a few times, not for ever"
 
 
@@ -128,7 +127,7 @@ async def test_a_limit_below_the_whole_blob_is_said(uploads: Uploads, store: Sto
     put_model(store, uploads.name, WEIGHTS)
     uploads.refuses = {"PATCH": 413, "PUT": 413}
     with pytest.raises(SourceFailed, match=r"did not take the model: it answered 413 \(not today\); raise its limit on what is uploaded"):
-        await send(store, uploads)
+        await push_in_parts(store, uploads)
 
 
 @pytest.mark.parametrize("status", [401, 403, 402, 507])
@@ -136,7 +135,7 @@ async def test_a_refusal_that_is_not_about_the_part_is_said_at_once(uploads: Upl
     put_model(store, uploads.name, WEIGHTS)
     uploads.refuses = {"PATCH": status}
     with pytest.raises(SourceFailed):
-        await send(store, uploads)
+        await push_in_parts(store, uploads)
     assert [method for method, _, _ in uploads.seen].count("PATCH") == 1
 
 
@@ -160,7 +159,7 @@ async def test_a_registry_that_sends_to_its_storage(uploads: Uploads, store: Sto
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     uploads.storage = f"http://127.0.0.1:{runner.addresses[0][1]}/storage"
     put_model(store, uploads.name, WEIGHTS)
-    assert (await send(store, uploads))[-1].status == "success"
+    assert (await push_in_parts(store, uploads))[-1].status == "success"
     assert bool(uploads.parts) is not there
     await runner.cleanup()
 
@@ -168,7 +167,8 @@ async def test_a_registry_that_sends_to_its_storage(uploads: Uploads, store: Sto
 async def test_an_address_for_a_part_that_has_expired_is_asked_for_again(uploads: Uploads, store: Store) -> None:
     uploads.redirects, uploads.expires = True, 2
     put_model(store, uploads.name, WEIGHTS)
-    assert (await send(store, uploads))[-1].status == "success" and uploads.blobs[MODEL] == WEIGHTS
+    assert (await push_in_parts(store, uploads))[-1].status == "success"
+    assert uploads.blobs[MODEL] == WEIGHTS
 
 
 def test_an_address_without_tls_of_a_registry_that_has_it() -> None:
@@ -203,7 +203,7 @@ async def test_debians_registry_behind_an_nginx_with_a_limit(store: Store, tmp_p
     )
     nginx = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
     try:
-        until(lambda: listens(port), PATIENCE, "nginx answers")
+        until(lambda: listens(port), "nginx answers")
         name = parse(f"127.0.0.1:{port}/ns/tiny:1")
         weights = WEIGHTS * 100  # 40 MB
         put_model(store, name, weights)
@@ -212,7 +212,8 @@ async def test_debians_registry_behind_an_nginx_with_a_limit(store: Store, tmp_p
             assert [step async for step in steps][-1].status == "success"
         large = 1 << (22 if limit == "4m" else 20)
         assert [status for status, _ in debian.requests("PATCH")] == [202] * (-(-len(weights) // large) + 2), "each byte once"
-        assert len(debian.requests("POST")) == 3 and len(debian.requests("PUT", "/manifests/1")) == 1
+        assert len(debian.requests("POST")) == 3
+        assert len(debian.requests("PUT", "/manifests/1")) == 1
     finally:
         nginx.terminate()
         nginx.wait()
@@ -251,27 +252,28 @@ async def test_a_noted_address_that_is_dead_is_forgotten(uploads: Uploads, store
         }
         uploads.refuses = {"PATCH": 403}
         with pytest.raises(SourceFailed):
-            await send(store, uploads)
+            await push_in_parts(store, uploads)
         uploads.refuses = {}
         [note] = store.layout.uploads.iterdir()
         note.write_bytes(msgspec.json.encode({"location": places[what], "sent": 2 * PART, "parts": ["00" * 16, "00" * 16]}))
-        assert (await send(store, uploads, tries=2))[-1].status == "success"
+        assert (await push_in_parts(store, uploads, tries=2))[-1].status == "success"
     await runner.cleanup()
-    assert uploads.blobs[MODEL] == WEIGHTS and not list(store.layout.uploads.iterdir())
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert not list(store.layout.uploads.iterdir())
 
 
 async def test_no_cookie_is_shown(uploads: Uploads, store: Store) -> None:
     uploads.cookie, uploads.host = True, uploads.host.replace("127.0.0.1", "localhost")
     put_model(store, uploads.name, WEIGHTS)
-    assert (await send(store, uploads))[-1].status == "success"
+    assert (await push_in_parts(store, uploads))[-1].status == "success"
 
 
 async def test_what_was_put_together_wrongly_is_begun_again_by_the_next_push(uploads: Uploads, store: Store) -> None:
     uploads.garbles, uploads.keeps = 2, True
     put_model(store, uploads.name, WEIGHTS)
     with pytest.raises(SourceFailed, match=r"answered 400 \(digest invalid\); push again, and see what `ndani verify` says"):
-        await send(store, uploads)
-    assert (await send(store, uploads))[-1].status == "success"
+        await push_in_parts(store, uploads)
+    assert (await push_in_parts(store, uploads))[-1].status == "success"
     assert uploads.blobs[MODEL] == WEIGHTS
 
 
@@ -279,13 +281,13 @@ async def test_a_manifest_that_becomes_another_there_is_said(uploads: Uploads, s
     uploads.makes_another = True
     put_model(store, uploads.name, WEIGHTS)
     with pytest.raises(SourceFailed, match=r"made another manifest of the one that was pushed \(sha256:0{64}\)"):
-        await send(store, uploads)
+        await push_in_parts(store, uploads)
 
 
 async def test_parts_grow_again_when_the_line_has_become_better(uploads: Uploads, store: Store) -> None:
     put_model(store, uploads.name, WEIGHTS * 8)
     uploads.breaks = 4
-    assert (await send(store, uploads))[-1].status == "success"
+    assert (await push_in_parts(store, uploads))[-1].status == "success"
     sizes = [count for _, count in uploads.parts if count > 100]
     assert min(sizes) < PART // 4, "small, while it is bad"
     assert sizes[-2] == PART, sizes
@@ -295,14 +297,17 @@ async def test_a_line_that_breaks_off_again_and_again_is_not_given_a_blob_in_one
     weights = WEIGHTS[:180_000]
     put_model(store, uploads.name, weights)
     uploads.bursts = 4
-    assert (await send(store, uploads, part=PART // 4))[-1].status == "success"
-    assert uploads.blobs[digest_of(weights)] == weights and uploads.broken > 8 and uploads.largest == 0
+    assert (await push_in_parts(store, uploads, part=PART // 4))[-1].status == "success"
+    assert uploads.blobs[digest_of(weights)] == weights
+    assert uploads.broken > 8
+    assert uploads.largest == 0
 
 
 async def test_two_processes_that_push_one_model_send_it_once(uploads: Uploads, store: Store) -> None:
     put_model(store, uploads.name, WEIGHTS)
     uploads.pause = 0.05
-    one, two = await asyncio.gather(send(store, uploads), send(Store(store.layout.root), uploads))
+    one, two = await asyncio.gather(push_in_parts(store, uploads), push_in_parts(Store(store.layout.root), uploads))
     assert one[-1].status == two[-1].status == "success"
     assert {step.status for step in (*one, *two)} >= {"waiting for another push of the same model"}
-    assert uploads.blobs[MODEL] == WEIGHTS and firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"
+    assert uploads.blobs[MODEL] == WEIGHTS
+    assert firsts(uploads) == sorted(set(firsts(uploads))), "each byte once"

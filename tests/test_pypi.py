@@ -67,7 +67,8 @@ global.trusted-host='old.example'
 """
     index = read_configuration(written, USAGE)
     assert index.indexes[1:] == ("https://one.example/s", "https://u:p%40ss@two.example:8443/s")
-    assert index.folders == (Path("/srv/wheels"), Path("/srv/more")) and index.pages == ("https://links.example/page",)
+    assert index.folders == (Path("/srv/wheels"), Path("/srv/more"))
+    assert index.pages == ("https://links.example/page",)
     login = {"https://two.example:8443": ("u", "p@ss")}
     assert index.access == Access("http://proxy.example:3128", "/etc/ca.pem", "/etc/me.pem", ("old.example",), login)
 
@@ -83,7 +84,8 @@ async def test_pip_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://u:p@127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     index = await ask_pip()
-    assert index.indexes == ("http://u:p@127.0.0.1:9/simple",) and index.access.logins == {"http://127.0.0.1:9": ("u", "p")}
+    assert index.indexes == ("http://u:p@127.0.0.1:9/simple",)
+    assert index.access.logins == {"http://127.0.0.1:9": ("u", "p")}
     monkeypatch.delenv("PIP_INDEX_URL")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     assert (await ask_pip()).indexes[0].startswith("https://")
@@ -136,7 +138,8 @@ async def test_a_login_in_the_address_is_sent_and_never_shown(house: House, part
     house.status = 403
     with pytest.raises(SourceFailed) as caught:
         await locate(index, part)
-    assert "p%40ss" not in str(caught.value) and "p@ss" not in str(caught.value)
+    assert "p%40ss" not in str(caught.value)
+    assert "p@ss" not in str(caught.value)
 
 
 async def test_a_login_in_netrc_is_sent(house: House, part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

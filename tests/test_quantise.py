@@ -51,7 +51,8 @@ def do(
         work = plan([open_source(path.name, at) for path, at in zip(sources, opened, strict=True)], kind)
         some = replace(work, jobs=tuple(p for p in work.jobs if p.name in only)) if only else work
         done = list(write(some, opened, output, engine, threads))
-        assert done == sorted(done) and (only or done[-1] == work.total)
+        assert done == sorted(done)
+        assert only or done[-1] == work.total
     finally:
         for descriptor in (*opened, output):
             os.close(descriptor)
@@ -124,7 +125,8 @@ def test_every_plain_type_can_be_where_it_starts(tmp_path: Path, engine: Kernels
     (tmp_path / "F16").write_bytes(file(keys, tensors))
     for kind in ("F32", "BF16"):
         do([tmp_path / "F16"], tmp_path / kind, engine, kind)
-    assert do([tmp_path / "F32"], tmp_path / "again", engine, "F16") and same_weights(tmp_path / "again", tmp_path / "F16")
+    assert do([tmp_path / "F32"], tmp_path / "again", engine, "F16")
+    assert same_weights(tmp_path / "again", tmp_path / "F16")
     for source in ("F32", "BF16"):
         do([tmp_path / source], tmp_path / "made", engine, "Q8_0")
         assert types_of(tmp_path / "made")["blk.0.ffn_down.weight"] == "Q8_0"
@@ -188,12 +190,15 @@ HEADS = [{"split.no": number, "split.count": 3, "split.tensors.count": 7} for nu
 def test_parts_that_do_not_make_a_whole_are_one_sentence(parts: dict[str, dict[str, object]], sentence: str) -> None:
     with pytest.raises(BadRequest) as met:
         shards.in_order(parts)
-    assert str(met.value).startswith(sentence) and "\n" not in str(met.value)
+    assert str(met.value).startswith(sentence)
+    assert "\n" not in str(met.value)
 
 
 def test_parts_are_put_in_their_order() -> None:
     assert shards.in_order({"b": HEADS[2], "a": HEADS[1], "c": HEADS[0]}) == ["c", "a", "b"]
-    assert shards.is_shard(HEADS[0]) and not shards.is_shard({"split.count": 1}) and not shards.is_shard({"split.count": "many"})
+    assert shards.is_shard(HEADS[0])
+    assert not shards.is_shard({"split.count": 1})
+    assert not shards.is_shard({"split.count": "many"})
 
 
 def planned(tmp_path: Path, *contents: bytes, kind: str = "Q4_0") -> QuantisationPlan:
@@ -220,7 +225,9 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     for contents, sentence in cases:
         with pytest.raises(BadRequest) as met:
             planned(tmp_path, *contents)
-        assert sentence in str(met.value) and str(tmp_path) not in str(met.value) and "\n" not in str(met.value), met.value
+        assert sentence in str(met.value)
+        assert str(tmp_path) not in str(met.value)
+        assert "\n" not in str(met.value)
 
 
 def test_weights_that_are_quantised_already_are_refused(tmp_path: Path, engine: Kernels) -> None:

@@ -39,15 +39,6 @@ HABITS = (
 )
 
 
-def rendered(server: Server, path: str, **body: Any) -> str:
-    """The prompt that a request would be sent as."""
-    answer = server.post(path, body | {"_debug_render_only": True})
-    assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert told["done"] is False and told["model"] == body["model"]
-    return str(told["_debug_info"]["rendered_template"])
-
-
 def tokens(server: Server, text: str) -> list[int]:
     """Token ids of a text, from the one runner itself, behind the server's back."""
     path = next(iter(server.sockets.glob("ndani-*/*/*.sock")))
@@ -56,11 +47,11 @@ def tokens(server: Server, text: str) -> list[int]:
         return [int(token) for token in json.loads(line.getresponse().read())["tokens"]]
 
 
-def asked(server: Server, model: str, prompt: str) -> tuple[list[int], dict[str, Any]]:
+def tokens_given(server: Server, model: str, prompt: str) -> tuple[list[int], dict[str, Any]]:
     """The ids that the engine was really given for a prompt, and the end of the answer."""
-    told = server.ask(GENERATE, {"model": model, "prompt": prompt, "options": {"num_predict": 1, "temperature": 0}})
-    assert "truncated" not in told
-    return told["context"][: told["prompt_eval_count"]], told
+    answer = server.ask(GENERATE, {"model": model, "prompt": prompt, "options": {"num_predict": 1, "temperature": 0}})
+    assert "truncated" not in answer
+    return answer["context"][: answer["prompt_eval_count"]], answer
 
 
 @pytest.mark.weights
@@ -71,11 +62,12 @@ def test_the_assistant_is_sent_its_system_prompt_token_by_token(start: Start, re
     server.ask(CREATE, {"model": "enterprise-assistant", "from": read.froms[0]} | to_request(read))
     question = "What may I send by mail?"
     want = f"<|im_start|>system\n{RULES.strip()}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    shown = rendered(server, GENERATE, model="enterprise-assistant", prompt=question)
+    shown = server.rendered(GENERATE, model="enterprise-assistant", prompt=question)
     # The weights' own chat template may keep or trim the blank lines around a system prompt.
     assert shown in (want, want.replace(RULES.strip(), RULES))
-    ids, told = asked(server, "enterprise-assistant", question)
-    assert ids == tokens(server, shown) and told["prompt_eval_count"] == len(ids) > 50
+    ids, told = tokens_given(server, "enterprise-assistant", question)
+    assert ids == tokens(server, shown)
+    assert told["prompt_eval_count"] == len(ids) > 50
     assert server.resident()["enterprise-assistant:latest"]["context_length"] == 4096
 
 
@@ -86,15 +78,17 @@ def test_the_writer_is_sent_its_own_template_token_by_token(start: Start, real_s
     assert server.post(CREATE, {"model": "writer"} | to_request(read)).status_code == 400, "without a base there is nothing to make"
     server.ask(CREATE, {"model": "writer", "from": "smollm2:135m"} | to_request(read))
     want = f"{HABITS}\nUser: What is a mutex?\nAssistant: "
-    assert rendered(server, GENERATE, model="writer", prompt="What is a mutex?") == want
-    ids, told = asked(server, "writer", "What is a mutex?")
-    assert ids == tokens(server, want) and told["prompt_eval_count"] == len(ids) > 30
+    assert server.rendered(GENERATE, model="writer", prompt="What is a mutex?") == want
+    ids, told = tokens_given(server, "writer", "What is a mutex?")
+    assert ids == tokens(server, want)
+    assert told["prompt_eval_count"] == len(ids) > 30
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     # A legacy template is run once for each turn; what is said last is left open.
-    assert rendered(server, CHAT, model="writer", messages=turns) == f"{HABITS}\nUser: a\nAssistant: b\nUser: c\nAssistant: "
+    assert server.rendered(CHAT, model="writer", messages=turns) == f"{HABITS}\nUser: a\nAssistant: b\nUser: c\nAssistant: "
     # `context` goes on from there; it travels as text, so the last token may join what follows it.
     more = server.ask(GENERATE, {"model": "writer", "prompt": "And?", "context": told["context"], "options": {"num_predict": 1}})
-    assert more["context"][: len(ids) - 1] == ids[:-1] and more["prompt_eval_count"] > len(ids)
+    assert more["context"][: len(ids) - 1] == ids[:-1]
+    assert more["prompt_eval_count"] > len(ids)
 
 
 @pytest.mark.weights
@@ -109,28 +103,33 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
     server = start(real_store)
     # curl itself is told where that address is; the script stays as it was published.
     (tmp_path / ".curlrc").write_text(f"connect-to = localhost:11434:127.0.0.1:{server.port}\nsilent\n")
-    told = subprocess.run(
+    done = subprocess.run(
         ["sh", str(CALLS)], capture_output=True, text=True, check=True, timeout=300, env=server.environment | {"HOME": str(tmp_path)}
     ).stdout
-    generated, end = json.JSONDecoder().raw_decode(told)
-    chatted, length = json.JSONDecoder().raw_decode(told[end:])
-    embedded = json.loads(told[end + length :])
+    generated, end = json.JSONDecoder().raw_decode(done)
+    chatted, length = json.JSONDecoder().raw_decode(done[end:])
+    embedded = json.loads(done[end + length :])
     bodies = [json.loads(body) for body in re.findall(r"-d '(\{.*?\n  \})'", CALLS.read_text(), re.DOTALL)]
     assert [body["model"] for body in bodies] == ["phi4:mini", "qwen2.5:3b", "nomic-embed-text"]
     server.post("/api/embed", {"model": "nomic-embed-text", "keep_alive": 0})
-    until(lambda: len([*server.sockets.glob("ndani-*/*/*.sock")]) == 1, 60, "the embedder leaves, and its tokenizer with it")
+    until(lambda: len([*server.sockets.glob("ndani-*/*/*.sock")]) == 1, "the embedder leaves, and its tokenizer with it")
     question, system = bodies[0]["prompt"], bodies[1]["messages"][0]["content"]
     for path, body, answer, asks in ((GENERATE, bodies[0], generated, question), (CHAT, bodies[1], chatted, "What is edge computing?")):
         del body["stream"]
-        shown = rendered(server, path, **body)
+        shown = server.rendered(path, **body)
         assert shown.endswith(f"<|im_start|>user\n{asks}<|im_end|>\n<|im_start|>assistant\n")
-        assert answer["done"] and answer["model"] == body["model"] and 0 < answer["eval_count"] <= 8
-        assert answer["prompt_eval_count"] == len(tokens(server, shown)) and "truncated" not in answer
-    assert generated["response"].strip() and chatted["message"]["content"].strip()
-    assert generated["context"][: generated["prompt_eval_count"]] == tokens(server, rendered(server, GENERATE, **bodies[0]))
-    assert rendered(server, CHAT, **bodies[1]).startswith(f"<|im_start|>system\n{system}<|im_end|>\n")
+        assert answer["done"]
+        assert answer["model"] == body["model"]
+        assert 0 < answer["eval_count"] <= 8
+        assert answer["prompt_eval_count"] == len(tokens(server, shown))
+        assert "truncated" not in answer
+    assert generated["response"].strip()
+    assert chatted["message"]["content"].strip()
+    assert generated["context"][: generated["prompt_eval_count"]] == tokens(server, server.rendered(GENERATE, **bodies[0]))
+    assert server.rendered(CHAT, **bodies[1]).startswith(f"<|im_start|>system\n{system}<|im_end|>\n")
     again = server.ask("/api/embed", {"model": EMBEDDER, "input": bodies[2]["prompt"]})["embeddings"][0]
-    assert set(embedded) == {"embedding"} and len(embedded["embedding"]) == 384
+    assert set(embedded) == {"embedding"}
+    assert len(embedded["embedding"]) == 384
     assert embedded["embedding"] == pytest.approx(again, abs=1e-5), "the vector of that very prompt"
 
 
@@ -138,8 +137,9 @@ def test_the_published_calls_run_as_they_are(start: Start, real_store: Path, min
 def test_stop_words_of_a_created_model_end_its_answer(start: Start, real_store: Any) -> None:
     server = start(real_store)
     server.ask(CREATE, {"model": "short", "from": "smollm2", "parameters": {"stop": [" "], "temperature": 0, "seed": 1, "num_predict": 64}})
-    told = server.ask(CHAT, {"model": "short", "messages": [{"role": "user", "content": "Tell me a long story."}]})
-    assert told["done_reason"] == "stop" and " " not in told["message"]["content"]
+    answer = server.ask(CHAT, {"model": "short", "messages": [{"role": "user", "content": "Tell me a long story."}]})
+    assert answer["done_reason"] == "stop"
+    assert " " not in answer["message"]["content"]
 
 
 # ---------------------------------------------------------------- without weights
@@ -159,12 +159,12 @@ def server(start: Start, tmp_path: Any) -> Server:
 
 
 def test_a_model_renders_by_its_own_template_and_merges_neighbours(server: Server) -> None:
-    assert rendered(server, GENERATE, model="turns", prompt="x") == "<system>be brief</system><user>hi\n\nx</user>"
+    assert server.rendered(GENERATE, model="turns", prompt="x") == "<system>be brief</system><user>hi\n\nx</user>"
     turns = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
     want = "<system>be brief</system><user>hi\n\na\n\nb</user><assistant>c</assistant>"
-    assert rendered(server, CHAT, model="turns", messages=turns) == want
+    assert server.rendered(CHAT, model="turns", messages=turns) == want
     own = [{"role": "system", "content": "be long"}, {"role": "user", "content": "a"}]
-    assert rendered(server, CHAT, model="turns", messages=own) == "<user>hi</user><system>be long</system><user>a</user>"
+    assert server.rendered(CHAT, model="turns", messages=own) == "<user>hi</user><system>be long</system><user>a</user>"
     assert server.post(CHAT, {"model": "turns", "messages": own, "_debug_render_only": True}).json()["message"] == {
         "role": "",
         "content": "",
@@ -177,7 +177,7 @@ def test_what_a_turn_says_besides_its_text_reaches_the_template(server: Server) 
         {"role": "assistant", "content": "b", "thinking": "hm"},
         {"role": "tool", "content": "c", "tool_name": "clock", "tool_call_id": "call_1"},
     ]
-    assert rendered(server, CHAT, model="more", messages=turns) == "(||)a(hm||)b(|clock|call_1)c"
+    assert server.rendered(CHAT, model="more", messages=turns) == "(||)a(hm||)b(|clock|call_1)c"
     answer = server.post(CHAT, {"model": "more", "messages": [{"role": "assistant", "content": "x", "thinking": 3}]})
     assert (answer.status_code, answer.json()["error"]) == (400, "messages[0].thinking must be a string")
 
@@ -189,8 +189,8 @@ def test_half_an_emoji_is_read_as_no_letter(server: Server) -> None:
         (rb"\\ud83d", r"\ud83d"), (rb"\\\ud83d", "\\\ufffd"), (rb"\ud83d\n", "\ufffd\n"),
     ):  # fmt: skip
         body = b'{"model":"echo","template":"{{ .Prompt }}","_debug_render_only":true,"prompt":"%s"}' % escaped
-        told = server.http.post(GENERATE, content=body)
-        assert told.json()["_debug_info"]["rendered_template"] == read, escaped
+        answer = server.http.post(GENERATE, content=body)
+        assert answer.json()["_debug_info"]["rendered_template"] == read, escaped
 
 
 def test_bytes_that_are_no_utf8_are_read_as_no_letter(server: Server) -> None:
@@ -201,8 +201,9 @@ def test_bytes_that_are_no_utf8_are_read_as_no_letter(server: Server) -> None:
         (b"\xc0\x80", "\ufffd\ufffd"),
     ):  # fmt: skip
         body = b'{"model":"echo","template":"{{ .Prompt }}","_debug_render_only":true,"no\xff":1,"prompt":"%s"}' % sent
-        told = server.http.post(GENERATE, content=body)
-        assert told.status_code == 200 and told.json()["_debug_info"]["rendered_template"] == read, sent
+        answer = server.http.post(GENERATE, content=body)
+        assert answer.status_code == 200, sent
+        assert answer.json()["_debug_info"]["rendered_template"] == read, sent
 
 
 def test_a_prompt_that_is_far_too_long_is_not_blamed_on_the_template(server: Server) -> None:
@@ -211,27 +212,28 @@ def test_a_prompt_that_is_far_too_long_is_not_blamed_on_the_template(server: Ser
 
 
 def test_a_request_may_bring_its_template(server: Server) -> None:
-    assert rendered(server, GENERATE, model="echo", prompt="x", template="[{{ .Prompt }}]") == "[x]"
-    assert rendered(server, GENERATE, model="turns", prompt="x", template="{{ .System }}|{{ .Prompt }}", system="s") == "s|hi\n\nx"
+    assert server.rendered(GENERATE, model="echo", prompt="x", template="[{{ .Prompt }}]") == "[x]"
+    assert server.rendered(GENERATE, model="turns", prompt="x", template="{{ .System }}|{{ .Prompt }}", system="s") == "s|hi\n\nx"
     # The engine that repeats its prompt says what it was sent.
-    told = server.ask(GENERATE, {"model": "echo", "prompt": "x", "template": "left {{ .Prompt }} right", "options": {"num_predict": 3}})
-    assert told["response"] == "left x right"
+    answer = server.ask(GENERATE, {"model": "echo", "prompt": "x", "template": "left {{ .Prompt }} right", "options": {"num_predict": 3}})
+    assert answer["response"] == "left x right"
 
 
 def test_what_stands_after_is_for_a_template_that_mentions_it(server: Server) -> None:
-    assert rendered(server, GENERATE, model="middle", prompt="a", suffix="b") == "<pre>a<suf>b<mid>"
-    assert rendered(server, GENERATE, model="middle", prompt="a") == "a"
+    assert server.rendered(GENERATE, model="middle", prompt="a", suffix="b") == "<pre>a<suf>b<mid>"
+    assert server.rendered(GENERATE, model="middle", prompt="a") == "a"
     assert "insert" in server.post("/api/show", {"model": "middle"}).json()["capabilities"]
     answer = server.post(GENERATE, {"model": "turns", "prompt": "a", "suffix": "b"})
     assert (answer.status_code, answer.json()) == (400, {"error": "registry.ollama.ai/library/turns:latest does not support insert"})
 
 
 def test_raw_stays_raw_and_a_crooked_template_is_in_its_way_only_where_it_is_needed(server: Server) -> None:
-    assert rendered(server, GENERATE, model="turns", prompt="as it is", raw=True) == "as it is"
-    assert rendered(server, GENERATE, model="crooked", prompt="as it is", raw=True) == "as it is"
-    assert rendered(server, GENERATE, model="crooked", prompt="x", template="{{ .Prompt }}!") == "x!"
+    assert server.rendered(GENERATE, model="turns", prompt="as it is", raw=True) == "as it is"
+    assert server.rendered(GENERATE, model="crooked", prompt="as it is", raw=True) == "as it is"
+    assert server.rendered(GENERATE, model="crooked", prompt="x", template="{{ .Prompt }}!") == "x!"
     answer = server.post(GENERATE, {"model": "crooked", "prompt": "x"})
-    assert answer.status_code == 400 and answer.json()["error"].startswith("the model crooked:latest has a template that")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("the model crooked:latest has a template that")
     assert server.ask(GENERATE, {"model": "crooked", "prompt": ""})["done_reason"] == "load"
 
 
@@ -239,18 +241,23 @@ def test_a_long_conversation_is_cut_to_fit_its_template(server: Server) -> None:
     turns = [{"role": ("user", "assistant")[n % 2], "content": f"turn{n} " + "word " * 30} for n in range(20)]
     turns.append({"role": "user", "content": "last"})
     body = {"model": "turns", "messages": turns, "options": {"num_ctx": 256, "num_predict": 1}}
-    told = server.ask(CHAT, body)
-    assert told["truncated"] > 0 and told["prompt_eval_count"] < 256
-    shown = rendered(server, CHAT, **body)
-    assert shown.startswith("<system>be brief</system>") and shown.endswith("<user>last</user>") and "turn0 " not in shown
+    answer = server.ask(CHAT, body)
+    assert answer["truncated"] > 0
+    assert answer["prompt_eval_count"] < 256
+    shown = server.rendered(CHAT, **body)
+    assert shown.startswith("<system>be brief</system>")
+    assert shown.endswith("<user>last</user>")
+    assert "turn0 " not in shown
     refused = server.post(CHAT, body | {"truncate": False})
-    assert refused.status_code == 400 and "longer than the context length" in refused.json()["error"]
+    assert refused.status_code == 400
+    assert "longer than the context length" in refused.json()["error"]
 
 
 def test_an_endless_template_ends_in_a_sentence_and_keeps_nobody_waiting(server: Server) -> None:
     for template in ('{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}', '{{ printf "%999999999d" 1 }}'):
         answer = server.post(GENERATE, {"model": "echo", "prompt": "x", "template": template})
-        assert answer.status_code == 400 and answer.json()["error"].startswith("the template is wrong at line 1"), answer.text
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"].startswith("the template is wrong at line 1"), answer.text
 
 
 def test_the_catalogues_template_says_what_the_weights_own_does(start: Start, real_store: Any) -> None:
@@ -264,7 +271,7 @@ def test_the_catalogues_template_says_what_the_weights_own_does(start: Start, re
     turns = [("user", 'Name <one> & "only" colour.\n'), ("assistant", "  Red."), ("user", "And né 另一个?")]
     plain = [{"role": role, "content": content} for role, content in turns]
     for messages in (plain[:1], plain, [{"role": "system", "content": "Be brief."}, *plain]):
-        ours, engines = (rendered(server, CHAT, model=model, messages=messages) for model in (REAL, "bare"))
+        ours, engines = (server.rendered(CHAT, model=model, messages=messages) for model in (REAL, "bare"))
         assert ours == engines
         assert tokens(server, ours) == tokens(server, engines)
-    assert rendered(server, GENERATE, model=REAL, prompt="Hi") == rendered(server, GENERATE, model="bare", prompt="Hi")
+    assert server.rendered(GENERATE, model=REAL, prompt="Hi") == server.rendered(GENERATE, model="bare", prompt="Hi")

@@ -53,28 +53,34 @@ def test_an_answer_names_what_nothing_obeyed(server: Server) -> None:
         for path in (CHAT, GENERATE):
             for model, ignored in (("coder", "numa, renderer, parser"), ("parsed", "numa, parser"), ("plain", "numa"), ("nothing", "numa")):
                 answer = server.post(path, body | {"model": model, "stream": stream})
-                assert answer.status_code == 200 and answer.headers[IGNORED] == ignored
+                assert answer.status_code == 200
+                assert answer.headers[IGNORED] == ignored
     shown = server.post(CHAT, {"model": "coder", "messages": HI, "_debug_render_only": True})
-    assert shown.headers[IGNORED] == "renderer, parser" and shown.json()["_debug_info"]["rendered_template"] == "<hi>"
+    assert shown.headers[IGNORED] == "renderer, parser"
+    assert shown.json()["_debug_info"]["rendered_template"] == "<hi>"
 
 
 def test_what_no_renderer_would_be_asked_is_not_said(server: Server) -> None:
     """A prompt sent as it is, a template of the request, a text to be filled in: Ollama asks no renderer for them either."""
     for more, ignored in (({"raw": True}, None), ({"template": "{{ .Prompt }}"}, "parser"), ({"suffix": "x"}, "parser")):
         answer = server.post(GENERATE, {"model": "coder", "prompt": "hi", "options": {"num_predict": 1}} | more)
-        assert answer.status_code == 200 and answer.headers.get(IGNORED) == ignored, more
+        assert answer.status_code == 200, more
+        assert answer.headers.get(IGNORED) == ignored, more
     for body in ({"model": "coder"}, {"model": "coder", "keep_alive": 0}):
         assert IGNORED not in server.post(GENERATE, body).headers
 
 
 def test_it_is_said_where_the_model_is_made_and_where_it_is_shown(server: Server) -> None:
     told = [line["status"] for line in server.lines("/api/create", {"model": "mine", "from": "coder", "system": "be brief"})]
-    assert told[0] == f"warning: {SAID}" and told[-1] == "success"
+    assert told[0] == f"warning: {SAID}"
+    assert told[-1] == "success"
     for name in ("coder", "mine"):
         shown = server.post(SHOW, {"model": name}).json()
-        assert shown["warnings"] == [SAID] and (shown["renderer"], shown["parser"]) == ("qwen3-coder", "qwen3-coder")
+        assert shown["warnings"] == [SAID]
+        assert (shown["renderer"], shown["parser"]) == ("qwen3-coder", "qwen3-coder")
     (parsed,) = server.post(SHOW, {"model": "parsed"}).json()["warnings"]
-    assert parsed.startswith("this model asks for the parser harmony of Ollama's own,") and "prompts" not in parsed
+    assert parsed.startswith("this model asks for the parser harmony of Ollama's own,")
+    assert "prompts" not in parsed
     for name in ("plain", "nothing"):
         assert "warnings" not in server.post(SHOW, {"model": name}).json()
     plain = [line["status"] for line in server.lines("/api/create", {"model": "mine", "from": "plain"})]
@@ -85,8 +91,8 @@ def test_it_is_said_at_the_end_of_a_pull_and_of_a_create_that_pulls(server: Serv
     mirror, second = Mirror(server.models, tmp_path), start(tmp_path / "second")
     try:
         for name, said in (("coder", [f"warning: {SAID}", "success"]), ("plain", ["writing manifest", "success"])):
-            told = second.lines("/api/pull", {"model": f"{mirror.host}/library/{name}", "insecure": True})
-            assert [line["status"] for line in told[-2:]] == said
+            lines = second.lines("/api/pull", {"model": f"{mirror.host}/library/{name}", "insecure": True})
+            assert [line["status"] for line in lines[-2:]] == said
     finally:
         mirror.close()
 
@@ -95,7 +101,8 @@ def test_ndani_show_says_it_beside_the_card(server: Server) -> None:
     home = surroundings(server.home, server.port)
     for flags, begins in (((), "  Model\n"), (("--template",), "<{{ .Prompt }}>")):
         shown = run(("show", "coder", *flags), home)
-        assert shown.stdout.startswith(begins) and shown.stderr == f"Warning: {SAID}\n"
+        assert shown.stdout.startswith(begins)
+        assert shown.stderr == f"Warning: {SAID}\n"
     assert run(("show", "plain"), home).stderr == ""
 
 
@@ -103,4 +110,5 @@ def test_a_name_that_would_steer_a_screen_is_not_repeated_as_it_is(start: Start,
     put_echo(tmp_path / "models", "evil")
     configure(tmp_path / "models", "evil", renderer="\x1b]0;x\x07" + "y" * 500)
     (said,) = start(tmp_path / "models").post(SHOW, {"model": "evil"}).json()["warnings"]
-    assert said.isprintable() and len(said) < 300
+    assert said.isprintable()
+    assert len(said) < 300

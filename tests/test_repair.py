@@ -29,9 +29,9 @@ from ndani.store.handover import accept_file, create_slot
 from ndani.store.layout import digest_of
 from ndani.store.maintenance import repair_sources
 from server import Server, until
-from steps import following, listed
+from steps import all_steps, listed
 from stores import put_echo
-from test_hub import QUICK, ask
+from test_hub import QUICK, hub_source
 from test_store import put_model
 from test_upkeep import spoil, verified
 
@@ -40,11 +40,6 @@ pytestmark = pytest.mark.usefixtures("home")
 NAME = parse("hf.co/ns/tiny")
 TEXTS = {"template": b"{{ .Prompt }}", "system": b"Be kind.", "params": b'{"temperature": 0.5}', "LICENSE": b"Free."}
 WAYS = ["one file", "parts", "checkpoint"]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
 
 
 @pytest.fixture
@@ -66,8 +61,7 @@ async def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 
 async def bring(store: Store, name: Name, source: Source, repair: Iterable[str] = ()) -> None:
-    async with following(pull, store, name, [source], retries=QUICK, repair=frozenset(repair)) as steps:
-        assert [step async for step in steps][-1].status == "success"
+    assert (await all_steps(pull, store, name, [source], retries=QUICK, repair=frozenset(repair)))[-1].status == "success"
 
 
 def sizes(store: Store) -> dict[str, int]:
@@ -77,26 +71,29 @@ def sizes(store: Store) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("hub", WAYS, indirect=True)
 async def test_what_a_hubs_files_became_is_repaired_file_by_file(hub: Hub, store: Store) -> None:
-    await bring(store, NAME, ask(NAME))
+    await bring(store, NAME, hub_source(NAME))
     entry, before = store.find(NAME), sizes(store)
     manifest = entry.path.read_bytes()
     for digest in entry.digests:
         spoil(store, digest)
         asked = len(hub.seen)
-        await bring(store, NAME, ask(NAME), {digest})
-        assert verified(store).damaged == () and sizes(store) == before, "and nothing is left over"
+        await bring(store, NAME, hub_source(NAME), {digest})
+        assert verified(store).damaged == ()
+        assert sizes(store) == before, "and nothing is left over"
         large = [path for _, path, _ in hub.seen[asked:] if "/elsewhere/" in path]
         assert bool(large) == (digest == entry.weights.digest), "the weights travel for themselves alone"
     for digest in entry.digests:
         spoil(store, digest)
-    await bring(store, NAME, ask(NAME), entry.digests)
-    assert verified(store).damaged == () and sizes(store) == before and entry.path.read_bytes() == manifest
+    await bring(store, NAME, hub_source(NAME), entry.digests)
+    assert verified(store).damaged == ()
+    assert sizes(store) == before
+    assert entry.path.read_bytes() == manifest
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hub", WAYS, indirect=True)
 async def test_other_files_than_those_it_was_made_of_are_no_repair(hub: Hub, store: Store) -> None:
-    await bring(store, NAME, ask(NAME))
+    await bring(store, NAME, hub_source(NAME))
     entry = store.find(NAME)
     before, system = sizes(store), next(layer.digest for layer in entry.layers if layer.media_type.endswith("system"))
     for digest in (entry.weights.digest, system):
@@ -106,7 +103,7 @@ async def test_other_files_than_those_it_was_made_of_are_no_repair(hub: Hub, sto
     hub.blobs |= {digest_of(content): content for content in hub.files.values()}
     for digest in (entry.weights.digest, system):
         with pytest.raises(SourceFailed):
-            await bring(store, NAME, ask(NAME), {digest})
+            await bring(store, NAME, hub_source(NAME), {digest})
     assert sizes(store) == before
 
 
@@ -114,7 +111,7 @@ async def test_other_files_than_those_it_was_made_of_are_no_repair(hub: Hub, sto
 @pytest.mark.parametrize("hub", ["parts"], indirect=True)
 async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> None:
     """From where its base came, be that still here or not."""
-    await bring(store, NAME, ask(NAME))
+    await bring(store, NAME, hub_source(NAME))
     copied, derived = parse("copied"), parse("derived")
     store.copy(NAME, copied)
     listed(create, store, derived, Recipe(base=store.find(NAME), system="Be brief."))
@@ -125,8 +122,9 @@ async def test_what_was_made_of_it_is_repaired_too(hub: Hub, store: Store) -> No
     assert repair_sources(store, digest) == ("derived:latest", "hf.co/ns/tiny:latest")
     before = sizes(store)
     spoil(store, digest)
-    await bring(store, NAME, ask(NAME), {digest})
-    assert verified(store).damaged == () and sizes(store) == before
+    await bring(store, NAME, hub_source(NAME), {digest})
+    assert verified(store).damaged == ()
+    assert sizes(store) == before
     with pytest.raises(NotFound):
         store.find(NAME)
 
@@ -145,7 +143,8 @@ async def test_what_came_of_a_folder_is_repaired(store: Store, tmp_path: Path, w
         for digest in digests:
             spoil(store, digest)
         await bring(store, name, FolderSource(name, shelf), digests)
-        assert verified(store).damaged == () and sizes(store) == before
+        assert verified(store).damaged == ()
+        assert sizes(store) == before
 
 
 def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store, tmp_path: Path) -> None:
@@ -158,11 +157,13 @@ def test_what_was_found_damaged_is_taken_again_from_whoever_has_it(store: Store,
     spoil(store, digest)
     assert store.blobs.is_intact(digest, size), "nobody has looked"
     assert [damage.digest for damage in verified(store).damaged] == [digest]
-    assert store.blobs.has(digest, size) and not store.blobs.is_intact(digest, size)
+    assert store.blobs.has(digest, size)
+    assert not store.blobs.is_intact(digest, size)
     place = create_slot(store.layout)
     (store.layout.handover / place / "file").write_bytes(whole)
     listed(accept_file, store, place)
-    assert entry.weights_path.read_bytes() == whole and store.blobs.is_intact(digest, size)
+    assert entry.weights_path.read_bytes() == whole
+    assert store.blobs.is_intact(digest, size)
     assert not list(store.layout.damage_notes.iterdir())
 
 
@@ -175,7 +176,8 @@ def test_the_mark_is_about_one_state_of_a_file(store: Store) -> None:
     entry.weights_path.unlink()
     entry.weights_path.write_bytes(whole)
     assert store.blobs.is_intact(entry.weights.digest)
-    assert not verified(store).damaged and not list(store.layout.damage_notes.iterdir())
+    assert not verified(store).damaged
+    assert not list(store.layout.damage_notes.iterdir())
 
 
 def test_small_content_replaces_what_is_damaged_under_its_digest(store: Store) -> None:
@@ -209,12 +211,12 @@ def test_a_running_server_serves_what_was_repaired(start: Start, tmp_path: Path)
     for kind, content in wrong.items():
         store.layout.blob(texts[kind].digest).write_bytes(content.ljust(len(right[kind])))
     server = start(tmp_path / "models", NDANI_SOURCES=str(shelf.layout.root), OLLAMA_KEEP_ALIVE="-1")
-    asked = {"model": "m", "prompt": "one two three four five six seven eight nine", "stream": False}
+    body = {"model": "m", "prompt": "one two three four five six seven eight nine", "stream": False}
 
     def seen() -> tuple[object, ...]:
         server.http.get("/api/tags")
         shown = server.post("/api/show", {"model": "m"}).json()
-        answer = server.post("/api/generate", asked).json()
+        answer = server.post("/api/generate", body).json()
         return shown["system"], shown["template"], shown["parameters"].split()[-1], answer["eval_count"]
 
     def pid() -> int:
@@ -225,7 +227,7 @@ def test_a_running_server_serves_what_was_repaired(start: Start, tmp_path: Path)
     assert verify(server) == []
     assert seen() == ("Be kind.", "{{ .System }} {{ .Prompt }}", "3", 3)
     assert weights.read_bytes() == right["model"]
-    until(lambda: all(child.pid != before for child in server.runners()), 20, "the runner with the old weights has left")
+    until(lambda: all(child.pid != before for child in server.runners()), "the runner with the old weights has left", at_rest=20)
     assert len(server.runners()) == 1
 
 
@@ -262,19 +264,24 @@ def test_a_model_whose_manifest_is_damaged_can_be_stopped_and_removed(start: Sta
     server.http.get("/api/tags")
     assert server.log.count("the manifest of echo:latest is damaged in the store") == 1, "said once"
     shown = server.post("/api/show", {"model": "echo"})
-    assert shown.status_code == 500 and "or remove it with `ndani rm`" in shown.json()["error"]
+    assert shown.status_code == 500
+    assert "or remove it with `ndani rm`" in shown.json()["error"]
     lines = [json.loads(line) for line in server.post("/api/prune", {}).text.splitlines()]
-    assert [line["models"] for line in lines if line["status"] == "damaged"] == [["echo:latest"]] and lines[-1]["status"] == "success"
+    assert [line["models"] for line in lines if line["status"] == "damaged"] == [["echo:latest"]]
+    assert lines[-1]["status"] == "success"
     environment = {**server.environment, "NDANI_HOST": server.url}
     pruned = run(("prune",), environment)
-    assert pruned.exit == 0 and pruned.stdout == "nothing to remove\n"
-    assert "\ndamaged: the manifest of echo:latest is damaged" in pruned.stderr and "files of models stay until" in pruned.stderr
+    assert pruned.exit == 0
+    assert pruned.stdout == "nothing to remove\n"
+    assert "\ndamaged: the manifest of echo:latest is damaged" in pruned.stderr
+    assert "files of models stay until" in pruned.stderr
     stopped = run(("stop", "echo"), environment)
     assert stopped.exit == 0, stopped.stderr
-    until(lambda: not server.runners(), 20, "it leaves the memory")
+    until(lambda: not server.runners(), "it leaves the memory", at_rest=20)
     removed = run(("rm", "echo"), environment)
     assert (removed.exit, removed.stdout) == (0, "deleted 'echo'\n"), removed.stderr
-    assert not path.exists() and server.post("/api/verify", {"stream": False}).json()["damaged"] == []
+    assert not path.exists()
+    assert server.post("/api/verify", {"stream": False}).json()["damaged"] == []
 
 
 def test_the_commands_pass_over_a_folder_that_is_away(start: Start, echo_store: Path) -> None:
@@ -282,13 +289,16 @@ def test_the_commands_pass_over_a_folder_that_is_away(start: Start, echo_store: 
     (echo_store / "manifests" / "registry.ollama.ai" / "away").symlink_to(echo_store / "unmounted")
     environment = {**server.environment, "NDANI_HOST": server.url}
     listed = run(("list",), environment)
-    assert listed.exit == 0 and listed.stdout.count("\n") == 3
+    assert listed.exit == 0
+    assert listed.stdout.count("\n") == 3
     sentence = f"the folder {echo_store}/manifests/registry.ollama.ai/away of the model store is a link to a place that cannot be reached"
     damaged = f"damaged: {sentence}; mount its disk, or remove the link\n"
     for words in (("verify",), ("verify", "--repair")):
-        found = run(words, environment)
-        assert found.exit == 1 and damaged in found.stderr, found
+        done = run(words, environment)
+        assert done.exit == 1
+        assert damaged in done.stderr
     pruned = run(("prune",), environment)
-    assert pruned.exit == 0 and damaged in pruned.stderr
+    assert pruned.exit == 0
+    assert damaged in pruned.stderr
     assert run(("rm", "other"), environment).exit == 0
     assert server.log.count(sentence) == 1

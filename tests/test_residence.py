@@ -92,7 +92,8 @@ async def test_whose_slot_is_coming_does_not_count_as_waiting(tmp_path: Path) ->
             async with owned.lease(ONE, 0.0):
                 pass
         done.set()
-        assert await first == await second == ONE and len(launched) == 1
+        assert await first == await second == ONE
+        assert len(launched) == 1
 
 
 async def test_whose_model_has_a_free_slot_does_not_stand_in_anothers_queue(tmp_path: Path) -> None:

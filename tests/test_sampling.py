@@ -101,32 +101,34 @@ def test_any_clock_is_a_seed_and_never_the_random_one(seed: int) -> None:
 STORY = "Once upon a time there was"
 
 
-def tell(real: Server, **options: Any) -> dict[str, Any]:
+def generate(real: Server, **options: Any) -> dict[str, Any]:
     return real.ask("/api/generate", {"model": "smollm2", "prompt": STORY, "raw": True, "options": {"num_predict": 24} | options})
 
 
 @pytest.mark.weights
 def test_a_seed_gives_the_same_answer_and_another_seed_another(real: Server) -> None:
-    said = [tell(real, seed=seed, temperature=1.2)["response"] for seed in (7, 7, 7, 8, 2**32 + 7)]
+    said = [generate(real, seed=seed, temperature=1.2)["response"] for seed in (7, 7, 7, 8, 2**32 + 7)]
     # The first may have read the whole prompt and the next ones only its end, which rounds otherwise; from then on all is equal.
-    assert said[1] == said[2] and said[3] != said[2]
-    assert len({tell(real, temperature=1.5)["response"] for _ in range(3)}) == 3, "no seed is another each time"
+    assert said[1] == said[2]
+    assert said[3] != said[2]
+    assert len({generate(real, temperature=1.5)["response"] for _ in range(3)}) == 3, "no seed is another each time"
 
 
 @pytest.mark.weights
 def test_temperature_zero_and_top_k_one_are_the_most_likely_words(real: Server) -> None:
-    tell(real)
-    greedy = tell(real, temperature=0)["response"]
-    assert greedy == tell(real, temperature=2.0, top_k=1)["response"] == tell(real, temperature=0, seed=99)["response"]
+    generate(real)
+    greedy = generate(real, temperature=0)["response"]
+    assert greedy == generate(real, temperature=2.0, top_k=1)["response"] == generate(real, temperature=0, seed=99)["response"]
 
 
 @pytest.mark.weights
 def test_stop_words_are_not_said(real: Server) -> None:
-    tell(real)
-    whole = tell(real, temperature=0)["response"]
+    generate(real)
+    whole = generate(real, temperature=0)["response"]
     word = whole.split()[6]
-    cut = tell(real, temperature=0, stop=[f" {word}"])
-    assert cut["done_reason"] == "stop" and cut["response"] == whole[: whole.index(f" {word}")]
+    cut = generate(real, temperature=0, stop=[f" {word}"])
+    assert cut["done_reason"] == "stop"
+    assert cut["response"] == whole[: whole.index(f" {word}")]
     streamed = real.lines(
         "/api/generate",
         {"model": "smollm2", "prompt": STORY, "raw": True, "options": {"num_predict": 24, "temperature": 0, "stop": [f" {word}"]}},
@@ -136,18 +138,20 @@ def test_stop_words_are_not_said(real: Server) -> None:
 
 @pytest.mark.weights
 def test_a_strong_repeat_penalty_changes_what_is_said(real: Server) -> None:
-    tell(real)
-    plain = tell(real, temperature=0, num_predict=60)["response"]
-    assert tell(real, temperature=0, num_predict=60, repeat_penalty=1.8, repeat_last_n=-1)["response"] != plain
-    assert tell(real, temperature=0, num_predict=60, repeat_penalty=1.8, repeat_last_n=0)["response"] == plain, "looking back on nothing"
-    assert tell(real, temperature=0, num_predict=60, frequency_penalty=2.0)["response"] != plain
+    generate(real)
+    plain = generate(real, temperature=0, num_predict=60)["response"]
+    assert generate(real, temperature=0, num_predict=60, repeat_penalty=1.8, repeat_last_n=-1)["response"] != plain
+    assert generate(real, temperature=0, num_predict=60, repeat_penalty=1.8, repeat_last_n=0)["response"] == plain, "no token looked at"
+    assert generate(real, temperature=0, num_predict=60, frequency_penalty=2.0)["response"] != plain
 
 
 @pytest.mark.weights
 @pytest.mark.parametrize(("num_predict", "count"), [(0, 0), (1, 1), (5, 5)])
 def test_num_predict_is_exact(real: Server, num_predict: int, count: int) -> None:
-    one = tell(real, num_predict=num_predict)
-    assert one.get("eval_count", 0) == count and one["done_reason"] == "length" and bool(one["response"]) == bool(count)
+    one = generate(real, num_predict=num_predict)
+    assert one.get("eval_count", 0) == count
+    assert one["done_reason"] == "length"
+    assert bool(one["response"]) == bool(count)
     assert one["prompt_eval_count"] == 6
 
 
@@ -170,7 +174,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Ser
 )  # fmt: skip
 def test_values_at_the_edge_are_answered_or_refused_and_kill_nobody(edge: Server, options: dict[str, Any]) -> None:
     server = edge
-    said = server.post("/api/generate", {"model": "smollm2", "prompt": "hi", "stream": False, "options": {"num_predict": 3} | options})
-    assert said.status_code in (200, 400), said.text
-    assert "a runner died" not in server.log and "Traceback" not in server.log
-    assert tell(server)["done"]
+    answer = server.post("/api/generate", {"model": "smollm2", "prompt": "hi", "stream": False, "options": {"num_predict": 3} | options})
+    assert answer.status_code in (200, 400), answer.text
+    assert "a runner died" not in server.log
+    assert "Traceback" not in server.log
+    assert generate(server)["done"]

@@ -148,7 +148,9 @@ def test_no_command_lets_a_server_steer_the_terminal(evil: dict[str, str], comma
         assert isinstance(screen, Pty)
         screen.exit()
         raw = screen.raw
-    assert raw.strip() and b"Traceback" not in raw and b"went wrong" not in raw, raw
+    assert raw.strip()
+    assert b"Traceback" not in raw
+    assert b"went wrong" not in raw
     assert [one for one in OBEYED if one in raw] == [], raw
 
 
@@ -156,10 +158,12 @@ def test_no_command_lets_a_server_steer_the_terminal(evil: dict[str, str], comma
 def test_into_a_pipe_a_text_goes_to_the_letter(evil: dict[str, str]) -> None:
     for part in ("system", "template", "license"):
         assert run(("show", "x", f"--{part}"), evil).stdout.removesuffix("\n") == f"x {EVIL}\ny {EVIL}", part
-    got = run(("run", "x", "hi"), evil)
-    assert got.stdout == f"hello {EVIL}\n\n" and not any(one in got.stderr.encode() for one in OBEYED)
+    done = run(("run", "x", "hi"), evil)
+    assert done.stdout == f"hello {EVIL}\n\n"
+    assert not any(one in done.stderr.encode() for one in OBEYED)
     failed = run(("pull", "x"), evil)
-    assert failed.exit == 1 and not any(one in failed.stderr.encode() for one in OBEYED), failed.stderr
+    assert failed.exit == 1, failed.stderr
+    assert not any(one in failed.stderr.encode() for one in OBEYED)
 
 
 @pytest.mark.slow
@@ -189,7 +193,10 @@ def test_a_model_cannot_steer_the_prompt(tmp_path: Path) -> None:
         screen.press("C-d")
         assert screen.exit() == 0
         raw = screen.raw
-    assert b"\x1b]" not in raw and b"\x1b[2J" not in raw and b"\xc2\x9b" not in raw and b"\x1b[1;1H" not in raw
+    assert b"\x1b]" not in raw
+    assert b"\x1b[2J" not in raw
+    assert b"\xc2\x9b" not in raw
+    assert b"\x1b[1;1H" not in raw
     assert all(text.encode() in raw for text in ("s \ufffd]0;owned", "l \ufffd]0;owned", "a \ufffd]0;owned", "}}\ufffd]0;owned"))
 
 
@@ -201,14 +208,17 @@ def test_how_a_pull_gets_on_is_text_in_every_display(monkeypatch: pytest.MonkeyP
         steps = [{"status": f"pulling {EVIL}\nforged", "total": 10, "completed": 5}, {"status": f"{EVIL} :heart:"}, {"status": "success"}]
         follow(iter(steps), "")
         said = out.getvalue()
-        assert "\ufffd]0;owned" in said and ":heart:" in said and not any(one.decode() in said for one in OBEYED), said
+        assert "\ufffd]0;owned" in said
+        assert ":heart:" in said
+        assert not any(one.decode() in said for one in OBEYED)
         assert not any(line.startswith("forged") for line in said.splitlines())
 
 
 def test_a_line_of_the_log_is_one_line_of_text() -> None:
     out = io.StringIO()
     Log(1, out).warn(f"no {EVIL}\nforged", model=f"m {EVIL}\nforged", seconds="می\u200cشود")
-    assert out.getvalue().count("\n") == 1 and "می\u200cشود" in out.getvalue()
+    assert out.getvalue().count("\n") == 1
+    assert "می\u200cشود" in out.getvalue()
     assert not any(one.decode() in out.getvalue() for one in OBEYED)
 
 
@@ -235,4 +245,5 @@ def test_joined_letters_are_measured_and_broken_as_they_are_seen() -> None:
         writer.write(letter)
     writer.close()
     lines = out.getvalue().split("\n")
-    assert lines[:2] == ["👩\u200d🚀" * 3, "👩\u200d🚀" * 2 + " "] and "1\u00a0234\u202f5" in lines[2], lines
+    assert lines[:2] == ["👩\u200d🚀" * 3, "👩\u200d🚀" * 2 + " "]
+    assert "1\u00a0234\u202f5" in lines[2]

@@ -24,7 +24,7 @@ DATA = Path(__file__).parent / "data"
 pytestmark = pytest.mark.weights
 
 
-def lines(file: str) -> list[str]:
+def commands(file: str) -> list[str]:
     """The commands of an example, its placeholder filled."""
     text = (DATA / file).read_text(encoding="utf-8").replace("<model>", "phi4:mini")
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -69,10 +69,11 @@ def test_model_commands(house: Server, tmp_path: Path) -> None:
         "".join(line for line in said.splitlines(True) if not line.startswith(("FILE", "# Custom model k")))
     )
     done = {}
-    for line in lines("01-model-commands.sh"):
+    for line in commands("01-model-commands.sh"):
         done[line.partition("#")[0].strip()] = got = type_in(house, line, tmp_path)
         assert got.returncode == 0, f"{line}\n{got.stdout}\n{got.stderr}"
-        assert "Traceback" not in got.stderr and "Error" not in got.stderr, line
+        assert "Traceback" not in got.stderr, line
+        assert "Error" not in got.stderr, line
     assert done["ollama pull qwen2.5:3b"].stderr.endswith("success\n")
     assert {row.split()[0] for row in done["ollama list"].stdout.splitlines()} == {"NAME", "qwen2.5:3b", "phi4:mini"}
     assert done["ollama rm phi4:mini"].stdout == "deleted 'phi4:mini'\n"
@@ -82,7 +83,8 @@ def test_model_commands(house: Server, tmp_path: Path) -> None:
 
 
 def test_quantization_variants(house: Server, tmp_path: Path) -> None:
-    for line in lines("07-quantization-variants.sh"):
+    for line in commands("07-quantization-variants.sh"):
         got = type_in(house, line, tmp_path)
-        assert got.returncode == 0 and got.stderr.endswith("success\n"), f"{line}\n{got.stderr}"
+        assert got.returncode == 0, f"{line}\n{got.stderr}"
+        assert got.stderr.endswith("success\n"), f"{line}\n{got.stderr}"
         assert Store(house.models).find(parse(line.split()[-1])).weights.size, "under the name that was typed"

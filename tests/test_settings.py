@@ -32,7 +32,8 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
 
 def test_every_setting_has_a_name_a_meaning_and_an_origin(tmp_path: Path) -> None:
     settings = read(tmp_path)
-    assert set(settings.value_sources) == {f.name for f in fields()} and len(fields()) > 15
+    assert set(settings.value_sources) == {f.name for f in fields()}
+    assert len(fields()) > 15
     assert all(f.metadata["doc"] and variables_of(f)[0] == f"NDANI_{f.name.upper()}" for f in fields())
 
 
@@ -94,7 +95,8 @@ def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, tex
 def test_a_value_that_cannot_be_used_is_one_sentence(tmp_path: Path, environ: dict[str, str], file: str, sentence: str) -> None:
     with pytest.raises(Misconfigured) as met:
         read(tmp_path, environ, file)
-    assert sentence in str(met.value) and "\n" not in str(met.value)
+    assert sentence in str(met.value)
+    assert "\n" not in str(met.value)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,8 @@ def test_a_settings_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> 
 
 def test_flags_of_the_server(tmp_path: Path) -> None:
     setting = {s.name: s for s in server_fields()}
-    assert parse_flag(setting["max_queue"], "7") == 7 and parse_flag(setting["offline"], "no") is False
+    assert parse_flag(setting["max_queue"], "7") == 7
+    assert parse_flag(setting["offline"], "no") is False
     assert parse_flag(setting["models"], " ") is None, "an empty one says nothing, as in the environment"
     for name, text, sentence in (
         ("flash_attention", "maybe", "--flash-attention is 'maybe': true or false is needed"),

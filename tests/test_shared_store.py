@@ -44,8 +44,11 @@ def test_a_model_of_the_same_file_has_ollamas_config_and_layers(models: Path, tm
         [(layer.media_type, layer.digest, layer.size) for layer in entry.layers if layer.media_type != kinds.MODEL]
         for entry in (made, theirs)
     ]
-    assert sorted(rest[0]) == sorted(rest[1]) and len(rest[0]) == 3
-    assert made.layers[0].media_type == theirs.layers[0].media_type == kinds.MODEL and made.weights.size == theirs.weights.size
+    assert sorted(rest[0]) == sorted(rest[1])
+    assert len(rest[0]) == 3
+    assert made.layers[0].media_type == theirs.layers[0].media_type == kinds.MODEL
+    assert made.weights.size == theirs.weights.size
     raw = json.loads(made.path.read_bytes())
-    assert list(raw) == list(json.loads(theirs.path.read_bytes())) and list(raw["config"]) == ["mediaType", "digest", "size"]
+    assert list(raw) == list(json.loads(theirs.path.read_bytes()))
+    assert list(raw["config"]) == ["mediaType", "digest", "size"]
     assert {path.name for path in ours.layout.root.iterdir()} <= {"blobs", "manifests", ".locks"}, "ours alone begins with a dot"

@@ -53,13 +53,16 @@ def test_what_no_model_could_be_made_of_is_shown_all_the_same(server: Server, od
     """A client that asks what it has set is told; its session must not end over it."""
     shown = show(server, **odd)
     read = parse(shown["modelfile"])
-    assert read.froms and all(shown[key] == odd[key] for key in ("system", "template") if key in odd)
+    assert read.froms
+    assert all(shown[key] == odd[key] for key in ("system", "template") if key in odd)
 
 
 def test_the_real_clients_words_after_set_system(server: Server) -> None:
-    said = {"model": "", "system": "be a pirate", "template": "", "verbose": False, "options": {"temperature": 0.5}, "name": "base:latest"}
-    shown = server.post(SHOW, said).json()
-    assert shown["system"] == "be a pirate" and shown["details"]["family"] == "llama" and "PARAMETER temperature 0.5" in shown["modelfile"]
+    body = {"model": "", "system": "be a pirate", "template": "", "verbose": False, "options": {"temperature": 0.5}, "name": "base:latest"}
+    shown = server.post(SHOW, body).json()
+    assert shown["system"] == "be a pirate"
+    assert shown["details"]["family"] == "llama"
+    assert "PARAMETER temperature 0.5" in shown["modelfile"]
 
 
 def parents(server: Server) -> dict[str, tuple[str, str]]:
@@ -88,5 +91,5 @@ def test_a_model_made_from_another_names_it_in_the_listing_and_in_show(server: S
 def test_vs_code_lists_a_model_by_the_name_that_it_asked_for(server: Server) -> None:
     """It shows `general.basename`, which a publisher writes into all weights alike."""
     for agent, shown in (("GitHubCopilotChat/0.30.1", "base"), ("ollama-python/0.6", None), ("xGitHubCopilotChat/1", None)):
-        said = server.http.post("/api/show", json={"model": "base"}, headers={"user-agent": agent}).json()
-        assert said["model_info"].get("general.basename") == shown, agent
+        answer = server.http.post("/api/show", json={"model": "base"}, headers={"user-agent": agent}).json()
+        assert answer["model_info"].get("general.basename") == shown, agent

@@ -55,7 +55,7 @@ class Reader:
             self._order.append(text.text)
 
 
-async def told(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
+async def events_of(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
     """The events of one answer of a real echo runner, without the texts that the sink took."""
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
@@ -68,16 +68,18 @@ async def told(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
 
 async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None:
     asked = question("@delay=0.001 " + WORDS, keep=True)
-    bare = await told(folder, asked, None)
+    bare = await events_of(folder, asked, None)
     reader = Reader()
-    events, taken = await told(folder, asked, reader), reader.taken
+    events, taken = await events_of(folder, asked, reader), reader.taken
     whole = [event for event in bare if isinstance(event, Text)]
     by_event = [event for event in events if isinstance(event, Text)]
     assert len(taken) > 20, "the short way was taken"
     assert sorted([*by_event, *taken], key=lambda text: whole.index(text)) == whole
     (first, last) = bare[-1], events[-1]
-    assert isinstance(first, Done) and isinstance(last, Done)
-    assert last.context == first.context and last.usage.output_tokens == first.usage.output_tokens == len(whole)
+    assert isinstance(first, Done)
+    assert isinstance(last, Done)
+    assert last.context == first.context
+    assert last.usage.output_tokens == first.usage.output_tokens == len(whole)
 
 
 async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(folder: Path) -> None:
@@ -98,15 +100,17 @@ async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(
 
 async def test_a_model_that_repeats_itself_is_stopped_on_the_short_way_too(folder: Path) -> None:
     reader = Reader()
-    events = await told(folder, question("@delay=0.001 " + "same " * 200), reader)
+    events = await events_of(folder, question("@delay=0.001 " + "same " * 200), reader)
     said = len(reader.taken) + sum(isinstance(event, Text) for event in events)
     last = events[-1]
-    assert isinstance(last, Done) and last.reason == "length" and MAX_REPEATS < said <= MAX_REPEATS + 3
+    assert isinstance(last, Done)
+    assert last.reason == "length"
+    assert MAX_REPEATS < said <= MAX_REPEATS + 3
 
 
 async def test_an_engine_that_dies_is_an_error_not_a_wait(folder: Path) -> None:
     with pytest.raises(EngineFailed):
-        await told(folder, question("@crash=20 @delay=0.001 " + WORDS), Reader())
+        await events_of(folder, question("@crash=20 @delay=0.001 " + WORDS), Reader())
 
 
 def test_a_client_that_reads_slowly_gets_every_word_in_order(echo: Server) -> None:
@@ -129,4 +133,5 @@ def test_a_client_that_reads_slowly_gets_every_word_in_order(echo: Server) -> No
             got += [json.loads(part) for part in reader.read(size).splitlines()]
             reader.readline()
     assert "".join(part["response"] for part in got).split() == words
-    assert got[-1]["done"] and got[-1]["eval_count"] == len(words)
+    assert got[-1]["done"]
+    assert got[-1]["eval_count"] == len(words)

@@ -37,7 +37,9 @@ def test_a_runner_fits_where_starting_it_again_would_change_nothing() -> None:
         if spec.embedding and not spec.pooling and old.num_batch < old.num_ctx:
             continue  # nobody starts one like that
         assert spec.can_use(old) is (replace(again, num_batch=old.num_batch) == old if spec.embedding else again == old), (spec, old)
-        assert spec.can_use(again) and spec.launch(again, DEFAULTS) == again and again.num_ctx >= old.num_ctx
+        assert spec.can_use(again)
+        assert spec.launch(again, DEFAULTS) == again
+        assert again.num_ctx >= old.num_ctx
         assert not spec.trained_ctx or again.num_ctx <= max(spec.trained_ctx, old.num_ctx)
         fitting += spec.can_use(old)
     assert 1000 < fitting < len(SPECS) * len(LAUNCHES) / 2

@@ -48,11 +48,6 @@ def blobs_of(store: Store) -> set[str]:
     return {digest for digest, _ in store.blobs.scan()}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def test_an_empty_store_lists_nothing_and_makes_nothing(store: Store) -> None:
     assert store.list_models() == []
     assert store.prune() == ()
@@ -82,8 +77,10 @@ def test_every_layer_is_read_for_what_it_is(store: Store) -> None:
     assert entry.params == {"num_ctx": 2048, "stop": ["a", "b"]}
     assert entry.messages == (Message("user", "Hi"),)
     assert entry.weights_path.read_bytes() == b"weights"
-    assert entry.adapter and entry.adapter.read_bytes() == b"lora"
-    assert entry.projector and entry.projector.read_bytes() == b"eyes"
+    assert entry.adapter
+    assert entry.adapter.read_bytes() == b"lora"
+    assert entry.projector
+    assert entry.projector.read_bytes() == b"eyes"
 
 
 def test_a_name_is_found_however_its_letters_are_cased_and_keeps_its_spelling(store: Store) -> None:
@@ -153,7 +150,8 @@ def test_a_damaged_manifest_is_reported_and_stops_nothing_but_removal(store: Sto
     put_model(store, "bad", b"other")
     store.layout.manifest(names.parse("bad")).write_bytes(content)
     assert [model.name for model in store.list_models()] == ["good:latest"]
-    assert len(store.damaged) == 1 and "bad:latest" in store.damaged[0]
+    assert len(store.damaged) == 1
+    assert "bad:latest" in store.damaged[0]
     with pytest.raises(StoreFailed, match="bad:latest is damaged"):
         store.find(names.parse("bad"))
     for digest in blobs_of(store):
@@ -162,7 +160,8 @@ def test_a_damaged_manifest_is_reported_and_stops_nothing_but_removal(store: Sto
     assert store.prune() == ()
     assert blobs_of(store) == before
     store.delete(names.parse("bad"))
-    assert store.list_models() and not store.damaged
+    assert store.list_models()
+    assert not store.damaged
     assert store.prune() == (kinds.digest_of(b"other"),)
 
 
@@ -175,11 +174,14 @@ def test_however_a_manifest_spells_a_digest_its_blob_is_needed(store: Store, spe
     store.delete(names.parse("a"))
     for digest, _ in list(store.blobs.scan()):
         os.utime(store.layout.blob(digest), (1000, 1000))
-    assert store.removable() == ({}, {}) and store.prune() == ()
+    assert store.removable() == ({}, {})
+    assert store.prune() == ()
     entry = store.find(names.parse("odd"))
-    assert entry.weights_path.read_bytes() == b"weights" and weights in entry.digests
+    assert entry.weights_path.read_bytes() == b"weights"
+    assert weights in entry.digests
     [*_, last] = listed(verify, store, [entry], {})
-    assert isinstance(last, VerifyResult) and not last.damaged
+    assert isinstance(last, VerifyResult)
+    assert not last.damaged
 
 
 def test_a_manifest_of_another_maker_need_not_say_its_own_type(store: Store) -> None:
@@ -187,7 +189,8 @@ def test_a_manifest_of_another_maker_need_not_say_its_own_type(store: Store) -> 
     manifest = json.loads(store.layout.manifest(names.parse("a")).read_bytes())
     del manifest["mediaType"]
     store.commit(names.parse("b"), json.dumps(manifest).encode())
-    assert store.find(names.parse("b")).manifest.media_type == kinds.OCI_MANIFEST and len(store.list_models()) == 2
+    assert store.find(names.parse("b")).manifest.media_type == kinds.OCI_MANIFEST
+    assert len(store.list_models()) == 2
 
 
 def test_a_digest_in_a_manifest_cannot_point_outside_the_store(store: Store) -> None:
@@ -209,8 +212,10 @@ def test_prune_takes_old_orphans_and_leaves_the_young_and_the_named(store: Store
     fresh.write_bytes(b"x")
     os.utime(week, (time.time() - 8 * DAY,) * 2)
     assert store.prune() == (old,)
-    assert store.blobs.has(young) and store.find(names.parse("a"))
-    assert fresh.exists() and not week.exists()
+    assert store.blobs.has(young)
+    assert store.find(names.parse("a"))
+    assert fresh.exists()
+    assert not week.exists()
 
 
 @pytest.mark.slow
@@ -286,7 +291,8 @@ except StoreFailed as error:
 print([model.name for model in store.list_models()])
 """
     said, _ = child(store, code).communicate()
-    assert "does not allow this" in said and "NDANI_MODELS" in said
+    assert "does not allow this" in said
+    assert "NDANI_MODELS" in said
     assert "['a:latest']" in said
 
 
@@ -294,7 +300,8 @@ def test_what_another_process_claims_is_not_removed_and_its_death_ends_the_claim
     put_model(store, "a", b"weights that a pull elsewhere holds")
     digest = store.find(names.parse("a")).weights.digest
     other = child(store, f"with store.claim({{{digest!r}}}):\n    print('claimed', flush=True)\n    sys.stdin.read()")
-    assert other.stdout and other.stdout.readline() == "claimed\n"
+    assert other.stdout
+    assert other.stdout.readline() == "claimed\n"
     store.delete(names.parse("a"))
     assert blobs_of(store) == {digest}
     os.utime(store.layout.blob(digest), (1000, 1000))
@@ -308,7 +315,8 @@ def test_what_another_process_claims_is_not_removed_and_its_death_ends_the_claim
 def test_a_blob_is_brought_by_one_process_at_a_time(store: Store) -> None:
     digest = kinds.digest_of(b"x")
     other = child(store, f"lock = store.lock_blob({digest!r})\nprint(bool(lock), flush=True)\nsys.stdin.read()")
-    assert other.stdout and other.stdout.readline() == "True\n"
+    assert other.stdout
+    assert other.stdout.readline() == "True\n"
     assert store.lock_blob(digest) is None
     other.kill()
     other.communicate()
@@ -355,6 +363,8 @@ def test_a_real_ollamas_store_is_read_as_ollama_reads_it() -> None:
             assert model.details.quantization_level == tag["details"]["quantization_level"]
     assert checked >= 2
     terse = store.find(names.parse("terse"))
-    assert terse.system == "You are terse." and terse.params["seed"] == 1
+    assert terse.system == "You are terse."
+    assert terse.params["seed"] == 1
     assert terse.messages == (Message("user", "Hi"), Message("assistant", "Yes?"))
-    assert terse.parent == "smollm2:latest" and store.find(names.parse("smollm2")).parent == ""
+    assert terse.parent == "smollm2:latest"
+    assert store.find(names.parse("smollm2")).parent == ""

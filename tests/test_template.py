@@ -142,8 +142,13 @@ def test_mentions_follow_ollamas_walk() -> None:
     template = parse(
         "{{ range $i, $m := .Messages }}{{ $m.ToolCalls }}{{ (index $.Tools 0).Function }}{{ if eq (len .Suffix) 1 }}{{ end }}{{ end }}"
     )
-    assert template.mentions("Messages") and template.mentions("toolcalls") and template.mentions("suffix") and template.mentions("$M")
-    assert not template.mentions("tools") and not template.mentions("function")  # it does not look before (…).Field
+    assert template.mentions("Messages")
+    assert template.mentions("toolcalls")
+    assert template.mentions("suffix")
+    assert template.mentions("$M")
+    # It does not look before (…).Field.
+    assert not template.mentions("tools")
+    assert not template.mentions("function")
     assert parse("{{ .Prompt }}").mentions("response")  # given one
     assert parse('{{ define "a" }}{{ .Tools }}{{ end }}{{ .Prompt }}').capabilities() == {"tools"}
 

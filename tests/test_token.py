@@ -172,7 +172,8 @@ async def test_a_place_for_tokens_may_have_moved(desks: tuple[Desk, Desk], home:
     registry.challenges, registry.elsewhere = ('Bearer realm="http://{host}/token"',), f"http://{other.host}/token"
     log_in(home, "127.0.0.1")
     assert await manifest(registry) == MANIFEST
-    assert registry.seen[1][1] == LOGIN and [shown for _, shown in other.seen] == [""], "what was shown there is for nobody else"
+    assert registry.seen[1][1] == LOGIN
+    assert [shown for _, shown in other.seen] == [""], "what was shown there is for nobody else"
 
 
 @pytest.mark.parametrize(

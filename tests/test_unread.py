@@ -18,11 +18,6 @@ from ordinary import NOBODY, run_as_ordinary_user
 from test_store import blobs_of, layer, put_model
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "models")
-
-
 def age(store: Store) -> None:
     for digest, _ in list(store.blobs.scan()):
         os.utime(store.layout.blob(digest), (1000, 1000))
@@ -58,19 +53,24 @@ def test_a_manifest_on_a_disk_that_is_not_mounted_is_damaged_and_not_absent(stor
     linked = {"file": away, "tag folder": away.parent, "model folder": away.parent.parent}[place]
     linked.rename(tmp_path / "disk")
     linked.symlink_to(tmp_path / "disk")
-    assert len(store.list_models()) == 2 and not store.survey()[1]
+    assert len(store.list_models()) == 2
+    assert not store.survey()[1]
     (tmp_path / "disk").rename(tmp_path / "unmounted")
     age(store)
     before = blobs_of(store)
     assert [model.name for model in store.list_models()] == ["good:latest"]
     (sentence,) = store.damaged
-    assert "is a link to a place that" in sentence and "mount its disk, or remove the link" in sentence
+    assert "is a link to a place that" in sentence
+    assert "mount its disk, or remove the link" in sentence
     assert list(store.survey()[1].values()) == [sentence]
     with pytest.raises(StoreFailed, match="is a link to a place that"):
         store.find(names.parse("me/away"))
-    assert store.prune() == () and store.removable()[0] == {} and blobs_of(store) == before
+    assert store.prune() == ()
+    assert store.removable()[0] == {}
+    assert blobs_of(store) == before
     (tmp_path / "unmounted").rename(tmp_path / "disk")
-    assert store.find(names.parse("me/away")) and len(store.list_models()) == 2
+    assert store.find(names.parse("me/away"))
+    assert len(store.list_models()) == 2
     assert store.prune() == ()
 
 
@@ -94,7 +94,8 @@ def test_a_name_whose_manifest_is_away_can_be_removed(store: Store, tmp_path: Pa
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
     store.delete(names.parse("A"))
-    assert not path.is_symlink() and store.survey() == ((), {})
+    assert not path.is_symlink()
+    assert store.survey() == ((), {})
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444])
@@ -140,11 +141,14 @@ print(json.dumps(said))
         finally:
             closed.chmod(0o755)
         assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
+        printed = json.loads(done.stdout)
         sentence = f"the folder {closed} of the model store cannot be read (Permission denied); change its owner or mode"
-        assert said["list"] == ["good:latest"] and said["damaged"] == said["prune"] == [sentence]
-        assert said["verify"] == [[sentence, []]] and said["removed"] == [0, [], count]
-        assert said["others"] == [1, 1, "good:latest"] and "does not allow this" in said["find"]
+        assert printed["list"] == ["good:latest"]
+        assert printed["damaged"] == printed["prune"] == [sentence]
+        assert printed["verify"] == [[sentence, []]]
+        assert printed["removed"] == [0, [], count]
+        assert printed["others"] == [1, 1, "good:latest"]
+        assert "does not allow this" in printed["find"]
 
 
 def test_nothing_is_named_whose_files_another_program_has_removed(store: Store) -> None:
@@ -157,4 +161,5 @@ def test_nothing_is_named_whose_files_another_program_has_removed(store: Store) 
     for name in ("a", "b"):
         with pytest.raises(StoreFailed, match=f"another program has removed a file of {name}:latest from the model store"):
             store.commit(names.parse(name), json.dumps(manifest).encode())
-    assert path.read_bytes() == before and len(store.list_models()) == 1
+    assert path.read_bytes() == before
+    assert len(store.list_models()) == 1

@@ -26,7 +26,7 @@ from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResul
 from ndani.types import Progress
 from registries import StandIn, put_model
 from server import until
-from steps import Left, following, listed
+from steps import Left, all_steps, listed
 from stores import put_echo
 from terminal import PATIENCE, terminal
 from test_pull import NAME, QUICK, House, Place, house, make_place, pull
@@ -97,9 +97,8 @@ def test_a_model_that_is_removed_meanwhile_is_no_damage(tmp_path: Path) -> None:
 
 
 async def collect(upkeep: Maintenance, **more: object) -> VerifyResult:
-    asked = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
-    async with following(upkeep.verify, **asked) as coming:
-        steps = [step async for step in coming]
+    body = {"model": "", "digests": frozenset(), "repair": False, "insecure": False} | more
+    steps = await all_steps(upkeep.verify, **body)
     assert isinstance(steps[-1], VerifyResult)
     return steps[-1]
 
@@ -125,7 +124,8 @@ async def test_what_is_damaged_is_brought_again_and_no_name_changes(registry: St
     upkeep = Maintenance(store, Fetcher(Settings(models=store.layout.root)))
     assert len((await collect(upkeep)).damaged) == 3
     refused = await collect(upkeep, repair=True)
-    assert len(refused.damaged) == 3 and all("could not be pulled again" in damage.problem for damage in refused.damaged)
+    assert len(refused.damaged) == 3
+    assert all("could not be pulled again" in damage.problem for damage in refused.damaged)
     last = await collect(upkeep, repair=True, insecure=True)
     assert last.damaged == (), last
     assert (await collect(upkeep)).damaged == ()
@@ -140,7 +140,8 @@ async def test_a_source_that_has_other_files_by_now_is_no_repair(registry: Stand
     path = spoil(store, digest)
     upkeep = Maintenance(store, Fetcher(Settings(models=store.layout.root)))
     (damage,) = (await collect(upkeep, repair=True, insecure=True)).damaged
-    assert "has other files by now" in damage.problem and path.exists()
+    assert "has other files by now" in damage.problem
+    assert path.exists()
 
 
 @pytest.mark.parametrize("shape", ["deflated", "four stored parts"])
@@ -150,9 +151,10 @@ async def test_a_model_of_the_catalogue_is_repaired(house: House, tmp_path: Path
     entry = place.store.find(NAME)
     for digest in entry.digests:
         spoil(place.store, digest)
-    async with following(pull, place.store, NAME, [place.source()], retries=QUICK, repair=frozenset(entry.digests)) as steps:
-        assert [step async for step in steps][-1].status == "success"
-    assert verified(place.store).damaged == () and place.left_over() == []
+    steps = await all_steps(pull, place.store, NAME, [place.source()], retries=QUICK, repair=frozenset(entry.digests))
+    assert steps[-1].status == "success"
+    assert verified(place.store).damaged == ()
+    assert place.left_over() == []
 
 
 # ---------------------------------------------------------------- prune
@@ -171,8 +173,10 @@ def test_only_what_nobody_needs_is_removed(tmp_path: Path) -> None:
     with store.claim({f"sha256:{claimed.name[7:]}"}):
         steps = listed(prune, store, dry_run=True)
         assert {step.file for step in steps if isinstance(step, UnusedFile)} == {unused.name, partial.name}
-        assert isinstance(steps[-1], PruneResult) and (steps[-1].blobs, steps[-1].unfinished) == (1, 1)
-        assert unused.exists() and partial.exists(), "a rehearsal removes nothing"
+        assert isinstance(steps[-1], PruneResult)
+        assert (steps[-1].blobs, steps[-1].unfinished) == (1, 1)
+        assert unused.exists(), "a rehearsal removes nothing"
+        assert partial.exists(), "a rehearsal removes nothing"
         *_, last = listed(prune, store)
     assert last == steps[-1]
     assert 40000 <= steps[-1].freed < 100_000
@@ -189,9 +193,12 @@ def test_nothing_is_removed_while_a_manifest_is_damaged(tmp_path: Path) -> None:
     os.utime(partial, (time.time() - PARTIAL_MAX_AGE - 60,) * 2)
     steps = listed(prune, store)
     (said,) = [step for step in steps if isinstance(step, Damage)]
-    assert said.models == ("echo:latest",) and "remove it with `ndani rm`" in said.problem
-    assert isinstance(steps[-1], PruneResult) and (steps[-1].blobs, steps[-1].unfinished) == (0, 1)
-    assert unused.exists() and not partial.exists()
+    assert said.models == ("echo:latest",)
+    assert "remove it with `ndani rm`" in said.problem
+    assert isinstance(steps[-1], PruneResult)
+    assert (steps[-1].blobs, steps[-1].unfinished) == (0, 1)
+    assert unused.exists()
+    assert not partial.exists()
     store.delete(names.parse("echo"))
     listed(prune, store)
     assert not unused.exists()
@@ -215,7 +222,8 @@ def test_many_files_go_in_several_steps_that_can_be_left(tmp_path: Path) -> None
     left = sum(path.exists() for path in paths)
     assert 0 < left < 150
     *_, last = listed(prune, store)
-    assert isinstance(last, PruneResult) and last.blobs == left
+    assert isinstance(last, PruneResult)
+    assert last.blobs == left
 
 
 # ---------------------------------------------------------------- notes of heads
@@ -268,22 +276,29 @@ def test_the_commands_over_a_damaged_store(tmp_path: Path) -> None:
     put_echo(tmp_path / "models", "127.0.0.1:9/x/gone")
     with serving(tmp_path, free_port(), OLLAMA_NOPRUNE="1") as home:
         whole = run(("verify",), home)
-        assert (whole.exit, whole.stdout.count("\n")) == (0, 1) and whole.stdout.endswith("all whole\n"), whole
+        assert (whole.exit, whole.stdout.count("\n")) == (0, 1)
+        assert whole.stdout.endswith("all whole\n")
         assert run(("verify", "nope"), home).stderr.endswith("Error: model 'nope' not found\n")
         assert run(("verify", "a", "b"), home).stderr == "Error: accepts at most 1 arg(s), received 2\n"
         unused = orphan(store)
         rehearsed = run(("prune", "--dry-run"), home)
-        assert f"{unused.name}  40 KB\n" in rehearsed.stdout and unused.exists()
+        assert f"{unused.name}  40 KB\n" in rehearsed.stdout
+        assert unused.exists()
         done = run(("prune",), home)
-        assert done.exit == 0 and done.stdout.startswith("1 file removed, 4") and not unused.exists()
+        assert done.exit == 0
+        assert done.stdout.startswith("1 file removed, 4")
+        assert not unused.exists()
         assert run(("prune",), home).stdout == "nothing to remove\n"
         path = spoil(store, store.find(names.parse("127.0.0.1:9/x/gone")).weights.digest)
         bad = run(("verify",), home)
-        assert bad.exit == 1 and bad.stdout == ""
+        assert bad.exit == 1
+        assert bad.stdout == ""
         assert f"damaged: {path.name}: its bytes are not those of its digest (needed by 127.0.0.1:9/x/gone:latest)\n" in bad.stderr
         assert bad.stderr.endswith("Error: 1 file of 3 damaged; `ndani verify --repair` pulls them again\n")
         tried = run(("verify", "--repair"), home)
-        assert tried.exit == 1 and "it could not be pulled again" in tried.stderr and path.exists()
+        assert tried.exit == 1
+        assert "it could not be pulled again" in tried.stderr
+        assert path.exists()
         assert run(("verify", "echo"), home).exit == 0
 
 
@@ -295,13 +310,13 @@ def test_a_person_is_asked_before_anything_is_pulled(tmp_path: Path) -> None:
     with serving(tmp_path, free_port()) as home:
         for answer, wanted in {"n\r": "pulls them again", "y\r": "could not be repaired"}.items():
             with terminal([*NDANI, "verify"], home, "pty") as screen:
-                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), PATIENCE, "the question", 0.05)
+                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), "the question", pause=0.05)
                 screen.type(answer)
                 assert screen.exit() == 1
                 assert wanted in "\n".join(screen.lines())
         for key, code in {"C-d": 1, "C-c": 130}.items():
             with terminal([*NDANI, "verify"], home, "pty") as screen:
-                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), PATIENCE, "the question", 0.05)
+                until(lambda screen=screen: any("Pull 1 file again?" in line for line in screen.lines()), "the question", pause=0.05)
                 screen.press(key)
                 assert screen.exit() == code
                 assert any(line.startswith("Error") for line in screen.lines()) == (code == 1)
@@ -318,15 +333,20 @@ def test_three_hundred_models(tmp_path: Path) -> None:
     unused = orphan(store)
     with serving(tmp_path, free_port(), OLLAMA_NOPRUNE="1") as home:
         listed = run(("list",), home)
-        assert listed.exit == 0 and listed.stdout.count("\n") == 301
+        assert listed.exit == 0
+        assert listed.stdout.count("\n") == 301
         child = subprocess.Popen([*NDANI, "verify"], env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert child.stderr
         assert child.stderr.readline().startswith("verifying 902 files, 40.0 GB:   0%")
         assert json.loads(run(("list", "--json"), home).stdout)["models"][0]["name"] == "big/model-0299:latest"
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=PATIENCE)
-        assert child.returncode == -signal.SIGINT and out == "" and err.endswith("stopped; nothing was changed\n"), (out, err)
+        assert child.returncode == -signal.SIGINT, (out, err)
+        assert out == "", (out, err)
+        assert err.endswith("stopped; nothing was changed\n"), (out, err)
         done = run(("prune",), home)
-        assert done.exit == 0 and "1 file removed" in done.stdout and not unused.exists()
+        assert done.exit == 0
+        assert "1 file removed" in done.stdout
+        assert not unused.exists()
         log = (tmp_path / "serve.log").read_text()
-        until(lambda: "route=/api/verify status=499" in (tmp_path / "serve.log").read_text(), PATIENCE, log)
+        until(lambda: "route=/api/verify status=499" in (tmp_path / "serve.log").read_text(), log)

@@ -53,7 +53,8 @@ async def test_names_are_lower_case_and_null_is_nothing_said() -> None:
 async def test_what_is_no_object_is_one_sentence_that_quotes_nothing(body: bytes, sentence: str) -> None:
     with pytest.raises(BadRequest) as met:
         await request_body.decode(request(body))
-    assert str(met.value).startswith(sentence) and "xyzzy" not in str(met.value)
+    assert str(met.value).startswith(sentence)
+    assert "xyzzy" not in str(met.value)
 
 
 @pytest.mark.parametrize("letter", [rb"\ud800", rb"\ud800\\\\", b"\xff\xc3\xa9abc"])
@@ -99,7 +100,7 @@ class Events:
             self.closed = True
 
 
-async def send(response: Any, *, gone_after: int = 10**6) -> list[dict[str, Any]]:
+async def messages_of(response: Any, *, gone_after: int = 10**6) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
 
     async def take(message: dict[str, Any]) -> None:
@@ -116,7 +117,7 @@ async def respond(events: Events, *, stream: bool) -> Any:
     return await streaming.respond(events(), streaming.open_sink(stream, line), line, fold, ERRORS, {"X-Y": "z"})
 
 
-def lines(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def json_lines(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [json.loads(m["body"]) for m in sent if m.get("body")]
 
 
@@ -124,16 +125,15 @@ async def test_a_stream_is_a_line_per_event_sent_as_it_comes() -> None:
     events = Events(Text("a"), Text("b"), END)
     response = await respond(events, stream=True)
     assert events.given == 1, "only the first is awaited before the status"
-    sent = await send(response)
-    assert (
-        sent[0]["status"] == 200
-        and (b"content-type", b"application/x-ndjson") in sent[0]["headers"]
-        and (b"x-y", b"z") in sent[0]["headers"]
-    )
+    sent = await messages_of(response)
+    assert sent[0]["status"] == 200
+    assert (b"content-type", b"application/x-ndjson") in sent[0]["headers"]
+    assert (b"x-y", b"z") in sent[0]["headers"]
     assert not any(name == b"content-length" for name, _ in sent[0]["headers"])
     assert all(m["body"].endswith(b"\n") and m["body"].count(b"\n") == 1 for m in sent[1:-1])
-    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False} and events.closed
-    said = lines(sent)
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert events.closed
+    said = json_lines(sent)
     assert [s["message"]["content"] for s in said] == ["a", "b", ""]
     last = said[-1]
     counts = {key: last[key] for key in last if key.endswith(("_count", "_duration", "truncated"))}
@@ -145,17 +145,21 @@ async def test_a_stream_is_a_line_per_event_sent_as_it_comes() -> None:
 
 async def test_the_fold_of_a_stream_is_one_object() -> None:
     events = Events(Text("a"), Text('"b\n'), END)
-    (said,) = lines(await send(await respond(events, stream=False)))
-    assert said["message"] == {"role": "assistant", "content": 'a"b\n'} and said["eval_count"] == 2 and events.closed
+    (said,) = json_lines(await messages_of(await respond(events, stream=False)))
+    assert said["message"] == {"role": "assistant", "content": 'a"b\n'}
+    assert said["eval_count"] == 2
+    assert events.closed
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("reason", ["load", "unload"])
 async def test_a_load_is_one_object_even_when_streaming(stream: bool, reason: str) -> None:
     events = Events(Done(reason))
-    sent = await send(await respond(events, stream=stream))
-    assert (b"content-type", json_response.JSON.encode()) in sent[0]["headers"] and events.closed
-    assert lines(sent)[0]["done_reason"] == reason and not any(key.endswith("duration") for key in lines(sent)[0])
+    sent = await messages_of(await respond(events, stream=stream))
+    assert (b"content-type", json_response.JSON.encode()) in sent[0]["headers"]
+    assert events.closed
+    assert json_lines(sent)[0]["done_reason"] == reason
+    assert not any(key.endswith("duration") for key in json_lines(sent)[0])
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -168,8 +172,10 @@ async def test_an_error_before_the_first_event_is_raised_for_its_own_status(stre
 
 async def test_an_error_after_the_first_event_is_the_last_line() -> None:
     events = Events(Text("a"), NdaniError("it broke"), Text("b"))
-    sent = await send(await respond(events, stream=True))
-    assert lines(sent)[-1] == {"error": "it broke"} and sent[-1]["more_body"] is False and events.closed
+    sent = await messages_of(await respond(events, stream=True))
+    assert json_lines(sent)[-1] == {"error": "it broke"}
+    assert sent[-1]["more_body"] is False
+    assert events.closed
     with pytest.raises(NdaniError):
         await respond(Events(Text("a"), NdaniError("it broke")), stream=False)
 
@@ -183,16 +189,19 @@ async def test_a_fault_in_a_stream_is_a_last_line_too_and_is_raised_for_the_log(
 
     with pytest.raises(KeyError):
         await response({"type": "http", "method": "POST"}, None, take)
-    assert lines(sent)[-1]["error"].startswith("ndani met a fault of its own (KeyError at ") and "secret" not in str(sent)
-    assert sent[-1]["more_body"] is False and events.closed
+    assert json_lines(sent)[-1]["error"].startswith("ndani met a fault of its own (KeyError at ")
+    assert "secret" not in str(sent)
+    assert sent[-1]["more_body"] is False
+    assert events.closed
 
 
 async def test_a_client_that_cannot_be_written_to_closes_the_source() -> None:
     events = Events(*[Text("a")] * 10, END)
     response = await respond(events, stream=True)
     with pytest.raises(ConnectionResetError):
-        await send(response, gone_after=4)
-    assert events.closed and events.given < 10
+        await messages_of(response, gone_after=4)
+    assert events.closed
+    assert events.given < 10
 
 
 async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
@@ -201,20 +210,21 @@ async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
         report(Progress("pulling x", "sha256:x", 10, 0))
         report(Progress("success"))
 
-    said = lines(await send(await long_work.respond(work, True, render_step, ERRORS)))
+    said = json_lines(await messages_of(await long_work.respond(work, True, render_step, ERRORS)))
     assert said == [
         {"status": "pulling manifest"},
         {"status": "pulling x", "digest": "sha256:x", "total": 10, "completed": 0},
         {"status": "success"},
     ]
-    assert lines(await send(await long_work.respond(work, False, render_step, ERRORS))) == [{"status": "success"}]
+    assert json_lines(await messages_of(await long_work.respond(work, False, render_step, ERRORS))) == [{"status": "success"}]
 
 
 @pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])
 def test_any_text_survives_rendering(text: str) -> None:
     for render, read in ((render_chat, lambda v: v["message"]["content"]), (render_generate, lambda v: v["response"])):
         line, fold = render(f'm"{text}', timestamps.Timestamps())
-        assert read(json.loads(line(Text(text)))) == text and json.loads(line(Text(text)))["model"] == f'm"{text}'
+        assert read(json.loads(line(Text(text)))) == text
+        assert json.loads(line(Text(text)))["model"] == f'm"{text}'
         assert read(json.loads(fold(text, END))) == text
         assert line(Text(text)).count(b"\n") == 1
 
@@ -222,5 +232,6 @@ def test_any_text_survives_rendering(text: str) -> None:
 def test_stamps_have_nanoseconds_and_grow() -> None:
     clock = timestamps.Timestamps()
     stamps = [clock.now() for _ in range(1000)]
-    assert stamps == sorted(stamps) and all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", s) for s in stamps)
+    assert stamps == sorted(stamps)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", s) for s in stamps)
     assert re.fullmatch(r"2001-09-0\dT\d\d:46:40\.500000000(Z|[+-]\d\d:\d\d)", timestamps.local_stamp(1e9 + 0.5))

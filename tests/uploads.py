@@ -1,4 +1,4 @@
-"""A stand-in for a registry that takes models, for the tests of push: uploads by parts, remembered, redirected, forgotten, refused."""
+"""A stand-in for a registry that accepts pushes: uploads in parts, resumed, redirected, forgotten or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PART = 100_000
 
 
 class Uploads:
-    """A registry that takes models: uploads by parts, with switches. It keeps what an interrupted part had brought out of it."""
+    """A registry that accepts uploads in parts. Of an interrupted part it keeps nothing. Its attributes say how it misbehaves."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
@@ -27,31 +27,31 @@ class Uploads:
         self.refuses: dict[str, int] = {}  # status by method
         self.breaks = 0
         self.deaf = False  # parts are not read
-        self.commits_in = 0.0  # seconds that the putting together of a blob takes
-        self.hangs_up = False  # … and nobody waits for it
+        self.commits_in = 0.0  # seconds until a finished blob is stored
+        self.hangs_up = False  # … and the connection closes before that
         self.pause = 0.0
-        self.cap, self.too_large = 0, 413  # a part of more bytes is answered with this status
-        self.slams = False  # … before it is read, and the connection is broken
-        self.least = 0  # what a part, but the last one, must have; said when an upload begins
-        self.takes = 0  # bytes that are kept of a part
-        self.says = "all"  # the Range of a part: all that is there, or nothing, zero, the part, the first part, one too many
-        self.taken = 202  # the answer to a part
-        self.once = False  # a second part is no more taken
-        self.tells = True  # how far an upload is
-        self.wants_post = False  # a blob comes with the first request
-        self.query = ""  # of the address of an upload
-        self.base = "/v2/ns/tiny/blobs/uploads/"  # of the addresses that are given out
-        self.front = ""  # the address of uploads where another host gives them out
-        self.storage = ""  # where who asks for a blob is sent
-        self.expires = 0  # so many addresses for a part are good no more when they are used
-        self.moves = 0  # POST and PUT are sent to another address with this status
-        self.cookie = False  # what is asked is answered with a cookie, and who shows it may not write (Harbor)
-        self.garbles = -1  # the part of this number arrives as something else
-        self.keeps = False  # an upload stays when it could not be put together
-        self.bursts = 0  # after every ten parts so many break off
-        self.makes_another = False  # of a manifest
+        self.cap, self.too_large = 0, 413  # the most bytes of a part, and the status for a larger one
+        self.slams = False  # … and the connection is broken before the part is read
+        self.least = 0  # the fewest bytes of a part that is not the last; announced when an upload begins
+        self.takes = 0  # bytes of a part that are kept; 0: all
+        self.says = "all"  # the Range in a response: "all", "nothing", "zero", "the part", "the first part", "one too many"
+        self.taken = 202  # the status for a part
+        self.once = False  # a second part is refused
+        self.tells = True  # whether GET of an upload returns its state
+        self.wants_post = False  # a blob has to come whole with the first request
+        self.query = ""  # the query of an upload's address
+        self.base = "/v2/ns/tiny/blobs/uploads/"  # the path of the addresses in Location
+        self.front = ""  # scheme and host of the addresses in Location; empty: none
+        self.storage = ""  # where requests for a blob are redirected; empty: nowhere
+        self.expires = 0  # this many addresses for a part have expired when they are used
+        self.moves = 0  # POST and PUT are redirected with this status
+        self.cookie = False  # reads set a cookie, and writes that carry it are refused (as Harbor does)
+        self.garbles = -1  # the number of the part that is stored as zeros; -1: none
+        self.keeps = False  # an upload whose digest is wrong is not removed
+        self.bursts = 0  # after every ten parts this many break off
+        self.makes_another = False  # the digest returned for a manifest is another
         self.broken = 0
-        self.largest = 0  # bytes that came with the end of an upload
+        self.largest = 0  # the most bytes that came with the request that ends an upload
         self.host = ""
 
     async def start(self) -> web.AppRunner:

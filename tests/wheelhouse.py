@@ -1,4 +1,4 @@
-"""A small package index on loopback for the tests of pulling: real wheels, served with or without ranges, and faults on request."""
+"""A package index on loopback for the tests of pull: it serves real wheels, with or without ranges, and fails on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEP = 1 << 14
 
 
 def weights(size: int, seed: int = 1) -> bytes:
-    """Bytes that deflate to about two thirds, as real weights do to a little less than all."""
+    """Bytes that deflate to about two thirds of their size."""
     source = random.Random(seed)
     return b"".join(source.randbytes(2048) + bytes(1024) for _ in range(size // 3072 + 1))[:size]
 
@@ -57,18 +57,18 @@ def make_catalogue(path: Path, name: str, layers: dict[str, list[tuple[Path, str
 
 @dataclass
 class House:
-    """The index: its switches, and what it counted."""
+    """The index. Its fields say how it misbehaves, and count what it has served."""
 
     folder: Path
     ranges: bool = True
     html: bool = False
-    announce: str | None = None  # another sha256 than the files have
-    status: int = 0  # answer everything with this
-    login: str = ""  # the Authorization header that is asked for
-    flip: int = -1  # a byte of the file that arrives wrong
-    pause: float = 0.0  # between two steps of 16 KB
-    breaks: list[int] = field(default_factory=list)  # cut the next answers after so many bytes
-    shorten: int = 0  # leave out this many bytes at the end
+    announce: str | None = None  # the sha256 in the list, instead of the right one
+    status: int = 0  # the status of every response; 0: as it should be
+    login: str = ""  # the Authorization header that requests need
+    flip: int = -1  # the place of a byte that is sent wrong; -1: none
+    pause: float = 0.0  # seconds between two pieces of 16 KB
+    breaks: list[int] = field(default_factory=list)  # the next responses break off after these numbers of bytes
+    shorten: int = 0  # this many bytes are missing at the end of a file
     sent: Counter[str] = field(default_factory=Counter)  # bytes of files by name
     spans: list[list[Any]] = field(default_factory=list)  # name, first byte, bytes sent
     asked: int = 0
@@ -128,7 +128,7 @@ class House:
         span = [name, first, 0]
         self.spans.append(span)
         at = 0
-        with contextlib.suppress(ConnectionError):  # who asked has gone
+        with contextlib.suppress(ConnectionError):  # the client has gone
             while at < len(content):
                 piece = content[at : min(at + STEP, limit)]
                 if not piece:
