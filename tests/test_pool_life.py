@@ -338,7 +338,7 @@ async def test_what_breaks_down_while_everything_settles_is_told(bench: Begin) -
     def look() -> None:
         raise error
 
-    b.pool._look = look  # type: ignore[assignment]
+    b.pool._detect_hardware = look  # type: ignore[assignment]
     client = await b.ask()
     assert b.failures == [error]
     assert client.waits
