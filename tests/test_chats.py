@@ -50,7 +50,7 @@ def test_near_is_known_and_far_is_not() -> None:
     assert find_known_template(None) is find_known_template("") is find_known_template("echo") is None
     # A short loop with other marks is nearer than a hundred letters, and yet another family's.
     other = PLAIN.replace("<|im_start|>", "[").replace("<|im_end|>", "]")
-    assert edit_distance(PLAIN, other) < NEAR
+    assert edit_distance(PLAIN, other) < EDIT_LIMIT
     assert find_known_template(other) is None
 
 

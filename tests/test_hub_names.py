@@ -6,7 +6,7 @@ import pytest
 
 from ndani.errors import NotFound, SourceFailed
 from ndani.names import parse
-from ndani.sources.families import shelves, spelt
+from ndani.sources.families import library_models, registry_spelling
 from ndani.sources.gguf_files import group, pick
 
 
@@ -81,19 +81,19 @@ def test_what_lies_beside_a_model_and_in_which_folder(files: list[str], tag: str
     ],
 )
 def test_names_are_spelt_as_the_library_spells_them(typed: str, there: str) -> None:
-    assert spelt(parse(typed)) == parse(there)
-    assert spelt(parse(there)) is None
+    assert registry_spelling(parse(typed)) == parse(there)
+    assert registry_spelling(parse(there)) is None
 
 
 def test_names_that_need_no_spelling() -> None:
     for name in ("qwen2.5:3b", "nomic-embed-text", "llama3.2:1b", "someone/phi4:mini", "127.0.0.1:5000/library/phi4:mini", "nope"):
-        assert spelt(parse(name)) is None, name
-    keys = [parse(model.name).key for model in shelves()]
+        assert registry_spelling(parse(name)) is None, name
+    keys = [parse(model.name).key for model in library_models()]
     assert len(keys) == len(set(keys))
-    families = {model.name.partition(":")[0] for model in shelves()}
+    families = {model.name.partition(":")[0] for model in library_models()}
     assert {"llama3.2", "gemma2", "gemma3", "phi4", "qwen2.5", "qwen3", "deepseek-r1", "mistral", "mixtral", "nomic-embed-text"} <= families
-    for model in shelves():
-        assert parse(model.at)
+    for model in library_models():
+        assert parse(model.registry_name)
         assert model.type in {"instruct", "embedding"}
         assert model.size_class in {"tiny", "small", "medium", "large"}
         assert "{}" in model.variant

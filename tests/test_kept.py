@@ -38,7 +38,7 @@ def test_a_history_that_begins_later_is_its_owners_too(tmp_path: Path, folder: b
         history.store_string("this")
     finally:
         os.umask(before)
-    assert not history.lost
+    assert not history.failure
     assert "+this" in path.read_text()
     assert "not this" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

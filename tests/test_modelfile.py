@@ -291,10 +291,10 @@ def test_whole_modelfiles_of_random_parts_read_back() -> None:
         "list": lambda: (text(), *several()),
     }
     for _ in range(1500):
-        chosen = draw.sample(sorted(KINDS), draw.randint(0, 5))
+        chosen = draw.sample(sorted(TYPES), draw.randint(0, 5))
         model = Modelfile(
             (text(False), *several(empty=False)), draw.choice([None, text()]), draw.choice([None, text()]),
-            tuple((name, values[KINDS[name]]()) for name in chosen), several(empty=False), several(),
+            tuple((name, values[TYPES[name]]()) for name in chosen), several(empty=False), several(),
             tuple(Message(draw.choice(["user", "system", "assistant"]), one) for one in several()),
             draw.choice([None, "0.14.0", "1", "2.1", "1.2.3-rc.1+b.5"]), draw.choice([None, text(False)]), None, several(empty=False),
         )  # fmt: skip
@@ -332,7 +332,9 @@ def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path)
     )  # fmt: skip
     store = Store(tmp_path)
     entry = store.find(names.parse("odd"))
-    said = render_show(Shown(store.describe(entry), entry, store.header(entry), entry.weights_path), ShowRequest(options={"top_k": 3}))
+    said = render_show(
+        ModelDescription(store.describe(entry), entry, store.header(entry), entry.weights_path), ShowRequest(options={"top_k": 3})
+    )
     assert said["modelfile"].split("\n\n", 1)[1].splitlines() == [
         f"FROM {entry.weights_path}",
         'TEMPLATE """{{ "a" }}',

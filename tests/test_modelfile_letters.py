@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ndani.cli.create import gather
+from ndani.cli.create import build_request
 from ndani.control_characters import is_visible
 from ndani.prompts.template.formats import quote
 from ndani.store.modelfile import Modelfile, parse, print_modelfile
-from ndani.store.parameters import literal, short
+from ndani.store.parameters import excerpt, go_literal
 from ndani.types import Message
 
 #: Texts that are written with letters that nobody sees, and one letter that Python 3.11 does not know yet.
@@ -58,15 +58,15 @@ def test_what_can_be_seen_is_not_the_interpreters_to_say() -> None:
     assert [hex(ord(char)) for char in known if is_visible(char) != char.isprintable()] == []
     for char in ("\U0001fa77", "\U0001fae9", "\u0378"):  # of Unicode 15, of 16, of none
         assert is_visible(char)
-        assert quote(char) == f'"{char}"' == literal(char)
-        assert short(char) == char
+        assert quote(char) == f'"{char}"' == go_literal(char)
+        assert excerpt(char) == char
 
 
 def test_a_name_and_a_number_that_were_copied_from_a_page(tmp_path: Path) -> None:
-    body, _ = gather(parse("FROM llama\u200b3:8b\u00a0\nPARAMETER num_ctx\t4096\u00a0\nPARAMETER stop \u00a0"), tmp_path)
+    body, _ = build_request(parse("FROM llama\u200b3:8b\u00a0\nPARAMETER num_ctx\t4096\u00a0\nPARAMETER stop \u00a0"), tmp_path)
     assert body == {"from": "llama3:8b", "parameters": {"num_ctx": 4096, "stop": ["\u00a0"]}}
     weights = tmp_path / "می\u200cشود\u00a0.gguf"
     weights.write_bytes(b"GGUF")
-    body, files = gather(parse(f"FROM ./{weights.name}"), tmp_path)
+    body, files = build_request(parse(f"FROM ./{weights.name}"), tmp_path)
     assert body == {}
     assert list(files["files"].values()) == [weights], "a file's name may need them"

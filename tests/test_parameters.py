@@ -6,7 +6,7 @@ import pytest
 
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
-from ndani.store.parameters import KINDS, check_parameters, render_parameters
+from ndani.store.parameters import TYPES, check_parameters, render_parameters
 
 
 def test_parameters_in_go_syntax() -> None:
@@ -25,7 +25,7 @@ def test_parameters_in_go_syntax() -> None:
 
 
 def test_the_options_are_those_that_the_sampler_knows() -> None:
-    assert set(KINDS) == OPTIONS | {"draft_num_predict"}
+    assert set(TYPES) == OPTIONS | {"draft_num_predict"}
 
 
 def test_parameters_of_a_request() -> None:

@@ -137,11 +137,9 @@ def same_weights(one: Path, other: Path) -> bool:
     for path in (one, other):
         descriptor = os.open(path, os.O_RDONLY)
         work = plan([open_source("x", descriptor)])
-        found.append(
-            {p.name: = work.jobs
+        jobs = work.jobs
         sizes = [extents.tensor_size(job.source_type, (job.columns, job.rows)) for job in jobs]
-        found.append({j.name: (j.source_type, os.pread(descriptor, n, j.source_offset)) for j, n in zip(jobs, sizes, strict=True)}
-        )
+        found.append({j.name: (j.source_type, os.pread(descriptor, n, j.source_offset)) for j, n in zip(jobs, sizes, strict=True)})
         os.close(descriptor)
     return found[0] == found[1]
 

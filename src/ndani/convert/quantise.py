@@ -98,7 +98,7 @@ def plan(sources: Sequence[OpenGguf], kind: str = "") -> QuantisationPlan:
         types = quant_types.choose_types(kind, quant_types.read_facts(first.head.metadata), tensors)
         file_type = quant_types.file_type(kind)
         same_types = all(tensor.type == types[tensor.name] for tensor in tensors)
-        unchanged = unchanged and first.head.keys.get(_TYPE_KEY) == file_type and same_types
+        unchanged = unchanged and first.head.metadata.get(_TYPE_KEY) == file_type and same_types
         tensors = quant_types.in_order(tensors)
         for key, value in ((_VERSION_KEY, _VERSION), (_TYPE_KEY, file_type)):
             keys.pop(key, None)  # llama.cpp writes them at the end
