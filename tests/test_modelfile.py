@@ -13,9 +13,10 @@ from conftest import ROOT
 from ndani import names
 from ndani.api.ollama.show import ShowRequest, render_show
 from ndani.errors import BadRequest
+from ndani.service.models import ModelDescription
 from ndani.store import Store
 from ndani.store.modelfile import Modelfile, parse, print_modelfile
-from ndani.store.parameters import render_parameters
+from ndani.store.parameters import TYPES, render_parameters
 from ndani.types import Message
 from stores import gguf, put_echo
 

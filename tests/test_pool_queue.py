@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ndani.errors import BadRequest, Busy, LoadFailed, NdaniError, Unconfined
-from ndani.runtime.pool import FULL
+from ndani.runtime.pool import QUEUE_FULL
 from pools import MORE, ONE, OTHER, Begin, turns
 
 # ---------------------------------------------------------------- 6. the queue
@@ -17,7 +17,7 @@ async def test_rule_6_the_queue_is_bounded_and_says_so(bench: Begin) -> None:
     b = bench(max_queue=2, num_parallel=1)
     first, *waiting, refused = [await b.ask() for _ in range(4)]
     assert isinstance(refused.error, Busy)
-    assert str(refused.error) == FULL
+    assert str(refused.error) == QUEUE_FULL
     assert b.pool.waiting == 2
     assert "the queue is full model=one waiting=2" in b.log.getvalue()
     await waiting[0].leave()
