@@ -46,7 +46,7 @@ async def test_pulls_from_a_real_registry_over_plain_http_when_told_to(debian: B
     assert held(store, name) == WEIGHTS
     assert left_over(store) == []
     assert store.layout.manifest(name).read_bytes() == manifest, "to the letter"
-    assert store.list()[0].digest == hashlib.sha256(manifest).hexdigest()
+    assert store.list_models()[0].digest == hashlib.sha256(manifest).hexdigest()
     assert registry.requests("GET", "/blobs/").count((206, PIECE)) == SIZE // PIECE
     with pytest.raises(SourceFailed, match=r"^pull model manifest: insecure protocol http: .* `--insecure` allows that$"):
         await collect(store, name, source(name, home, insecure=False))
@@ -70,7 +70,7 @@ async def test_a_registry_with_tls_and_password(debian: Begin, store: Store, hom
     (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "shut sesame"\n')
     with pytest.raises(SourceFailed, match="refused the user and password of"):
         await collect(store, name, source(name, home, insecure=False))
-    assert not store.list()
+    assert not store.list_models()
     (home / ".netrc").write_text('machine 127.0.0.1 login aladdin password "open sesame"\n')
     await collect(store, name, source(name, home, insecure=False))
     assert held(store, name) == WEIGHTS
