@@ -1,7 +1,7 @@
-"""Landlock: which files a jailed process may open. Rights are masked to those that the running kernel supports. Pure ctypes.
+"""Landlock: which files a jailed process may open. Only rights that the running kernel supports are requested. Pure ctypes.
 
-The numbers come from `linux/landlock.h`. A ruleset applies to the calling thread and the threads that it starts later, so
-it is applied while there is only one thread.
+The numbers come from `linux/landlock.h`. A ruleset applies to the calling thread and to threads that it starts later. So
+it must be applied while the process has only one thread.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ndani.jail.syscalls import ARCHITECTURES, syscall_number
 
 WRITE_FILE, READ_FILE, READ_DIR, MAKE_SOCK = 1 << 1, 1 << 2, 1 << 3, 1 << 9
 
-#: Every right by the ABI that brought it: thirteen first, then refer, truncate, ioctl on devices.
+#: The rights that each ABI version added: thirteen in the first, then refer, truncate, and ioctl on devices.
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
-#: From ABI 4 binding and connecting TCP, from 6 abstract sockets of others and signals to others.
+#: ABI 4 added binding and connecting TCP; ABI 6 added abstract sockets of, and signals to, processes outside the jail.
 _NETWORK_FROM, _SCOPE_FROM = 4, 6
 _RULE_PATH_BENEATH, _VERSION_FLAG = 1, 1
-#: From ABI 5 a device that may be opened may still not be commanded; older kernels do not ask.
+#: The right to use ioctl on a device. From ABI 5 the right to open it is not enough; older kernels do not check.
 COMMAND_DEVICE = 1 << 15
-#: A kernel without Landlock, or with one that was not turned on when it started.
+#: The errors of a kernel without Landlock, or with Landlock not enabled at boot.
 _ABSENT = (errno.ENOSYS, errno.EOPNOTSUPP)
 _FILE_RIGHTS = WRITE_FILE | READ_FILE | COMMAND_DEVICE
 
@@ -39,7 +39,7 @@ class _Beneath(ctypes.Structure):
 def abi() -> int:
     """The Landlock version of this kernel; 0 when it has none, or has it disabled.
 
-    Raises OSError for any other error: something forbids the call, as containers do, and the kernel's version is unknown.
+    Any other error is raised as OSError: something, such as a container, forbids the call, so the version is unknown.
     """
     try:
         return _call("landlock_create_ruleset", None, 0, _VERSION_FLAG)
@@ -50,9 +50,9 @@ def abi() -> int:
 
 
 def restrict(version: int, paths: Mapping[str, int], descriptors: Mapping[int, int]) -> None:
-    """Let this thread open only what is named, with the rights given, as a `version` of Landlock above 0 can.
+    """Let this thread open only these paths and descriptors, with these rights. `version` is the Landlock version, above 0.
 
-    A path that does not exist is passed over. Raises OSError when the kernel refuses.
+    Paths that do not exist are skipped. Raises OSError when the kernel refuses.
     """
     handled = 0
     for since, rights in _RIGHTS.items():
@@ -83,12 +83,12 @@ def _allow_path(ruleset_fd: int, path: str, rights: int) -> None:
 
 def _allow(ruleset_fd: int, descriptor: int, rights: int) -> None:
     if not os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112 - a descriptor, not a path
-        rights &= _FILE_RIGHTS  # rights of folders on a file are refused
+        rights &= _FILE_RIGHTS  # the kernel refuses a rule with folder rights on a file
     rule = _Beneath(rights, descriptor)
     try:
         _call("landlock_add_rule", ruleset_fd, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
     except OSError as error:
-        if error.errno != errno.EBADFD:  # a memfd: it is on no mounted file system, and needs no rule
+        if error.errno != errno.EBADFD:  # a memfd: it is not on a mounted file system and needs no rule
             raise
 
 

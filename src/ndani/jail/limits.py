@@ -1,8 +1,8 @@
 """The resource limits of a jailed process: descriptors, memory, threads, file sizes.
 
-The kernel enforces these limits, and nothing in the process can raise them again. The limit of threads is an exception: the
-kernel counts threads per user, so it works only in a user namespace of the process's own (where no other process counts),
-and never for root. `threads.py` watches the threads of all others from outside.
+The kernel enforces these limits, and nothing in the process can raise them again. The thread limit is an exception: the
+kernel counts threads per user, so the limit works only if the process has its own user namespace (where no other process
+counts), and never for root. `threads.py` watches the threads of all other processes from outside.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pathlib import Path
 
 from ndani.jail import Policy
 
-#: Address space beside memory and files: allocators reserve it for each thread and never use it. Without this limit the page
-#: tables of many mappings of one file could use memory without end.
+#: Address space besides memory and files: allocators reserve it for each thread and never use it. Without this limit, many
+#: mappings of one file could use unlimited memory for page tables.
 _EXTRA_ADDRESS_SPACE = 64 << 30
 #: The stack of a thread when the system sets no limit.
 _DEFAULT_STACK = 8 << 20
-#: Pending timers and signals. The kernel counts them per user, so a process without this limit could take them from every
-#: other program of the user.
+#: Pending timers and signals. The kernel counts them per user, so a process without this limit could use up those of
+#: all the user's programs.
 _PENDING_SIGNALS = 64
 #: The process's OOM score adjustment, from 0 to 1000: the kernel kills processes with a high one first when memory is short.
 _OOM_SCORE_ADJ = 500
 
 
 def lower(policy: Policy, alone: bool) -> None:
-    """Lower the limits of this process for good; `alone`: it has its own user namespace. Raises OSError.
+    """Lower the limits of this process permanently. `alone`: it has its own user namespace. Raises OSError.
 
-    With a GPU the system's limits of memory and files stay: what a driver maps cannot be predicted.
+    With a GPU the system's limits on memory and file size stay, because what a driver maps cannot be predicted.
     """
     import resource
 

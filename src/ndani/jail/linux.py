@@ -1,8 +1,8 @@
-"""The jail on Linux: what is done, in which order, and why that order. Pure ctypes, x86-64 and arm64.
+"""The jail on Linux: its steps, their order, and the reason for that order. Pure ctypes, x86-64 and arm64.
 
-Mandatory: NoNewPrivs and the system-call filter. Where the kernel has it: Landlock, and without it nobody is called
-confined. Where the system allows it: an empty network namespace. The filter comes last, because it forbids what the
-other steps need.
+NoNewPrivs and the system-call filter are mandatory. Landlock is applied where the kernel has it; a process without it is
+never called confined. An empty network namespace is used where the system allows one. The filter comes last, because it
+forbids calls that the other steps need.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000
 _CAPABILITY_VERSION = 0x20080522
 
-#: What an engine reads beside its weights (seen with strace): processors, memory, itself; nothing of the user's.
+#: What an engine reads besides its weights (observed with strace): facts about processors, memory and itself, no user files.
 _READABLE = {
     "/proc/self": landlock.READ_FILE | landlock.READ_DIR,
     "/proc/cpuinfo": landlock.READ_FILE,
@@ -34,7 +34,8 @@ _READABLE = {
     "/dev/urandom": landlock.READ_FILE,
 }
 
-#: What a driver's library opens to compute on a GPU: NVIDIA's, everybody's render nodes, AMD's; and where it looks them up.
+#: The devices that a driver's library opens to compute on a GPU (NVIDIA, render nodes of any vendor, AMD), and the files that
+#: describe them.
 _GPU_DEVICES = (
     "dev/nvidia[0-9]*",
     "dev/nvidiactl",
@@ -53,14 +54,14 @@ def enter(policy: Policy) -> Confinement:
     if threads != 1:
         raise Unconfined(f"the jail would hold one of {threads} threads only; this is a fault of the engine's host, please report it")
     parent = os.getppid()
-    policy = replace(policy, gpu=policy.gpu and bool(gpu_paths()))  # without a GPU here, the engine gets no rights for one
+    policy = replace(policy, gpu=policy.gpu and bool(gpu_paths()))  # no GPU on this machine: no rights for one
     try:
         namespace, alone = _empty_network()
         limits.lower(policy, alone)
         _drop_capabilities()
-        _prctl(_PDEATHSIG, signal.SIGKILL)  # after the two steps above: a change of credentials clears it
+        _prctl(_PDEATHSIG, signal.SIGKILL)  # only now: a change of credentials, as in the steps above, clears it
         if os.getppid() != parent:
-            os._exit(1)  # the front died in between, so nobody is left to send the signal
+            os._exit(1)  # the front died in the meantime, so the signal would never come
         _prctl(_NO_NEW_PRIVS, 1)
         landlock_missing = _confine_files(policy)
         seccomp.apply(sockets=bool(policy.socket_folder), gpu=policy.gpu)
@@ -73,7 +74,7 @@ def enter(policy: Policy) -> Confinement:
 
 
 def forbid_bind() -> None:
-    """Apply the filter of a process that already listens (`seccomp.bind_filter`). Raises Unconfined when the kernel refuses."""
+    """Apply the additional filter of a process that already listens (`seccomp.bind_filter`). Raises Unconfined if the kernel refuses it."""
     try:
         seccomp.forbid_bind()
     except OSError as error:
@@ -88,7 +89,7 @@ def _jail_failed(error: OSError) -> Unconfined:
 
 
 def verify(pid: int, claim: Confinement) -> Confinement:
-    """What the kernel says of a process: `NoNewPrivs: 1` and `Seccomp: 2`, and its network namespace where we may look."""
+    """Check a process's jail in /proc: `NoNewPrivs: 1`, `Seccomp: 2`, and its network namespace where that is readable."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -98,7 +99,7 @@ def verify(pid: int, claim: Confinement) -> Confinement:
         raise Unconfined("the kernel does not confirm the runner's jail (NoNewPrivs and Seccomp), so it was stopped")
     try:
         shared = Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
-    except OSError:  # a runner in its own user namespace may be unreadable for us; then its claim is accepted
+    except OSError:  # we may not read this for a runner in its own user namespace; its claim is then accepted
         shared = not claim.namespace
     return replace(claim, seccomp=True, namespace=claim.namespace and not shared)
 
@@ -109,7 +110,7 @@ def make_undumpable() -> None:
 
 
 def _empty_network() -> tuple[bool, bool]:
-    """Enter a network namespace without interfaces, an ordinary user within a new user namespace; returns whether each was entered."""
+    """Enter a network namespace without interfaces; an ordinary user needs a user namespace too. Returns whether each was entered."""
     user, group = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEWNET) == 0:
@@ -120,7 +121,7 @@ def _empty_network() -> tuple[bool, bool]:
         try:
             Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
         except OSError:
-            break  # the ids then show as "nobody"; rights to files are unchanged
+            break  # the ids then show as "nobody"; file permissions are unchanged
     return True, True
 
 
@@ -129,7 +130,7 @@ def _drop_capabilities() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(64):
         if libc.prctl(_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) != 0:
-            break  # past the last one, or we hold none and may not: there is nothing to drop then
+            break  # no such capability, or we may not drop any because we have none
     libc.prctl(_CAP_AMBIENT, ctypes.c_ulong(_CLEAR_ALL), 0, 0, 0)
     machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None:
@@ -168,7 +169,7 @@ def gpu_paths(root: Path = Path("/")) -> dict[str, int]:
     paths = {str(path): use for pattern in _GPU_DEVICES for path in sorted(root.glob(pattern))}
     if not paths:
         return {}
-    paths |= {str(path): landlock.READ_DIR for path in root.glob("dev/dri")}  # only to list it: its displays stay closed
+    paths |= {str(path): landlock.READ_DIR for path in root.glob("dev/dri")}  # only to list the folder: the display devices stay closed
     return paths | {str(path): read for pattern in _GPU_FACTS for path in sorted(root.glob(pattern))}
 
 

@@ -1,7 +1,7 @@
-"""The jail on macOS: a seatbelt profile through `sandbox_init`. Written from documents, NEVER RUN on a Mac.
+"""The jail on macOS: a seatbelt profile through `sandbox_init`. Written from documentation, NEVER RUN on a Mac.
 
-Apple calls the function deprecated; Chromium and Bazel still use the same mechanism. The profile refuses every
-outward connection and every new program, and lets files be read only where the engine and the system need it.
+Apple calls the function deprecated; Chromium and Bazel still use the same mechanism. The profile refuses every outbound
+connection and every new program. It lets files be read only where the engine and the system need it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PROFILE = """(version 1)
 (allow file-write* (literal "/dev/null"))
 (deny file-read-data (subpath "/Users") (subpath "/private/tmp") (subpath "/private/var/folders") (subpath "/Volumes"))
 """
-#: What a process that listens needs on top.
+#: What a listening process needs in addition.
 _LISTENING = """(allow network-bind network-inbound (local unix-socket))
 (allow file-write* (subpath {folder}))
 (allow file-read-data (subpath {folder}){files})

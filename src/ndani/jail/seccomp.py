@@ -1,16 +1,16 @@
 """The system-call filter: the part of the Linux jail that closes every route to the network. Pure ctypes.
 
 It is a deny list, because an engine needs many calls and an attacker few. It denies:
-- connections: sockets are AF_UNIX streams or nothing, `connect` is refused, no datagram (a datagram's address can
-  sit in memory where a filter cannot look, so there are no datagram sockets at all), no io_uring;
+- connections: only AF_UNIX stream sockets can be created, `connect` is refused, and so are datagram sockets (a datagram's
+  address can be in memory, which a filter cannot read) and io_uring;
 - other processes: no new program, no child, no tracing, no signal to another process, no shared memory by key, no change
   of scheduling;
 - kernel interfaces: namespaces, mounts, BPF, keys, modules, clocks, calls newer than `syscalls.NEWEST_SYSCALL`;
-- every change of a file: no file can be opened for writing, truncated or created, under any name (a descriptor that is
-  open for reading has one in /proc/self/fd), renamed or removed; nor modes, owners, times, links, attributes and locks of
-  files, nor watching folders;
-- memory that no limit counts (`limits.py`): memfds, pipes, Landlock rules.
-A process with a GPU opens its devices for writing, and shares memory with its driver. Landlock then limits both, as it
+- every change of a file: no file can be opened for writing, truncated, created, renamed or removed, under any name (a
+  descriptor that is open for reading also has a name in /proc/self/fd). Modes, owners, times, links, attributes and locks
+  of files, and watching folders, are denied too;
+- memory that the limits of `limits.py` do not count: memfds, pages in pipes, Landlock rules.
+A process with a GPU may open devices for writing and share memory with its driver. Landlock then limits both, as it
 limits what may be read (`landlock.py`).
 """
 
@@ -32,28 +32,28 @@ _AF_UNIX, _SOCK_STREAM, _SOCK_FLAGS = 1, 1, 0o2000000 | 0o4000
 _MSG_FASTOPEN = 0x20000000
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 
-#: prctl options that would undo what the jail or the front relies on: death with the front, ptrace, capabilities.
+#: prctl options that could undo protections of the jail or the front: parent-death signal, ptrace, capabilities.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER = 1, 4, 28, 47, 0x59616D61
 #: Two more options: core scheduling, and further filters.
 _PR_SCHED_CORE, _PR_SET_SECCOMP = 62, 22
-#: fcntl commands that lock a file, have signals sent to other processes, take leases, watch folders, make a pipe larger (all
-#: pipes of a user have so much room together), or give hints about a file.
+#: fcntl commands that lock a file, cause signals to other processes, take leases, watch folders, enlarge a pipe (all pipes of
+#: a user share one limit), or give hints about a file.
 _FCNTL_REFUSED = (6, 7, 8, 10, 15, 37, 38, 1024, 1026, 1031, 1036, 1038)
-#: ioctl commands that type into a terminal, have signals sent, or change a file for its owner (flags, attributes, version,
-#: verity, shared extents): refused to who may command a GPU. Everybody else has those of a stream, and no other: a
-#: terminal's settings and size asked (TCGETS, TIOCGWINSZ, TCGETS2), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
+#: With a GPU, these ioctl commands are refused: they type into a terminal, cause signals, or change a file (flags, attributes,
+#: version, verity, shared extents). Without one, only those of a stream are allowed: reading a terminal's settings and size
+#: (TCGETS, TIOCGWINSZ, TCGETS2), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902, 0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x40049409, 0x4020940D, 0xC0189436)
 _IOCTL_ALLOWED = (0x5401, 0x5413, 0x802C542A, 0x541B, 0x5421, 0x5450, 0x5451)
-#: Flags of open: O_CREAT, O_TRUNC and O_TMPFILE make or empty a file, also where it is opened to be read; O_WRONLY and O_RDWR.
+#: Flags of open: O_CREAT, O_TRUNC and O_TMPFILE create or empty a file even if it is opened for reading; O_WRONLY and O_RDWR.
 _OPEN_MAKES, _OPEN_WRITES = 0o100 | 0o1000 | 0o20000000, 0o3
-#: Memory that no process is charged for: memfds, anonymous shared mappings, and mappings marked as a stack.
+#: Memory that counts toward no process's limit: memfds, anonymous shared mappings, and mappings marked as a stack.
 _UNCOUNTED = ("memfd_create", "memfd_secret")
 _MAP_SHARED_ANONYMOUS, _MAP_GROWSDOWN = 0x21, 0x100
 
-#: Calls that fail with ENOSYS: callers fall back to calls whose arguments the filter can check.
+#: Calls that fail with ENOSYS, so that callers fall back to calls whose arguments the filter can check.
 ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "openat2")
 
-#: Refused whatever the arguments.
+#: Refused with any arguments.
 REFUSED = (
     *("connect", "tkill", "fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"),
     *("process_madvise", "process_mrelease", "kcmp", "pidfd_open", "pidfd_getfd", "pidfd_send_signal"),
@@ -70,12 +70,12 @@ REFUSED = (
     *("fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat", "file_setattr", "utime"),
     *("utimes", "futimesat", "utimensat", "truncate", "link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
     *("creat", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "flock", "sync", "syncfs"),
-    *("io_setup",),  # its requests sit in memory too, and all processes of a machine share how many there may be
+    *("io_setup",),  # its requests are in memory too, and all processes of the machine share one limit
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
-    "vmsplice",  # no process is charged for the pages in a pipe: one byte of a huge page keeps two megabytes
-    "map_shadow_stack",  # counts as a stack
-    *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),  # a ruleset may have rules without end
+    "vmsplice",  # pages in a pipe count for no process: one byte of a huge page keeps two megabytes
+    "map_shadow_stack",  # its memory counts as a stack
+    *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),  # the number of rules in a ruleset has no limit
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set"),
 )
 
@@ -95,22 +95,22 @@ _ALLOWED: Instructions = [(_RETURN, 0, 0, _ALLOW)]
 
 
 def program(machine: Architecture, pid: int, sockets: bool = True, gpu: bool = False) -> Instructions:
-    """The whole filter as (code, yes, no, value) for one machine and the one process `pid` that it will hold.
+    """The whole filter as (code, yes, no, value), for one architecture and for the process `pid` that it will confine.
 
     Without `sockets` the process can create no socket at all; with `gpu` it may open devices for writing and use their ioctls.
     """
     steps: Instructions = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
-        (_EQUAL, 1, 0, machine.audit),  # 32-bit calls on a 64-bit machine have other numbers: no half-measures
+        (_EQUAL, 1, 0, machine.audit),  # 32-bit calls have other numbers, so this filter would not fit: end the process
         (_RETURN, 0, 0, _KILL_PROCESS),
         (_LOAD, 0, 0, _NUMBER_AT),
-        (_ABOVE, 0, 1, NEWEST_SYSCALL),  # the x32 calls of x86-64 have bit 30 set and end here too
+        (_ABOVE, 0, 1, NEWEST_SYSCALL),  # also refuses the x32 calls of x86-64, which have bit 30 set
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
     ]
     bodies = _with_arguments(pid) | _of_files(gpu)
     if not sockets:
         bodies |= dict.fromkeys(("socket", "socketpair"), _refuse(errno.EPERM))
-    # Frequent calls of an engine come first, because the kernel walks down the list for each call that checks arguments.
+    # An engine's frequent calls come first: the kernel walks this list for each call whose arguments are checked.
     rules = [*bodies.items(), *((call, _refuse(errno.ENOSYS)) for call in ABSENT), *((call, _refuse(errno.EPERM)) for call in REFUSED)]
     for call, body in rules:
         if (call_number := syscall_number(call, machine)) is not None:
@@ -138,7 +138,7 @@ def forbid_bind() -> None:
 
 
 def bind_filter(machine: Architecture) -> Instructions:
-    """The additional filter of a process that already listens. Its first filter checks the architecture."""
+    """The additional filter of a process that already listens. The first filter has checked the architecture."""
     steps: Instructions = [(_LOAD, 0, 0, _NUMBER_AT)]
     no_filter = [*_never(0, (_PR_SET_SECCOMP,)), *_ALLOWED]
     for call, body in {"bind": _refuse(errno.EPERM), "seccomp": _refuse(errno.EPERM), "prctl": no_filter}.items():
@@ -184,7 +184,7 @@ def _with_arguments(pid: int) -> dict[str, Instructions]:
         "prctl": [
             *_never(0, (_PR_SET_PDEATHSIG, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_SET_PTRACER, _PR_SCHED_CORE)),
             *_argument(0),
-            (_EQUAL, 0, 3, _PR_SET_DUMPABLE),  # may be set to 0, never back
+            (_EQUAL, 0, 3, _PR_SET_DUMPABLE),  # may be set to 0 but not back to 1
             *_argument(1),
             (_EQUAL, 1, 0, 0),
             *_refuse(errno.EPERM),
@@ -213,12 +213,12 @@ def _refuse(code: int) -> Instructions:
 
 
 def _argument(index: int, high: bool = False) -> Instructions:
-    # Both machines are little-endian. The kernel reads an int from the low half and ignores the other.
+    # Both architectures are little-endian. For an int the kernel reads the low half and ignores the high half.
     return [(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index + (4 if high else 0))]
 
 
 def _only(index: int, values: Sequence[int], code: int) -> Instructions:
-    """Go on when an argument is one of `values`, else refuse."""
+    """Continue if an argument is one of `values`, else refuse."""
     tests: Instructions = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
     return [*_argument(index), *tests, *_refuse(code)]
 

@@ -1,6 +1,6 @@
-"""System call numbers that the Linux filter names, for x86-64 and arm64. Data only; from the kernel's own headers.
+"""The numbers of the system calls that the jail uses or refuses, for x86-64 and arm64. Data only, from the kernel's headers.
 
-A call that an architecture does not have is None there. From 424 on the numbers are the same everywhere.
+None means that the architecture does not have the call. From 424 on the numbers are the same everywhere.
 The arm64 column was written from `asm-generic/unistd.h` and has never been run.
 """
 
@@ -19,7 +19,7 @@ class Architecture:
 
 ARCHITECTURES = {"x86_64": Architecture(0xC000003E, 0), "aarch64": Architecture(0xC00000B7, 1)}
 
-#: The newest call anybody here has looked at (file_setattr); what comes after it is refused until somebody does.
+#: The newest call that has been reviewed (file_setattr). Newer ones are refused until they are reviewed.
 NEWEST_SYSCALL = 469
 
 SYSCALLS: dict[str, tuple[int | None, int | None]] = {
@@ -205,5 +205,5 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
 
 
 def syscall_number(call: str, machine: Architecture) -> int | None:
-    """The number of a call on a machine, or None where it has no such call."""
+    """The number of a call on an architecture, or None if it has no such call."""
     return SYSCALLS[call][machine.column]

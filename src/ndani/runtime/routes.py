@@ -1,8 +1,8 @@
 """Every known way out of a process: thirteen to the network, two to local sockets, four to files, one to the server.
 
-Each route is really tried, by a function that needs no import and no file of its own: this module is loaded before the jail is
-closed and called after the model is loaded. An OSError means that the kernel refused. `probe.Targets` makes the other ends. To
-add a route, write a function, a row in `routes()`, and a target if it needs one.
+Each route is really tried, by a function that needs no import and no file: this module is loaded before the jail is applied,
+and called after the model is loaded. An OSError means that the kernel refused. `probe.Targets` creates the far ends. To add
+a route, write a function, a row in `routes()`, and a target if it needs one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import msgspec
 
 _MPTCP, _FASTOPEN, _TIMEOUT = 262, 0x20000000, 2.0
-#: Errors that come from the other end or the network, not from a jail: the kernel let the attempt out.
+#: Errors from the far end or the network, not from a jail: the kernel let the attempt through.
 _NOT_BLOCKED = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EINPROGRESS, errno.EAGAIN, errno.EHOSTUNREACH)
 
 
 class Addresses(msgspec.Struct, frozen=True):
     """The addresses of the targets, as the front sends them to the child: loopback ports, paths, an abstract name, a process id.
 
-    `decoy` is a descriptor, open for reading, of a file without value: attacks on the weights are tried on it.
+    `decoy` is a descriptor, open for reading, of a file without value. Attacks on the weights are tried on it instead.
     """
 
     tcp4: int
@@ -54,7 +54,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A way out. `effect` is what it does outside: reaches, creates, reads or writes. `root`: ordinary users cannot use it anyway."""
+    """A way out. `effect` is what it does without a jail: reaches, creates, reads or writes. `root`: only root can use it at all."""
 
     name: str
     effect: str
@@ -64,7 +64,7 @@ class Route:
 
 
 def routes() -> list[Route]:
-    """All routes. The thirteen with `network` cover the promise that a runner can open no network connection."""
+    """All routes. The thirteen with `network` test the promise that a runner can open no network connection."""
     return [
         _reach("TCP v4", socket.AF_INET, lambda targets: ("127.0.0.1", targets.tcp4)),
         _reach("TCP v6", socket.AF_INET6, lambda targets: ("::1", targets.tcp6)),
