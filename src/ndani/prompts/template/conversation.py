@@ -76,7 +76,7 @@ def clean(text: str) -> str:
     """Valid Unicode: bytes that were split are joined where they are whole again, and U+FFFD where they are not."""
     if text.isascii() or not _SURROGATE.search(text):
         return text
-    kept = _SURROGATE.sub(lambda found: found[0] if 0xDC80 <= ord(found[0]) <= 0xDCFF else "\ufffd", text)
+    kept = _SURROGATE.sub(lambda match: match[0] if 0xDC80 <= ord(match[0]) <= 0xDCFF else "\ufffd", text)
     return _SURROGATE.sub("\ufffd", kept.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape"))
 
 
@@ -121,9 +121,9 @@ def _message(turn: Turn) -> Record:
 
 
 def _tool_call(call: ToolCall) -> Record:
-    given = from_json(call.arguments, "the arguments of a tool call")
-    assert isinstance(given, Table)
-    arguments = Table(given.entries, "template.templateArgs", "json")
+    parsed = from_json(call.arguments, "the arguments of a tool call")
+    assert isinstance(parsed, Table)
+    arguments = Table(parsed.entries, "template.templateArgs", "json")
     function = Record("template.templateToolCallFunction", {"Index": call.index, "Name": scrub(call.name), "Arguments": arguments})
     return Record("template.templateToolCall", {"ID": scrub(call.id), "Function": function})
 
@@ -155,11 +155,11 @@ def _float(value: float, what: str) -> float:
 
 
 def tool_values(tools: Sequence[object] | None) -> Items:
-    """`.Tools`. Raises BadRequest, saying which tool and which field, on what is no tool."""
+    """`.Tools`. Raises BadRequest, which names the tool and the field, for an invalid tool."""
     if tools is None:
         return Items((), "template.templateTools", "json", nil=True)
-    found = tuple(_tool(_PropertyNode(tool, f"tools[{place}]")) for place, tool in enumerate(tools))
-    return Items(found, "template.templateTools", "json")
+    records = tuple(_tool(_PropertyNode(tool, f"tools[{index}]")) for index, tool in enumerate(tools))
+    return Items(records, "template.templateTools", "json")
 
 
 class _PropertyNode:
@@ -225,8 +225,8 @@ def _properties(part: _PropertyNode, kind: str, prints: str, ordered: bool, dept
     if part.value.get("properties") is None:
         return Table({}, kind, prints, nil=True)
     inner = part.part("properties")
-    found = {scrub(str(key)): _property(inner.part(key), depth) for key in inner.value}
-    return Table(found, kind, prints, zero=_property(_PropertyNode(None, ""), depth), ordered=ordered)
+    entries = {scrub(str(key)): _property(inner.part(key), depth) for key in inner.value}
+    return Table(entries, kind, prints, zero=_property(_PropertyNode(None, ""), depth), ordered=ordered)
 
 
 def _property(part: _PropertyNode, depth: int) -> Record:
@@ -240,7 +240,7 @@ def _property(part: _PropertyNode, depth: int) -> Record:
         raise BadRequest(f"{part.where}.enum must be a list")
     nested = None if part.value.get("properties") is None else _properties(part, "*api.ToolPropertiesMap", "", True, depth + 1)
     choices = tuple(
-        _property(_PropertyNode(option, f"{part.where}.anyOf[{place}]"), depth + 1) for place, option in enumerate(options or ())
+        _property(_PropertyNode(option, f"{part.where}.anyOf[{index}]"), depth + 1) for index, option in enumerate(options or ())
     )
     fields: dict[str, Value] = {
         "AnyOf": Items(choices, "[]api.ToolProperty", nil=options is None),

@@ -53,23 +53,23 @@ _Final = Value | _Absent
 def run(source: str, bodies: Mapping[str, NodeList], body: NodeList, data: Value, meter: Meter, today: date) -> str:
     """The text that a body makes of its data. `bodies` are the templates that it may call, `source` is where errors point.
 
-    Raises BadRequest with line and column when the template is wrong, or goes beyond its bounds.
+    Raises BadRequest with line and column when the template is wrong, or exceeds its limits.
     """
     walk = _Evaluation(bodies, data, CallContext(meter, today))
     try:
         walk.body(data, body)
-    except TemplateError as wrong:
-        raise refuse(source, walk.pos, str(wrong)) from None
-    except RecursionError:  # a backstop: `DEPTH` is meant to come first
+    except TemplateError as error:
+        raise refuse(source, walk.pos, str(error)) from None
+    except RecursionError:  # a safety net: `MAX_DEPTH` should be reached first
         raise refuse(source, walk.pos, "it is nested too deep") from None
     return "".join(walk.out)
 
 
 class _Evaluation:
-    def __init__(self, bodies: Mapping[str, NodeList], data: Value, setting: CallContext) -> None:
+    def __init__(self, bodies: Mapping[str, NodeList], data: Value, context: CallContext) -> None:
         self.bodies = bodies
-        self.setting = setting
-        self.meter = setting.meter
+        self.context = context
+        self.meter = context.meter
         self.out: list[str] = []
         self.names: list[str] = ["$"]
         self.values: list[Value] = [data]
@@ -78,13 +78,13 @@ class _Evaluation:
 
     # Bodies.
 
-    def deeper(self) -> None:
+    def enter(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise TemplateError(f"it goes more than {MAX_DEPTH} levels deep; a template in it calls itself without end")
 
     def body(self, dot: Value, nodes: NodeList) -> _Exit | None:
-        self.deeper()
+        self.enter()
         for node in nodes:
             self.meter.step()
             self.pos = node.pos
@@ -99,7 +99,7 @@ class _Evaluation:
                         self.show(value)
                 case Branch():
                     mark = len(self.names)
-                    exit_kind = self.range(dot, node) if node.kind is Kind.RANGE else self.choose(dot, node)
+                    exit_kind = self.range(dot, node) if node.kind is Kind.RANGE else self.branch(dot, node)
                     del self.names[mark:], self.values[mark:]
                 case Call():
                     self.call(dot, node)
@@ -130,7 +130,7 @@ class _Evaluation:
             printer.show(value, "v", PLAIN)
             self.out.append(printer.text())
 
-    def choose(self, dot: Value, node: Branch) -> _Exit | None:
+    def branch(self, dot: Value, node: Branch) -> _Exit | None:
         """if and with. A chain of else-ifs is walked here, not down the stack."""
         while True:
             value = self.pipe(dot, node.pipe)
@@ -200,24 +200,24 @@ class _Evaluation:
 
     # Variables.
 
-    def place(self, name: str) -> int:
-        """Where the variable of this name that was declared last lies."""
-        for place in range(len(self.names) - 1, -1, -1):
-            if self.names[place] == name:
-                self.meter.step((len(self.names) - place) // 16)
-                return place
+    def variable_index(self, name: str) -> int:
+        """The index of the last declared variable of this name."""
+        for index in range(len(self.names) - 1, -1, -1):
+            if self.names[index] == name:
+                self.meter.step((len(self.names) - index) // 16)
+                return index
         raise TemplateError(f"the variable {name[:40]} is not defined here")
 
     def assign(self, name: str, value: Value) -> None:
-        self.values[self.place(name)] = value
+        self.values[self.variable_index(name)] = value
 
     def variable(self, name: str) -> Value:
-        return self.values[self.place(name)]
+        return self.values[self.variable_index(name)]
 
     # Values.
 
     def pipe(self, dot: Value, pipe: Pipeline) -> Value:
-        self.deeper()
+        self.enter()
         value: _Final = _ABSENT
         for command in pipe.commands:
             value = self.command(dot, command, value)
@@ -299,34 +299,34 @@ class _Evaluation:
         name = word.name
         function = FUNCTIONS[name]
         count = len(args) + (final is not _ABSENT)
-        if count < len(function.fixed) or (function.rest is None and count > len(function.fixed)):
-            few = "at least " if function.rest else ""
-            raise TemplateError(f"{name} takes {few}{len(function.fixed)} argument{'s' * (len(function.fixed) != 1)}, not {count}")
+        if count < len(function.fixed) or (function.variadic is None and count > len(function.fixed)):
+            at_least = "at least " if function.variadic else ""
+            raise TemplateError(f"{name} takes {at_least}{len(function.fixed)} argument{'s' * (len(function.fixed) != 1)}, not {count}")
         if name in ("and", "or"):
             return self.logic(dot, name == "or", args, final)
         given: list[Value] = []
-        for place, node in enumerate(args):
-            kind = function.fixed[place] if place < len(function.fixed) else function.rest
+        for index, node in enumerate(args):
+            kind = function.fixed[index] if index < len(function.fixed) else function.variadic
             self.meter.step()
-            given.append(self.checked(self.operand(dot, node), kind, node))
+            given.append(self.check_type(self.operand(dot, node), kind, node))
         if not isinstance(final, _Absent):
-            kind = function.fixed[len(args)] if len(args) < len(function.fixed) else function.rest
-            given.append(self.checked(final, kind, None))
+            kind = function.fixed[len(args)] if len(args) < len(function.fixed) else function.variadic
+            given.append(self.check_type(final, kind, None))
         self.pos = word.pos
-        return function.call(self.setting, given)
+        return function.call(self.context, given)
 
-    def checked(self, value: Value, kind: str | None, node: Operand | None) -> Value:
+    def check_type(self, value: Value, kind: str | None, node: Operand | None) -> Value:
         if kind == "string" and not isinstance(value, str):
             self.pos = node.pos if node else self.pos
             raise TemplateError(f"a text is expected here, not {kind_of(value)}")
         return value
 
-    def logic(self, dot: Value, until: bool, args: tuple[Operand, ...], final: _Final) -> Value:
-        """and, or: the first argument that decides, or the last; those behind it are never evaluated."""
+    def logic(self, dot: Value, stop_at: bool, args: tuple[Operand, ...], final: _Final) -> Value:
+        """and, or: the first argument that decides, or the last; the arguments after it are not evaluated."""
         value: Value = NO_VALUE
         for node in args:
             self.meter.step()
             value = self.operand(dot, node)
-            if is_true(value) == until:
+            if is_true(value) == stop_at:
                 return value
         return value if isinstance(final, _Absent) else final

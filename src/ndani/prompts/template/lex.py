@@ -63,7 +63,7 @@ class Token:
 
 
 def lex(source: str) -> list[Token]:
-    """All tokens of a template, the last one END. Raises BadRequest, with line and column, on what is none."""
+    """All tokens of a template, the last one END. Raises BadRequest, with line and column, for text that is no valid token."""
     if len(source) > MAX_SOURCE:
         raise BadRequest(f"the template is longer than {MAX_SOURCE:,} characters")
     tokens = list(islice(_Lexer(source).tokens(), MAX_TOKENS + 1))
@@ -186,16 +186,16 @@ class _Lexer:
         raise self.error(start, f"the character {char!r} means nothing inside an action")
 
     def quoted(self, char: str) -> TokenKind:
-        found = _QUOTED[char].match(self.source, self.pos)
-        if found is None:
+        match = _QUOTED[char].match(self.source, self.pos)
+        if match is None:
             raise self.error(self.pos, f"this {'character' if char == chr(39) else 'text'} is not closed; end it with {char}")
-        self.pos = found.end()
+        self.pos = match.end()
         return TokenKind.CHARACTER if char == "'" else TokenKind.STRING
 
     def number(self) -> TokenKind:
-        found = _NUMBER.match(self.source, self.pos)
-        assert found is not None  # the pattern matches nothing, too
-        start, self.pos = self.pos, max(found.end(), self.pos + 1)
+        match = _NUMBER.match(self.source, self.pos)
+        assert match is not None  # the pattern matches nothing, too
+        start, self.pos = self.pos, max(match.end(), self.pos + 1)
         if self.pos < len(self.source) and (is_alphanumeric(self.source[self.pos]) or self.source[self.pos] in "+-"):
             raise self.error(start, "this is not a number")
         return TokenKind.NUMBER

@@ -1,9 +1,9 @@
 """What a template works on: Go's values as far as Ollama's data has them, and what holds for all of them.
 
 bool, int, float and str are Python's own; bytes is one image. A list, a map and a struct have classes here, because a
-template can see what Python's lack: the difference between empty and nil, a type's name in an error, a way of its own
-to be printed. `None` is Go's nil inside an interface, `Nothing.NOTHING` no value at all: they print alike, and only the
-first refuses to be asked for a field. Where values come from is `conversation.py`; how they are printed `formats.py`.
+template can see what Python's lack: the difference between empty and nil, a type's name in an error, its own
+String method. `None` is Go's nil inside an interface, `NO_VALUE` is no value at all. Both print alike, but reading a
+field of the first is an error. Where values come from is `conversation.py`; how they are printed `formats.py`.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Window(Sequence["Value"]):
         return self.last - self.first
 
     @overload
-    def __getitem__(self, place: int) -> Value: ...
+    def __getitem__(self, index: int) -> Value: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Value]: ...
-    def __getitem__(self, place: int | slice) -> Value | Sequence[Value]:
-        if isinstance(place, slice):
-            return self.store[self.first : self.last][place]
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        return self.store[self.first + place]
+    def __getitem__(self, index: slice) -> Sequence[Value]: ...
+    def __getitem__(self, index: int | slice) -> Value | Sequence[Value]:
+        if isinstance(index, slice):
+            return self.store[self.first : self.last][index]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.store[self.first + index]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,12 +167,12 @@ def json_number(value: float) -> str:
 
 def _members(value: Record) -> list[tuple[str, Value]]:
     keys = value.keys or tuple((name, name, False) for name in value.fields)
-    found = ((key, value.fields[name], sparing) for name, key, sparing in keys)
-    return [(key, member) for key, member, sparing in found if not (sparing and not is_true(member))]
+    members = ((key, value.fields[name], sparing) for name, key, sparing in keys)
+    return [(key, member) for key, member, sparing in members if not (sparing and not is_true(member))]
 
 
 def to_json(value: Value, meter: Meter) -> str:
-    """Go's compact JSON, with <, > and & escaped as it does. Raises Wrong when it costs too much."""
+    """Go's compact JSON, with <, > and & escaped as it does. Raises TemplateError when it exceeds the meter."""
     out: list[str] = []
     _write_json(value, out, meter)
     return "".join(out)
@@ -217,8 +217,8 @@ def _write_json(value: Value, out: list[str], meter: Meter) -> None:
 def _write_all(members: list[tuple[str, Value]] | list[tuple[None, Value]], ends: str, out: list[str], meter: Meter) -> None:
     meter.step(1 + len(members))
     out.append(ends[0])
-    for place, (key, member) in enumerate(members):
-        if place:
+    for index, (key, member) in enumerate(members):
+        if index:
             out.append(",")
         if key is not None:
             _write_json(key, out, meter)
