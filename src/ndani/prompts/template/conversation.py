@@ -1,6 +1,6 @@
-"""What Ollama puts around Go's templates: a conversation as values, neighbours merged, legacy templates run turn by turn.
+"""What Ollama adds to Go's templates: a conversation as values, with adjacent turns of one role merged.
 
-Texts come in as the API read them and leave as valid Unicode; what is no character becomes U+FFFD, as in Go. Images
+Texts arrive as the API parsed them and leave as valid Unicode; an invalid character becomes U+FFFD, as in Go. Images
 are only counted here: their tags (`[img-0]`) are put into the texts by the code that has the images.
 """
 
@@ -163,7 +163,7 @@ def tool_values(tools: Sequence[object] | None) -> Items:
 
 
 class _PropertyNode:
-    """One JSON object of a tool, and what to call it in a sentence."""
+    """One JSON object of a tool, and its path for error messages."""
 
     def __init__(self, value: object, where: str) -> None:
         if value is not None and not isinstance(value, Mapping):
@@ -180,15 +180,15 @@ class _PropertyNode:
             raise BadRequest(f"{self.where}.{key} must be a string")
         return scrub(value or "")
 
-    def texts(self, key: str, kind: str = "[]string", prints: str = "", single: bool = False) -> Items:
+    def texts(self, key: str, kind: str = "[]string", string_method: str = "", single: bool = False) -> Items:
         value = self.value.get(key)
         if single and isinstance(value, str):
             value = [value]
         if value is None:
-            return Items((), kind, prints, nil=True)
+            return Items((), kind, string_method, nil=True)
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise BadRequest(f"{self.where}.{key} must be a list of strings")
-        return Items(tuple(scrub(item) for item in value), kind, prints)
+        return Items(tuple(scrub(item) for item in value), kind, string_method)
 
     def anything(self, key: str) -> Value:
         return from_json(self.value.get(key), f"{self.where}.{key}")
@@ -197,7 +197,7 @@ class _PropertyNode:
 def _tool(tool: _PropertyNode) -> Record:
     function = tool.part("function")
     parameters = function.part("parameters")
-    shape = Record(
+    parameters_record = Record(
         "template.templateToolFunctionParameters",
         {
             "Type": parameters.text("type"),
@@ -208,25 +208,25 @@ def _tool(tool: _PropertyNode) -> Record:
         },
         _PARAMETERS,
     )
-    described = Record(
+    function_record = Record(
         "template.templateToolFunction",
-        {"Name": function.text("name"), "Description": function.text("description"), "Parameters": shape},
+        {"Name": function.text("name"), "Description": function.text("description"), "Parameters": parameters_record},
         (("Name", "name", False), ("Description", "description", False), ("Parameters", "parameters", False)),
     )
     return Record(
         "template.templateTool",
-        {"Type": tool.text("type"), "Items": tool.anything("items"), "Function": described},
+        {"Type": tool.text("type"), "Items": tool.anything("items"), "Function": function_record},
         (("Type", "type", False), ("Items", "items", True), ("Function", "function", False)),
         "json",
     )
 
 
-def _properties(part: _PropertyNode, kind: str, prints: str, ordered: bool, depth: int) -> Table:
+def _properties(part: _PropertyNode, kind: str, string_method: str, ordered: bool, depth: int) -> Table:
     if part.value.get("properties") is None:
-        return Table({}, kind, prints, nil=True)
+        return Table({}, kind, string_method, nil=True)
     inner = part.part("properties")
     entries = {scrub(str(key)): _property(inner.part(key), depth) for key in inner.value}
-    return Table(entries, kind, prints, zero=_property(_PropertyNode(None, ""), depth), ordered=ordered)
+    return Table(entries, kind, string_method, zero=_property(_PropertyNode(None, ""), depth), ordered=ordered)
 
 
 def _property(part: _PropertyNode, depth: int) -> Record:

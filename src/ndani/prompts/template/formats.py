@@ -344,17 +344,17 @@ class Printer:
         """Lists in brackets, maps sorted, structs in braces. A pointer inside something else prints as one, as in Go."""
         if isinstance(value, Items):
             members: list[tuple[Value, Value]] = [(NO_VALUE, item) for item in value.values]
-            ends = ("[", "]")
+            brackets = ("[", "]")
         elif isinstance(value, Table):
             members = [(key, value.entries[key]) for key in sorted(value.entries)]
-            ends = ("map[", "]")
+            brackets = ("map[", "]")
         else:
             if value.pointer and depth:
                 self.pad("0xc000000000", flags)
                 return
             members = [(name if flags.names else NO_VALUE, item) for name, item in value.fields.items()]
-            ends = ("&{" if value.pointer else "{", "}")
-        self.write(ends[0])
+            brackets = ("&{" if value.pointer else "{", "}")
+        self.write(brackets[0])
         for index, (key, item) in enumerate(members):
             self.write(" " if index else "")
             if key is not NO_VALUE:
@@ -364,4 +364,4 @@ class Printer:
                 self.write(_NIL)
             else:
                 self.show(item, verb, flags, depth + 1)
-        self.write(ends[1])
+        self.write(brackets[1])

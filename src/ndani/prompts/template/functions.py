@@ -99,18 +99,18 @@ def slice_value(context: CallContext, args: Sequence[Value]) -> Value:
         raise TemplateError("slice has too many indexes")
     raw = _bytes(context, value) if isinstance(value, str) else value
     size = len(raw.values) if isinstance(raw, Items) else len(raw)
-    ends = [_offset(arg, size) for arg in args[1:]]
-    first = ends[0] if ends else 0
-    last = ends[1] if len(ends) > 1 else size
-    if not first <= last <= (ends[2] if len(ends) > 2 else size):
+    bounds = [_offset(arg, size) for arg in args[1:]]
+    first = bounds[0] if bounds else 0
+    last = bounds[1] if len(bounds) > 1 else size
+    if not first <= last <= (bounds[2] if len(bounds) > 2 else size):
         raise TemplateError(f"a slice from {first} to {last} runs backwards")
     if isinstance(raw, Items):
-        return Items(Window(raw.values, first, last), raw.kind, raw.prints, raw.nil)
+        return Items(Window(raw.values, first, last), raw.kind, raw.string_method, raw.nil)
     cut = raw[first:last]
     return cut.decode("utf-8", "surrogateescape") if isinstance(value, str) else cut
 
 
-def _basic(value: Value) -> str:
+def _basic_kind(value: Value) -> str:
     """The kind by which two values compare, or "" for those that do not."""
     match value:
         case bool():
@@ -130,7 +130,7 @@ def _incomparable(left: Value, right: Value) -> TemplateError:
 
 
 def _are_equal(context: CallContext, left: Value, right: Value) -> bool:
-    kinds = _basic(left), _basic(right)
+    kinds = _basic_kind(left), _basic_kind(right)
     absent = left is None or left is NO_VALUE or right is None or right is NO_VALUE
     if kinds[0] != kinds[1]:
         if not absent:
@@ -163,7 +163,7 @@ def less(context: CallContext, args: Sequence[Value]) -> bool:
         context.meter.copy(len(left))
         return left < right  # by code points, which is the order of UTF-8's bytes
     number = isinstance(left, int | float) and isinstance(right, int | float)
-    if not number or _basic(left) != _basic(right) or isinstance(left, bool):
+    if not number or _basic_kind(left) != _basic_kind(right) or isinstance(left, bool):
         raise _incomparable(left, right)
     assert isinstance(left, int | float) and isinstance(right, int | float)
     return left < right
@@ -185,7 +185,7 @@ def _text(context: CallContext, args: Sequence[Value]) -> str:
 
 def _indirect(value: Value) -> Value:
     if isinstance(value, Record) and value.pointer:
-        return Record(value.kind, value.fields, value.keys, value.prints)
+        return Record(value.kind, value.fields, value.keys, value.string_method)
     return value
 
 

@@ -1,4 +1,4 @@
-"""From a template's text to tokens: Go's delimiters, trim marks, comments, literals. Knows no grammar.
+"""From a template's text to tokens: Go's delimiters, trim marks, comments, literals. No grammar.
 
 Positions are indexes into the text. Spaces inside an action are tokens, because they separate arguments.
 """
@@ -28,14 +28,14 @@ _KEYWORDS = frozenset(("block", "break", "continue", "define", "else", "end", "i
 
 
 class TokenKind(Enum):
-    """What a token is. The kind of a keyword is KEYWORD; its text tells which one."""
+    """What a token is. The kind of a keyword is KEYWORD; its text says which one."""
 
     TEXT = auto()
     LEFT = auto()
     RIGHT = auto()
     SPACE = auto()
     KEYWORD = auto()
-    WORD = auto()
+    IDENTIFIER = auto()
     FIELD = auto()
     VARIABLE = auto()
     DOT = auto()
@@ -170,7 +170,7 @@ class _Lexer:
         if char in "+-.0123456789":
             return self.number()
         if is_alphanumeric(char):
-            return self.word()
+            return self.identifier()
         self.pos += 1
         if char == ":":
             if following != "=":
@@ -213,10 +213,10 @@ class _Lexer:
         self.skip_name()
         return TokenKind.DOT if kind is TokenKind.FIELD and self.pos == start + 1 else kind
 
-    def word(self) -> TokenKind:
+    def identifier(self) -> TokenKind:
         start = self.pos
         self.skip_name()
-        word = self.source[start : self.pos]
-        if word in _KEYWORDS:
+        identifier = self.source[start : self.pos]
+        if identifier in _KEYWORDS:
             return TokenKind.KEYWORD
-        return TokenKind.BOOL if word in ("true", "false") else TokenKind.WORD
+        return TokenKind.BOOL if identifier in ("true", "false") else TokenKind.IDENTIFIER

@@ -22,6 +22,7 @@ from ndani.prompts.template.nodes import (
     Continue,
     Dot,
     Field,
+    Identifier,
     Kind,
     Literal,
     Nil,
@@ -31,7 +32,6 @@ from ndani.prompts.template.nodes import (
     Pipeline,
     TextNode,
     Variable,
-    Word,
 )
 
 _VALUES = frozenset(
@@ -40,7 +40,7 @@ _VALUES = frozenset(
         TokenKind.CHARACTER,
         TokenKind.DOT,
         TokenKind.FIELD,
-        TokenKind.WORD,
+        TokenKind.IDENTIFIER,
         TokenKind.NUMBER,
         TokenKind.STRING,
         TokenKind.VARIABLE,
@@ -178,9 +178,9 @@ class _Parser:
 
     def branch(self, token: Token) -> Branch:
         """if, with, range, with all their else: a chain of else-ifs is read in a loop and folded from its end."""
-        mark, nesting, kind = len(self.scope.names), self.nesting, Kind(token.text)
+        outer_count, nesting, kind = len(self.scope.names), self.nesting, Kind(token.text)
         chain: list[tuple[Token, Pipeline, NodeList]] = []
-        other: NodeList | None = None
+        else_body: NodeList | None = None
         opened = token
         while True:
             self.enter(opened)
@@ -194,14 +194,14 @@ class _Parser:
                 continue
             self.expect(TokenKind.RIGHT, f"{{{{ {closed.text} }}}}")
             if closed.text == "else":
-                other, closed = self.body(closed)
+                else_body, closed = self.body(closed)
                 if closed.text != "end":
                     raise self.error(closed, "there is already an {{ else }}; expected {{ end }}")
                 self.expect(TokenKind.RIGHT, "{{ end }}")
             break
-        del self.scope.names[mark:]
+        del self.scope.names[outer_count:]
         self.nesting = nesting
-        node = Branch(chain[-1][0].pos, kind, chain[-1][1], chain[-1][2], other)
+        node = Branch(chain[-1][0].pos, kind, chain[-1][1], chain[-1][2], else_body)
         for opened, pipe, body in reversed(chain[:-1]):
             node = Branch(opened.pos, kind, pipe, body, (node,))
         return node
@@ -355,10 +355,10 @@ class _Parser:
                 if token.text not in self.scope.names:
                     raise self.error(token, f"the variable {token.text[:40]} is not defined")
                 return Variable(token.pos, (token.text,))
-            case TokenKind.WORD:
+            case TokenKind.IDENTIFIER:
                 if token.text not in self.functions:
                     raise self.error(token, f"there is no function {shorten(token.text)}")
-                return Word(token.pos, token.text)
+                return Identifier(token.pos, token.text)
             case TokenKind.BOOL:
                 return Literal(token.pos, token.text == "true")
             case TokenKind.OPEN:

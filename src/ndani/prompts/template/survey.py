@@ -39,7 +39,7 @@ def names(body: NodeList) -> frozenset[str]:
                         elif isinstance(arg, Pipeline):
                             pending.append(arg)
             case Branch():
-                pending += [node.pipe, *node.body, *(node.other or ())]
+                pending += [node.pipe, *node.body, *(node.else_body or ())]
             case Action(_, pipe):
                 pending.append(pipe)
             case Call(_, _, given):
@@ -55,7 +55,7 @@ def calls_without_value(body: NodeList) -> Iterator[Call]:
     while pending:
         node = pending.pop()
         if isinstance(node, Branch):
-            pending += [*node.body, *(node.other or ())]
+            pending += [*node.body, *(node.else_body or ())]
         elif isinstance(node, Call) and node.pipe is None:
             yield node
 
@@ -78,26 +78,26 @@ def thinking_tags(body: NodeList) -> tuple[str, str]:
     """
     tags = ["", ""]
 
-    def visit(pipes: Iterable[Pipeline], around: NodeList, inside: bool) -> None:
-        if inside and any(field.names[0] == "Thinking" for pipe in pipes for field in _fields(pipe)):
-            for index, node in enumerate((around[0], around[-1])):
+    def visit(pipes: Iterable[Pipeline], siblings: NodeList, in_messages: bool) -> None:
+        if in_messages and any(field.names[0] == "Thinking" for pipe in pipes for field in _fields(pipe)):
+            for index, node in enumerate((siblings[0], siblings[-1])):
                 if isinstance(node, TextNode):
                     tags[index] = node.text.strip()
 
-    def walk(nodes: NodeList, inside: bool) -> None:
+    def walk(nodes: NodeList, in_messages: bool) -> None:
         for node in nodes:
             match node:
                 case Action(_, pipe):
-                    visit([pipe], nodes, inside)
+                    visit([pipe], nodes, in_messages)
                 case Call(_, _, pipe) if pipe:
-                    visit([pipe], nodes, inside)
+                    visit([pipe], nodes, in_messages)
                 case Branch():
-                    within = inside
+                    body_in_messages = in_messages
                     if node.kind is Kind.RANGE:
-                        within = any(field.names[0] == "Messages" for field in _fields(node.pipe))
-                    visit([node.pipe], nodes, within)
-                    walk(node.body, within)
-                    walk(node.other or (), within)
+                        body_in_messages = any(field.names[0] == "Messages" for field in _fields(node.pipe))
+                    visit([node.pipe], nodes, body_in_messages)
+                    walk(node.body, body_in_messages)
+                    walk(node.else_body or (), body_in_messages)
                 case _:
                     pass
 
@@ -108,12 +108,12 @@ def thinking_tags(body: NodeList) -> tuple[str, str]:
 class _Cut:
     """Copies a body up to the first `.Response` in it; a condition that mentions it does not count."""
 
-    done = False
+    response_seen = False
 
     def body(self, nodes: NodeList) -> NodeList:
         kept: list[Node] = []
         for node in nodes:
-            copied = None if self.done else self.node(node)
+            copied = None if self.response_seen else self.node(node)
             if copied is not None:
                 kept.append(copied)
         return tuple(kept)
@@ -121,7 +121,7 @@ class _Cut:
     def node(self, node: Node) -> Node | None:
         if isinstance(node, Branch):
             body = self.body(node.body)
-            return replace(node, body=body, other=None if node.other is None else self.body(node.other))
+            return replace(node, body=body, else_body=None if node.else_body is None else self.body(node.else_body))
         if isinstance(node, Action):
             pipe = self.pipe(node.pipe)
             return None if pipe is None else replace(node, pipe=pipe)
@@ -138,9 +138,9 @@ class _Cut:
 
     def operand(self, arg: Operand) -> Operand | None:
         if isinstance(arg, Field) and "Response" in arg.names:
-            self.done = True
+            self.response_seen = True
             return arg
-        if self.done:
+        if self.response_seen:
             return None
         return self.pipe(arg) if isinstance(arg, Pipeline) else arg
 
