@@ -1,9 +1,10 @@
 """TEMPLATE: Go's text/template as Ollama uses it, from a model's template and a conversation to a prompt.
 
-The package's door. Parts, each knowing nothing of those after it: `bounds` (how far a template may go), `nodes`, `lex`,
-`literals`, `parse` (text to tree), `values`, `formats`, `functions`, `evaluate` (tree to text), `survey` (what a tree
-tells by itself), `conversation` (Ollama's data). Pure: no file, no model, no event loop; the clock only for today's
-date, where none is given. A template near its bounds takes some seconds, so callers run `render` off the loop.
+This module is the package's public interface. The other modules, each of which imports only those before it: `bounds`
+(limits), `nodes`, `lex`, `literals`, `parse` (text to tree), `values`, `formats`, `functions`, `evaluate` (tree to text),
+`survey` (what can be read off a tree without running it), `conversation` (Ollama's data). Pure: no file, no model, no
+event loop. The clock is read only for today's date, if none is given. A template near its limits takes some seconds, so
+callers run `render` off the event loop.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ __all__ = ["Conversation", "Template", "ToolCall", "Turn", "parse"]
 
 
 def parse(text: str) -> Template:
-    """Read a template. Raises BadRequest, one sentence with line and column, on all that Ollama refuses at create."""
+    """Read a template. BadRequest, one sentence with line and column, for everything that Ollama refuses at create."""
     return Template(text, parse_tree(text, FUNCTIONS))
 
 
 class Template:
-    """A template that has been read. Immutable; one may be rendered many times, by several threads at once."""
+    """A template that has been read. Immutable; it may be rendered many times, by several threads at once."""
 
     def __init__(self, text: str, bodies: Mapping[str, NodeList]) -> None:
         self.text = text
@@ -55,12 +56,12 @@ class Template:
 
     def capabilities(self) -> set[str]:
         """What the template makes a model capable of: any of tools, insert, thinking."""
-        found = {"tools"} if self.mentions("tools") else set()
+        capabilities = {"tools"} if self.mentions("tools") else set()
         if self.mentions("suffix"):
-            found.add("insert")
+            capabilities.add("insert")
         if all(self.thinking_tags()):
-            found.add("thinking")
-        return found
+            capabilities.add("thinking")
+        return capabilities
 
     def render(self, conversation: Conversation, today: date | None = None) -> str:
         """The prompt for a conversation, as valid Unicode. `today` is what currentDate says (None: the day it is).
@@ -71,37 +72,37 @@ class Template:
         meter = Meter(MAX_STEPS + STEPS_PER_TURN * len(conversation.turns))
         think = thinking_values(conversation.think)
 
-        def once(body: NodeList, values: dict[str, Value]) -> str:
+        def run_body(body: NodeList, values: dict[str, Value]) -> str:
             return run(self.text, self._bodies, body, Table({**values, **think}), meter, day)
 
         if conversation.prompt and conversation.suffix:
-            filled: dict[str, Value] = {"Prompt": scrub(conversation.prompt), "Suffix": scrub(conversation.suffix), "Response": ""}
-            return clean(once(self._root, filled))
+            insert_values: dict[str, Value] = {"Prompt": scrub(conversation.prompt), "Suffix": scrub(conversation.suffix), "Response": ""}
+            return clean(run_body(self._root, insert_values))
         system, turns = merge(conversation.turns)
         if self.mentions("messages"):
             tools = tool_values(conversation.tools)
-            given: dict[str, Value] = {"System": system, "Messages": messages(turns), "Tools": tools, "Response": ""}
-            return clean(once(self._root, given))
-        pieces: list[str] = []
-        held: dict[str, Value] = {"System": "", "Prompt": "", "Response": ""}
+            message_values: dict[str, Value] = {"System": system, "Messages": messages(turns), "Tools": tools, "Response": ""}
+            return clean(run_body(self._root, message_values))
+        prompts: list[str] = []
+        exchange: dict[str, Value] = {"System": "", "Prompt": "", "Response": ""}
 
-        def close(body: NodeList) -> None:
-            pieces.append(once(body, held))
-            held.update(System="", Prompt="", Response="")
+        def flush(body: NodeList) -> None:
+            prompts.append(run_body(body, exchange))
+            exchange.update(System="", Prompt="", Response="")
 
         for turn in turns:
             if turn.role == "system":
-                if held["Prompt"] or held["Response"]:
-                    close(self._root)
-                held["System"] = turn.content
+                if exchange["Prompt"] or exchange["Response"]:
+                    flush(self._root)
+                exchange["System"] = turn.content
             elif turn.role == "user":
-                if held["Response"]:
-                    close(self._root)
-                held["Prompt"] = turn.content
+                if exchange["Response"]:
+                    flush(self._root)
+                exchange["Prompt"] = turn.content
             elif turn.role == "assistant":
-                held["Response"] = turn.content
-        close(survey.cut_after_response(self._root))
-        return clean("".join(pieces))
+                exchange["Response"] = turn.content
+        flush(survey.cut_after_response(self._root))
+        return clean("".join(prompts))
 
 
 def _response(pos: int) -> Action:

@@ -1,8 +1,8 @@
-"""How far a template may go, and the sentence that it ends in when it goes too far or is wrong.
+"""The limits of a template, and the error sentence for one that exceeds them or is wrong.
 
-A template comes from strangers (a model's layer, a request), so that reading and running one is bounded: in size, in
-nesting, in steps, in text made. A step is one node looked at; copying text or lists costs steps by its length, so
-that the steps bound the time. Nothing here knows what a template means.
+A template is untrusted input (a model's layer, a request). Parsing and running it is therefore limited in size, nesting,
+steps and output. A step is one visited node. Copying text or lists costs steps by length, so the number of steps
+limits the time. This module does not depend on what a template means.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CHARS_PER_STEP = 32  # characters made for the price of one step, which bounds t
 
 
 class TemplateError(Exception):
-    """What is wrong, before it is known where. Never leaves this room: the caller adds the place."""
+    """An error without its position. Never leaves this package: the caller adds line and column."""
 
 
-def place(source: str, pos: int) -> str:
+def location(source: str, pos: int) -> str:
     """Where a position of the template's text is, counted from one, in characters."""
     line = source.count("\n", 0, pos) + 1
     return f"line {line}, column {pos - (source.rfind(chr(10), 0, pos) + 1) + 1}"
@@ -36,7 +36,7 @@ def place(source: str, pos: int) -> str:
 
 def refuse(source: str, pos: int, what: str) -> BadRequest:
     """The error for a template that cannot be read or run: one sentence with its line and column."""
-    return BadRequest(f"the template is wrong at {place(source, pos)}: {what}")
+    return BadRequest(f"the template is wrong at {location(source, pos)}: {what}")
 
 
 def shorten(word: str) -> str:
@@ -52,19 +52,19 @@ class Meter:
     output: int = field(default=MAX_OUTPUT)
 
     def step(self, count: int = 1) -> None:
-        """Pay for work. Raises Wrong when nothing is left."""
+        """Charge steps. Raises TemplateError when none are left."""
         self.steps -= count
         if self.steps < 0:
             raise TemplateError(f"it takes more than {MAX_STEPS:,} steps; have it do less, or less often")
 
     def copy(self, length: int) -> None:
-        """Pay for making one text of so many characters. Raises Wrong where it would be too long."""
+        """Charge for a string of this length. Raises TemplateError if it is too long."""
         if length > MAX_OUTPUT:
             raise TemplateError(f"it makes a text of more than {MAX_OUTPUT:,} characters")
         self.step(1 + length // CHARS_PER_STEP)
 
     def write(self, length: int) -> None:
-        """Pay for so many characters of the prompt. Raises Wrong when it grows too long."""
+        """Charge for this many characters of the prompt. Raises TemplateError if the prompt is too long."""
         self.output -= length
         if self.output < 0:
             raise TemplateError(f"it makes a prompt of more than {MAX_OUTPUT:,} characters")

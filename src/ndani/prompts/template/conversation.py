@@ -1,6 +1,6 @@
-"""What Ollama puts around Go's templates: a conversation as values, neighbours merged, legacy templates run turn by turn.
+"""What Ollama adds to Go's templates: a conversation as values, with adjacent turns of one role merged.
 
-Texts come in as the API read them and leave as valid Unicode; what is no character becomes U+FFFD, as in Go. Images
+Texts arrive as the API parsed them and leave as valid Unicode; an invalid character becomes U+FFFD, as in Go. Images
 are only counted here: their tags (`[img-0]`) are put into the texts by the code that has the images.
 """
 
@@ -76,7 +76,7 @@ def clean(text: str) -> str:
     """Valid Unicode: bytes that were split are joined where they are whole again, and U+FFFD where they are not."""
     if text.isascii() or not _SURROGATE.search(text):
         return text
-    kept = _SURROGATE.sub(lambda found: found[0] if 0xDC80 <= ord(found[0]) <= 0xDCFF else "\ufffd", text)
+    kept = _SURROGATE.sub(lambda match: match[0] if 0xDC80 <= ord(match[0]) <= 0xDCFF else "\ufffd", text)
     return _SURROGATE.sub("\ufffd", kept.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape"))
 
 
@@ -121,9 +121,9 @@ def _message(turn: Turn) -> Record:
 
 
 def _tool_call(call: ToolCall) -> Record:
-    given = from_json(call.arguments, "the arguments of a tool call")
-    assert isinstance(given, Table)
-    arguments = Table(given.entries, "template.templateArgs", "json")
+    parsed = from_json(call.arguments, "the arguments of a tool call")
+    assert isinstance(parsed, Table)
+    arguments = Table(parsed.entries, "template.templateArgs", "json")
     function = Record("template.templateToolCallFunction", {"Index": call.index, "Name": scrub(call.name), "Arguments": arguments})
     return Record("template.templateToolCall", {"ID": scrub(call.id), "Function": function})
 
@@ -155,15 +155,15 @@ def _float(value: float, what: str) -> float:
 
 
 def tool_values(tools: Sequence[object] | None) -> Items:
-    """`.Tools`. Raises BadRequest, saying which tool and which field, on what is no tool."""
+    """`.Tools`. Raises BadRequest, which names the tool and the field, for an invalid tool."""
     if tools is None:
         return Items((), "template.templateTools", "json", nil=True)
-    found = tuple(_tool(_PropertyNode(tool, f"tools[{place}]")) for place, tool in enumerate(tools))
-    return Items(found, "template.templateTools", "json")
+    records = tuple(_tool(_PropertyNode(tool, f"tools[{index}]")) for index, tool in enumerate(tools))
+    return Items(records, "template.templateTools", "json")
 
 
 class _PropertyNode:
-    """One JSON object of a tool, and what to call it in a sentence."""
+    """One JSON object of a tool, and its path for error messages."""
 
     def __init__(self, value: object, where: str) -> None:
         if value is not None and not isinstance(value, Mapping):
@@ -180,15 +180,15 @@ class _PropertyNode:
             raise BadRequest(f"{self.where}.{key} must be a string")
         return scrub(value or "")
 
-    def texts(self, key: str, kind: str = "[]string", prints: str = "", single: bool = False) -> Items:
+    def texts(self, key: str, kind: str = "[]string", string_method: str = "", single: bool = False) -> Items:
         value = self.value.get(key)
         if single and isinstance(value, str):
             value = [value]
         if value is None:
-            return Items((), kind, prints, nil=True)
+            return Items((), kind, string_method, nil=True)
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise BadRequest(f"{self.where}.{key} must be a list of strings")
-        return Items(tuple(scrub(item) for item in value), kind, prints)
+        return Items(tuple(scrub(item) for item in value), kind, string_method)
 
     def anything(self, key: str) -> Value:
         return from_json(self.value.get(key), f"{self.where}.{key}")
@@ -197,7 +197,7 @@ class _PropertyNode:
 def _tool(tool: _PropertyNode) -> Record:
     function = tool.part("function")
     parameters = function.part("parameters")
-    shape = Record(
+    parameters_record = Record(
         "template.templateToolFunctionParameters",
         {
             "Type": parameters.text("type"),
@@ -208,25 +208,25 @@ def _tool(tool: _PropertyNode) -> Record:
         },
         _PARAMETERS,
     )
-    described = Record(
+    function_record = Record(
         "template.templateToolFunction",
-        {"Name": function.text("name"), "Description": function.text("description"), "Parameters": shape},
+        {"Name": function.text("name"), "Description": function.text("description"), "Parameters": parameters_record},
         (("Name", "name", False), ("Description", "description", False), ("Parameters", "parameters", False)),
     )
     return Record(
         "template.templateTool",
-        {"Type": tool.text("type"), "Items": tool.anything("items"), "Function": described},
+        {"Type": tool.text("type"), "Items": tool.anything("items"), "Function": function_record},
         (("Type", "type", False), ("Items", "items", True), ("Function", "function", False)),
         "json",
     )
 
 
-def _properties(part: _PropertyNode, kind: str, prints: str, ordered: bool, depth: int) -> Table:
+def _properties(part: _PropertyNode, kind: str, string_method: str, ordered: bool, depth: int) -> Table:
     if part.value.get("properties") is None:
-        return Table({}, kind, prints, nil=True)
+        return Table({}, kind, string_method, nil=True)
     inner = part.part("properties")
-    found = {scrub(str(key)): _property(inner.part(key), depth) for key in inner.value}
-    return Table(found, kind, prints, zero=_property(_PropertyNode(None, ""), depth), ordered=ordered)
+    entries = {scrub(str(key)): _property(inner.part(key), depth) for key in inner.value}
+    return Table(entries, kind, string_method, zero=_property(_PropertyNode(None, ""), depth), ordered=ordered)
 
 
 def _property(part: _PropertyNode, depth: int) -> Record:
@@ -240,7 +240,7 @@ def _property(part: _PropertyNode, depth: int) -> Record:
         raise BadRequest(f"{part.where}.enum must be a list")
     nested = None if part.value.get("properties") is None else _properties(part, "*api.ToolPropertiesMap", "", True, depth + 1)
     choices = tuple(
-        _property(_PropertyNode(option, f"{part.where}.anyOf[{place}]"), depth + 1) for place, option in enumerate(options or ())
+        _property(_PropertyNode(option, f"{part.where}.anyOf[{index}]"), depth + 1) for index, option in enumerate(options or ())
     )
     fields: dict[str, Value] = {
         "AnyOf": Items(choices, "[]api.ToolProperty", nil=options is None),

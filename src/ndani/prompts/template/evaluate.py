@@ -1,4 +1,4 @@
-"""Running a template: a walk over its tree with a dot, a stack of variables and a meter. Knows nothing of conversations.
+"""Running a template: a walk over its tree with a dot, a stack of variables and a meter. It does not depend on conversations.
 
 The rules are those of Go's text/template/exec, on the values of `values.py`.
 """
@@ -22,6 +22,7 @@ from ndani.prompts.template.nodes import (
     Continue,
     Dot,
     Field,
+    Identifier,
     Kind,
     Literal,
     Nil,
@@ -30,13 +31,12 @@ from ndani.prompts.template.nodes import (
     Pipeline,
     TextNode,
     Variable,
-    Word,
 )
 from ndani.prompts.template.values import NO_VALUE, Items, NoValue, Record, Table, Value, is_true, kind_of, string_method_text
 
 
 class _Exit(Enum):
-    """How a body ended, where not at its end."""
+    """Why a body ended early."""
 
     BREAK = 0
     CONTINUE = 1
@@ -51,25 +51,25 @@ _Final = Value | _Absent
 
 
 def run(source: str, bodies: Mapping[str, NodeList], body: NodeList, data: Value, meter: Meter, today: date) -> str:
-    """The text that a body makes of its data. `bodies` are the templates that it may call, `source` is where errors point.
+    """Run a body on its data and return the text. `bodies` are the templates that it may call, `source` is where errors point.
 
-    Raises BadRequest with line and column when the template is wrong, or goes beyond its bounds.
+    Raises BadRequest with line and column when the template is wrong, or exceeds its limits.
     """
-    walk = _Evaluation(bodies, data, CallContext(meter, today))
+    evaluation = _Evaluation(bodies, data, CallContext(meter, today))
     try:
-        walk.body(data, body)
-    except TemplateError as wrong:
-        raise refuse(source, walk.pos, str(wrong)) from None
-    except RecursionError:  # a backstop: `DEPTH` is meant to come first
-        raise refuse(source, walk.pos, "it is nested too deep") from None
-    return "".join(walk.out)
+        evaluation.body(data, body)
+    except TemplateError as error:
+        raise refuse(source, evaluation.pos, str(error)) from None
+    except RecursionError:  # a safety net: `MAX_DEPTH` should be reached first
+        raise refuse(source, evaluation.pos, "it is nested too deep") from None
+    return "".join(evaluation.out)
 
 
 class _Evaluation:
-    def __init__(self, bodies: Mapping[str, NodeList], data: Value, setting: CallContext) -> None:
+    def __init__(self, bodies: Mapping[str, NodeList], data: Value, context: CallContext) -> None:
         self.bodies = bodies
-        self.setting = setting
-        self.meter = setting.meter
+        self.context = context
+        self.meter = context.meter
         self.out: list[str] = []
         self.names: list[str] = ["$"]
         self.values: list[Value] = [data]
@@ -78,13 +78,13 @@ class _Evaluation:
 
     # Bodies.
 
-    def deeper(self) -> None:
+    def enter(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise TemplateError(f"it goes more than {MAX_DEPTH} levels deep; a template in it calls itself without end")
 
     def body(self, dot: Value, nodes: NodeList) -> _Exit | None:
-        self.deeper()
+        self.enter()
         for node in nodes:
             self.meter.step()
             self.pos = node.pos
@@ -98,9 +98,9 @@ class _Evaluation:
                         self.pos = node.pos
                         self.show(value)
                 case Branch():
-                    mark = len(self.names)
-                    exit_kind = self.range(dot, node) if node.kind is Kind.RANGE else self.choose(dot, node)
-                    del self.names[mark:], self.values[mark:]
+                    outer_count = len(self.names)
+                    exit_kind = self.range(dot, node) if node.kind is Kind.RANGE else self.branch(dot, node)
+                    del self.names[outer_count:], self.values[outer_count:]
                 case Call():
                     self.call(dot, node)
                 case Break():
@@ -125,48 +125,50 @@ class _Evaluation:
             self.write("<no value>")
         else:
             if isinstance(value, Record) and value.pointer:
-                value = Record(value.kind, value.fields, value.keys, value.prints)
+                value = Record(value.kind, value.fields, value.keys, value.string_method)
             printer = Printer(self.meter, prompt=True)
             printer.show(value, "v", PLAIN)
             self.out.append(printer.text())
 
-    def choose(self, dot: Value, node: Branch) -> _Exit | None:
-        """if and with. A chain of else-ifs is walked here, not down the stack."""
+    def branch(self, dot: Value, node: Branch) -> _Exit | None:
+        """if and with. A chain of else-ifs is followed in a loop, not by recursion."""
         while True:
             value = self.pipe(dot, node.pipe)
             if is_true(value):
                 return self.body(value if node.kind is Kind.WITH else dot, node.body)
-            if node.other is None:
+            if node.else_body is None:
                 return None
-            if len(node.other) != 1 or not isinstance(node.other[0], Branch) or node.other[0].kind is not node.kind:
-                return self.body(dot, node.other)
-            node = node.other[0]
+            if len(node.else_body) != 1 or not isinstance(node.else_body[0], Branch) or node.else_body[0].kind is not node.kind:
+                return self.body(dot, node.else_body)
+            node = node.else_body[0]
             self.meter.step()
             self.pos = node.pos
 
     def range(self, dot: Value, node: Branch) -> _Exit | None:
         names, assign = node.pipe.names, node.pipe.assign
         value = self.pipe(dot, node.pipe)
-        mark = len(self.names)
+        outer_count = len(self.names)
         ran = False
         for key, item in self.members(value, len(names)):
             ran = True
             self.meter.step()
             if assign:
-                for name, given in zip(names, (key, item) if len(names) > 1 else (item,), strict=True):
-                    self.assign(name, given)
+                for name, assigned in zip(names, (key, item) if len(names) > 1 else (item,), strict=True):
+                    self.assign(name, assigned)
             elif names:
-                self.values[mark - 1] = item
+                self.values[outer_count - 1] = item
                 if len(names) > 1:
-                    self.values[mark - 2] = key
+                    self.values[outer_count - 2] = key
             exit_kind = self.body(item, node.body)
-            del self.names[mark:], self.values[mark:]
+            del self.names[outer_count:], self.values[outer_count:]
             if exit_kind is _Exit.BREAK:
                 break
-        if node.other is None or ran:
+        if node.else_body is None or ran:
             return None
-        exit_kind = self.body(dot, node.other)
-        return None if exit_kind is _Exit.BREAK else exit_kind  # Go: a break there ends this range, a continue is the outer one's
+        exit_kind = self.body(dot, node.else_body)
+        return (
+            None if exit_kind is _Exit.BREAK else exit_kind
+        )  # as in Go: a break in the else body ends this range, a continue belongs to the outer range
 
     def members(self, value: Value, names: int) -> Iterator[tuple[Value, Value]]:
         match value:
@@ -192,32 +194,32 @@ class _Evaluation:
         body = self.bodies.get(node.name)
         if body is None:
             raise TemplateError(f"the template {shorten(node.name)} is not defined")
-        given = NO_VALUE if node.pipe is None else self.pipe(dot, node.pipe)
+        argument = NO_VALUE if node.pipe is None else self.pipe(dot, node.pipe)
         names, values = self.names, self.values
-        self.names, self.values = ["$"], [given]
-        self.body(given, body)
+        self.names, self.values = ["$"], [argument]
+        self.body(argument, body)
         self.names, self.values = names, values
 
     # Variables.
 
-    def place(self, name: str) -> int:
-        """Where the variable of this name that was declared last lies."""
-        for place in range(len(self.names) - 1, -1, -1):
-            if self.names[place] == name:
-                self.meter.step((len(self.names) - place) // 16)
-                return place
+    def variable_index(self, name: str) -> int:
+        """The index of the last declared variable of this name."""
+        for index in range(len(self.names) - 1, -1, -1):
+            if self.names[index] == name:
+                self.meter.step((len(self.names) - index) // 16)
+                return index
         raise TemplateError(f"the variable {name[:40]} is not defined here")
 
     def assign(self, name: str, value: Value) -> None:
-        self.values[self.place(name)] = value
+        self.values[self.variable_index(name)] = value
 
     def variable(self, name: str) -> Value:
-        return self.values[self.place(name)]
+        return self.values[self.variable_index(name)]
 
     # Values.
 
     def pipe(self, dot: Value, pipe: Pipeline) -> Value:
-        self.deeper()
+        self.enter()
         value: _Final = _ABSENT
         for command in pipe.commands:
             value = self.command(dot, command, value)
@@ -237,7 +239,7 @@ class _Evaluation:
         self.meter.step()
         first = command.args[0]
         self.pos = first.pos
-        if isinstance(first, Word):
+        if isinstance(first, Identifier):
             return self.function(dot, first, command.args[1:], final)
         if len(command.args) > 1 or final is not _ABSENT:
             raise TemplateError("only a function takes arguments")
@@ -265,7 +267,7 @@ class _Evaluation:
                 return self.chain(receiver, names)
             case Pipeline():
                 return self.pipe(dot, node)
-            case Word():
+            case Identifier():
                 return self.function(dot, node, (), _ABSENT)
             case Nil():
                 return NO_VALUE
@@ -295,38 +297,38 @@ class _Evaluation:
 
     # Functions.
 
-    def function(self, dot: Value, word: Word, args: tuple[Operand, ...], final: _Final) -> Value:
-        name = word.name
+    def function(self, dot: Value, identifier: Identifier, args: tuple[Operand, ...], final: _Final) -> Value:
+        name = identifier.name
         function = FUNCTIONS[name]
         count = len(args) + (final is not _ABSENT)
-        if count < len(function.fixed) or (function.rest is None and count > len(function.fixed)):
-            few = "at least " if function.rest else ""
-            raise TemplateError(f"{name} takes {few}{len(function.fixed)} argument{'s' * (len(function.fixed) != 1)}, not {count}")
+        if count < len(function.fixed) or (function.variadic is None and count > len(function.fixed)):
+            at_least = "at least " if function.variadic else ""
+            raise TemplateError(f"{name} takes {at_least}{len(function.fixed)} argument{'s' * (len(function.fixed) != 1)}, not {count}")
         if name in ("and", "or"):
             return self.logic(dot, name == "or", args, final)
-        given: list[Value] = []
-        for place, node in enumerate(args):
-            kind = function.fixed[place] if place < len(function.fixed) else function.rest
+        values: list[Value] = []
+        for index, node in enumerate(args):
+            kind = function.fixed[index] if index < len(function.fixed) else function.variadic
             self.meter.step()
-            given.append(self.checked(self.operand(dot, node), kind, node))
+            values.append(self.check_type(self.operand(dot, node), kind, node))
         if not isinstance(final, _Absent):
-            kind = function.fixed[len(args)] if len(args) < len(function.fixed) else function.rest
-            given.append(self.checked(final, kind, None))
-        self.pos = word.pos
-        return function.call(self.setting, given)
+            kind = function.fixed[len(args)] if len(args) < len(function.fixed) else function.variadic
+            values.append(self.check_type(final, kind, None))
+        self.pos = identifier.pos
+        return function.call(self.context, values)
 
-    def checked(self, value: Value, kind: str | None, node: Operand | None) -> Value:
+    def check_type(self, value: Value, kind: str | None, node: Operand | None) -> Value:
         if kind == "string" and not isinstance(value, str):
             self.pos = node.pos if node else self.pos
             raise TemplateError(f"a text is expected here, not {kind_of(value)}")
         return value
 
-    def logic(self, dot: Value, until: bool, args: tuple[Operand, ...], final: _Final) -> Value:
-        """and, or: the first argument that decides, or the last; those behind it are never evaluated."""
+    def logic(self, dot: Value, stop_at: bool, args: tuple[Operand, ...], final: _Final) -> Value:
+        """and, or: the first argument that decides the result, or the last; the arguments after it are not evaluated."""
         value: Value = NO_VALUE
         for node in args:
             self.meter.step()
             value = self.operand(dot, node)
-            if is_true(value) == until:
+            if is_true(value) == stop_at:
                 return value
         return value if isinstance(final, _Absent) else final

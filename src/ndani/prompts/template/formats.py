@@ -1,6 +1,6 @@
 """Go's fmt: how values are printed, by themselves and by printf's verbs. Nothing here knows of templates.
 
-Every character made is paid for, and no verb pads beyond `WIDTH`.
+Every character is charged to the meter, and no verb pads beyond `MAX_WIDTH`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def write_float(value: float, verb: str = "g", precision: int | None = None) -> 
     if value in (float("inf"), float("-inf")):
         return "+Inf" if value > 0 else "-Inf"
     if verb in "bx":
-        text = _in_twos(abs(value)) if verb == "b" else _in_sixteens(abs(value), precision)
+        text = _binary_exponent(abs(value)) if verb == "b" else _hexadecimal(abs(value), precision)
         return text if math.copysign(1, value) > 0 else "-" + text
     if precision is not None:
         return f"{value:.{precision}{verb}}" if verb != "g" else f"{value:.{precision or 1}g}"
@@ -89,13 +89,13 @@ def write_float(value: float, verb: str = "g", precision: int | None = None) -> 
     return f"{mark}{text.ljust(point, '0')[:point]}{'.' if text[point:] else ''}{text[point:]}"
 
 
-def _in_twos(value: float) -> str:
+def _binary_exponent(value: float) -> str:
     """Whole numbers of a power of two, as Go's verb b has it."""
     power = max(math.frexp(value)[1] - 53, -1074) if value else -1074
     return f"{int(math.ldexp(value, -power))}p{power:+d}"
 
 
-def _in_sixteens(value: float, precision: int | None) -> str:
+def _hexadecimal(value: float, precision: int | None) -> str:
     """Sixteenths of a power of two, as Go's verb x has it: 0x1.8p+00."""
     fraction, power = math.frexp(value)
     number, power = int(math.ldexp(fraction, 53)), power - 1 if value else 0
@@ -110,22 +110,22 @@ def _in_sixteens(value: float, precision: int | None) -> str:
 
 
 class Printer:
-    """Prints values, and pays for each character: as part of the prompt, or as a text of its own. Raises Wrong beyond a bound."""
+    """Prints values into the prompt or into a separate string, and charges the meter. Raises TemplateError beyond a limit."""
 
     def __init__(self, meter: Meter, prompt: bool = False) -> None:
         self.meter = meter
         self.prompt = prompt
         self.out: list[str] = []
-        self.made = 0
-        self.plain = False  # inside a complaint
+        self.written = 0
+        self.plain = False  # inside an error text such as %!d(string=…), where no String method is called
 
     # The three ways to print.
 
     def print(self, args: Sequence[Value]) -> str:
         """fmt.Sprint: a space between two arguments when neither is a text."""
         before: Value = ""
-        for place, value in enumerate(args):
-            if place and not isinstance(value, str) and not isinstance(before, str):
+        for index, value in enumerate(args):
+            if index and not isinstance(value, str) and not isinstance(before, str):
                 self.write(" ")
             self.show(value, "v", PLAIN)
             before = value
@@ -133,58 +133,58 @@ class Printer:
 
     def println(self, args: Sequence[Value]) -> str:
         """fmt.Sprintln: a space between arguments, a line's end after the last."""
-        for place, value in enumerate(args):
-            if place:
+        for index, value in enumerate(args):
+            if index:
                 self.write(" ")
             self.show(value, "v", PLAIN)
         self.write("\n")
         return self.text()
 
-    def printf(self, form: str, args: Sequence[Value]) -> str:
-        """fmt.Sprintf, Go's complaints inside the text included. Raises Wrong on %[n] and on what is padded beyond all use."""
-        left = list(reversed(args))
+    def printf(self, format_string: str, args: Sequence[Value]) -> str:
+        """fmt.Sprintf, including Go's error texts such as %!d(MISSING). Raises TemplateError on %[n] and on padding above the limit."""
+        remaining = list(reversed(args))
         pos = 0
         while True:
-            start = form.find("%", pos)
-            self.write(form[pos:] if start < 0 else form[pos:start])
+            start = format_string.find("%", pos)
+            self.write(format_string[pos:] if start < 0 else format_string[pos:start])
             if start < 0:
                 break
-            found = _VERB.match(form, start)
-            assert found is not None
-            flags = self.flags(found, left)
-            verb = found[4]
+            match = _VERB.match(format_string, start)
+            assert match is not None
+            flags = self.flags(match, remaining)
+            verb = match[4]
             if verb is None:
                 self.write("%!(NOVERB)")
             elif verb == "%":
                 self.write("%")
             elif verb == "[":
                 raise TemplateError("printf with numbered arguments, as in %[1]d, is not supported; give them in order")
-            elif not left:
+            elif not remaining:
                 self.write(f"%!{verb}(MISSING)")
             else:
-                self.show_verb(left.pop(), verb, flags)
-            pos = found.end()
-        if left:
+                self.show_verb(remaining.pop(), verb, flags)
+            pos = match.end()
+        if remaining:
             self.write("%!(EXTRA ")
-            for place, value in enumerate(reversed(left)):
-                self.write(", " if place else "")
+            for index, value in enumerate(reversed(remaining)):
+                self.write(", " if index else "")
                 nil = value is None or value is NO_VALUE
                 self.write("" if nil else f"{kind_of(value)}=")
                 self.show(value, "v", PLAIN)
             self.write(")")
         return self.text()
 
-    # Pieces.
+    # Output, flags and verbs.
 
     def text(self) -> str:
         return "".join(self.out)
 
     def write(self, text: str) -> None:
-        self.made += len(text)
+        self.written += len(text)
         if self.prompt:
             self.meter.write(len(text))
         else:
-            self.meter.copy(self.made if self.made > MAX_OUTPUT else len(text))
+            self.meter.copy(self.written if self.written > MAX_OUTPUT else len(text))
         self.out.append(text)
 
     def pad(self, text: str, flags: Flags) -> None:
@@ -193,24 +193,24 @@ class Printer:
             text = text.ljust(flags.width or 0) if flags.minus else ("0" if flags.zero else " ") * width + text
         self.write(text)
 
-    def flags(self, found: re.Match[str], left: list[Value]) -> Flags:
-        marks, wide, precise = found[1], found[2], found[3]
-        has_precision = "." in found[0][1 + len(marks) + len(wide or "") :][:1]
+    def flags(self, match: re.Match[str], remaining: list[Value]) -> Flags:
+        marks, width_text, precision_text = match[1], match[2], match[3]
+        has_precision = "." in match[0][1 + len(marks) + len(width_text or "") :][:1]
         minus = "-" in marks
-        width = self.size(wide, left, "%!(BADWIDTH)") if wide else None
+        width = self.size(width_text, remaining, "%!(BADWIDTH)") if width_text else None
         if width is not None and width < 0:
             width, minus = -width, True
-        precision = self.size(precise, left, "%!(BADPREC)") if precise else (0 if has_precision else None)
+        precision = self.size(precision_text, remaining, "%!(BADPREC)") if precision_text else (0 if has_precision else None)
         if precision is not None and precision < 0:
             self.write("%!(BADPREC)")
             precision = None
         return Flags("#" in marks, "0" in marks, "+" in marks, minus, " " in marks, False, width, precision)
 
-    def size(self, spelled: str, left: list[Value], bad: str) -> int | None:
-        if spelled != "*":
-            value = int(spelled) if len(spelled) < 10 else MAX_WIDTH + 1
+    def size(self, text: str, remaining: list[Value], bad: str) -> int | None:
+        if text != "*":
+            value = int(text) if len(text) < 10 else MAX_WIDTH + 1
         else:
-            given = left.pop() if left else None
+            given = remaining.pop() if remaining else None
             if not isinstance(given, int) or isinstance(given, bool):
                 self.write(bad)
                 return None
@@ -265,7 +265,7 @@ class Printer:
             case bytes():
                 self.show_bytes(value, verb, flags)
             case _:
-                self.show_many(value, verb, flags, depth)
+                self.show_composite(value, verb, flags, depth)
 
     def show_text(self, text: str, value: Value, verb: str, flags: Flags) -> None:
         if verb not in "vsxXq":
@@ -296,7 +296,7 @@ class Printer:
         elif verb in "xX":
             self.show_hex(data, verb, flags)
         else:
-            self.show_many(Items(tuple(data), "[]uint8"), verb, flags, 0)
+            self.show_composite(Items(tuple(data), "[]uint8"), verb, flags, 0)
 
     def show_int(self, value: int, verb: str, flags: Flags) -> None:
         if verb in "cqU":
@@ -340,23 +340,23 @@ class Printer:
             text = text.rjust(flags.width - len(sign), "0")
         self.pad(sign + text, replace(flags, zero=False))
 
-    def show_many(self, value: Items | Table | Record, verb: str, flags: Flags, depth: int) -> None:
+    def show_composite(self, value: Items | Table | Record, verb: str, flags: Flags, depth: int) -> None:
         """Lists in brackets, maps sorted, structs in braces. A pointer inside something else prints as one, as in Go."""
         if isinstance(value, Items):
             members: list[tuple[Value, Value]] = [(NO_VALUE, item) for item in value.values]
-            ends = ("[", "]")
+            brackets = ("[", "]")
         elif isinstance(value, Table):
             members = [(key, value.entries[key]) for key in sorted(value.entries)]
-            ends = ("map[", "]")
+            brackets = ("map[", "]")
         else:
             if value.pointer and depth:
                 self.pad("0xc000000000", flags)
                 return
             members = [(name if flags.names else NO_VALUE, item) for name, item in value.fields.items()]
-            ends = ("&{" if value.pointer else "{", "}")
-        self.write(ends[0])
-        for place, (key, item) in enumerate(members):
-            self.write(" " if place else "")
+            brackets = ("&{" if value.pointer else "{", "}")
+        self.write(brackets[0])
+        for index, (key, item) in enumerate(members):
+            self.write(" " if index else "")
             if key is not NO_VALUE:
                 self.show(key, verb, flags, depth + 1) if isinstance(value, Table) else self.write(str(key))
                 self.write(":")
@@ -364,4 +364,4 @@ class Printer:
                 self.write(_NIL)
             else:
                 self.show(item, verb, flags, depth + 1)
-        self.write(ends[1])
+        self.write(brackets[1])

@@ -1,4 +1,4 @@
-"""From a template's text to tokens: Go's delimiters, trim marks, comments, literals. Knows no grammar.
+"""From a template's text to tokens: Go's delimiters, trim marks, comments, literals. No grammar.
 
 Positions are indexes into the text. Spaces inside an action are tokens, because they separate arguments.
 """
@@ -28,14 +28,14 @@ _KEYWORDS = frozenset(("block", "break", "continue", "define", "else", "end", "i
 
 
 class TokenKind(Enum):
-    """What a token is. The kind of a keyword is KEYWORD; its text tells which one."""
+    """What a token is. The kind of a keyword is KEYWORD; its text says which one."""
 
     TEXT = auto()
     LEFT = auto()
     RIGHT = auto()
     SPACE = auto()
     KEYWORD = auto()
-    WORD = auto()
+    IDENTIFIER = auto()
     FIELD = auto()
     VARIABLE = auto()
     DOT = auto()
@@ -63,7 +63,7 @@ class Token:
 
 
 def lex(source: str) -> list[Token]:
-    """All tokens of a template, the last one END. Raises BadRequest, with line and column, on what is none."""
+    """All tokens of a template, the last one END. Raises BadRequest, with line and column, for text that is no valid token."""
     if len(source) > MAX_SOURCE:
         raise BadRequest(f"the template is longer than {MAX_SOURCE:,} characters")
     tokens = list(islice(_Lexer(source).tokens(), MAX_TOKENS + 1))
@@ -170,7 +170,7 @@ class _Lexer:
         if char in "+-.0123456789":
             return self.number()
         if is_alphanumeric(char):
-            return self.word()
+            return self.identifier()
         self.pos += 1
         if char == ":":
             if following != "=":
@@ -186,16 +186,16 @@ class _Lexer:
         raise self.error(start, f"the character {char!r} means nothing inside an action")
 
     def quoted(self, char: str) -> TokenKind:
-        found = _QUOTED[char].match(self.source, self.pos)
-        if found is None:
+        match = _QUOTED[char].match(self.source, self.pos)
+        if match is None:
             raise self.error(self.pos, f"this {'character' if char == chr(39) else 'text'} is not closed; end it with {char}")
-        self.pos = found.end()
+        self.pos = match.end()
         return TokenKind.CHARACTER if char == "'" else TokenKind.STRING
 
     def number(self) -> TokenKind:
-        found = _NUMBER.match(self.source, self.pos)
-        assert found is not None  # the pattern matches nothing, too
-        start, self.pos = self.pos, max(found.end(), self.pos + 1)
+        match = _NUMBER.match(self.source, self.pos)
+        assert match is not None  # the pattern matches nothing, too
+        start, self.pos = self.pos, max(match.end(), self.pos + 1)
         if self.pos < len(self.source) and (is_alphanumeric(self.source[self.pos]) or self.source[self.pos] in "+-"):
             raise self.error(start, "this is not a number")
         return TokenKind.NUMBER
@@ -213,10 +213,10 @@ class _Lexer:
         self.skip_name()
         return TokenKind.DOT if kind is TokenKind.FIELD and self.pos == start + 1 else kind
 
-    def word(self) -> TokenKind:
+    def identifier(self) -> TokenKind:
         start = self.pos
         self.skip_name()
-        word = self.source[start : self.pos]
-        if word in _KEYWORDS:
+        identifier = self.source[start : self.pos]
+        if identifier in _KEYWORDS:
             return TokenKind.KEYWORD
-        return TokenKind.BOOL if word in ("true", "false") else TokenKind.WORD
+        return TokenKind.BOOL if identifier in ("true", "false") else TokenKind.IDENTIFIER

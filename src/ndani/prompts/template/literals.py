@@ -1,7 +1,7 @@
-"""What Go's literals mean: quoted texts, characters and numbers. Pure functions; Wrong where one means nothing.
+"""What Go's literals mean: quoted texts, characters and numbers. Pure functions; TemplateError for an invalid literal.
 
 A text may hold bytes that are no UTF-8 (`"\\xff"`, a cut through a character): they are kept as Python keeps them in
-file names, as lone surrogates (`surrogateescape`), and become U+FFFD when the prompt leaves this room.
+file names, as lone surrogates (`surrogateescape`), and become U+FFFD when the prompt leaves this package.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def _unescape(body: str, quote: str) -> bytes:
             out += body[pos:end].encode("utf-8", "surrogateescape")
             pos = end
             continue
-        found = _ESCAPE.match(body, pos)
-        if found is None or (found[1] in ("'", '"') and found[1] != quote):
+        match = _ESCAPE.match(body, pos)
+        if match is None or (match[1] in ("'", '"') and match[1] != quote):
             raise TemplateError("a backslash in this text is followed by nothing that it can escape")
-        plain, octal, byte, short, long = found.groups()
+        plain, octal, byte, short, long = match.groups()
         if plain:
             out.append(_PLAIN[plain])
         elif octal or byte:
@@ -41,19 +41,19 @@ def _unescape(body: str, quote: str) -> bytes:
             if value > 0x10FFFF or 0xD800 <= value < 0xE000:
                 raise TemplateError("an escape in this text is no character of Unicode")
             out += chr(value).encode()
-        pos = found.end()
+        pos = match.end()
     return bytes(out)
 
 
 def read_text(token: str) -> str:
-    """The text of a string literal, quotes included in the token. Raises Wrong on a bad escape."""
+    """The text of a string literal, quotes included in the token. Raises TemplateError on a bad escape."""
     if token[0] == "`":
         return token[1:-1].replace("\r", "")
     return _unescape(token[1:-1], '"').decode("utf-8", "surrogateescape")
 
 
 def read_character(token: str) -> int:
-    """The number of a character literal, as Go has it (`'a'` is 97). Raises Wrong unless it is one character."""
+    """The number of a character literal, as Go has it (`'a'` is 97). Raises TemplateError unless it is one character."""
     body = token[1:-1]
     raw = _unescape(body, "'")
     if body.startswith(("\\x", "\\0", "\\1", "\\2", "\\3")) and len(raw) == 1:
@@ -65,7 +65,7 @@ def read_character(token: str) -> int:
 
 
 def read_number(token: str) -> int | float:
-    """An int of 64 bits or a float, by its spelling, as Go decides it. Raises Wrong on neither."""
+    """An int of 64 bits or a float, by its spelling, as Go decides it. Raises TemplateError if it is neither."""
     digits = token.lstrip("+-")
     hexadecimal = digits[:2] in ("0x", "0X")
     fraction = _FRACTION.search(token) if not hexadecimal else re.search(r"[.pP]", token)

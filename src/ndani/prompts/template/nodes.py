@@ -1,4 +1,4 @@
-"""What a template is once it is read: a small tree. Every node knows its position in the text; none knows its meaning.
+"""The syntax tree of a parsed template. Every node has its position in the text; none has behaviour.
 
 The shapes are those of Go's text/template/parse, because two rules of Ollama are rules about that tree: which names
 count as mentioned, and what is cut after `.Response` (both in `survey.py`).
@@ -43,7 +43,7 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class Identifier:
     """The name of a function."""
 
     pos: int
@@ -52,7 +52,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """`(…).A.B`: names read from what the head gives."""
+    """`(…).A.B`: names read from the value of the head."""
 
     pos: int
     head: Operand
@@ -77,7 +77,7 @@ class Pipeline:
     commands: tuple[CommandNode, ...]
 
 
-Operand = Literal | Nil | Dot | Field | Variable | Word | Chain | Pipeline
+Operand = Literal | Nil | Dot | Field | Variable | Identifier | Chain | Pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """if, with and range: a body for when the pipe gives something, and perhaps another for when it does not."""
+    """if, with and range: `body` runs if the pipe's value is true, `else_body` (if there is one) otherwise."""
 
     pos: int
     kind: Kind
     pipe: Pipeline
     body: NodeList
-    other: NodeList | None
+    else_body: NodeList | None
 
 
 @dataclass(frozen=True, slots=True)

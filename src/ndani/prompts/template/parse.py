@@ -1,6 +1,6 @@
 """From tokens to a tree: the grammar of Go's text/template. Every refusal is one sentence with line and column.
 
-What only Ollama refuses (a template called without a value) is refused by the room's door, not here.
+What only Ollama refuses (a template called without a value) is refused in the package's `__init__`, not here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ndani.prompts.template.nodes import (
     Continue,
     Dot,
     Field,
+    Identifier,
     Kind,
     Literal,
     Nil,
@@ -31,7 +32,6 @@ from ndani.prompts.template.nodes import (
     Pipeline,
     TextNode,
     Variable,
-    Word,
 )
 
 _VALUES = frozenset(
@@ -40,7 +40,7 @@ _VALUES = frozenset(
         TokenKind.CHARACTER,
         TokenKind.DOT,
         TokenKind.FIELD,
-        TokenKind.WORD,
+        TokenKind.IDENTIFIER,
         TokenKind.NUMBER,
         TokenKind.STRING,
         TokenKind.VARIABLE,
@@ -62,8 +62,8 @@ def parse_tree(source: str, functions: Collection[str]) -> dict[str, NodeList]:
 
 
 @dataclass(slots=True)
-class _Block:
-    """What a definition starts afresh: the variables in sight, and how many ranges are around."""
+class _Scope:
+    """The scope of one definition: its visible variables, and how many ranges enclose the current node."""
 
     names: list[str] = field(default_factory=lambda: ["$"])
     ranges: int = 0
@@ -74,9 +74,9 @@ class _Parser:
         self.source = source
         self.tokens = tokens
         self.functions = functions
-        self.at = 0
+        self.index = 0
         self.nesting = 0
-        self.frame = _Block()
+        self.scope = _Scope()
         self.bodies: dict[str, NodeList] = {}
 
     # Tokens.
@@ -88,15 +88,15 @@ class _Parser:
         return self.error(token, f"unexpected {_TOKEN_NAMES.get(token.kind) or shorten(token.text)} in {where}")
 
     def next(self) -> Token:
-        token = self.tokens[self.at]
-        self.at = min(self.at + 1, len(self.tokens) - 1)
+        token = self.tokens[self.index]
+        self.index = min(self.index + 1, len(self.tokens) - 1)
         return token
 
     def skip_space(self) -> Token:
         """The next token that is no space, not yet taken."""
-        while self.tokens[self.at].kind is TokenKind.SPACE:
-            self.at += 1
-        return self.tokens[self.at]
+        while self.tokens[self.index].kind is TokenKind.SPACE:
+            self.index += 1
+        return self.tokens[self.index]
 
     def take(self) -> Token:
         self.skip_space()
@@ -121,16 +121,16 @@ class _Parser:
 
     def top(self) -> NodeList:
         nodes: list[Node] = []
-        while self.tokens[self.at].kind is not TokenKind.END:
-            start = self.at
+        while self.tokens[self.index].kind is not TokenKind.END:
+            start = self.index
             if self.tokens[start].kind is TokenKind.LEFT:
                 self.next()
                 if self.keyword("define"):
                     self.definition(self.take())
                     continue
                 if self.keyword("end", "else"):
-                    raise self.error(self.tokens[self.at], f"there is nothing for {{{{ {self.tokens[self.at].text} }}}} to belong to")
-                self.at = start
+                    raise self.error(self.tokens[self.index], f"there is nothing for {{{{ {self.tokens[self.index].text} }}}} to belong to")
+                self.index = start
             nodes.append(self.node())
         return tuple(nodes)
 
@@ -141,12 +141,12 @@ class _Parser:
             token = self.skip_space()
             if token.kind is TokenKind.END:
                 raise self.error(opened, f"{{{{ {opened.text} }}}} has no {{{{ end }}}}")
-            start = self.at
+            start = self.index
             if token.kind is TokenKind.LEFT:
                 self.next()
                 if self.keyword("end", "else"):
                     return tuple(nodes), self.take()
-                self.at = start
+                self.index = start
             nodes.append(self.node())
 
     def node(self) -> Node:
@@ -170,7 +170,7 @@ class _Parser:
                 return self.call(token)
             case "break" | "continue":
                 self.expect(TokenKind.RIGHT, f"{{{{ {token.text} }}}}")
-                if not self.frame.ranges:
+                if not self.scope.ranges:
                     raise self.error(token, f"{{{{ {token.text} }}}} stands outside of any {{{{ range }}}}")
                 return Break(token.pos) if token.text == "break" else Continue(token.pos)
             case _:
@@ -178,30 +178,30 @@ class _Parser:
 
     def branch(self, token: Token) -> Branch:
         """if, with, range, with all their else: a chain of else-ifs is read in a loop and folded from its end."""
-        mark, nesting, kind = len(self.frame.names), self.nesting, Kind(token.text)
+        outer_count, nesting, kind = len(self.scope.names), self.nesting, Kind(token.text)
         chain: list[tuple[Token, Pipeline, NodeList]] = []
-        other: NodeList | None = None
+        else_body: NodeList | None = None
         opened = token
         while True:
             self.enter(opened)
             pipe = self.pipe(opened.text, TokenKind.RIGHT)
-            self.frame.ranges += kind is Kind.RANGE
+            self.scope.ranges += kind is Kind.RANGE
             body, closed = self.body(opened)
-            self.frame.ranges -= kind is Kind.RANGE
+            self.scope.ranges -= kind is Kind.RANGE
             chain.append((opened, pipe, body))
             if closed.text == "else" and kind is not Kind.RANGE and self.keyword(kind.value):
                 opened = self.take()
                 continue
             self.expect(TokenKind.RIGHT, f"{{{{ {closed.text} }}}}")
             if closed.text == "else":
-                other, closed = self.body(closed)
+                else_body, closed = self.body(closed)
                 if closed.text != "end":
                     raise self.error(closed, "there is already an {{ else }}; expected {{ end }}")
                 self.expect(TokenKind.RIGHT, "{{ end }}")
             break
-        del self.frame.names[mark:]
+        del self.scope.names[outer_count:]
         self.nesting = nesting
-        node = Branch(chain[-1][0].pos, kind, chain[-1][1], chain[-1][2], other)
+        node = Branch(chain[-1][0].pos, kind, chain[-1][1], chain[-1][2], else_body)
         for opened, pipe, body in reversed(chain[:-1]):
             node = Branch(opened.pos, kind, pipe, body, (node,))
         return node
@@ -212,38 +212,38 @@ class _Parser:
         token = self.expect(TokenKind.STRING, where)
         return token, self.literal(token)
 
-    def separate(self, opened: Token) -> NodeList:
-        """A body that sees none of the variables around it."""
-        outer, self.frame = self.frame, _Block()
+    def isolated_body(self, opened: Token) -> NodeList:
+        """A body that cannot see the variables outside it."""
+        outer, self.scope = self.scope, _Scope()
         self.enter(opened)
         body, closed = self.body(opened)
         if closed.text != "end":
             raise self.error(closed, f"{{{{ {opened.text} }}}} has no {{{{ else }}}}")
         self.expect(TokenKind.RIGHT, "{{ end }}")
         self.nesting -= 1
-        self.frame = outer
+        self.scope = outer
         return body
 
     def definition(self, token: Token) -> None:
-        at, name = self.name("{{ define }}")
+        name_token, name = self.name("{{ define }}")
         self.expect(TokenKind.RIGHT, "{{ define }}")
-        self.add(name, self.separate(token), at.pos)
+        self.add(name, self.isolated_body(token), name_token.pos)
 
     def block(self, token: Token) -> Call:
-        at, name = self.name("{{ block }}")
+        name_token, name = self.name("{{ block }}")
         pipe = self.pipe("{{ block }}", TokenKind.RIGHT)
-        self.add(name, self.separate(token), at.pos)
-        return Call(at.pos, name, pipe)
+        self.add(name, self.isolated_body(token), name_token.pos)
+        return Call(name_token.pos, name, pipe)
 
     def call(self, token: Token) -> Call:
-        at, name = self.name("{{ template }}")
+        name_token, name = self.name("{{ template }}")
         if self.skip_space().kind is TokenKind.RIGHT:
             self.next()
-            return Call(at.pos, name, None)
-        return Call(at.pos, name, self.pipe("{{ template }}", TokenKind.RIGHT))
+            return Call(name_token.pos, name, None)
+        return Call(name_token.pos, name, self.pipe("{{ template }}", TokenKind.RIGHT))
 
     def add(self, name: str, body: NodeList, pos: int) -> None:
-        """An empty definition gives way to any other; two that are not empty are an error."""
+        """Any definition replaces an empty one; two that are not empty are an error."""
         if name in self.bodies and not _is_empty(self.bodies[name]):
             if not _is_empty(body):
                 raise self.error(pos, f"the template {shorten(name)} is defined twice")
@@ -254,7 +254,7 @@ class _Parser:
 
     def pipe(self, where: str, end: TokenKind) -> Pipeline:
         first = self.skip_space()
-        names, assign = self.declared(where)
+        names, assign = self.declarations(where)
         commands: list[CommandNode] = []
         while True:
             token = self.skip_space()
@@ -271,11 +271,11 @@ class _Parser:
                 raise self.error(command.pos, "only a function can take the value of a pipeline")
         return Pipeline(first.pos, tuple(names), assign, tuple(commands))
 
-    def declared(self, where: str) -> tuple[list[str], bool]:
-        """The variables before := or =, and which of the two. Takes nothing where there are none."""
+    def declarations(self, where: str) -> tuple[list[str], bool]:
+        """The variables before := or =, and whether it is =. Consumes no token if there are none."""
         names: list[str] = []
         while self.skip_space().kind is TokenKind.VARIABLE:
-            start = self.at
+            start = self.index
             variable = self.next()
             token = self.skip_space()
             if token.kind in (TokenKind.ASSIGN, TokenKind.DECLARE):
@@ -284,7 +284,7 @@ class _Parser:
                 self.declare(variable)
                 return names, token.kind is TokenKind.ASSIGN
             if token.kind is not TokenKind.OTHER or token.text != ",":
-                self.at = start
+                self.index = start
                 break
             self.next()
             names.append(variable.text)
@@ -296,9 +296,9 @@ class _Parser:
         return names, False
 
     def declare(self, variable: Token) -> None:
-        if len(self.frame.names) > MAX_VARIABLES:
+        if len(self.scope.names) > MAX_VARIABLES:
             raise self.error(variable, f"more than {MAX_VARIABLES:,} variables are declared")
-        self.frame.names.append(variable.text)
+        self.scope.names.append(variable.text)
 
     def command(self) -> CommandNode:
         pos = self.skip_space().pos
@@ -311,7 +311,7 @@ class _Parser:
             if token.kind is TokenKind.SPACE:
                 continue
             if token.kind in (TokenKind.RIGHT, TokenKind.CLOSE):
-                self.at -= 1
+                self.index -= 1
             elif token.kind is not TokenKind.PIPE:
                 raise self.unexpected(token, "a command")
             break
@@ -323,9 +323,9 @@ class _Parser:
         term = self.term()
         if term is None:
             return None
-        at = self.tokens[self.at]
+        name_token = self.tokens[self.index]
         names: list[str] = []
-        while self.tokens[self.at].kind is TokenKind.FIELD:
+        while self.tokens[self.index].kind is TokenKind.FIELD:
             names.append(self.next().text[1:])
         if not names:
             return term
@@ -335,9 +335,9 @@ class _Parser:
             case Variable(pos, before):
                 return Variable(pos, (*before, *names))
             case Literal() | Nil() | Dot():
-                raise self.error(at, "a constant has no fields")
+                raise self.error(name_token, "a constant has no fields")
             case _:
-                return Chain(at.pos, term, tuple(names))
+                return Chain(name_token.pos, term, tuple(names))
 
     def term(self) -> Operand | None:
         token = self.skip_space()
@@ -352,13 +352,13 @@ class _Parser:
             case TokenKind.FIELD:
                 return Field(token.pos, (token.text[1:],))
             case TokenKind.VARIABLE:
-                if token.text not in self.frame.names:
+                if token.text not in self.scope.names:
                     raise self.error(token, f"the variable {token.text[:40]} is not defined")
                 return Variable(token.pos, (token.text,))
-            case TokenKind.WORD:
+            case TokenKind.IDENTIFIER:
                 if token.text not in self.functions:
                     raise self.error(token, f"there is no function {shorten(token.text)}")
-                return Word(token.pos, token.text)
+                return Identifier(token.pos, token.text)
             case TokenKind.BOOL:
                 return Literal(token.pos, token.text == "true")
             case TokenKind.OPEN:
@@ -374,14 +374,14 @@ class _Parser:
     def literal(self, token: Token) -> str:
         try:
             return read_text(token.text)
-        except TemplateError as wrong:
-            raise self.error(token, str(wrong)) from None
+        except TemplateError as error:
+            raise self.error(token, str(error)) from None
 
     def number(self, token: Token) -> int | float:
         try:
             return read_character(token.text) if token.kind is TokenKind.CHARACTER else read_number(token.text)
-        except TemplateError as wrong:
-            raise self.error(token, str(wrong)) from None
+        except TemplateError as error:
+            raise self.error(token, str(error)) from None
 
 
 def _is_empty(body: NodeList) -> bool:

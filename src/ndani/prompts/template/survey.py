@@ -1,4 +1,4 @@
-"""What a template's tree tells without being run: the names it mentions, its thinking tags, what comes after .Response.
+"""What can be read off a template's tree without running it: the names it mentions, its thinking tags, what comes after .Response.
 
 All three are Ollama's own rules, oddities included, because a model's capabilities and its prompt follow from them.
 """
@@ -25,50 +25,50 @@ from ndani.prompts.template.nodes import (
 
 
 def names(body: NodeList) -> frozenset[str]:
-    """The names of fields and variables that a body mentions, in lower case. What stands before `(…).Field` is not looked into."""
-    found: set[str] = set()
-    left: list[Node | Pipeline] = list(body)
-    while left:
-        node = left.pop()
+    """The names of fields and variables that a body mentions, in lower case. The parentheses in `(…).Field` are not searched."""
+    mentioned: set[str] = set()
+    pending: list[Node | Pipeline] = list(body)
+    while pending:
+        node = pending.pop()
         match node:
             case Pipeline(_, _, _, commands):
                 for command in commands:
                     for arg in command.args:
                         if isinstance(arg, Field | Variable):
-                            found.update(name.lower() for name in arg.names)
+                            mentioned.update(name.lower() for name in arg.names)
                         elif isinstance(arg, Pipeline):
-                            left.append(arg)
+                            pending.append(arg)
             case Branch():
-                left += [node.pipe, *node.body, *(node.other or ())]
+                pending += [node.pipe, *node.body, *(node.else_body or ())]
             case Action(_, pipe):
-                left.append(pipe)
+                pending.append(pipe)
             case Call(_, _, given):
-                left += [given] if given else []
+                pending += [given] if given else []
             case _:
                 pass
-    return frozenset(found)
+    return frozenset(mentioned)
 
 
 def calls_without_value(body: NodeList) -> Iterator[Call]:
-    """Every `{{ template "x" }}` that is given nothing, which Ollama refuses."""
-    left: list[Node] = list(body)
-    while left:
-        node = left.pop()
+    """Every `{{ template "x" }}` without a value, which Ollama refuses."""
+    pending: list[Node] = list(body)
+    while pending:
+        node = pending.pop()
         if isinstance(node, Branch):
-            left += [*node.body, *(node.other or ())]
+            pending += [*node.body, *(node.else_body or ())]
         elif isinstance(node, Call) and node.pipe is None:
             yield node
 
 
 def _fields(pipe: Pipeline) -> Iterator[Field]:
-    left: list[Pipeline] = [pipe]
-    while left:
-        for command in left.pop().commands:
+    pending: list[Pipeline] = [pipe]
+    while pending:
+        for command in pending.pop().commands:
             for arg in command.args:
                 if isinstance(arg, Field):
                     yield arg
                 elif isinstance(arg, Pipeline):
-                    left.append(arg)
+                    pending.append(arg)
 
 
 def thinking_tags(body: NodeList) -> tuple[str, str]:
@@ -78,26 +78,26 @@ def thinking_tags(body: NodeList) -> tuple[str, str]:
     """
     tags = ["", ""]
 
-    def visit(pipes: Iterable[Pipeline], around: NodeList, inside: bool) -> None:
-        if inside and any(field.names[0] == "Thinking" for pipe in pipes for field in _fields(pipe)):
-            for place, node in enumerate((around[0], around[-1])):
+    def visit(pipes: Iterable[Pipeline], siblings: NodeList, in_messages: bool) -> None:
+        if in_messages and any(field.names[0] == "Thinking" for pipe in pipes for field in _fields(pipe)):
+            for index, node in enumerate((siblings[0], siblings[-1])):
                 if isinstance(node, TextNode):
-                    tags[place] = node.text.strip()
+                    tags[index] = node.text.strip()
 
-    def walk(nodes: NodeList, inside: bool) -> None:
+    def walk(nodes: NodeList, in_messages: bool) -> None:
         for node in nodes:
             match node:
                 case Action(_, pipe):
-                    visit([pipe], nodes, inside)
+                    visit([pipe], nodes, in_messages)
                 case Call(_, _, pipe) if pipe:
-                    visit([pipe], nodes, inside)
+                    visit([pipe], nodes, in_messages)
                 case Branch():
-                    within = inside
+                    body_in_messages = in_messages
                     if node.kind is Kind.RANGE:
-                        within = any(field.names[0] == "Messages" for field in _fields(node.pipe))
-                    visit([node.pipe], nodes, within)
-                    walk(node.body, within)
-                    walk(node.other or (), within)
+                        body_in_messages = any(field.names[0] == "Messages" for field in _fields(node.pipe))
+                    visit([node.pipe], nodes, body_in_messages)
+                    walk(node.body, body_in_messages)
+                    walk(node.else_body or (), body_in_messages)
                 case _:
                     pass
 
@@ -108,20 +108,20 @@ def thinking_tags(body: NodeList) -> tuple[str, str]:
 class _Cut:
     """Copies a body up to the first `.Response` in it; a condition that mentions it does not count."""
 
-    done = False
+    response_seen = False
 
     def body(self, nodes: NodeList) -> NodeList:
         kept: list[Node] = []
         for node in nodes:
-            found = None if self.done else self.node(node)
-            if found is not None:
-                kept.append(found)
+            copied = None if self.response_seen else self.node(node)
+            if copied is not None:
+                kept.append(copied)
         return tuple(kept)
 
     def node(self, node: Node) -> Node | None:
         if isinstance(node, Branch):
             body = self.body(node.body)
-            return replace(node, body=body, other=None if node.other is None else self.body(node.other))
+            return replace(node, body=body, else_body=None if node.else_body is None else self.body(node.else_body))
         if isinstance(node, Action):
             pipe = self.pipe(node.pipe)
             return None if pipe is None else replace(node, pipe=pipe)
@@ -138,9 +138,9 @@ class _Cut:
 
     def operand(self, arg: Operand) -> Operand | None:
         if isinstance(arg, Field) and "Response" in arg.names:
-            self.done = True
+            self.response_seen = True
             return arg
-        if self.done:
+        if self.response_seen:
             return None
         return self.pipe(arg) if isinstance(arg, Pipeline) else arg
 

@@ -1,9 +1,9 @@
-"""What a template works on: Go's values as far as Ollama's data has them, and what holds for all of them.
+"""The values of templates: those of Go that Ollama's data uses, and the operations that all of them have.
 
 bool, int, float and str are Python's own; bytes is one image. A list, a map and a struct have classes here, because a
-template can see what Python's lack: the difference between empty and nil, a type's name in an error, a way of its own
-to be printed. `None` is Go's nil inside an interface, `Nothing.NOTHING` no value at all: they print alike, and only the
-first refuses to be asked for a field. Where values come from is `conversation.py`; how they are printed `formats.py`.
+template can see what Python's types lack: the difference between empty and nil, a type's name in an error, its own
+String method. `None` is Go's nil inside an interface, `NO_VALUE` is no value at all. Both print alike, but reading a
+field of the first is an error. Where values come from is `conversation.py`; how they are printed `formats.py`.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ class Window(Sequence["Value"]):
     __slots__ = ("first", "last", "store")
 
     def __init__(self, values: Sequence[Value], first: int, last: int) -> None:
-        base = 0
+        offset = 0
         while isinstance(values, Window):
-            base, values = base + values.first, values.store
+            offset, values = offset + values.first, values.store
         self.store: Sequence[Value] = values
-        self.first: int = base + first
-        self.last: int = base + last
+        self.first: int = offset + first
+        self.last: int = offset + last
 
     def __len__(self) -> int:
         return self.last - self.first
 
     @overload
-    def __getitem__(self, place: int) -> Value: ...
+    def __getitem__(self, index: int) -> Value: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Value]: ...
-    def __getitem__(self, place: int | slice) -> Value | Sequence[Value]:
-        if isinstance(place, slice):
-            return self.store[self.first : self.last][place]
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        return self.store[self.first + place]
+    def __getitem__(self, index: slice) -> Sequence[Value]: ...
+    def __getitem__(self, index: int | slice) -> Value | Sequence[Value]:
+        if isinstance(index, slice):
+            return self.store[self.first : self.last][index]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.store[self.first + index]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Items:
-    """A Go slice. `prints` says what its String method gives: "" (it has none), "json", or "type" (a JSON Schema type)."""
+    """A Go slice. `string_method` says what its String method returns: "" (it has none), "json", or "type" (a JSON Schema type)."""
 
     values: Sequence[Value]
     kind: str = "[]interface {}"
-    prints: str = ""
+    string_method: str = ""
     nil: bool = False
 
 
@@ -70,7 +70,7 @@ class Table:
 
     entries: Mapping[str, Value]
     kind: str = "map[string]interface {}"
-    prints: str = ""
+    string_method: str = ""
     nil: bool = False
     zero: Value = None
     ordered: bool = False
@@ -83,13 +83,13 @@ class Record:
     kind: str
     fields: Mapping[str, Value]
     keys: tuple[tuple[str, str, bool], ...] = ()
-    prints: str = ""
+    string_method: str = ""
     pointer: bool = False
     methods: Mapping[str, Callable[[], Value]] = field(default_factory=dict)
 
 
 class Byte(int):
-    """One byte of a text or an image: a number whose type has another name."""
+    """One byte of a text or an image: a number whose Go type has its own name."""
 
 
 Value = None | NoValue | bool | int | float | str | bytes | Items | Table | Record
@@ -135,9 +135,9 @@ def is_true(value: Value) -> bool:
 
 def string_method_text(value: Value, meter: Meter) -> str | None:
     """What a value's String method gives, or None where its type has no such method."""
-    if not isinstance(value, Items | Table | Record) or not value.prints:
+    if not isinstance(value, Items | Table | Record) or not value.string_method:
         return None
-    if value.prints == "type":
+    if value.string_method == "type":
         assert isinstance(value, Items)
         names = [str(name) for name in value.values]
         return names[0] if len(names) == 1 else f"[{' '.join(names)}]" if names else ""
@@ -167,12 +167,12 @@ def json_number(value: float) -> str:
 
 def _members(value: Record) -> list[tuple[str, Value]]:
     keys = value.keys or tuple((name, name, False) for name in value.fields)
-    found = ((key, value.fields[name], sparing) for name, key, sparing in keys)
-    return [(key, member) for key, member, sparing in found if not (sparing and not is_true(member))]
+    members = ((key, value.fields[name], omit_empty) for name, key, omit_empty in keys)
+    return [(key, member) for key, member, omit_empty in members if not (omit_empty and not is_true(member))]
 
 
 def to_json(value: Value, meter: Meter) -> str:
-    """Go's compact JSON, with <, > and & escaped as it does. Raises Wrong when it costs too much."""
+    """Go's compact JSON, with <, > and & escaped as it does. Raises TemplateError when it exceeds the meter."""
     out: list[str] = []
     _write_json(value, out, meter)
     return "".join(out)
@@ -194,34 +194,34 @@ def _write_json(value: Value, out: list[str], meter: Meter) -> None:
         case bytes():
             text = f'"{base64.b64encode(value).decode()}"'
         case Items():
-            if value.prints == "type" and len(value.values) == 1:
+            if value.string_method == "type" and len(value.values) == 1:
                 _write_json(value.values[0], out, meter)
                 return
             if not value.nil:
-                _write_all([(None, item) for item in value.values], "[]", out, meter)
+                _write_members([(None, item) for item in value.values], "[]", out, meter)
                 return
             text = "null"
         case Table():
             if not value.nil:
                 keys = list(value.entries) if value.ordered else sorted(value.entries)
-                _write_all([(key, value.entries[key]) for key in keys], "{}", out, meter)
+                _write_members([(key, value.entries[key]) for key in keys], "{}", out, meter)
                 return
             text = "null"
         case Record():
-            _write_all(list(_members(value)), "{}", out, meter)
+            _write_members(list(_members(value)), "{}", out, meter)
             return
     meter.copy(len(text))
     out.append(text)
 
 
-def _write_all(members: list[tuple[str, Value]] | list[tuple[None, Value]], ends: str, out: list[str], meter: Meter) -> None:
+def _write_members(members: list[tuple[str, Value]] | list[tuple[None, Value]], brackets: str, out: list[str], meter: Meter) -> None:
     meter.step(1 + len(members))
-    out.append(ends[0])
-    for place, (key, member) in enumerate(members):
-        if place:
+    out.append(brackets[0])
+    for index, (key, member) in enumerate(members):
+        if index:
             out.append(",")
         if key is not None:
             _write_json(key, out, meter)
             out.append(":")
         _write_json(member, out, meter)
-    out.append(ends[1])
+    out.append(brackets[1])
