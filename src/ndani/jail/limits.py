@@ -2,7 +2,7 @@
 
 The kernel enforces these limits, and nothing in the process can raise them again. The limit of threads is an exception: the
 kernel counts threads per user, so it works only in a user namespace of the process's own (where no other process counts),
-and never for root. `threads.py` watches the threads of all others from outside.
+and never for root. `watch.py` watches the threads of all others from outside.
 """
 
 from __future__ import annotations

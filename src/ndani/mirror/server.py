@@ -35,6 +35,7 @@ from ndani.api.edge.listening import addresses_of, hangup_signals, listening, lo
 from ndani.api.edge.redirects import redirect
 from ndani.api.ollama.responses import ERRORS
 from ndani.api.server import SHUTDOWN_GRACE
+from ndani.background import run_in_thread
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
@@ -42,7 +43,6 @@ from ndani.names import DEFAULT_HOST
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
 from ndani.store.layout import digest_of
-from ndani.store.threads import run_in_thread
 
 #: The default port.
 PORT = 11435

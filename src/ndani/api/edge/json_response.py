@@ -33,7 +33,7 @@ def respond(value: object, status: int = 200, headers: dict[str, str] | None = N
     return Response(_encode(value), status, headers, JSON)
 
 
-async def respond_long(value: object, headers: dict[str, str] | None = None) -> Response:
+async def respond_large(value: object, headers: dict[str, str] | None = None) -> Response:
     """A response of one JSON value whose lists may be long: encoded in chunks, with other work in between."""
     time_slice, chunks = TimeSlice(), []
     for chunk in _chunks(value):

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import JSON
 from ndani.api.edge.streaming import Lines
-from ndani.store.threads import Backlog, wait_until_done
+from ndani.background import Backlog, wait_until_done
 
 Step = TypeVar("Step")
 

@@ -22,16 +22,16 @@ from ndani.types import Done, Event, Rendered, Text
 NDJSON = "application/x-ndjson"
 
 #: Writes one event as a line.
-RenderEvent = Callable[[Event], bytes]
+FormatEvent = Callable[[Event], bytes]
 
 #: Writes a whole answer, its text and its end, as one JSON object.
 Fold = Callable[[str, Done], bytes]
 
 
-class LineSink:
+class StreamSink:
     """Writes the texts of an answer as lines, straight to the socket. Ready once the response has begun there."""
 
-    def __init__(self, render: RenderEvent) -> None:
+    def __init__(self, render: FormatEvent) -> None:
         self._render = render
         self._body: ChunkedBody | None = None
 
@@ -49,7 +49,7 @@ class LineSink:
         self._body.write(self._render(text))
 
 
-class FoldedSink:
+class CollectedSink:
     """Collects the texts of an answer that will be one JSON object, so it is always ready."""
 
     def __init__(self) -> None:
@@ -68,15 +68,15 @@ class FoldedSink:
         return "".join(self._texts)
 
 
-def open_sink(stream: bool, render: RenderEvent) -> LineSink | FoldedSink:
+def open_sink(stream: bool, render: FormatEvent) -> StreamSink | CollectedSink:
     """The sink of a response: for a stream of lines, or for one object."""
-    return LineSink(render) if stream else FoldedSink()
+    return StreamSink(render) if stream else CollectedSink()
 
 
 async def respond(
     events: AsyncGenerator[Event],
-    sink: LineSink | FoldedSink,
-    render: RenderEvent,
+    sink: StreamSink | CollectedSink,
+    render: FormatEvent,
     fold: Fold,
     error_format: ErrorFormat,
     headers: dict[str, str],
@@ -94,7 +94,7 @@ async def respond(
         if isinstance(first, Rendered):
             await events.aclose()
             return Response(render(first)[:-1], 200, headers, JSON)
-        if isinstance(sink, LineSink):
+        if isinstance(sink, StreamSink):
             return Lines(render(first), events, render, error_format, headers, sink)
         event: Event = first
         while isinstance(event, Text):
@@ -120,7 +120,7 @@ class Lines(Response):
         render: Callable[[Any], bytes],
         error_format: ErrorFormat,
         headers: dict[str, str] | None = None,
-        sink: LineSink | None = None,
+        sink: StreamSink | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None

@@ -10,13 +10,13 @@ from typing import Any
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
-from ndani.api.edge.streaming import Fold, RenderEvent
+from ndani.api.edge.streaming import Fold, FormatEvent
 from ndani.api.ollama.timestamps import Timestamps, local_stamp
 from ndani.errors import NdaniError
 from ndani.types import Details, Done, Event, Model, Progress, Rendered, Resident, Text
 
-#: Seconds that stand for "for ever": Ollama prints the end of Go's longest duration, about 292 years from now.
-FOREVER = 292 * 365.25 * 86400
+#: The seconds from now that Ollama prints for a model that never expires: the end of Go's longest duration, about 292 years.
+_NEVER_EXPIRES = 292 * 365.25 * 86400
 
 
 def _error_body(error: NdaniError) -> dict[str, str]:
@@ -27,13 +27,13 @@ def _error_body(error: NdaniError) -> dict[str, str]:
 ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\n")
 
 
-def render_step(step: Progress) -> bytes:
+def format_step(step: Progress) -> bytes:
     """The line of a step of a pull, a push or a create."""
     fields = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
     return encode({key: value for key, value in fields.items() if value is not None}) + b"\n"
 
 
-def render_generate(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
+def format_generate(model: str, clock: Timestamps) -> tuple[FormatEvent, Fold]:
     """The writers of /api/generate's lines and of its one object; `model` is the name as the client spelt it."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
@@ -59,7 +59,7 @@ def render_generate(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
     return line, fold
 
 
-def render_chat(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
+def format_chat(model: str, clock: Timestamps) -> tuple[FormatEvent, Fold]:
     """The writers of /api/chat's lines and of its one object; `model` as in `render_generate`."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
@@ -110,7 +110,7 @@ def _usage(done: Done) -> dict[str, int]:
     return {key: value for key, value in counts.items() if value}
 
 
-def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
+def format_details(details: Details, *, listed: bool) -> dict[str, Any]:
     """A model's details; in listings with its context length and embedding length."""
     fields: dict[str, Any] = {
         "parent_model": details.parent,
@@ -127,7 +127,7 @@ def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
     return fields
 
 
-def render_models(models: list[Model]) -> dict[str, Any]:
+def format_models(models: list[Model]) -> dict[str, Any]:
     """The body of /api/tags."""
     return {
         "models": [
@@ -137,7 +137,7 @@ def render_models(models: list[Model]) -> dict[str, Any]:
                 "modified_at": local_stamp(m.modified),
                 "size": m.size,
                 "digest": m.digest,
-                "details": render_details(m.details, listed=True),
+                "details": format_details(m.details, listed=True),
                 "capabilities": list(m.capabilities),
             }
             for m in models
@@ -145,7 +145,7 @@ def render_models(models: list[Model]) -> dict[str, Any]:
     }
 
 
-def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
+def format_residents(residents: list[Resident], now: float) -> dict[str, Any]:
     """The body of /api/ps; `slots`, `pid` and `confinement` are additions of ours."""
     return {
         "models": [
@@ -154,7 +154,7 @@ def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
                 "model": r.name,
                 "size": r.size,
                 "digest": r.digest,
-                "details": render_details(r.details, listed=False) | {"parent_model": ""},  # empty for a running model, as in Ollama
+                "details": format_details(r.details, listed=False) | {"parent_model": ""},  # empty for a running model, as in Ollama
                 "expires_at": _expiry(r, now),
                 "size_vram": r.size_vram,
                 "context_length": r.context_length,
@@ -171,5 +171,5 @@ def _expiry(resident: Resident, now: float) -> str:
     if resident.stopping:
         return local_stamp(now)
     if resident.expires is None:
-        return datetime.fromtimestamp(now + FOREVER, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+        return datetime.fromtimestamp(now + _NEVER_EXPIRES, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
     return local_stamp(resident.expires)
