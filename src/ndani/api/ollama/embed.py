@@ -1,4 +1,4 @@
-"""Ollama's routes for embeddings: bodies are parsed here, and vectors rendered. `service/embed.py` does the work."""
+"""Ollama's routes for embeddings: bodies are parsed here, and vectors formatted. `service/embed.py` does the work."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
-from ndani.api.edge.streaming import Fold, FormatEvent
+from ndani.api.edge.long_work import NDJSON
+from ndani.api.edge.streaming import ResponseFormat
 from ndani.api.ollama.timestamps import Timestamps, local_stamp
 from ndani.errors import NdaniError
 from ndani.types import Details, Done, Event, Model, Progress, Rendered, Resident, Text
@@ -28,39 +29,39 @@ ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\
 
 
 def format_step(step: Progress) -> bytes:
-    """The line of a step of a pull, a push or a create."""
+    """The JSON of a step of a pull, a push or a create."""
     fields = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
-    return encode({key: value for key, value in fields.items() if value is not None}) + b"\n"
+    return encode({key: value for key, value in fields.items() if value is not None})
 
 
-def format_generate(model: str, clock: Timestamps) -> tuple[FormatEvent, Fold]:
-    """The writers of /api/generate's lines and of its one object; `model` is the name as the client spelt it."""
+def format_generate(model: str, clock: Timestamps) -> ResponseFormat:
+    """How /api/generate writes its lines and its one object; `model` is the name as the client spelt it."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
         if isinstance(event, Text):
             return b'%b%b","response":%b,"done":false}\n' % (head, clock.stamp(), encode(event.text))
-        if isinstance(event, Rendered):
-            return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debug_info(event)) + b"\n"
-        return fold("", event) + b"\n"
+        return whole("", event) + b"\n"
 
-    def fold(text: str, done: Done) -> bytes:
+    def whole(text: str, end: Done | Rendered) -> bytes:
+        if isinstance(end, Rendered):
+            return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debug_info(end))
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
             "response": text,
             "done": True,
-            "done_reason": done.reason,
+            "done_reason": end.reason,
         }
-        if done.context is not None:
-            last["context"] = done.context
-        return encode(last | _usage(done))
+        if end.context is not None:
+            last["context"] = end.context
+        return encode(last | _usage(end))
 
-    return line, fold
+    return ResponseFormat(NDJSON, line, whole, _is_single, ERRORS)
 
 
-def format_chat(model: str, clock: Timestamps) -> tuple[FormatEvent, Fold]:
-    """The writers of /api/chat's lines and of its one object; `model` as in `render_generate`."""
+def format_chat(model: str, clock: Timestamps) -> ResponseFormat:
+    """How /api/chat writes its lines and its one object; `model` as in `format_generate`."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
@@ -70,23 +71,28 @@ def format_chat(model: str, clock: Timestamps) -> tuple[FormatEvent, Fold]:
                 clock.stamp(),
                 encode(event.text),
             )
-        if isinstance(event, Rendered):
-            blank = {"role": "", "content": ""}
-            return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debug_info(event)) + b"\n"
-        return fold("", event) + b"\n"
+        return whole("", event) + b"\n"
 
-    def fold(text: str, done: Done) -> bytes:
+    def whole(text: str, end: Done | Rendered) -> bytes:
+        if isinstance(end, Rendered):
+            blank = {"role": "", "content": ""}
+            return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debug_info(end))
         message = {"role": "assistant", "content": text}
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
             "message": message,
             "done": True,
-            "done_reason": done.reason,
+            "done_reason": end.reason,
         }
-        return encode(last | _usage(done))
+        return encode(last | _usage(end))
 
-    return line, fold
+    return ResponseFormat(NDJSON, line, whole, _is_single, ERRORS)
+
+
+def _is_single(first: Event) -> bool:
+    """Loads, unloads and rendered prompts are one JSON object even when streaming, as in Ollama."""
+    return isinstance(first, Rendered) or (isinstance(first, Done) and first.reason in ("load", "unload"))
 
 
 def _debug_info(event: Rendered) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Ollama's routes: each parses the body, calls one method of the service, and renders what comes back.
+"""Ollama's routes: each parses the body, calls one method of the service, and formats what comes back.
 
-Parsing is in `requests` and `request_fields`, rendering in `responses` and `show`. Routes for embeddings are in `embed`,
+Parsing is in `requests` and `request_fields`, formatting in `responses` and `show`. Routes for embeddings are in `embed`,
 those that make models in `create`, those of Ollama's cloud in `cloud`.
 """
 
@@ -44,21 +44,21 @@ class OllamaRoutes:
         """POST /api/generate."""
         body = await request_body.decode(request)
         parsed, ignored_options = requests.parse_generate(body)
-        render, fold = responses.format_generate(parsed.model, self._clock)
-        sink = streaming.open_sink(fields.flag(body, "stream", True), render)
+        response_format = responses.format_generate(parsed.model, self._clock)
+        sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
         events, ignored_config = await self._service.answers.generate(parsed, sink)
         headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
-        return await streaming.respond(events, sink, render, fold, responses.ERRORS, headers)
+        return await streaming.respond(events, sink, response_format, headers)
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
         body = await request_body.decode(request)
         parsed, ignored_options = requests.parse_chat(body)
-        render, fold = responses.format_chat(parsed.model, self._clock)
-        sink = streaming.open_sink(fields.flag(body, "stream", True), render)
+        response_format = responses.format_chat(parsed.model, self._clock)
+        sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
         events, ignored_config = await self._service.answers.chat(parsed, sink)
         headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
-        return await streaming.respond(events, sink, render, fold, responses.ERRORS, headers)
+        return await streaming.respond(events, sink, response_format, headers)
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""

@@ -59,7 +59,7 @@ def _format_step(step: MaintenanceStep) -> bytes:
         values = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
         return responses.format_step(step)
-    return json_response.encode(values) + b"\n"
+    return json_response.encode(values)
 
 
 def _damage(damage: Damage) -> dict[str, Any]:
