@@ -7,6 +7,7 @@ prepares what create needs), `maintenance` those on the store itself, and `resol
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ __all__ = ["Service"]
 
 
 class Service:
-    """All operations. The server creates it once, from the parts that it owns and closes: store, pool, fetcher."""
+    """All operations. The server creates it once, with its store, pool and fetcher; `close` closes all three."""
 
     def __init__(self, settings: Settings, store: Store, pool: Pool, fetcher: Fetcher, log: Log, counts: Counts) -> None:
         self.settings = settings
@@ -47,6 +48,11 @@ class Service:
         self.supervisor = Supervisor(settings.require_jail)
         self.models = Models(store, self.resolver, pool, fetcher, self.supervisor, log)
         self.maintenance = Maintenance(store, fetcher)
+
+    async def close(self) -> None:
+        """End all work: runners, fetchers and conversion workers stop. Closing again ends only what has begun since."""
+        self.store.close()
+        await asyncio.gather(self.pool.close(), self.fetcher.close(), self.supervisor.close())
 
     def health(self) -> dict[str, Any]:
         """What is loaded, and the counters. Raises Failed with the reason when no request could be served."""
