@@ -13,7 +13,7 @@ from ndani.ledger.log import Log
 class ErrorBoundary:
     """Logs an exception that nothing below has handled, and answers with status 500 if no response has begun.
 
-    `error_format` says by its path how a request's errors look. It stands between the access log, which records the
+    `error_format` says by its path how a request's errors look. This stands between the access log, which records the
     status that it gives, and everything else.
     """
 
