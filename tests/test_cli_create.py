@@ -14,10 +14,10 @@ import pytest
 
 from cli_server import NDANI, free_port, serving, surroundings
 from golden_cli import run
+from ndani.background import run_in_thread
 from ndani.cli.create import build_request
 from ndani.errors import BadRequest, NdaniError
 from ndani.store.modelfile import parse
-from ndani.store.threads import run_in_thread
 from stores import gguf
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "ndani"
 ORDER = (
     ("cli",), ("console",), ("mirror",), ("api",), ("skills",), ("service",), ("deploy",), ("optimize",), ("runtime",), ("knowledge",),
     ("sources",), ("engines",), ("outputs",), ("prompts",), ("convert",), ("store",), ("access",), ("ledger",), ("jail",), ("settings",),
-    ("names", "durations", "hosts", "untrusted_json", "control_characters"), ("errors",), ("types",),
+    ("names", "durations", "background", "hosts", "untrusted_json", "control_characters"), ("errors",), ("types",),
 )  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 

@@ -11,12 +11,12 @@ import pytest
 
 from conftest import ROOT
 from ndani import names
-from ndani.api.ollama.show import ShowRequest, render_show
+from ndani.api.ollama.show import ShowRequest, format_show
 from ndani.errors import BadRequest
 from ndani.service.models import ModelDescription
 from ndani.store import Store
 from ndani.store.modelfile import Modelfile, parse, print_modelfile
-from ndani.store.parameters import TYPES, render_parameters
+from ndani.store.parameters import TYPES, format_parameters
 from ndani.types import Message
 from stores import gguf, put_echo
 
@@ -244,7 +244,7 @@ def test_what_the_real_one_printed_is_printed_the_same() -> None:
         assert print_modelfile(parse(text)) == "".join(line for line in text.split("\n\n", 1)[1])
     for body in (body for body in shown if isinstance(body, dict) and "parameters" in body):
         wanted = dict(parse(body["modelfile"]).parameters)
-        assert render_parameters(wanted) == body["parameters"]
+        assert format_parameters(wanted) == body["parameters"]
 
 
 WORDS = [
@@ -333,7 +333,7 @@ def test_show_prints_what_a_modelfile_can_say_and_names_the_rest(tmp_path: Path)
     )  # fmt: skip
     store = Store(tmp_path)
     entry = store.find(names.parse("odd"))
-    said = render_show(
+    said = format_show(
         ModelDescription(store.describe(entry), entry, store.header(entry), entry.weights_path), ShowRequest(options={"top_k": 3})
     )
     assert said["modelfile"].split("\n\n", 1)[1].splitlines() == [

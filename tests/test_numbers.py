@@ -18,7 +18,7 @@ from ndani.api.ollama.show import parse_show
 from ndani.engines.sampling import merge, parse_options, translate
 from ndani.errors import BadRequest
 from ndani.service.resolver import FOREVER
-from ndani.store.parameters import TYPES, check_parameters, render_parameters
+from ndani.store.parameters import TYPES, check_parameters, format_parameters
 from stores import put_echo
 
 #: As they stand in a body; what no 64-bit float can hold (1e999) is refused before any field is looked at.
@@ -72,7 +72,7 @@ def test_an_option_of_any_number_is_something_that_the_engine_can_read(number: s
         except BadRequest:
             continue
         assert json.loads(json.dumps(kept)) == kept
-        assert render_parameters(kept)
+        assert format_parameters(kept)
 
 
 @pytest.mark.parametrize("seconds", [10**400, 10**18, "9" * 400, 1e300])

@@ -6,13 +6,13 @@ import pytest
 
 from ndani.engines.sampling import OPTIONS
 from ndani.errors import BadRequest
-from ndani.store.parameters import TYPES, check_parameters, render_parameters
+from ndani.store.parameters import TYPES, check_parameters, format_parameters
 
 
 def test_parameters_in_go_syntax() -> None:
     params = {"seed": 1234567890, "temperature": 0.7, "top_p": 1.0, "min_p": 1e-05, "use_mmap": True}
     params["stop"] = ['a"b\n', "\u200b\x01é👋", "<x>"]
-    assert render_parameters(params).split("\n") == [
+    assert format_parameters(params).split("\n") == [
         "min_p                          1e-05",
         "seed                           1234567890",
         r'stop                           "a\"b\n"',

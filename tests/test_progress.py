@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ndani.api.edge.long_work import steps_of
+from ndani.background import Backlog, run_in_thread_reporting
 from ndani.errors import BadRequest
-from ndani.store.threads import Backlog, run_in_thread_reporting
 from ndani.types import Progress, Report
 from steps import Left, all_steps, following
 

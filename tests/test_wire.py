@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from ndani.api.edge import faults, json_response, long_work, request_body, streaming
 from ndani.api.ollama import timestamps
-from ndani.api.ollama.responses import ERRORS, render_chat, render_generate, render_step
+from ndani.api.ollama.responses import ERRORS, format_chat, format_generate, format_step
 from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
 from ndani.types import Done, Event, Progress, Report, Text, Usage
 
@@ -113,8 +113,8 @@ async def messages_of(response: Any, *, gone_after: int = 10**6) -> list[dict[st
 
 
 async def respond(events: Events, *, stream: bool) -> Any:
-    line, fold = render_chat("m", timestamps.Timestamps())
-    return await streaming.respond(events(), streaming.open_sink(stream, line), line, fold, ERRORS, {"X-Y": "z"})
+    response_format = format_chat("m", timestamps.Timestamps())
+    return await streaming.respond(events(), streaming.open_sink(stream, response_format), response_format, {"X-Y": "z"})
 
 
 def json_lines(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -210,22 +210,23 @@ async def test_progress_is_a_line_per_step_or_only_the_last() -> None:
         report(Progress("pulling x", "sha256:x", 10, 0))
         report(Progress("success"))
 
-    said = json_lines(await messages_of(await long_work.respond(work, True, render_step, ERRORS)))
+    said = json_lines(await messages_of(await long_work.respond(work, True, format_step, ERRORS)))
     assert said == [
         {"status": "pulling manifest"},
         {"status": "pulling x", "digest": "sha256:x", "total": 10, "completed": 0},
         {"status": "success"},
     ]
-    assert json_lines(await messages_of(await long_work.respond(work, False, render_step, ERRORS))) == [{"status": "success"}]
+    assert json_lines(await messages_of(await long_work.respond(work, False, format_step, ERRORS))) == [{"status": "success"}]
 
 
 @pytest.mark.parametrize("text", ["", '"', "\\", "\n\r\t", "<&>", "\u2028", "\0", "🙂", "é" * 100])
 def test_any_text_survives_rendering(text: str) -> None:
-    for render, read in ((render_chat, lambda v: v["message"]["content"]), (render_generate, lambda v: v["response"])):
-        line, fold = render(f'm"{text}', timestamps.Timestamps())
+    for format_answer, read in ((format_chat, lambda v: v["message"]["content"]), (format_generate, lambda v: v["response"])):
+        response_format = format_answer(f'm"{text}', timestamps.Timestamps())
+        line = response_format.event
         assert read(json.loads(line(Text(text)))) == text
         assert json.loads(line(Text(text)))["model"] == f'm"{text}'
-        assert read(json.loads(fold(text, END))) == text
+        assert read(json.loads(response_format.whole(text, END))) == text
         assert line(Text(text)).count(b"\n") == 1
 
 

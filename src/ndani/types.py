@@ -55,7 +55,7 @@ class ChatRequest:
 
     `render_only` returns only the prompt that would be sent. `think` is passed to the template, None where the request does
     not set it. `features` is what the request needs beyond text: thinking, tools, tool_calls, images, format, logprobs.
-    `options_error` is the sentence of an error in the options; it is raised once the model is found and known to be able.
+    `options_error` is the sentence of an error in the options; it is raised once the model is found and supports what the request needs.
     """
 
     model: str

@@ -12,6 +12,7 @@ from starlette.routing import Match, Route
 from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.body_limit import BodyLimit
 from ndani.api.edge.disconnect import CancelOnDisconnect
+from ndani.api.edge.error_boundary import ErrorBoundary
 from ndani.api.edge.faults import ErrorFormat, error_response
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.origin_guard import OriginGuard
@@ -72,7 +73,8 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/doctor", admin.doctor, methods=["POST"]),
         ],
         middleware=[
-            Middleware(AccessLog, log=service.log, counts=service.counts, error_format=error_format),
+            Middleware(AccessLog, log=service.log, counts=service.counts),
+            Middleware(ErrorBoundary, log=service.log, error_format=error_format),
             Middleware(OriginGuard, allowed=settings.origins),
             Middleware(HostGuard, loopback_addresses=loopback_addresses),
             Middleware(CancelOnDisconnect),
@@ -96,7 +98,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_no_route(request: Request, error: Exception) -> Response:
-    """No such path, or not with this method: Ollama's plain text, or its redirect to the path that was meant."""
+    """No such path, or not with this method: Ollama's plain text, or its redirect to the path that was meant.
+
+    It asks no dialect, whatever the prefix: Ollama's is the only one so far.
+    """
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return PlainTextResponse("405 method not allowed", 405, _allow_header(request), "text/plain")

@@ -70,7 +70,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
         return child
 
     def pool_failed(error: Exception) -> None:
-        # A server without a pool would let every request wait for ever, so it stops.
+        # A server without a pool would let every request wait for ever, so it stops. The pool calls this in a later turn
+        # of the event loop, when the `server` below exists.
         log.warn(str(fault(error)))
         server.end()
 
@@ -88,8 +89,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     try:
         await server.serve(sockets=listeners)
     finally:
-        store.close()
-        await asyncio.gather(pool.close(), service.fetcher.close(), service.supervisor.close())
+        await service.close()  # again: after an exception `Server._end` has not run, after a second signal it may not be done
         idle.cancel()
         await asyncio.gather(idle, cleanup, return_exceptions=True)
         log.info("stopped")
@@ -122,9 +122,8 @@ class Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._end())
 
     async def _end(self) -> None:
-        self._service.store.close()
         try:
-            await asyncio.gather(self._service.pool.close(), self._service.fetcher.close(), self._service.supervisor.close())
+            await self._service.close()
         finally:
             self.should_exit = True
 

@@ -18,12 +18,12 @@ from collections.abc import Callable
 import msgspec
 
 from ndani import errors, jail
+from ndani.background import run_in_thread, run_in_thread_reporting
 from ndani.convert import Task, worker
-from ndani.jail import threads
+from ndani.jail import watch
 from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.store.disk import translate_disk_errors
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.types import Progress, Report
 
 _STOPPING = "the server is stopping; create the model again when it runs"  # a pull's workers end with its fetcher
@@ -80,8 +80,8 @@ class Supervisor:
             raise errors.Failed(_STOPPING)
         child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
         self._workers.add(child)
-        watch = threads.enforce_limits(child.process, worker.max_threads(task))
-        watcher = asyncio.create_task(watch, name="threads of a conversion worker")
+        limits = watch.enforce_limits(child.process, worker.max_threads(task))
+        watcher = asyncio.create_task(limits, name="threads of a conversion worker")
         # A worker sends Jailed, then Planned, then its progress. The first two may come once only: untrusted files may have
         # made it send anything.
         is_jailed = is_planned = False

@@ -2,7 +2,7 @@
 
 The kernel enforces these limits, and nothing in the process can raise them again. The thread limit is an exception: the
 kernel counts threads per user, so the limit works only if the process has its own user namespace (where no other process
-counts), and never for root. `threads.py` watches the threads of all other processes from outside.
+counts), and never for root. `watch.py` watches the threads of all other processes from outside.
 """
 
 from __future__ import annotations

@@ -29,12 +29,14 @@ from ndani import jail
 from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.connection import Connection
 from ndani.api.edge.disconnect import CancelOnDisconnect
+from ndani.api.edge.error_boundary import ErrorBoundary
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.library_log import capture_library_logs
 from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
 from ndani.api.ollama.responses import ERRORS
 from ndani.api.server import SHUTDOWN_GRACE
+from ndani.background import run_in_thread
 from ndani.errors import NdaniError, NotFound
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
@@ -42,7 +44,6 @@ from ndani.names import DEFAULT_HOST
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
 from ndani.store.layout import digest_of
-from ndani.store.threads import run_in_thread
 
 #: The default port.
 PORT = 11435
@@ -126,7 +127,8 @@ def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlet
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=methods),
         ],
         middleware=[
-            Middleware(AccessLog, log=log, counts=Counts(), error_format=lambda _: ERRORS),
+            Middleware(AccessLog, log=log, counts=Counts()),
+            Middleware(ErrorBoundary, log=log, error_format=lambda _: ERRORS),
             Middleware(HostGuard, loopback_addresses=loopback_addresses),
             Middleware(CancelOnDisconnect),
         ],

@@ -23,7 +23,7 @@ import msgspec
 
 from ndani import errors, jail
 from ndani.engines import Launch, socket_without_template
-from ndani.jail import Confinement, threads
+from ndani.jail import Confinement, watch
 from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.runtime import child, hardware
 from ndani.runtime.folder import is_private, recreate
@@ -189,7 +189,7 @@ class Runner:
             self._commands = None
 
     async def _monitor_threads(self) -> None:
-        self._limit_exceeded = await threads.enforce_limits(self._process, child.max_threads(self.launch), Path(self.launch.socket).parent)
+        self._limit_exceeded = await watch.enforce_limits(self._process, child.max_threads(self.launch), Path(self.launch.socket).parent)
 
     async def _watch(self, events: int) -> None:
         """Read the child's events. When its pipe closes, make sure that it exits, reap it and remove its folder."""

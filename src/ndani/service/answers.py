@@ -57,7 +57,7 @@ class Answers:
             raise BadRequest("raw mode does not support template, system, or context")
         model = await self._resolver.resolve(entry)
         template = await asyncio.to_thread(read_template, request.template) if request.template else model.template
-        _require(model, request, "generate")
+        _check_model(model, request, "generate")
         if request.suffix and not template.mentions("suffix"):
             raise Unsupported(f"{entry.name.full} does not support insert")
         _reject_unsupported(model, request)
@@ -91,7 +91,7 @@ class Answers:
             return self._unload(request.model), ()
         entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
         model = await self._resolver.resolve(entry)
-        _require(model, request, "chat")
+        _check_model(model, request, "chat")
         _reject_unsupported(model, request)
         if not request.messages:
             return self._load(model, request.sampling, request.keep_alive), ()
@@ -126,7 +126,7 @@ class Answers:
         """Lease a runner, run the engine, count the usage. Every answer takes this path."""
         started = time.monotonic_ns()
         async with self._pool.lease(self._resolver.spec(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
-            fitted = replace(question, num_ctx=_context(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
+            fitted = replace(question, num_ctx=_context_length(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
             try:
                 async with aclosing(ask(lease.engine, fitted, sink)) as events:
                     async for event in events:
@@ -145,7 +145,7 @@ async def _unloaded() -> AsyncGenerator[Event]:
     yield Done("unload")
 
 
-def _require(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
+def _check_model(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
     """Refuse what the model cannot do, in Ollama's order (reference 1.6). `_reject_unsupported` checks options, after this."""
     if "thinking" in request.features and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
@@ -169,6 +169,6 @@ def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Liter
     return template.required() or ("engine" if model.has_chat_template else "plain")
 
 
-def _context(num_ctx: int | None, lease: Lease) -> int:
+def _context_length(num_ctx: int | None, lease: Lease) -> int:
     """The context length of one request: what it asks for, at most what its slot has."""
     return max(min(num_ctx, lease.num_ctx), MIN_CTX) if num_ctx else lease.num_ctx

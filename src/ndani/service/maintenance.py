@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ndani import names
+from ndani.background import run_in_thread, run_in_thread_reporting
 from ndani.errors import NdaniError, NotFound, Offline
 from ndani.sources.fetcher import Fetcher, without_success
 from ndani.store import Store, StoredModel
 from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResult, prune, repair_sources, verify
-from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.types import Progress, Report
 
 MaintenanceStep = Progress | Damage | VerifyResult | UnusedFile | PruneResult

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndani import names
+from ndani.background import run_in_thread, run_in_thread_reporting
 from ndani.convert.quant_types import parse_kind
 from ndani.convert.supervisor import Supervisor
 from ndani.engines.sampling import parse_options
@@ -23,7 +24,6 @@ from ndani.store import Store, StoredModel
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept_file, create_slot
 from ndani.store.parameters import check_parameters
-from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.store.upload import receive
 from ndani.store.weights_info import WeightsInfo
 from ndani.types import Model, Progress, Report, Resident

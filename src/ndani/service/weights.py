@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from ndani.background import run_in_thread
 from ndani.convert import SourceFile, Task, shards
 from ndani.convert.file_selection import MIXED_MODELS, choose_files
 from ndani.convert.quant_types import parse_kind
@@ -26,7 +27,6 @@ from ndani.store.create import Recipe, check_recipe, is_projector, open_blob, re
 from ndani.store.disk import translate_disk_errors
 from ndani.store.file_formats import GGUF, detect_format, wrong_format
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import run_in_thread
 from ndani.store.weights_info import file_type_of
 from ndani.types import Progress, Report
 

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
+from ndani.background import run_in_thread, run_in_thread_reporting
 from ndani.convert import SourceFile, Task
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
@@ -23,7 +24,6 @@ from ndani.store.create import Recipe, create, small_blobs
 from ndani.store.disk import translate_disk_errors
 from ndani.store.layout import digest_of
 from ndani.store.temporary import TemporaryBlob
-from ndani.store.threads import run_in_thread, run_in_thread_reporting
 from ndani.types import Progress, Report
 
 _POLL_S = 0.2

@@ -85,7 +85,7 @@ def deprecation_warning(name: str) -> str:
     return f"parameter {name} is deprecated: nothing obeys it, and it is left out"
 
 
-def render_parameters(params: Mapping[str, Any]) -> str:
+def format_parameters(params: Mapping[str, Any]) -> str:
     """Options as `show` prints them: by name, the name padded to 30 columns, the value in Go's syntax, one line per item."""
     return "\n".join(f"{excerpt(name):<30} {go_literal(item)}" for name, value in sorted(params.items()) for item in as_list(value))
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from ndani.background import run_in_thread
 from ndani.errors import BadRequest
 from ndani.store.blobs import CHUNK_SIZE, DigestMismatch, PartialBlob
 from ndani.store.disk import require_free_space
 from ndani.store.layout import normalize_digest
 from ndani.store.library import Store
-from ndani.store.threads import run_in_thread
 
 
 async def receive(store: Store, digest: str, size: int, chunks: AsyncIterator[bytes]) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ndani.api.edge.faults import ErrorFormat, error_response, fault
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
 
@@ -16,13 +14,10 @@ MONITORING_PATHS = frozenset({"/", "/api/version", "/api/health"})
 
 
 class AccessLog:
-    """One log line per request, without any of its content, and the time when the last one ended (for the idle exit).
+    """One log line per request, without any of its content, and the time when the last one ended (for the idle exit)."""
 
-    `error_format` says by its path how a request's errors look.
-    """
-
-    def __init__(self, app: ASGIApp, log: Log, counts: Counts, error_format: Callable[[str], ErrorFormat]) -> None:
-        self.app, self.log, self.counts, self.error_format = app, log, counts, error_format
+    def __init__(self, app: ASGIApp, log: Log, counts: Counts) -> None:
+        self.app, self.log, self.counts = app, log, counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,11 +36,6 @@ class AccessLog:
             self.counts.begin_request()
         try:
             await self.app(scope, receive, send_and_record)
-        except Exception as exception:
-            error = fault(exception)
-            self.log.warn(str(error))
-            if not status:
-                await error_response(error, self.error_format(scope["path"]))(scope, receive, send_and_record)
         finally:
             status = 499 if scope.get("ndani.disconnected") else status or 499  # the client left before the end of its response
             if counted:

@@ -20,7 +20,8 @@ class HostGuard:
     """Refuses a Host header that is not a name or an address of this machine or its network.
 
     Only requests to loopback are checked, as in Ollama. `loopback_addresses` are those that the server really listens on,
-    however the user wrote them.
+    however the user wrote them. There, OPTIONS for an allowed host gets 204 on any path, as Ollama answers it for an allowed
+    name. (A browser's preflight has an Origin, so where there is an `OriginGuard`, that has answered it.)
     """
 
     def __init__(self, app: ASGIApp, loopback_addresses: frozenset[str]) -> None:

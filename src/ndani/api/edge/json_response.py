@@ -1,4 +1,4 @@
-"""JSON responses: short ones in one step, long ones in chunks, so that the event loop can serve others in between.
+"""JSON responses: small ones in one step, large ones in chunks, so that the event loop can serve others in between.
 
 Streams of JSON lines are not here, but in `streaming` (answers of a model) and `long_work` (steps of a pull, a create, …).
 """
@@ -33,8 +33,8 @@ def respond(value: object, status: int = 200, headers: dict[str, str] | None = N
     return Response(_encode(value), status, headers, JSON)
 
 
-async def respond_long(value: object, headers: dict[str, str] | None = None) -> Response:
-    """A response of one JSON value whose lists may be long: encoded in chunks, with other work in between."""
+async def respond_large(value: object, headers: dict[str, str] | None = None) -> Response:
+    """A response of one JSON value that may be large: encoded in chunks, with other work in between."""
     time_slice, chunks = TimeSlice(), []
     for chunk in _chunks(value):
         chunks.append(chunk)

@@ -1,6 +1,6 @@
 """Long work (pull, push, create, verify, …) as a response: a line for each step that it reports, or the last step alone.
 
-Answers of a model are in `streaming`. The route says how a step is written.
+Answers of a model are in `streaming`. The route says how a step is written; each is one JSON value on a line (NDJSON).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from starlette.responses import Response
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import JSON
-from ndani.api.edge.streaming import Lines
-from ndani.store.threads import Backlog, wait_until_done
+from ndani.api.edge.streaming import StreamedResponse
+from ndani.background import Backlog, wait_until_done
+
+NDJSON = "application/x-ndjson"
 
 Step = TypeVar("Step")
 
@@ -22,16 +24,19 @@ Step = TypeVar("Step")
 Work = Callable[[Callable[[Step], None]], Coroutine[Any, Any, None]]
 
 
-async def respond(work: Work[Step], stream: bool, render: Callable[[Step], bytes], error_format: ErrorFormat) -> Response:
-    """The response to long work. Its first step is awaited here, so that what fails before it has its own status."""
+async def respond(work: Work[Step], stream: bool, format_step: Callable[[Step], bytes], error_format: ErrorFormat) -> Response:
+    """The response to long work. Its first step is awaited here, so that what fails before it has its own status.
+
+    `format_step` returns the JSON of a step, without a line end.
+    """
     steps = steps_of(work)
     try:
         step = await anext(steps)
         if stream:
-            return Lines(render(step), steps, render, error_format)
+            return StreamedResponse(step, steps, lambda step: format_step(step) + b"\n", NDJSON, error_format)
         async for later in steps:
             step = later
-        return Response(render(step)[:-1], 200, None, JSON)
+        return Response(format_step(step), 200, None, JSON)
     except BaseException:
         await steps.aclose()
         raise

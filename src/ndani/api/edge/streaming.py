@@ -1,4 +1,4 @@
-"""Answers of a model as responses: one line per event, or one JSON object.
+"""Answers of a model as responses: a stream of events, or one body.
 
 The first event is awaited before the status is sent. `connection` writes the bytes; how an event or an error looks is the
 dialect's. Steps of long work (pull, create, …) are in `long_work`.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,24 +20,34 @@ from ndani.api.edge.json_response import JSON
 from ndani.errors import NdaniError
 from ndani.types import Done, Event, Rendered, Text
 
-NDJSON = "application/x-ndjson"
-
-#: Writes one event as a line.
-RenderEvent = Callable[[Event], bytes]
-
-#: Writes a whole answer, its text and its end, as one JSON object.
-Fold = Callable[[str, Done], bytes]
+Part = TypeVar("Part")
 
 
-class LineSink:
-    """Writes the texts of an answer as lines, straight to the socket. Ready once the response has begun there."""
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """How a dialect writes an answer: as a stream of `media_type`, or as one JSON object.
 
-    def __init__(self, render: RenderEvent) -> None:
-        self._render = render
+    `event` returns all bytes of one event in a stream, its end included: it is called for every token, so nothing is added to
+    them later. `whole` returns the JSON of a whole answer: its text, and the event that ended it. `is_single` says of a first
+    event that it is the whole answer, and gets one JSON object even where a stream was asked for.
+    """
+
+    media_type: str
+    event: Callable[[Event], bytes]
+    whole: Callable[[str, Done | Rendered], bytes]
+    is_single: Callable[[Event], bool]
+    errors: ErrorFormat
+
+
+class StreamSink:
+    """Writes the texts of an answer straight to the socket. Ready once the response has begun there."""
+
+    def __init__(self, format_event: Callable[[Event], bytes]) -> None:
+        self._format_event = format_event
         self._body: ChunkedBody | None = None
 
     def begin(self, body: ChunkedBody) -> None:
-        """The response has begun: its head and its first line are sent."""
+        """The response has begun: its head and its first event are sent."""
         self._body = body
 
     def ready(self) -> bool:
@@ -44,12 +55,12 @@ class LineSink:
         return self._body is not None and self._body.ready()
 
     def put(self, text: Text) -> None:
-        """Write the text's line."""
+        """Write the text."""
         assert self._body is not None  # it was ready
-        self._body.write(self._render(text))
+        self._body.write(self._format_event(text))
 
 
-class FoldedSink:
+class CollectedSink:
     """Collects the texts of an answer that will be one JSON object, so it is always ready."""
 
     def __init__(self) -> None:
@@ -63,74 +74,68 @@ class FoldedSink:
         """Keep the text until the answer ends."""
         self._texts.append(text.text)
 
-    def folded(self) -> str:
+    def collected(self) -> str:
         """All texts, joined."""
         return "".join(self._texts)
 
 
-def open_sink(stream: bool, render: RenderEvent) -> LineSink | FoldedSink:
-    """The sink of a response: for a stream of lines, or for one object."""
-    return LineSink(render) if stream else FoldedSink()
+def open_sink(stream: bool, response_format: ResponseFormat) -> StreamSink | CollectedSink:
+    """The sink of a response: for a stream, or for one object."""
+    return StreamSink(response_format.event) if stream else CollectedSink()
 
 
 async def respond(
-    events: AsyncGenerator[Event],
-    sink: LineSink | FoldedSink,
-    render: RenderEvent,
-    fold: Fold,
-    error_format: ErrorFormat,
-    headers: dict[str, str],
+    events: AsyncGenerator[Event], sink: StreamSink | CollectedSink, response_format: ResponseFormat, headers: dict[str, str]
 ) -> Response:
     """The response to an answer in progress. The first event is awaited here, so that what fails before it has its own status.
 
-    A `LineSink` makes it a stream, a `FoldedSink` one object; texts arrive at the sink or as events. Loads and unloads are
-    one JSON object even when streaming, as in Ollama.
+    A `StreamSink` makes it a stream, a `CollectedSink` one object; texts arrive at the sink or as events. Before a stream has
+    begun its sink is not ready, so its first text is an event.
     """
     try:
-        first = await anext(events)
-        if isinstance(first, Done) and first.reason in ("load", "unload"):
-            await events.aclose()
-            return Response(fold("", first), 200, headers, JSON)
-        if isinstance(first, Rendered):
-            await events.aclose()
-            return Response(render(first)[:-1], 200, headers, JSON)
-        if isinstance(sink, LineSink):
-            return Lines(render(first), events, render, error_format, headers, sink)
-        event: Event = first
-        while isinstance(event, Text):
-            sink.put(event)
-            event = await anext(events)
-        assert isinstance(event, Done)  # a Rendered comes first or not at all
+        event = await anext(events)
+        if isinstance(sink, CollectedSink):
+            # The engine puts most texts into this sink. One that arrives while nobody waits for it (several in one batch), or
+            # with the answer's end, is an event instead.
+            while isinstance(event, Text):
+                sink.put(event)
+                event = await anext(events)
+        elif not response_format.is_single(event):
+            return StreamedResponse(event, events, response_format.event, response_format.media_type, response_format.errors, headers, sink)
         await events.aclose()
-        return Response(fold(sink.folded(), event), 200, headers, JSON)
+        assert not isinstance(event, Text)  # a text is never the whole answer
+        text = sink.collected() if isinstance(sink, CollectedSink) else ""
+        return Response(response_format.whole(text, event), 200, headers, JSON)
     except BaseException:
         await events.aclose()
         raise
 
 
-class Lines(Response):
-    """Newline-delimited JSON; each line is sent as soon as it exists. An error after the first line is the last line."""
+class StreamedResponse(Response):
+    """A response whose parts are sent as soon as each exists. An error after the first part is the last part.
 
-    media_type = NDJSON
+    `to_bytes` returns all bytes of one part, its end included.
+    """
 
     def __init__(
         self,
-        first: bytes,
-        events: AsyncGenerator[Any],
-        render: Callable[[Any], bytes],
-        error_format: ErrorFormat,
+        first: Part,
+        parts: AsyncGenerator[Part],
+        to_bytes: Callable[[Part], bytes],
+        media_type: str,
+        errors: ErrorFormat,
         headers: dict[str, str] | None = None,
-        sink: LineSink | None = None,
+        sink: StreamSink | None = None,
     ) -> None:
-        self.status_code = 200
+        self.status_code, self.media_type = 200, media_type
         self.background = None
-        self._first, self._events, self._render, self._error_format, self._sink = first, events, render, error_format, sink
+        self._first, self._parts, self._to_bytes, self._errors, self._sink = to_bytes(first), parts, to_bytes, errors, sink
         self.body = b""
         self.init_headers(headers)
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._events) as events:
+        async with aclosing(self._parts) as parts:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # No middleware needs the body, so it goes past them to the server, and texts straight to the socket.
             direct = chunked_body(scope)
@@ -139,12 +144,12 @@ class Lines(Response):
             if self._sink and direct:
                 self._sink.begin(direct)
             try:
-                async for event in events:
-                    await send({"type": "http.response.body", "body": self._render(event), "more_body": True})
+                async for part in parts:
+                    await send({"type": "http.response.body", "body": self._to_bytes(part), "more_body": True})
             except NdaniError as error:
-                await send({"type": "http.response.body", "body": self._error_format.stream_end(error), "more_body": True})
+                await send({"type": "http.response.body", "body": self._errors.stream_end(error), "more_body": True})
             except Exception as exception:
-                last = self._error_format.stream_end(fault(exception))
+                last = self._errors.stream_end(fault(exception))
                 await send({"type": "http.response.body", "body": last, "more_body": False})
-                raise  # the access log writes it down
+                raise  # the error boundary logs it
             await send({"type": "http.response.body", "body": b"", "more_body": False})

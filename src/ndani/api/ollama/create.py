@@ -44,7 +44,7 @@ class CreateRoutes:
         name, base, recipe = parse_create(body)
         stream = fields.flag(body, "stream", True)
         work = partial(self._service.models.create, name, base, recipe)
-        return await long_work.respond(work, stream, responses.render_step, responses.ERRORS)
+        return await long_work.respond(work, stream, responses.format_step, responses.ERRORS)
 
 
 def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:

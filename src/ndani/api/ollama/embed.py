@@ -1,4 +1,4 @@
-"""Ollama's routes for embeddings: bodies are parsed here, and vectors rendered. `service/embed.py` does the work."""
+"""Ollama's routes for embeddings: bodies are parsed here, and vectors formatted. `service/embed.py` does the work."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class EmbedRoutes:
         """POST /api/embed: a vector for each text of `input`, each of length 1."""
         parsed, ignored = parse_embed(await request_body.decode(request))
         embeddings = await self._service.embeddings.embed(parsed)
-        body = render_embed(parsed.model, embeddings) | {"embeddings": await _rounded(embeddings.vectors)}
-        return await json_response.respond_long(body, request_fields.ignored_headers(ignored))
+        body = format_embed(parsed.model, embeddings) | {"embeddings": await _rounded(embeddings.vectors)}
+        return await json_response.respond_large(body, request_fields.ignored_headers(ignored))
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings, the older form: one `prompt`, one vector."""
@@ -91,7 +91,7 @@ def _sampling(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
     return sampling, ignored, options_error
 
 
-def render_embed(model: str, embeddings: Vectors) -> dict[str, Any]:
+def format_embed(model: str, embeddings: Vectors) -> dict[str, Any]:
     """The response body of /api/embed. `truncated` is an addition of ours: how many tokens of the texts were not read."""
     body: dict[str, Any] = {"model": model, "embeddings": embeddings.vectors}
     usage = embeddings.usage

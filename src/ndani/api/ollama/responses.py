@@ -10,13 +10,14 @@ from typing import Any
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
-from ndani.api.edge.streaming import Fold, RenderEvent
+from ndani.api.edge.long_work import NDJSON
+from ndani.api.edge.streaming import ResponseFormat
 from ndani.api.ollama.timestamps import Timestamps, local_stamp
 from ndani.errors import NdaniError
 from ndani.types import Details, Done, Event, Model, Progress, Rendered, Resident, Text
 
-#: Seconds that stand for "for ever": Ollama prints the end of Go's longest duration, about 292 years from now.
-FOREVER = 292 * 365.25 * 86400
+#: The seconds from now that Ollama prints for a model that never expires: the end of Go's longest duration, about 292 years.
+_NEVER_EXPIRES = 292 * 365.25 * 86400
 
 
 def _error_body(error: NdaniError) -> dict[str, str]:
@@ -27,40 +28,40 @@ def _error_body(error: NdaniError) -> dict[str, str]:
 ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\n")
 
 
-def render_step(step: Progress) -> bytes:
-    """The line of a step of a pull, a push or a create."""
+def format_step(step: Progress) -> bytes:
+    """The JSON of a step of a pull, a push or a create."""
     fields = {"status": step.status, "digest": step.digest, "total": step.total, "completed": step.completed}
-    return encode({key: value for key, value in fields.items() if value is not None}) + b"\n"
+    return encode({key: value for key, value in fields.items() if value is not None})
 
 
-def render_generate(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
-    """The writers of /api/generate's lines and of its one object; `model` is the name as the client spelt it."""
+def format_generate(model: str, clock: Timestamps) -> ResponseFormat:
+    """How /api/generate writes its lines and its one object; `model` is the name as the client spelt it."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
         if isinstance(event, Text):
             return b'%b%b","response":%b,"done":false}\n' % (head, clock.stamp(), encode(event.text))
-        if isinstance(event, Rendered):
-            return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debug_info(event)) + b"\n"
-        return fold("", event) + b"\n"
+        return whole("", event) + b"\n"
 
-    def fold(text: str, done: Done) -> bytes:
+    def whole(text: str, end: Done | Rendered) -> bytes:
+        if isinstance(end, Rendered):
+            return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debug_info(end))
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
             "response": text,
             "done": True,
-            "done_reason": done.reason,
+            "done_reason": end.reason,
         }
-        if done.context is not None:
-            last["context"] = done.context
-        return encode(last | _usage(done))
+        if end.context is not None:
+            last["context"] = end.context
+        return encode(last | _usage(end))
 
-    return line, fold
+    return ResponseFormat(NDJSON, line, whole, _is_single, ERRORS)
 
 
-def render_chat(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
-    """The writers of /api/chat's lines and of its one object; `model` as in `render_generate`."""
+def format_chat(model: str, clock: Timestamps) -> ResponseFormat:
+    """How /api/chat writes its lines and its one object; `model` as in `format_generate`."""
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
@@ -70,23 +71,28 @@ def render_chat(model: str, clock: Timestamps) -> tuple[RenderEvent, Fold]:
                 clock.stamp(),
                 encode(event.text),
             )
-        if isinstance(event, Rendered):
-            blank = {"role": "", "content": ""}
-            return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debug_info(event)) + b"\n"
-        return fold("", event) + b"\n"
+        return whole("", event) + b"\n"
 
-    def fold(text: str, done: Done) -> bytes:
+    def whole(text: str, end: Done | Rendered) -> bytes:
+        if isinstance(end, Rendered):
+            blank = {"role": "", "content": ""}
+            return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debug_info(end))
         message = {"role": "assistant", "content": text}
         last: dict[str, Any] = {
             "model": model,
             "created_at": clock.now(),
             "message": message,
             "done": True,
-            "done_reason": done.reason,
+            "done_reason": end.reason,
         }
-        return encode(last | _usage(done))
+        return encode(last | _usage(end))
 
-    return line, fold
+    return ResponseFormat(NDJSON, line, whole, _is_single, ERRORS)
+
+
+def _is_single(first: Event) -> bool:
+    """Loads, unloads and rendered prompts are one JSON object even when streaming, as in Ollama."""
+    return isinstance(first, Rendered) or (isinstance(first, Done) and first.reason in ("load", "unload"))
 
 
 def _debug_info(event: Rendered) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def _usage(done: Done) -> dict[str, int]:
     return {key: value for key, value in counts.items() if value}
 
 
-def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
+def format_details(details: Details, *, listed: bool) -> dict[str, Any]:
     """A model's details; in listings with its context length and embedding length."""
     fields: dict[str, Any] = {
         "parent_model": details.parent,
@@ -127,7 +133,7 @@ def render_details(details: Details, *, listed: bool) -> dict[str, Any]:
     return fields
 
 
-def render_models(models: list[Model]) -> dict[str, Any]:
+def format_models(models: list[Model]) -> dict[str, Any]:
     """The body of /api/tags."""
     return {
         "models": [
@@ -137,7 +143,7 @@ def render_models(models: list[Model]) -> dict[str, Any]:
                 "modified_at": local_stamp(m.modified),
                 "size": m.size,
                 "digest": m.digest,
-                "details": render_details(m.details, listed=True),
+                "details": format_details(m.details, listed=True),
                 "capabilities": list(m.capabilities),
             }
             for m in models
@@ -145,7 +151,7 @@ def render_models(models: list[Model]) -> dict[str, Any]:
     }
 
 
-def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
+def format_residents(residents: list[Resident], now: float) -> dict[str, Any]:
     """The body of /api/ps; `slots`, `pid` and `confinement` are additions of ours."""
     return {
         "models": [
@@ -154,7 +160,7 @@ def render_residents(residents: list[Resident], now: float) -> dict[str, Any]:
                 "model": r.name,
                 "size": r.size,
                 "digest": r.digest,
-                "details": render_details(r.details, listed=False) | {"parent_model": ""},  # empty for a running model, as in Ollama
+                "details": format_details(r.details, listed=False) | {"parent_model": ""},  # empty for a running model, as in Ollama
                 "expires_at": _expiry(r, now),
                 "size_vram": r.size_vram,
                 "context_length": r.context_length,
@@ -171,5 +177,5 @@ def _expiry(resident: Resident, now: float) -> str:
     if resident.stopping:
         return local_stamp(now)
     if resident.expires is None:
-        return datetime.fromtimestamp(now + FOREVER, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+        return datetime.fromtimestamp(now + _NEVER_EXPIRES, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
     return local_stamp(resident.expires)

@@ -1,6 +1,6 @@
-"""Ollama's routes: each parses the body, calls one method of the service, and renders what comes back.
+"""Ollama's routes: each parses the body, calls one method of the service, and formats what comes back.
 
-Parsing is in `requests` and `request_fields`, rendering in `responses` and `show`. Routes for embeddings are in `embed`,
+Parsing is in `requests` and `request_fields`, formatting in `responses` and `show`. Routes for embeddings are in `embed`,
 those that make models in `create`, those of Ollama's cloud in `cloud`.
 """
 
@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from ndani import OLLAMA_API, __version__
 from ndani.api.edge import fields, json_response, long_work, request_body, streaming
 from ndani.api.ollama import request_fields, requests, responses, timestamps
-from ndani.api.ollama.show import parse_show, render_show
+from ndani.api.ollama.show import format_show, parse_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
 
@@ -44,29 +44,29 @@ class OllamaRoutes:
         """POST /api/generate."""
         body = await request_body.decode(request)
         parsed, ignored_options = requests.parse_generate(body)
-        render, fold = responses.render_generate(parsed.model, self._clock)
-        sink = streaming.open_sink(fields.flag(body, "stream", True), render)
+        response_format = responses.format_generate(parsed.model, self._clock)
+        sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
         events, ignored_config = await self._service.answers.generate(parsed, sink)
         headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
-        return await streaming.respond(events, sink, render, fold, responses.ERRORS, headers)
+        return await streaming.respond(events, sink, response_format, headers)
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
         body = await request_body.decode(request)
         parsed, ignored_options = requests.parse_chat(body)
-        render, fold = responses.render_chat(parsed.model, self._clock)
-        sink = streaming.open_sink(fields.flag(body, "stream", True), render)
+        response_format = responses.format_chat(parsed.model, self._clock)
+        sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
         events, ignored_config = await self._service.answers.chat(parsed, sink)
         headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
-        return await streaming.respond(events, sink, render, fold, responses.ERRORS, headers)
+        return await streaming.respond(events, sink, response_format, headers)
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags."""
-        return await json_response.respond_long(responses.render_models(await self._service.models.installed()))
+        return await json_response.respond_large(responses.format_models(await self._service.models.installed()))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""
-        return json_response.respond(responses.render_residents(self._service.models.residents(), time.time()))
+        return json_response.respond(responses.format_residents(self._service.models.residents(), time.time()))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
@@ -75,11 +75,11 @@ class OllamaRoutes:
         show_request = parse_show(body)
         description = await self._service.models.show(name)
         # With verbose this is megabytes; in a thread, so that it does not block the event loop.
-        response = await asyncio.to_thread(render_show, description, show_request)
+        response = await asyncio.to_thread(format_show, description, show_request)
         if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
             # Copilot lists models by this field. The publisher's value is the same for every tag and for every derived model.
             response["model_info"]["general.basename"] = name
-        return await json_response.respond_long(response)
+        return await json_response.respond_large(response)
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""
@@ -100,14 +100,14 @@ class OllamaRoutes:
         if not name:
             raise BadName("invalid model name")
         insecure, stream = fields.flag(body, "insecure", False), fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.pull, name, insecure), stream, responses.render_step, responses.ERRORS)
+        return await long_work.respond(partial(self._service.models.pull, name, insecure), stream, responses.format_step, responses.ERRORS)
 
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
         body = await request_body.decode(request)
         name, insecure = _required(fields.model(body, exact=True)), fields.flag(body, "insecure", False)
         stream = fields.flag(body, "stream", True)
-        return await long_work.respond(partial(self._service.models.push, name, insecure), stream, responses.render_step, responses.ERRORS)
+        return await long_work.respond(partial(self._service.models.push, name, insecure), stream, responses.format_step, responses.ERRORS)
 
 
 def _required(name: str) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from ndani.api.edge import fields
-from ndani.api.ollama.responses import render_details
+from ndani.api.ollama.responses import format_details
 from ndani.api.ollama.timestamps import local_stamp
 from ndani.service.models import ModelDescription
 from ndani.store.gguf import Tensor
 from ndani.store.modelfile import Modelfile, print_modelfile
-from ndani.store.parameters import render_parameters
+from ndani.store.parameters import format_parameters
 from ndani.store.stored_model import decode
 
 #: Shown as the template of a model that has none: it gets its prompts unchanged.
@@ -44,7 +44,7 @@ def parse_show(body: dict[str, Any]) -> ShowRequest:
     return ShowRequest(fields.flag(body, "verbose", False), *texts, fields.record(body, "options"))
 
 
-def render_show(description: ModelDescription, request: ShowRequest) -> dict[str, Any]:
+def format_show(description: ModelDescription, request: ShowRequest) -> dict[str, Any]:
     """The response body of /api/show. Empty fields are left out; `details`, `model_info` and the fields after them are always present.
 
     System and template of the request replace the model's own; options do so in the Modelfile only, as in Ollama. With
@@ -55,7 +55,7 @@ def render_show(description: ModelDescription, request: ShowRequest) -> dict[str
     response: dict[str, Any] = {
         "license": "\n".join(entry.licenses),
         "modelfile": _modelfile(description, ollama_config, request),
-        "parameters": render_parameters(entry.params),
+        "parameters": format_parameters(entry.params),
         "template": request.template or entry.template or description.header.chat_template or PLAIN_TEMPLATE,
         "system": request.system or entry.system or "",
         "messages": [{"role": m.role, "content": m.content} for m in entry.messages],
@@ -65,7 +65,7 @@ def render_show(description: ModelDescription, request: ShowRequest) -> dict[str
         "warnings": entry.config.warnings,
     }
     response = {key: value for key, value in response.items() if value}
-    response["details"] = render_details(model.details, listed=False)
+    response["details"] = format_details(model.details, listed=False)
     response["model_info"] = description.header.model_info(verbose=request.verbose)
     response["tensors"] = [
         {"name": t.name, "type": t.type, "shape": list(t.shape)} for t in sorted(description.header.tensors, key=_tensor_order)

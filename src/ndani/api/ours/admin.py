@@ -9,10 +9,8 @@ from starlette.responses import Response
 
 from ndani.api.edge import json_response
 from ndani.errors import NdaniError
-from ndani.runtime.probe import Targets
-from ndani.runtime.routes import routes
-from ndani.runtime.runner import Runner
 from ndani.service import Service
+from ndani.service.doctor import DoctorReport
 from ndani.settings import unsupported_variable_warnings
 
 
@@ -34,16 +32,15 @@ class AdminRoutes:
 
         Not a GET, since it may load a model: browsers send GET requests for any web page, and without its origin.
         """
-        engine, model, report = await self._service.doctor(_probe)
-        return json_response.respond({"engine": engine, "model": model, **report, "warnings": unsupported_variable_warnings()})
+        report = await self._service.doctor()
+        return json_response.respond(_format_report(report) | {"warnings": unsupported_variable_warnings()})
 
 
-async def _probe(runner: Runner) -> dict[str, Any]:
-    with Targets(runner.decoy) as targets:
-        outcomes = {outcome.name: outcome for outcome in await runner.probe(targets.addresses)}
-        arrived = targets.arrived()
-    confinement = runner.confinement
+def _format_report(report: DoctorReport) -> dict[str, Any]:
+    confinement = report.confinement
     return {
+        "engine": report.engine,
+        "model": report.model,
         "confinement": {
             "word": confinement.status,
             "seccomp": confinement.seccomp,
@@ -52,13 +49,7 @@ async def _probe(runner: Runner) -> dict[str, Any]:
             "missing": list(confinement.missing),
         },
         "routes": [
-            {
-                "name": route.name,
-                "outside": route.effect,
-                "inside": "blocked" if outcome and outcome.blocked and route.name not in arrived else "open",
-                "why": "not tried" if outcome is None else outcome.error if outcome.error.isidentifier() else "",
-            }
-            # The list of routes and their effects is the front's own: the runner's report is not trusted for it.
-            for route, outcome in ((route, outcomes.get(route.name)) for route in routes())
+            {"name": route.name, "outside": route.effect, "inside": "blocked" if route.blocked else "open", "why": route.why}
+            for route in report.routes
         ],
     }

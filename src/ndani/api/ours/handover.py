@@ -26,4 +26,4 @@ class HandoverRoutes:
             return json_response.respond({"place": await self._service.models.prepare_handover()})
         stream = fields.flag(body, "stream", True)
         work = partial(self._service.models.accept_handover, place)
-        return await long_work.respond(work, stream, responses.render_step, responses.ERRORS)
+        return await long_work.respond(work, stream, responses.format_step, responses.ERRORS)

@@ -29,13 +29,13 @@ class MaintenanceRoutes:
         digests = frozenset(normalize_digest(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         work = partial(self._service.maintenance.verify, fields.model(body), digests, repair, insecure)
-        return await long_work.respond(work, fields.flag(body, "stream", True), _render_step, responses.ERRORS)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _format_step, responses.ERRORS)
 
     async def prune(self, request: Request) -> Response:
         """POST /api/prune; with `dry_run` nothing is removed."""
         body = await request_body.decode(request)
         work = partial(self._service.maintenance.prune, fields.flag(body, "dry_run", False))
-        return await long_work.respond(work, fields.flag(body, "stream", True), _render_step, responses.ERRORS)
+        return await long_work.respond(work, fields.flag(body, "stream", True), _format_step, responses.ERRORS)
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:
@@ -47,7 +47,7 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
     return texts
 
 
-def _render_step(step: MaintenanceStep) -> bytes:
+def _format_step(step: MaintenanceStep) -> bytes:
     if isinstance(step, Damage):
         values: dict[str, Any] = {"status": "damaged", **_damage(step)}
     elif isinstance(step, VerifyResult):
@@ -58,8 +58,8 @@ def _render_step(step: MaintenanceStep) -> bytes:
     elif isinstance(step, PruneResult):
         values = {"status": "success", "files": step.blobs, "unfinished": step.unfinished, "freed": step.freed}
     else:
-        return responses.render_step(step)
-    return json_response.encode(values) + b"\n"
+        return responses.format_step(step)
+    return json_response.encode(values)
 
 
 def _damage(damage: Damage) -> dict[str, Any]:

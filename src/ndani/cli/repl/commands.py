@@ -182,12 +182,12 @@ class Commands:
             emit(parts[args[0]](self._session.show()))
 
     def _parameters(self, info: dict[str, Any]) -> str:
-        from ndani.store.parameters import render_parameters
+        from ndani.store.parameters import format_parameters
 
         model_parameters = info.get("parameters") or "No additional parameters were specified for this model."
         text = "Model defined parameters:\n" + _indented(model_parameters)
         if self._session.options:
-            text += "\nUser defined parameters:\n" + _indented(render_parameters(self._session.options))
+            text += "\nUser defined parameters:\n" + _indented(format_parameters(self._session.options))
         return text
 
     def _system_message(self, info: dict[str, Any]) -> str:
