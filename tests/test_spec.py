@@ -19,8 +19,8 @@ LAUNCHES = [
     for num_ctx, num_batch, num_thread, num_gpu in product([4, 1024, 8192], [1, 64, 8192], [1, 2], [-1, 0])
 ]
 SPECS = [
-    RunnerSpec("k", "m", "d", Details(), None, 1, 1, trained, num_ctx=num_ctx, num_batch=num_batch, num_thread=num_thread, num_gpu=num_gpu,
-               use_mmap=use_mmap, embedding=embedding, pooling=pooling)
+    RunnerSpec("k", "m", "d", Details(), None, 1, 1, trained, engine="llama", num_ctx=num_ctx, num_batch=num_batch, num_thread=num_thread,
+               num_gpu=num_gpu, use_mmap=use_mmap, embedding=embedding, pooling=pooling)
     for trained, num_ctx, num_batch, num_thread, num_gpu, use_mmap, (embedding, pooling) in product(
         [0, 700, 8192], [None, 0, 5, 1024, 10**6], [None, 0, 64], [None, 2], [None, 0], [None, False],
         [(False, ""), (True, ""), (True, "last")],

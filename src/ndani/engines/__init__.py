@@ -1,9 +1,13 @@
 """Engines: each runs one loaded model. This file defines a runner's options, the list of engines, and their features.
 
 An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves the runner
-protocol on a Unix socket: `/health`, `/completion` (SSE), `/v1/chat/completions` (SSE), `/apply-template`, `/tokenize`,
-`/detokenize`, `/slots`, a subset of llama.cpp's server. The *client* side (`client.py`) runs in the front and uses that protocol.
-To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features: no other code depends on which engine it is.
+protocol on a Unix socket: `/completion` (SSE), `/apply-template`, `/tokenize`, `/detokenize` and, if it makes embeddings,
+`/v1/embeddings`, as in llama.cpp's server. The *client* side (`client.py`) runs in the front and calls these routes.
+
+To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features. No other code decides anything by an engine's name,
+but some rules were written for llama.cpp: the fields of `/completion` (`sampling`, `client`), the bounds of a batch (`runtime.spec`,
+`service.resolver`), the size of a context's cache, from a GGUF header (`service.resolver`), and how many tokens of a text a slot
+takes for an embedding (`service.embed`).
 """
 
 from __future__ import annotations

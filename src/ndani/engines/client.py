@@ -1,7 +1,7 @@
 """The front's side of an engine: the runner protocol, spoken to one runner's socket.
 
 Only this file encodes requests and decodes responses of the protocol. The engine's own error messages are never passed on: they
-quote prompts (DESIGN, traps, 8).
+quote prompts.
 """
 
 from __future__ import annotations
@@ -221,8 +221,8 @@ class Engine:
     ) -> AsyncGenerator[Chunk]:
         """Continue a prompt, chunk by chunk; the last chunk has `stop` set.
 
-        Always a stream with progress events, so that the engine notices between two batches when the client has disconnected
-        (trap 1). Closing this generator stops the computation. While the caller waits for the next chunk, `tap` is called with
+        Always a stream with progress events: only then does the engine notice, between two batches, that the client has
+        disconnected. Closing this generator stops the computation. While the caller waits for the next chunk, `tap` is called with
         each chunk; one for which it returns True is not yielded. Raises PromptTooLong, BadRequest.
         """
         body = {

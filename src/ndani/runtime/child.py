@@ -75,7 +75,7 @@ def main(commands: int, events: int) -> None:
     pipes = Pipes(commands, events)
     order = msgspec.json.decode(pipes.read_line(), type=RunnerOrder)
     try:
-        host = _start(order, pipes)
+        _host = _start(order, pipes)  # this reference keeps it serving: an engine that is garbage-collected stops
     except errors.NdaniError as error:
         pipes.send(Refused(error.code, str(error)))
         os._exit(1)
@@ -84,7 +84,7 @@ def main(commands: int, events: int) -> None:
         pipes.send(Refused("load_failed", f"the engine {order.launch.engine} failed to start ({type(error).__name__}); please report it"))
         os._exit(1)
     decoder = msgspec.json.Decoder(RunnerCommand)
-    while host is not None:  # keep the reference: an engine that is garbage-collected stops serving
+    while True:
         command = decoder.decode(pipes.read_line())
         if isinstance(command, Probe):
             addresses = msgspec.structs.replace(command.addresses, decoy=order.decoy)

@@ -1,4 +1,4 @@
-"""The pool's records: the models in memory and the leases of their slots. Values only."""
+"""The pool's records: the models in memory and the leases of their slots. They decide nothing."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from ndani.engines import Launch
 from ndani.settings import Settings
 from ndani.types import Details
 
+#: Tokens of context where nobody says how many.
 DEFAULT_CTX = 4096
 MIN_CTX = 4
 #: Appended to the key of a chat model that is loaded for embeddings: a runner does either text or embeddings.
@@ -26,6 +27,11 @@ def batch_size(cores: int, slots: int) -> int:
     return max(min(32 * cores, 256), slots)
 
 
+def default_num_ctx(settings: Settings) -> int:
+    """The context of a request when neither it nor its model sets one: that of the settings, else DEFAULT_CTX."""
+    return settings.context_length if settings.context_length > 0 else DEFAULT_CTX
+
+
 def default_launch(settings: Settings, cores: int, slots: int) -> Launch:
     """How a runner starts when neither a request nor its model sets an option; the request sets the engine."""
     return Launch(
@@ -33,7 +39,7 @@ def default_launch(settings: Settings, cores: int, slots: int) -> Launch:
         socket="",
         weights=-1,
         slots=slots,
-        num_ctx=settings.context_length if settings.context_length > 0 else DEFAULT_CTX,
+        num_ctx=default_num_ctx(settings),
         num_batch=batch_size(cores, slots),
         num_thread=settings.num_thread if settings.num_thread > 0 else cores,
         num_gpu=settings.num_gpu,
@@ -58,7 +64,7 @@ class RunnerSpec:
     size: int
     kv_bytes: int
     trained_ctx: int
-    engine: str = "llama"
+    engine: str
     adapter: Path | None = None
     num_ctx: int | None = None
     num_batch: int | None = None
