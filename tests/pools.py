@@ -93,6 +93,7 @@ class FakeRunner:
     def __init__(self, pid: int, launch: Launch, quick: bool) -> None:
         self.pid = pid
         self.socket = f"/run/{pid}.sock"
+        self.without_template = False
         self.confinement = Confinement()
         self.exited = asyncio.Event()
         self.launch = launch

@@ -19,7 +19,7 @@ from ndani import names
 from ndani.convert import SourceFile, Task
 from ndani.convert.supervisor import Supervisor
 from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines.client import RunnerClient
 from ndani.engines.stream import Coalescer
 from ndani.errors import BadRequest, LoadFailed, NdaniError
 from ndani.runtime.folder import runtime_folder
@@ -117,7 +117,7 @@ async def test_gguf(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 async def speak(runner: Runner, text: str) -> None:
     """All that a front asks of a runner, with letters that are no ASCII, and what it refuses."""
-    engine = Engine(runner.socket, Coalescer())
+    engine = RunnerClient(runner.socket, Coalescer())
     options = {"n_predict": 8, "temperature": 0.5, "seed": 1, "stop": ["é"], "cache_prompt": True}
     talk = (Message("system", "Überall"), Message("user", text))
     ids = await engine.tokenize(text)

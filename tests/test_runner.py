@@ -117,7 +117,7 @@ async def test_a_probe_that_is_cancelled_leaves_no_answer_for_the_next(folder: P
             unfit = msgspec.structs.replace(second.addresses, readable="/nowhere/at/all")
             outcomes = await runner.probe(unfit)
         assert {o.name: o.error for o in outcomes}["read a file of the user"] == "ENOENT"
-        assert runner._events.empty(), "nothing is left that a third probe could take for its own"
+        assert runner._messages.empty(), "nothing is left that a third probe could take for its own"
 
 
 async def test_a_folder_that_was_tidied_away_is_made_again(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines.client import RunnerClient
 from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import Coalescer
@@ -60,7 +60,7 @@ async def events_of(folder: Path, asked: Question, sink: Sink | None) -> list[Ev
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
         await runner.ready(60)
-        async with aclosing(ask(Engine(runner.socket, Coalescer()), asked, sink)) as events:
+        async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), asked, sink)) as events:
             return [event async for event in events]
     finally:
         await runner.stop()
@@ -88,7 +88,7 @@ async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(
     runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
     try:
         await runner.ready(60)
-        async with aclosing(ask(Engine(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
+        async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
             async for event in events:
                 if isinstance(event, Text):
                     order.append(event.text)

@@ -4,10 +4,10 @@ An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a
 protocol on a Unix socket: `/completion` (SSE), `/apply-template`, `/tokenize`, `/detokenize` and, if it makes embeddings,
 `/v1/embeddings`, as in llama.cpp's server. The *client* side (`client.py`) runs in the front and calls these routes.
 
-To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features. No other code decides anything by an engine's name,
-but some rules were written for llama.cpp: the fields of `/completion` (`sampling`, `client`), the bounds of a batch (`runtime.spec`,
-`service.resolver`), the size of a context's cache, from a GGUF header (`service.resolver`), and how many tokens of a text a slot
-takes for an embedding (`service.embed`).
+To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features. No other code decides anything by the name
+of an engine, but some rules were written for llama.cpp: the fields of `/completion` (`sampling`, `client`), the bounds of a batch
+(`runtime.spec`, `service.resolver`), the size of a context in memory, which is read from a GGUF header (`service.resolver`), and
+how many tokens of a text a slot takes for an embedding (`service.embed`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,12 @@ _SOCKET_SUFFIX, _SUFFIX_WITHOUT_TEMPLATE = ".sock", "2.sock"
 
 
 def socket_without_template(path: str) -> str:
-    """The socket path on which a host serves weights whose own chat template it cannot read. The name alone tells the client.
+    """The socket path on which a host serves weights whose own chat template it cannot read.
 
     The weights are loaded anyway: a model with its own TEMPLATE, or embeddings, do not need that template. It must be another path
     than that of the first try to load, because a jailed process cannot remove a socket that it has created.
     """
     return path.removesuffix(_SOCKET_SUFFIX) + _SUFFIX_WITHOUT_TEMPLATE
-
-
-def lacks_template(path: str) -> bool:
-    """Whether a path is that of `socket_without_template`: the engine cannot render conversations there."""
-    return path.endswith(_SUFFIX_WITHOUT_TEMPLATE)
 
 
 @dataclass(frozen=True, slots=True)

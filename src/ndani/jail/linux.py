@@ -55,8 +55,8 @@ def enter(policy: Policy) -> Confinement:
     parent = os.getppid()
     policy = replace(policy, gpu=policy.gpu and bool(gpu_paths()))  # without a GPU here, the engine gets no rights for one
     try:
-        namespace, alone = _empty_network()
-        limits.lower(policy, alone)
+        namespace, in_user_namespace = _empty_network()
+        limits.lower(policy, in_user_namespace)
         _drop_capabilities()
         _prctl(_PDEATHSIG, signal.SIGKILL)  # after the two steps above: a change of credentials clears it
         if os.getppid() != parent:

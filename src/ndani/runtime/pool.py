@@ -3,8 +3,7 @@
 Everything here runs on the event loop's thread. The set of loaded models changes in one place, `_reconcile`. Each event is
 posted to it as a call of one of these methods: `_returned` (a lease), `_loaded`, `_load_failed`, `_exited` (a process),
 `_expired` (a keep-alive), `_unload_requested`. In the loop's next turn, `_reconcile` makes these calls in order and then goes
-through the queue from its front. So all events of one turn are taken into account together. The rules, by the numbers in the
-code:
+through the queue from its front. So all events of one turn are taken into account together. The rules:
 
 1. If the model is loaded, its runner can serve the request, and a slot is free, the request gets the slot. It does not
    queue behind loads.
@@ -33,7 +32,7 @@ from functools import partial
 from typing import Any
 
 from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines.client import RunnerClient
 from ndani.engines.stream import Coalescer
 from ndani.errors import Busy, EngineFailed, Failed, NdaniError, OutOfMemory
 from ndani.ledger.log import Log
@@ -77,7 +76,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, LoadedModel] = {}
         self._queue = Queue(settings.max_queue)
-        self._events: deque[Callable[[], None]] = deque()
+        self._pending_calls: deque[Callable[[], None]] = deque()
         self._reconcile_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading: asyncio.Task[None] | None = None
@@ -96,7 +95,7 @@ class Pool:
         """
         if self._closing:
             raise Failed("the server is stopping")
-        if self._queue.is_full(spec.key, self._available_slots):  # 6.
+        if self._queue.is_full(spec.key, self._available_slots):
             self._log.debug("the queue is full", model=spec.name, waiting=self.waiting)
             raise Busy(QUEUE_FULL)
         request = self._queue.enqueue(spec, self._clock.now())
@@ -174,7 +173,8 @@ class Pool:
             self._keep_or_stop(model)
 
     def _loaded(self, model: LoadedModel, runner: RunnerProcess) -> None:
-        model.runner, model.engine = runner, Engine(runner.socket, self._coalescer)
+        model.runner = runner
+        model.engine = RunnerClient(runner.socket, self._coalescer, without_template=runner.without_template)
         self._start_task(self._watch(model, runner))
         if self._closing:
             self._stop(model)
@@ -182,8 +182,9 @@ class Pool:
 
     def _load_failed(self, model: LoadedModel, error: NdaniError) -> None:
         del self._models[model.spec.key]
+        # The requests that need as much context or more fail with it; those that need less may still succeed.
         for request in self._queue:
-            if request.spec.key == model.spec.key and not model.spec.needs_more_context_than(request.spec):  # 8.
+            if request.spec.key == model.spec.key and not model.spec.needs_more_context_than(request.spec):
                 request.outcome.set_exception(type(error)(str(error)))
 
     def _exited(self, model: LoadedModel, runner: RunnerProcess) -> None:
@@ -195,7 +196,7 @@ class Pool:
 
     def _expired(self, model: LoadedModel) -> None:
         model.timer = None
-        if not self._queue.has_request_for(model.spec.key):  # 7.
+        if not self._queue.has_request_for(model.spec.key):  # for a request that waits it stays
             self._log.debug("a keep-alive ran out", model=model.spec.name, seconds=model.keep_alive)
             self._stop(model)
 
@@ -209,7 +210,7 @@ class Pool:
     # The reaction to events.
 
     def _post(self, event: Callable[[], None]) -> None:
-        self._events.append(event)
+        self._pending_calls.append(event)
         self._schedule_reconcile()
 
     def _schedule_reconcile(self) -> None:
@@ -220,8 +221,8 @@ class Pool:
     def _reconcile(self) -> None:
         self._reconcile_scheduled = False
         try:
-            while self._events:
-                self._events.popleft()()
+            while self._pending_calls:
+                self._pending_calls.popleft()()
             self._serve_queue()
             for model in self._models.values():
                 if model.idle and model.timer is None and model.keep_alive >= 0 and not self._queue.has_request_for(model.spec.key):
@@ -230,25 +231,30 @@ class Pool:
             self._on_failure(error)
 
     def _keep_or_stop(self, model: LoadedModel) -> None:
-        """Start the keep-alive of an idle model, or stop it."""
+        """Start the keep-alive of an idle model, or stop it. A model that a request waits for stays, even without a keep-alive."""
         model.cancel_keep_alive()
-        if model.draining or (model.keep_alive == 0 and not self._queue.has_request_for(model.spec.key)):  # 7.
+        if model.draining or (model.keep_alive == 0 and not self._queue.has_request_for(model.spec.key)):
             self._stop(model)
         elif model.keep_alive > 0 and not model.stopping:
             model.expires = self._clock.now() + model.keep_alive
             model.timer = self._clock.call_later(model.keep_alive, lambda: self._post(partial(self._expired, model)))
 
     def _serve_queue(self) -> None:
-        blocked = any(model.runner is None or model.stopping for model in self._models.values())  # 5.
+        """Go through the requests from the front of the queue: each gets a slot, has its model loaded or restarted, or waits."""
+        # No load while another model loads or a process is stopping, and none before the load of an earlier request.
+        blocked = any(model.runner is None or model.stopping for model in self._models.values())
         for request in self._queue:
             model = self._models.get(request.spec.key)
             if model is None:
-                blocked = blocked or self._admit(request)  # 4.
-            elif model.ready and request.spec.can_use(model.launch):
-                if model.leases < model.launch.slots:  # else 2.
-                    self._grant(request, model)  # 1.
-            elif model.ready:
-                blocked = blocked or self._replace(request, model)  # 3.
+                if not blocked:
+                    blocked = self._admit(request)
+            elif not model.ready:
+                continue  # it loads or unloads: wait
+            elif not request.spec.can_use(model.launch):
+                if not blocked:
+                    blocked = self._restart(request, model)
+            elif model.leases < model.launch.slots:  # otherwise wait for a slot
+                self._grant(request, model)
 
     def _grant(self, request: PendingRequest, model: LoadedModel) -> None:
         assert model.engine is not None
@@ -281,7 +287,7 @@ class Pool:
             self._loading = self._start_task(self._load(model))
         return True
 
-    def _replace(self, request: PendingRequest, model: LoadedModel) -> bool:
+    def _restart(self, request: PendingRequest, model: LoadedModel) -> bool:
         """Drain a runner so that it restarts with other options; False when these would not fit and the request was refused."""
         _, _, decision = self._decide(request.spec, model.launch)
         if decision.action == "refuse":

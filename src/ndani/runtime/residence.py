@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines.client import RunnerClient
 from ndani.jail import Confinement
 from ndani.runtime.clock import Timer
 from ndani.runtime.eviction import EvictionCandidate
@@ -21,6 +21,7 @@ class RunnerProcess(Protocol):
 
     pid: int
     socket: str
+    without_template: bool
     confinement: Confinement
     exited: asyncio.Event
 
@@ -38,7 +39,7 @@ class LoadedModel:
     size: int
     keep_alive: float  # seconds; negative: forever
     runner: RunnerProcess | None = None  # None while it loads
-    engine: Engine | None = None
+    engine: RunnerClient | None = None
     leases: int = 0
     last_used: float = 0.0
     expires: float | None = None  # by the pool's clock; None: never, or in use
@@ -87,7 +88,7 @@ class LoadedModel:
 class Lease:
     """The right to use one slot of one runner until the block is left."""
 
-    engine: Engine
+    engine: RunnerClient
     num_ctx: int  # of the slot
     model: LoadedModel = field(repr=False)
     waited_ns: int = 0
