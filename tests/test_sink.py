@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.engines.client import RunnerClient
 from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
@@ -57,7 +57,7 @@ class Reader:
 
 async def events_of(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
     """The events of one answer of a real echo runner, without the texts that the sink took."""
-    runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+    runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
         await runner.ready(60)
         async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), asked, sink)) as events:
@@ -85,7 +85,7 @@ async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None
 async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(folder: Path) -> None:
     order: list[str] = []
     reader = Reader(3, order)
-    runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+    runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
         await runner.ready(60)
         async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:

@@ -1,4 +1,4 @@
-"""Engines: each runs one loaded model. This file defines a runner's options, the list of engines, and their features.
+"""Engines: each runs one loaded model. This file defines how a runner starts, the list of engines, and their features.
 
 An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves the runner
 protocol on a Unix socket: `/completion` (SSE), `/apply-template`, `/tokenize`, `/detokenize` and, if it makes embeddings,
@@ -31,13 +31,10 @@ def socket_without_template(path: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """A runner's start options. A change of any field except `socket` and the descriptors needs a new runner."""
+class LaunchOptions:
+    """What can be chosen of a runner before it starts. A change of any of these needs a new runner."""
 
     engine: str
-    socket: str  # a path of at most 107 bytes, new for each spawn
-    weights: int  # an inherited descriptor open for reading; -1 if the engine needs none
-    adapter: int = -1  # a second descriptor, of a LoRA adapter for the weights; -1 if there is none
     slots: int = 4  # how many requests run at the same time
     num_ctx: int = 4096  # tokens of context of each slot
     num_batch: int = 256  # prompt tokens between two checks whether the client is still connected
@@ -49,6 +46,16 @@ class Launch:
     kv_cache_type: str = "f16"
     embedding: bool = False  # serve embeddings only
     pooling: str = ""  # how the vectors of a text's tokens are pooled: empty for the model's own method, or `last`
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a host needs to start: the options, and what exists for this one process."""
+
+    options: LaunchOptions
+    socket: str  # a path of at most 107 bytes, new for each process
+    weights: int = -1  # an inherited descriptor open for reading; -1 if the engine needs none
+    adapter: int = -1  # a second descriptor, of a LoRA adapter for the weights; -1 if there is none
 
 
 class Host(Protocol):

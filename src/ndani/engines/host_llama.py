@@ -68,7 +68,7 @@ class LlamaHost:
         except ImportError:
             raise Misconfigured("the engine xllamacpp is not installed or does not fit this system; install ndani again") from None
         self._library = xllamacpp
-        self.gpu = launch.num_gpu != 0 and set(_BACKEND_NAME.findall(xllamacpp.get_system_info())) > {"CPU"}
+        self.gpu = launch.options.num_gpu != 0 and set(_BACKEND_NAME.findall(xllamacpp.get_system_info())) > {"CPU"}
 
     def open(self, launch: Launch) -> None:
         """Load and serve. The server's constructor returns when the model is ready, and raises an error without details when it fails.
@@ -79,7 +79,7 @@ class LlamaHost:
         if len(socket_without_template(launch.socket).encode()) > 107 or Path(launch.socket).exists():
             raise LoadFailed("the runner's socket path is too long or already there; set TMPDIR to a shorter folder")
         parameters = self._parameters(launch)
-        for template in (_PLACEHOLDER_TEMPLATE,) if launch.embedding else ("", _PLACEHOLDER_TEMPLATE):
+        for template in (_PLACEHOLDER_TEMPLATE,) if launch.options.embedding else ("", _PLACEHOLDER_TEMPLATE):
             parameters.chat_template = template  # empty: the template in the weights
             try:
                 self._server = self._library.Server(parameters)
@@ -89,7 +89,7 @@ class LlamaHost:
         raise LoadFailed(_LOAD_FAILED if launch.adapter < 0 else _LOAD_FAILED_WITH_ADAPTER)
 
     def _parameters(self, launch: Launch) -> Any:
-        lib = self._library
+        lib, options = self._library, launch.options
         p = lib.CommonParams()
         p.model.path = f"/proc/self/fd/{launch.weights}"
         if launch.adapter >= 0:
@@ -97,21 +97,21 @@ class LlamaHost:
             lora.path, lora.scale = f"/proc/self/fd/{launch.adapter}", 1.0
             p.lora_adapters = [lora]
         p.hostnames = [launch.socket]
-        p.n_parallel = launch.slots
-        p.n_ctx = launch.slots * launch.num_ctx  # it divides n_ctx by its slots
-        p.n_batch = p.n_ubatch = launch.num_batch  # it checks between batches whether the client has disconnected
+        p.n_parallel = options.slots
+        p.n_ctx = options.slots * options.num_ctx  # it divides n_ctx by its slots
+        p.n_batch = p.n_ubatch = options.num_batch  # it checks between batches whether the client has disconnected
         p.cache_ram_mib = 0  # otherwise every distinct prompt stays in memory, shared between all clients
-        p.n_threads_http = launch.slots + SPARE_HTTP_THREADS
-        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = launch.num_thread
-        p.n_gpu_layers = launch.num_gpu
-        p.main_gpu = launch.main_gpu
-        p.cache_type_k = p.cache_type_v = _enum_value(lib.ggml_type, f"GGML_TYPE_{_CACHE_TYPES[launch.kv_cache_type]}")
-        p.flash_attn_type = lib.llama_flash_attn_type({None: -1, False: 0, True: 1}[launch.flash_attention])
-        p.load_mode = lib.llama_load_mode({None: -1, False: 0, True: 1}[launch.use_mmap])
-        p.embedding = launch.embedding  # the routes for embeddings exist only with it
-        if launch.pooling:
-            p.pooling_type = _enum_value(lib.llama_pooling_type, f"LLAMA_POOLING_TYPE_{launch.pooling.upper()}")
-        p.ctx_shift = not launch.embedding  # a long answer continues beyond the end of the context, as in Ollama
+        p.n_threads_http = options.slots + SPARE_HTTP_THREADS
+        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = options.num_thread
+        p.n_gpu_layers = options.num_gpu
+        p.main_gpu = options.main_gpu
+        p.cache_type_k = p.cache_type_v = _enum_value(lib.ggml_type, f"GGML_TYPE_{_CACHE_TYPES[options.kv_cache_type]}")
+        p.flash_attn_type = lib.llama_flash_attn_type({None: -1, False: 0, True: 1}[options.flash_attention])
+        p.load_mode = lib.llama_load_mode({None: -1, False: 0, True: 1}[options.use_mmap])
+        p.embedding = options.embedding  # the routes for embeddings exist only with it
+        if options.pooling:
+            p.pooling_type = _enum_value(lib.llama_pooling_type, f"LLAMA_POOLING_TYPE_{options.pooling.upper()}")
+        p.ctx_shift = not options.embedding  # a long answer continues beyond the end of the context, as in Ollama
         p.fit_params = False  # the front has already decided what fits, and logged why
         p.warmup = False  # the first request warms it; loading is 1 s faster
         p.verbosity = -1  # its messages on stderr quote prompts

@@ -3,7 +3,8 @@
 Everything here runs on the event loop's thread. The set of loaded models changes in one place, `_reconcile`. Each event is
 posted to it as a call of one of these methods: `_returned` (a lease), `_loaded`, `_load_failed`, `_exited` (a process),
 `_expired` (a keep-alive), `_unload_requested`. In the loop's next turn, `_reconcile` makes these calls in order and then goes
-through the queue from its front. So all events of one turn are taken into account together. The rules:
+through the queue from its front. So all events of one turn are taken into account together. The rules, by the numbers in the
+code:
 
 1. If the model is loaded, its runner can serve the request, and a slot is free, the request gets the slot. It does not
    queue behind loads.
@@ -31,7 +32,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.engines.client import RunnerClient
 from ndani.engines.stream import Coalescer
 from ndani.errors import Busy, EngineFailed, Failed, NdaniError, OutOfMemory
@@ -41,7 +42,7 @@ from ndani.runtime.clock import Clock
 from ndani.runtime.hardware import Hardware
 from ndani.runtime.queue import PendingRequest, Queue
 from ndani.runtime.residence import Lease, LoadedModel, RunnerProcess
-from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_launch
+from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_options
 from ndani.runtime.starting import Spawn, start
 from ndani.settings import Settings
 from ndani.types import Resident
@@ -95,7 +96,7 @@ class Pool:
         """
         if self._closing:
             raise Failed("the server is stopping")
-        if self._queue.is_full(spec.key, self._available_slots):
+        if self._queue.is_full(spec.key, self._available_slots):  # 6. only requests that really wait count
             self._log.debug("the queue is full", model=spec.name, waiting=self.waiting)
             raise Busy(QUEUE_FULL)
         request = self._queue.enqueue(spec, self._clock.now())
@@ -182,7 +183,7 @@ class Pool:
 
     def _load_failed(self, model: LoadedModel, error: NdaniError) -> None:
         del self._models[model.spec.key]
-        # The requests that need as much context or more fail with it; those that need less may still succeed.
+        # 8. The requests that need as much context or more fail with it; those that need less may still succeed.
         for request in self._queue:
             if request.spec.key == model.spec.key and not model.spec.needs_more_context_than(request.spec):
                 request.outcome.set_exception(type(error)(str(error)))
@@ -196,7 +197,7 @@ class Pool:
 
     def _expired(self, model: LoadedModel) -> None:
         model.timer = None
-        if not self._queue.has_request_for(model.spec.key):  # for a request that waits it stays
+        if not self._queue.has_request_for(model.spec.key):  # 7. a model stays for a request that waits
             self._log.debug("a keep-alive ran out", model=model.spec.name, seconds=model.keep_alive)
             self._stop(model)
 
@@ -231,9 +232,9 @@ class Pool:
             self._on_failure(error)
 
     def _keep_or_stop(self, model: LoadedModel) -> None:
-        """Start the keep-alive of an idle model, or stop it. A model that a request waits for stays, even without a keep-alive."""
+        """Start the keep-alive of an idle model, or stop it."""
         model.cancel_keep_alive()
-        if model.draining or (model.keep_alive == 0 and not self._queue.has_request_for(model.spec.key)):
+        if model.draining or (model.keep_alive == 0 and not self._queue.has_request_for(model.spec.key)):  # 7. as in `_expired`
             self._stop(model)
         elif model.keep_alive > 0 and not model.stopping:
             model.expires = self._clock.now() + model.keep_alive
@@ -241,31 +242,32 @@ class Pool:
 
     def _serve_queue(self) -> None:
         """Go through the requests from the front of the queue: each gets a slot, has its model loaded or restarted, or waits."""
-        # No load while another model loads or a process is stopping, and none before the load of an earlier request.
+        # 5. No load while another model loads or a process is stopping, and none before the load of an earlier request.
         blocked = any(model.runner is None or model.stopping for model in self._models.values())
         for request in self._queue:
             model = self._models.get(request.spec.key)
-            if model is None:
-                if not blocked:
-                    blocked = self._admit(request)
-            elif not model.ready:
-                continue  # it loads or unloads: wait
-            elif not request.spec.can_use(model.launch):
-                if not blocked:
-                    blocked = self._restart(request, model)
-            elif model.leases < model.launch.slots:  # otherwise wait for a slot
-                self._grant(request, model)
+            if model and model.ready and request.spec.can_use(model.options):
+                # 1. A free slot is given, whatever loads. 2. If there is none, the request waits.
+                if model.leases < model.options.slots:
+                    self._grant(request, model)
+            elif model and model.ready and not blocked:
+                # 3. The runner must restart with other options.
+                blocked = self._restart(request, model)
+            elif model is None and not blocked:
+                # 4. The model is loaded, or the request waits until others have stopped, or it is refused.
+                blocked = self._admit(request)
+            # 2. A model that loads or unloads is waited for.
 
     def _grant(self, request: PendingRequest, model: LoadedModel) -> None:
         assert model.engine is not None
         model.leases += 1
         model.cancel_keep_alive()
-        request.outcome.set_result(Lease(model.engine, model.launch.num_ctx, model))
+        request.outcome.set_result(Lease(model.engine, model.options.num_ctx, model))
 
     def _admit(self, request: PendingRequest) -> bool:
         """Act on the eviction decision; True when later requests must not load before this one."""
         spec = request.spec
-        launch, need, decision = self._decide(spec, request.replaced)
+        options, need, decision = self._decide(spec, request.replaced)
         if decision.action == "refuse":
             return self._refuse(request, decision)
         for key in decision.evict:
@@ -277,11 +279,11 @@ class Pool:
                 )  # fmt: skip
             self._drain(evicted)
         if decision.action == "load" and not decision.evict:
-            model = LoadedModel(spec, replace(launch, slots=decision.slots), need.size(decision.slots), self._settings.keep_alive)
-            self._log.info("loading a model", model=spec.name, why=decision.reason, slots=decision.slots, num_ctx=launch.num_ctx)
+            model = LoadedModel(spec, replace(options, slots=decision.slots), need.size(decision.slots), self._settings.keep_alive)
+            self._log.info("loading a model", model=spec.name, why=decision.reason, slots=decision.slots, num_ctx=options.num_ctx)
             self._log.debug(
                 "how it loads", model=spec.name, size=model.size, weights=spec.size, slot=need.slot, waiting=self.waiting,
-                num_batch=launch.num_batch, num_thread=launch.num_thread, num_gpu=launch.num_gpu, adapter=spec.adapter is not None,
+                num_batch=options.num_batch, num_thread=options.num_thread, num_gpu=options.num_gpu, adapter=spec.adapter is not None,
             )  # fmt: skip
             self._models[spec.key] = model
             self._loading = self._start_task(self._load(model))
@@ -289,24 +291,24 @@ class Pool:
 
     def _restart(self, request: PendingRequest, model: LoadedModel) -> bool:
         """Drain a runner so that it restarts with other options; False when these would not fit and the request was refused."""
-        _, _, decision = self._decide(request.spec, model.launch)
+        _, _, decision = self._decide(request.spec, model.options)
         if decision.action == "refuse":
             return self._refuse(request, decision)
-        slots, num_ctx = model.launch.slots, model.launch.num_ctx
+        slots, num_ctx = model.options.slots, model.options.num_ctx
         self._log.debug("a runner must start otherwise", model=request.spec.name, slots=slots, num_ctx=num_ctx)
         for other in self._queue:
             if other.spec.key == request.spec.key:
-                other.replaced = model.launch  # requests that wait now start from these options; later requests do not
+                other.replaced = model.options  # requests that wait now start from these options; later requests do not
         self._drain(model)
         return True
 
-    def _decide(self, spec: RunnerSpec, replaced: Launch | None) -> tuple[Launch, eviction.MemoryNeed, eviction.Decision]:
+    def _decide(self, spec: RunnerSpec, replaced: LaunchOptions | None) -> tuple[LaunchOptions, eviction.MemoryNeed, eviction.Decision]:
         """How a runner for this spec would start, what memory that needs, and the eviction decision. Changes nothing."""
         hardware = self._detect_hardware()
-        launch = spec.launch(replaced, default_launch(self._settings, hardware.cores, self._slots))
-        need = eviction.MemoryNeed(spec.size, launch.num_ctx * spec.kv_bytes, launch.slots)
+        options = spec.launch_options(replaced, default_options(spec.engine, self._settings, hardware.cores, self._slots))
+        need = eviction.MemoryNeed(spec.size, options.num_ctx * spec.kv_bytes, options.slots)
         candidates = [model.eviction_candidate() for model in self._models.values()]
-        return launch, need, eviction.decide(need, candidates, hardware.available, self._max_models)
+        return options, need, eviction.decide(need, candidates, hardware.available, self._max_models)
 
     def _refuse(self, request: PendingRequest, decision: eviction.Decision) -> bool:
         self._log.debug("no room for a model", model=request.spec.name, why=decision.reason)
@@ -355,7 +357,7 @@ class Pool:
         model = self._models.get(key)
         if model is None or model.draining or model.stopping:
             return self._slots
-        return model.launch.slots - model.leases
+        return model.options.slots - model.leases
 
     def _by_expiry(self) -> list[LoadedModel]:
         now = self._clock.now()

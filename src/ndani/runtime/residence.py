@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.engines.client import RunnerClient
 from ndani.jail import Confinement
 from ndani.runtime.clock import Timer
@@ -35,7 +35,7 @@ class LoadedModel:
     """A model that is loaded, loading or unloading. Only the pool changes it."""
 
     spec: RunnerSpec  # of the request for which it was loaded
-    launch: Launch
+    options: LaunchOptions
     size: int
     keep_alive: float  # seconds; negative: forever
     runner: RunnerProcess | None = None  # None while it loads
@@ -76,11 +76,11 @@ class LoadedModel:
     def describe(self, now: float, wall: float) -> Resident:
         """This model as listings show it; `now` is the time of the pool's clock, `wall` the time of day."""
         assert self.runner is not None
-        expiry, spec, launch = self.expiry(now), self.spec, self.launch
+        expiry, spec, options = self.expiry(now), self.spec, self.options
         expires = None if expiry == math.inf else wall + expiry - now
         leaving, confined = self.stopping or self.draining, self.runner.confinement.status
         return Resident(
-            spec.name, spec.digest, self.size, 0, spec.details, launch.num_ctx, launch.slots, expires, leaving, self.runner.pid, confined
+            spec.name, spec.digest, self.size, 0, spec.details, options.num_ctx, options.slots, expires, leaving, self.runner.pid, confined
         )
 
 

@@ -15,14 +15,13 @@ import secrets
 import shutil
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from ndani import errors, jail
-from ndani.engines import Launch, socket_without_template
+from ndani.engines import Launch, LaunchOptions, socket_without_template
 from ndani.jail import Confinement, threads
 from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.runtime import child, hardware
@@ -65,17 +64,17 @@ class Runner:
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
     @classmethod
-    async def spawn(cls, launch: Launch, weights: int | None, folder: Path, *, require_jail: bool = False) -> Runner:
-        """Start a child with a new subfolder of `folder` for its socket; fills in `launch.socket` and `launch.weights`.
+    async def spawn(cls, options: LaunchOptions, weights: int, folder: Path, *, adapter: int = -1, require_jail: bool = False) -> Runner:
+        """Start a child with a new subfolder of `folder` for its socket.
 
-        `weights` is a descriptor open for reading, or None; `launch.adapter` is one, or -1. The child inherits them, so the caller
-        may close them afterwards. Raises LoadFailed when no process can be started.
+        `weights` and `adapter` are descriptors open for reading, -1 for none. The child inherits them, so the caller may close them
+        afterwards. Raises LoadFailed when no process can be started.
         """
         socket_folder = folder / secrets.token_hex(4)
         if not is_private(folder):  # a cleanup job has removed it, and another user may have created one with its name
             recreate(folder)
         # llama.cpp treats a name as a Unix socket only when it ends in .sock, and resolves any other name as a host.
-        launch = replace(launch, socket=str(socket_folder / "r.sock"), weights=-1 if weights is None else weights)
+        launch = Launch(options, str(socket_folder / "r.sock"), weights, adapter)
         decoy = -1
         try:
             socket_folder.mkdir(mode=0o700)
@@ -191,7 +190,9 @@ class Runner:
             self._commands = None
 
     async def _monitor_threads(self) -> None:
-        self._limit_exceeded = await threads.enforce_limits(self._process, child.max_threads(self.launch), Path(self.launch.socket).parent)
+        self._limit_exceeded = await threads.enforce_limits(
+            self._process, child.max_threads(self.launch.options), Path(self.launch.socket).parent
+        )
 
     async def _watch(self, events: int) -> None:
         """Read the child's events. When its pipe closes, make sure that it exits, reap it and remove its folder."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.settings import Settings
 from ndani.types import Details
 
@@ -32,12 +32,10 @@ def default_num_ctx(settings: Settings) -> int:
     return settings.context_length if settings.context_length > 0 else DEFAULT_CTX
 
 
-def default_launch(settings: Settings, cores: int, slots: int) -> Launch:
-    """How a runner starts when neither a request nor its model sets an option; the request sets the engine."""
-    return Launch(
-        engine="",
-        socket="",
-        weights=-1,
+def default_options(engine: str, settings: Settings, cores: int, slots: int) -> LaunchOptions:
+    """How a runner of an engine starts when neither a request nor its model sets an option."""
+    return LaunchOptions(
+        engine,
         slots=slots,
         num_ctx=default_num_ctx(settings),
         num_batch=batch_size(cores, slots),
@@ -75,17 +73,17 @@ class RunnerSpec:
     embedding: bool = False
     pooling: str = ""
 
-    def can_use(self, launch: Launch) -> bool:
-        """Whether a runner with this launch can serve the request: a restart for the request would change none of its options.
+    def can_use(self, running: LaunchOptions) -> bool:
+        """Whether a runner with these options can serve the request: a restart for the request would change none of its options.
 
         The batch size of a runner for embeddings is no reason for a restart: it changes no vector.
         """
-        options = self._options(launch)
+        options = self._options(running)
         if self.embedding:
-            options["num_batch"] = launch.num_batch
-        return all(getattr(launch, option) == value for option, value in options.items())
+            options["num_batch"] = running.num_batch
+        return all(getattr(running, option) == value for option, value in options.items())
 
-    def launch(self, previous: Launch | None, defaults: Launch) -> Launch:
+    def launch_options(self, previous: LaunchOptions | None, defaults: LaunchOptions) -> LaunchOptions:
         """How the runner should start: with the request's options, else with those of the `previous` runner, else with `defaults`."""
         # A first runner gets exactly the requested context; only a restart because of too little context gives more.
         fresh = replace(defaults, num_ctx=self._cap(defaults.num_ctx if self.num_ctx is None else self.num_ctx))
@@ -96,7 +94,7 @@ class RunnerSpec:
         """Whether this request needs more context than another request for the same model."""
         return self.num_ctx is not None and (other.num_ctx is None or other.num_ctx < self.num_ctx)
 
-    def _options(self, previous: Launch) -> dict[str, Any]:
+    def _options(self, previous: LaunchOptions) -> dict[str, Any]:
         """The options of a runner that replaces the `previous` one for this request. Options that the request leaves open are kept."""
         options = {
             option: value for option in ("num_thread", "num_gpu", "main_gpu", "use_mmap") if (value := getattr(self, option)) is not None
