@@ -67,7 +67,7 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
     prompt = await render(question.messages)
     fitted = Fitted(prompt, 0)
     # A token has at least one byte, so only a prompt with more bytes than the request's context has tokens can exceed it.
-    # Such a prompt is sent anyway where the engine refuses one that is too long by itself: it knows only the slot's context.
+    # With the slot's whole context for the request, the engine itself refuses such a prompt, and then it is fitted; else it is now.
     engine_refuses_too_long = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
     was_fitted = not engine_refuses_too_long and len(prompt.encode()) >= question.num_ctx
     if was_fitted:
