@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.load import Endpoint, burst
 from ndani import names, settings
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.jail.process import child_environment
 from ndani.runtime import hardware
 from ndani.runtime.folder import runtime_folder
@@ -20,9 +20,9 @@ from ndani.store import Store
 
 _BARE = """
 import sys
-from ndani.engines import Launch, host
+from ndani.engines import Launch, LaunchOptions, host
 socket, weights, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-launch = Launch("llama", socket, weights, slots=1, num_thread=threads)
+launch = Launch(LaunchOptions("llama", slots=1, num_thread=threads), socket, weights)
 engine = host("llama")
 engine.prepare(launch)
 engine.open(launch)
@@ -37,7 +37,7 @@ async def compare(pairs: int, tokens: int) -> float:
     entry = Store(settings.load().models).find(names.parse("smollm2:135m"))
     weights = os.open(entry.weights_path, os.O_RDONLY)
     with runtime_folder() as folder, tempfile.TemporaryDirectory() as socket_folder:
-        jailed = await Runner.spawn(Launch("llama", "", -1, slots=1, num_thread=threads), weights, folder)
+        jailed = await Runner.spawn(LaunchOptions("llama", slots=1, num_thread=threads), weights, folder)
         await jailed.ready()
         socket = str(Path(socket_folder) / "bare.sock")
         bare = await asyncio.create_subprocess_exec(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.engines.stream import Coalescer
 from ndani.errors import NdaniError
 from ndani.jail import Confinement
@@ -90,9 +90,10 @@ class FakeTimer:
 class FakeRunner:
     """A runner without a process. `exit` stands for the end of the process, after `stop` or by itself."""
 
-    def __init__(self, pid: int, launch: Launch, quick: bool) -> None:
+    def __init__(self, pid: int, launch: LaunchOptions, quick: bool) -> None:
         self.pid = pid
         self.socket = f"/run/{pid}.sock"
+        self.without_template = False
         self.confinement = Confinement()
         self.exited = asyncio.Event()
         self.launch = launch
@@ -112,9 +113,10 @@ class FakeRunner:
 class Load:
     """A load under way: the test lets it `succeed` or `fail`."""
 
-    def __init__(self, launch: Launch, weights: int) -> None:
+    def __init__(self, launch: LaunchOptions, weights: int, adapter: int) -> None:
         self.launch = launch
         self.weights = weights
+        self.adapter = adapter
         self.result: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def succeed(self) -> None:
@@ -177,8 +179,8 @@ class Bench:
     def look(self) -> Hardware:
         return Hardware(2, PLENTY, self.available)
 
-    async def _spawn(self, launch: Launch, weights: int) -> FakeRunner:
-        load = Load(launch, weights)
+    async def _spawn(self, launch: LaunchOptions, weights: int, adapter: int) -> FakeRunner:
+        load = Load(launch, weights, adapter)
         self.loads.append(load)
         if not self.ready:
             await load.result

@@ -18,8 +18,8 @@ from checkpoints import read_safetensors, sources, write_safetensors
 from ndani import names
 from ndani.convert import SourceFile, Task
 from ndani.convert.supervisor import Supervisor
-from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines import LaunchOptions
+from ndani.engines.client import RunnerClient
 from ndani.engines.stream import Coalescer
 from ndani.errors import BadRequest, LoadFailed, NdaniError
 from ndani.runtime.folder import runtime_folder
@@ -117,7 +117,7 @@ async def test_gguf(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 async def speak(runner: Runner, text: str) -> None:
     """All that a front asks of a runner, with letters that are no ASCII, and what it refuses."""
-    engine = Engine(runner.socket, Coalescer())
+    engine = RunnerClient(runner.socket, Coalescer())
     options = {"n_predict": 8, "temperature": 0.5, "seed": 1, "stop": ["é"], "cache_prompt": True}
     talk = (Message("system", "Überall"), Message("user", text))
     ids = await engine.tokenize(text)
@@ -146,7 +146,7 @@ async def interrupt(runner: Runner) -> None:
 
 async def test_the_echo_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with audited(monkeypatch, tmp_path) as notes, runtime_folder() as folder:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         await runner.ready(60 * slowness())
         await speak(runner, "naïve 東京 @delay=0.001 \U0001fa77 and so on")
         assert notes.read_text() == ""
@@ -159,7 +159,7 @@ async def test_the_real_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     weights = Store(models).find(names.parse(REAL)).weights_path
     with audited(monkeypatch, tmp_path) as notes, runtime_folder() as folder:
         with weights.open("rb") as held:
-            runner = await Runner.spawn(Launch("llama", "", -1, slots=1, num_ctx=256), held.fileno(), folder)
+            runner = await Runner.spawn(LaunchOptions("llama", slots=1, num_ctx=256), held.fileno(), folder)
             await runner.ready(120 * slowness())
         await speak(runner, "naïve 東京 \U0001fa77 and so on")
         await interrupt(runner)
@@ -170,7 +170,7 @@ async def test_the_real_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 async def test_a_runner_whose_weights_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "none").write_bytes(b"GGUF and then something else")
     with audited(monkeypatch, tmp_path) as notes, runtime_folder() as folder, (tmp_path / "none").open("rb") as held:
-        runner = await Runner.spawn(Launch("llama", "", -1, slots=1, num_ctx=256), held.fileno(), folder)
+        runner = await Runner.spawn(LaunchOptions("llama", slots=1, num_ctx=256), held.fileno(), folder)
         with pytest.raises(LoadFailed):
             await runner.ready(60 * slowness())
     assert notes.read_text() == ""

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.engines.host_echo import EchoTokenizer
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
@@ -27,7 +27,7 @@ Events = list[Any]
 @contextlib.asynccontextmanager
 async def running(**launch: Any) -> AsyncIterator[tuple[Runner, httpx.AsyncClient]]:
     with runtime_folder() as folder:
-        runner = await Runner.spawn(Launch("echo", "", -1, **launch), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo", **launch), -1, folder)
         try:
             await runner.ready(20)
             transport = httpx.AsyncHTTPTransport(uds=runner.socket)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ndani.convert.supervisor import Supervisor
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.errors import EngineFailed, Failed, LoadFailed, NdaniError, SourceFailed, error_from_child
 from ndani.jail.process import describe_exit
 from ndani.names import parse
@@ -90,14 +90,14 @@ async def test_a_runner_may_say_what_it_likes_while_it_loads(
 ) -> None:
     take_over(tmp_path, monkeypatch, [line], "pipes.read_line()")
     with runtime_folder() as folder:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         with pytest.raises(LoadFailed, match=sentence):
             await runner.ready(60)
 
 
 async def test_a_runner_that_says_nothing_to_a_probe_is_ended() -> None:
     with runtime_folder() as folder, Targets() as targets:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         await runner.ready(60)
         os.kill(runner.pid, signal.SIGSTOP)
         async with asyncio.timeout(60):
@@ -112,7 +112,7 @@ async def test_a_runner_that_says_something_else_to_a_probe_is_ended(tmp_path: P
         tmp_path, monkeypatch, [ready], f"pipes.read_line(); os.write(int(sys.argv[2]), {ready!r}.encode() + b'\\n'); pipes.read_line()"
     )
     with runtime_folder() as folder, Targets() as targets:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         async with asyncio.timeout(60):
             await runner.ready(60)
             for _ in range(20):  # whoever asks again hears at once that it is gone
@@ -147,7 +147,7 @@ async def test_a_runner_that_makes_names_without_end_while_it_loads_is_ended(tmp
     taken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(taken))
     with runtime_folder() as folder:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         async with asyncio.timeout(60):
             with pytest.raises(LoadFailed, match="it made names of sockets without end, and was ended"):
                 await runner.ready()
@@ -156,7 +156,7 @@ async def test_a_runner_that_makes_names_without_end_while_it_loads_is_ended(tmp
 
 async def test_no_thread_of_a_runner_that_listens_can_name_a_socket() -> None:
     with runtime_folder() as folder:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         await runner.ready(60)
         states = [(task / "status").read_text() for task in Path(f"/proc/{runner.pid}/task").iterdir()]
         await runner.stop()
@@ -192,7 +192,7 @@ assert again == top, (top, again)
 
 async def test_a_runner_that_dies_of_a_signal_without_a_name_has_a_cause() -> None:
     with runtime_folder() as folder, Targets() as targets:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         await runner.ready(60)
         os.kill(runner.pid, 37)
         async with asyncio.timeout(60):

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ndani.engines.client import Chunk, Engine
+from ndani.engines.client import Chunk, RunnerClient
 from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import HIGH_WATER_BYTES, MAX_EVENT_BYTES, Coalescer, exchange
@@ -95,7 +95,7 @@ async def test_an_event_without_end_is_hung_up_on(tmp_path: Path) -> None:
     written = [0]
     async with runner(tmp_path, says_for_ever(OK, b"data: {" + b"a" * 65536, written)) as path:
         with pytest.raises(EngineFailed):
-            async with aclosing(Engine(path, Coalescer()).complete("a", {})) as chunks:
+            async with aclosing(RunnerClient(path, Coalescer()).complete("a", {})) as chunks:
                 assert [chunk async for chunk in chunks] == []
     assert written[0] < 4 * MAX_EVENT_BYTES
 
@@ -105,7 +105,7 @@ async def test_heads_and_what_stands_between_chunks_without_end_are_hung_up_on(t
     written = [0]
     async with runner(tmp_path, says_for_ever(start, b"a" * 65536, written)) as path:
         with pytest.raises(EngineFailed):
-            await Engine(path, Coalescer()).tokenize("a")
+            await RunnerClient(path, Coalescer()).tokenize("a")
     assert written[0] < 4 * MAX_EVENT_BYTES
 
 
@@ -114,7 +114,7 @@ async def test_a_runner_that_asks_for_another_protocol_is_hung_up_on(tmp_path: P
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
     async with runner(tmp_path, says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx")) as path:
         with pytest.raises(EngineFailed):
-            await Engine(path, Coalescer()).tokenize("a")
+            await RunnerClient(path, Coalescer()).tokenize("a")
     assert faults == [], "its fault, not ours"
 
 
@@ -155,7 +155,7 @@ async def test_what_no_engine_answers_is_the_engines_fault(tmp_path: Path, verb:
     body = msgspec.json.encode(said)
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
         with pytest.raises(EngineFailed):
-            await getattr(Engine(path, Coalescer()), verb)(given)
+            await getattr(RunnerClient(path, Coalescer()), verb)(given)
 
 
 @pytest.mark.parametrize(("verb", "given"), [("tokenize", "a"), ("detokenize", [1]), ("render", (Message("user", "a"),))])
@@ -165,7 +165,7 @@ async def test_a_context_that_is_said_to_be_full_by_a_question_that_fills_none_i
     body = msgspec.json.encode({"error": {"type": "exceed_context_size_error", "n_prompt_tokens": 9}})
     async with runner(tmp_path, says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
         with pytest.raises(EngineFailed):
-            await getattr(Engine(path, Coalescer()), verb)(given)
+            await getattr(RunnerClient(path, Coalescer()), verb)(given)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ async def test_a_text_has_no_more_tokens_than_bytes_could_make(tmp_path: Path, t
     body = msgspec.json.encode({"tokens": [1] * tokens})
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
         with contextlib.nullcontext() if good else pytest.raises(EngineFailed):
-            assert len(await Engine(path, Coalescer()).tokenize(text)) == tokens
+            assert len(await RunnerClient(path, Coalescer()).tokenize(text)) == tokens
 
 
 async def test_a_number_of_tokens_below_none_is_none(tmp_path: Path) -> None:
     body = msgspec.json.encode({"data": [{"index": 0, "embedding": "AACAPw=="}], "usage": {"prompt_tokens": -1}})
     async with runner(tmp_path, says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as path:
-        assert (await Engine(path, Coalescer()).embed(["a"]))[1] == 0
+        assert (await RunnerClient(path, Coalescer()).embed(["a"]))[1] == 0
 
 
 def question(keep: bool = False, most: int = 5) -> Question:
@@ -192,7 +192,7 @@ def question(keep: bool = False, most: int = 5) -> Question:
 async def test_token_ids_that_are_none_are_the_engines_fault(tmp_path: Path, tokens: bytes) -> None:
     async with runner(tmp_path, says(OK, EVENT.replace(b"[7]", b"[" + tokens + b"]"), LAST)) as path:
         with pytest.raises(EngineFailed):
-            async with aclosing(ask(Engine(path, Coalescer()), question(keep=True))) as events:
+            async with aclosing(ask(RunnerClient(path, Coalescer()), question(keep=True))) as events:
                 assert [event async for event in events] == []
 
 
@@ -201,7 +201,7 @@ async def test_an_answer_has_no_more_letters_than_its_tokens_could(tmp_path: Pat
     pieces = b"".join(b'data: {"content":"%d' % n + b"a" * 500_000 + b'"}\n\n' for n in range(4))
     async with (
         runner(tmp_path, says_for_ever(OK, pieces, written)) as path,
-        aclosing(ask(Engine(path, Coalescer()), question(most=3000))) as events,
+        aclosing(ask(RunnerClient(path, Coalescer()), question(most=3000))) as events,
     ):
         texts = [event async for event in events]
     assert sum(len(getattr(event, "text", "")) for event in texts) < 5_000_000
@@ -256,7 +256,7 @@ async def test_a_chunk_whose_taking_raises_is_not_offered_again(tmp_path: Path) 
 
     async with runner(tmp_path, act) as path:
         with pytest.raises(ValueError, match=r"^$"):
-            async with aclosing(Engine(path, Coalescer()).complete("a", {}, tap)) as chunks:
+            async with aclosing(RunnerClient(path, Coalescer()).complete("a", {}, tap)) as chunks:
                 offered += [chunk.content async for chunk in chunks]
     assert offered == [" a"]
 
@@ -274,7 +274,7 @@ async def test_many_small_events_let_others_have_their_turn(tmp_path: Path) -> N
 
     async with runner(tmp_path, says(OK, *[piece] * 40, LAST)) as path:
         watch = asyncio.create_task(look())
-        async with aclosing(ask(Engine(path, Coalescer()), question())) as events:
+        async with aclosing(ask(RunnerClient(path, Coalescer()), question())) as events:
             assert len([event async for event in events]) == 1
         running = False
         await watch

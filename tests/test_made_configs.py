@@ -12,8 +12,8 @@ import pytest
 
 from checkpoints import byte_level, convert, read_safetensors, tiny_llama, write_safetensors
 from llama_numpy import Llama
-from ndani.engines import Launch
-from ndani.engines.client import Engine, PromptTooLong
+from ndani.engines import LaunchOptions
+from ndani.engines.client import PromptTooLong, RunnerClient
 from ndani.engines.stream import Coalescer
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
@@ -78,11 +78,11 @@ async def engine_state(folder: Path, ids: list[int]) -> Any:
         list(convert(folder, out))
     with runtime_folder() as place:
         with made.open("rb") as held:
-            launch = Launch("llama", "", -1, slots=1, num_ctx=128, embedding=True, pooling="last")
+            launch = LaunchOptions("llama", slots=1, num_ctx=128, embedding=True, pooling="last")
             runner = await Runner.spawn(launch, held.fileno(), place)
             await runner.ready(60 * slowness())
         try:
-            vectors, _ = await Engine(runner.socket, Coalescer()).embed([ids])
+            vectors, _ = await RunnerClient(runner.socket, Coalescer()).embed([ids])
         finally:
             await runner.stop()
     return np.frombuffer(vectors[0], "<f4")
@@ -125,11 +125,11 @@ async def test_the_output_is_the_embedding_where_that_is_said(tied: bool, tmp_pa
         list(convert(folder, out))
     with runtime_folder() as place:
         with (tmp_path / "made.gguf").open("rb") as held:
-            runner = await Runner.spawn(Launch("llama", "", -1, slots=1, num_ctx=128), held.fileno(), place)
+            runner = await Runner.spawn(LaunchOptions("llama", slots=1, num_ctx=128), held.fileno(), place)
             await runner.ready(60 * slowness())
         try:
             options = {"n_predict": 1, "temperature": 0, "ignore_eos": True}
-            async with aclosing(Engine(runner.socket, Coalescer()).complete(LONG, options)) as chunks:
+            async with aclosing(RunnerClient(runner.socket, Coalescer()).complete(LONG, options)) as chunks:
                 got = [token for chunk in [chunk async for chunk in chunks] if not chunk.prompt_progress for token in chunk.tokens]
         finally:
             await runner.stop()

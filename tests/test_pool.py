@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import Start
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.runtime.hardware import processors
 from ndani.runtime.spec import MIN_CTX, RunnerSpec
 from ndani.types import Details
@@ -275,7 +275,7 @@ def test_another_batch_starts_another_runner_and_the_same_does_not(start: Start,
 
 
 SPEC = RunnerSpec("k", "m", "d", Details(), None, 100, 10, 8192, engine="echo", num_ctx=4096)
-LAUNCH = Launch("echo", "", -1, num_ctx=4096)
+LAUNCH = LaunchOptions("echo", num_ctx=4096)
 
 
 @pytest.mark.parametrize(
@@ -295,11 +295,11 @@ def test_what_a_runner_can_serve(change: dict[str, Any], fits: bool) -> None:
 )  # fmt: skip
 def test_how_much_context_a_runner_starts_with(num_ctx: int | None, before: int | None, launched: int) -> None:
     old = replace(LAUNCH, num_ctx=before) if before else None
-    assert replace(SPEC, num_ctx=num_ctx).launch(old, LAUNCH).num_ctx == launched
+    assert replace(SPEC, num_ctx=num_ctx).launch_options(old, LAUNCH).num_ctx == launched
 
 
 def test_what_a_request_asks_for_outlives_a_reload_for_more_context() -> None:
-    first = replace(SPEC, num_thread=3, num_batch=64).launch(None, LAUNCH)
+    first = replace(SPEC, num_thread=3, num_batch=64).launch_options(None, LAUNCH)
     assert (first.num_thread, first.num_batch) == (3, 64)
-    again = replace(SPEC, num_ctx=8000).launch(first, LAUNCH)
+    again = replace(SPEC, num_ctx=8000).launch_options(first, LAUNCH)
     assert (again.num_thread, again.num_batch, again.num_ctx) == (3, 64, 8192)

@@ -308,7 +308,7 @@ async def test_the_files_are_open_while_it_loads_and_closed_however_it_ends(benc
     adapter.write_bytes(b"a")
     b = bench(ready=False)
     client: Client = await b.ask(replace(ONE, weights=weights, adapter=adapter))
-    held = b.loads[0].weights, b.loads[0].launch.adapter
+    held = b.loads[0].weights, b.loads[0].adapter
     assert [os.pread(descriptor, 9, 0) for descriptor in held] == [b"w", b"a"]
     if end == "closes":
         await b.pool.close()

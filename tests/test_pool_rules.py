@@ -154,8 +154,8 @@ async def test_rule_3_also_who_stays_when_the_one_it_was_for_has_left(bench: Beg
     assert other.lease
     assert stays.lease.num_ctx == 1024
     assert {load.launch.num_thread for load in b.loads[1:] if load.launch.num_ctx == 1024} == {3, 1}, "one of them goes on, one begins"
-    assert other.lease.model.launch.num_thread == 1
-    assert stays.lease.model.launch.num_thread == 3
+    assert other.lease.model.options.num_thread == 1
+    assert stays.lease.model.options.num_thread == 3
 
 
 async def test_rule_3_what_it_would_take_is_reckoned_from_the_runner_that_goes(bench: Begin) -> None:

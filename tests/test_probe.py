@@ -71,7 +71,7 @@ ANSWERS = {
 
 BOTH = """
 import asyncio, json, os, sys
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.runtime import routes
 from ndani.runtime.folder import runtime_folder
 from ndani.jail import landlock
@@ -79,8 +79,8 @@ from ndani.runtime.probe import Targets
 from ndani.runtime.runner import Runner
 async def main():
     with runtime_folder() as folder:
-        weights = os.open(sys.argv[1], os.O_RDONLY) if sys.argv[1:] else None
-        runner = await Runner.spawn(Launch("llama" if weights else "echo", "", -1, num_thread=2), weights, folder)
+        weights = os.open(sys.argv[1], os.O_RDONLY) if sys.argv[1:] else -1
+        runner = await Runner.spawn(LaunchOptions("llama" if weights >= 0 else "echo", num_thread=2), weights, folder)
         await runner.ready(60)
         with Targets(runner.decoy) as targets:
             inside = await runner.probe(targets.addresses)

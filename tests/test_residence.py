@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.engines.stream import Coalescer
 from ndani.errors import Busy
 from ndani.ledger.log import Log
@@ -34,14 +34,14 @@ OTHER = replace(ONE, key="other", name="other", digest="d2")
 
 
 @asynccontextmanager
-async def pool(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Pool, list[Launch]]]:
+async def pool(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Pool, list[LaunchOptions]]]:
     """A pool at work, and how its runners were launched."""
-    launched: list[Launch] = []
+    launched: list[LaunchOptions] = []
     with runtime_folder() as folder:
 
-        async def spawn(launch: Launch, weights: int) -> Runner:
-            launched.append(launch)
-            child = await Runner.spawn(launch, None, folder)
+        async def spawn(options: LaunchOptions, weights: int, adapter: int) -> Runner:
+            launched.append(options)
+            child = await Runner.spawn(options, -1, folder)
             await child.ready()
             return child
 
@@ -72,7 +72,7 @@ async def granted(pool: Pool, task: asyncio.Task[RunnerSpec]) -> None:
         task.result()
 
 
-async def loading(launched: list[Launch], count: int) -> None:
+async def loading(launched: list[LaunchOptions], count: int) -> None:
     while len(launched) < count:
         await asyncio.sleep(0)
 

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 import uvloop
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.errors import EngineFailed, LoadFailed, Misconfigured, Unconfined
 from ndani.jail.process import child_environment
 from ndani.runtime.folder import runtime_folder
@@ -36,8 +36,8 @@ def folder() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def echo(folder: Path, engine: str = "echo", weights: int | None = None) -> AsyncIterator[Runner]:
-    runner = await Runner.spawn(Launch(engine, "", -1), weights, folder)
+async def echo(folder: Path, engine: str = "echo", weights: int = -1) -> AsyncIterator[Runner]:
+    runner = await Runner.spawn(LaunchOptions(engine), weights, folder)
     try:
         yield runner
     finally:
@@ -64,7 +64,7 @@ def gone_within(pid: int, at_rest: float) -> bool:
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_a_whole_life(folder: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def live() -> None:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         await runner.ready(60)
         assert runner.confinement.status == "confined"
         assert runner.load_ns > 0
@@ -117,7 +117,7 @@ async def test_a_probe_that_is_cancelled_leaves_no_answer_for_the_next(folder: P
             unfit = msgspec.structs.replace(second.addresses, readable="/nowhere/at/all")
             outcomes = await runner.probe(unfit)
         assert {o.name: o.error for o in outcomes}["read a file of the user"] == "ENOENT"
-        assert runner._events.empty(), "nothing is left that a third probe could take for its own"
+        assert runner._messages.empty(), "nothing is left that a third probe could take for its own"
 
 
 async def test_a_folder_that_was_tidied_away_is_made_again(folder: Path) -> None:
@@ -140,12 +140,12 @@ def test_a_folder_without_room_is_said_to_be_that() -> None:
     script = """
 import asyncio
 from pathlib import Path
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.errors import LoadFailed
 from ndani.runtime.runner import Runner
 async def main():
     try:
-        await Runner.spawn(Launch("echo", "", -1), None, Path("/mnt"))
+        await Runner.spawn(LaunchOptions("echo"), -1, Path("/mnt"))
     except LoadFailed as error:
         print(error)
 asyncio.run(main())
@@ -305,12 +305,12 @@ async def test_a_child_that_lies_about_its_jail_is_refused(folder: Path, tmp_pat
 
 PARENT = """
 import asyncio, os, sys
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 async def main():
     with runtime_folder() as folder:
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         await runner.ready(60)
         print(runner.pid, flush=True)
         await asyncio.sleep(60)

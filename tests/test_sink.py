@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines import LaunchOptions
+from ndani.engines.client import RunnerClient
 from ndani.engines.question import Question, ask
 from ndani.engines.sampling import DEFAULTS, merge
 from ndani.engines.stream import Coalescer
@@ -57,10 +57,10 @@ class Reader:
 
 async def events_of(folder: Path, asked: Question, sink: Sink | None) -> list[Event]:
     """The events of one answer of a real echo runner, without the texts that the sink took."""
-    runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+    runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
         await runner.ready(60)
-        async with aclosing(ask(Engine(runner.socket, Coalescer()), asked, sink)) as events:
+        async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), asked, sink)) as events:
             return [event async for event in events]
     finally:
         await runner.stop()
@@ -85,10 +85,10 @@ async def test_whoever_keeps_up_is_given_the_texts_at_once(folder: Path) -> None
 async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(folder: Path) -> None:
     order: list[str] = []
     reader = Reader(3, order)
-    runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+    runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
         await runner.ready(60)
-        async with aclosing(ask(Engine(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
+        async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
             async for event in events:
                 if isinstance(event, Text):
                     order.append(event.text)

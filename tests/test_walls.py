@@ -28,7 +28,7 @@ FRONT = r"""
 import asyncio, json, os, sys, tempfile
 from pathlib import Path
 from ndani import jail
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.probe import Targets
 from ndani.runtime.runner import Runner
@@ -49,7 +49,7 @@ async def tried(folder, scratch, version, spaces):
     lie.write_text(f"#!/bin/sh\nshift 3\nexec '{python}' -I '{scratch}/child.py' \"$@\" {version} {spaces}\n")
     lie.chmod(0o755)
     sys.executable = str(lie)
-    runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+    runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
         await runner.ready(120)
         with Targets(runner.decoy) as targets:
@@ -184,7 +184,7 @@ def free() -> int:
 GREEDY = r"""
 import asyncio, ctypes, json, os, sys, tempfile
 from pathlib import Path
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 CHILD = '''
@@ -229,7 +229,7 @@ async def main():
         taken.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I '{scratch}/child.py' \"$@\" {sys.argv[1]}\n")
         taken.chmod(0o755)
         sys.executable = str(taken)
-        runner = await Runner.spawn(Launch("echo", "", -1), None, folder)
+        runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         said = ""
         try:
             await runner.ready(120)

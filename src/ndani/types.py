@@ -1,7 +1,7 @@
 """The types that pass between packages: requests, events of an answer, models. Immutable; this module imports nothing of ours.
 
-An option that is not set is None, never its default: one function merges request over model over default
-(`engines.sampling.merge`). Durations are integer nanoseconds, sizes are bytes, times are POSIX seconds.
+An option that is not set is None, never its default; `engines.sampling` says what then decides it. Durations are integer
+nanoseconds, sizes are bytes, times are POSIX seconds.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from ndani.api.edge.connection import Connection
 from ndani.api.edge.faults import fault
 from ndani.api.edge.library_log import capture_library_logs
 from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log, open_log
@@ -62,8 +62,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     counts = Counts()
     store = Store(settings.models, template_capabilities)
 
-    async def spawn(launch: Launch, weights: int) -> Runner:
-        child = await Runner.spawn(launch, weights if weights >= 0 else None, folder, require_jail=settings.require_jail)
+    async def spawn(options: LaunchOptions, weights: int, adapter: int) -> Runner:
+        child = await Runner.spawn(options, weights, folder, adapter=adapter, require_jail=settings.require_jail)
         await child.ready()
         if child.confinement.status != "confined":
             log.warn("a runner is unconfined", pid=child.pid, why=" ".join(child.confinement.missing))

@@ -1,9 +1,13 @@
-"""Engines: each runs one loaded model. This file defines a runner's options, the list of engines, and their features.
+"""Engines: each runs one loaded model. This file defines how a runner starts, the list of engines, and their features.
 
 An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves the runner
-protocol on a Unix socket: `/health`, `/completion` (SSE), `/v1/chat/completions` (SSE), `/apply-template`, `/tokenize`,
-`/detokenize`, `/slots`, a subset of llama.cpp's server. The *client* side (`client.py`) runs in the front and uses that protocol.
-To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features: no other code depends on which engine it is.
+protocol on a Unix socket: `/completion` (SSE), `/apply-template`, `/tokenize`, `/detokenize` and, if it makes embeddings,
+`/v1/embeddings`, as in llama.cpp's server. The *client* side (`client.py`) runs in the front and calls these routes.
+
+To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features. No other code decides anything by the name
+of an engine, but some rules were written for llama.cpp: the fields of `/completion` (`sampling`, `client`), the bounds of a batch
+(`runtime.spec`, `service.resolver`), the size of a context in memory, which is read from a GGUF header (`service.resolver`), and
+how many tokens of a text a slot takes for an embedding (`service.embed`).
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ _SOCKET_SUFFIX, _SUFFIX_WITHOUT_TEMPLATE = ".sock", "2.sock"
 
 
 def socket_without_template(path: str) -> str:
-    """The socket path on which a host serves weights whose own chat template it cannot read. The name alone tells the client.
+    """The socket path on which a host serves weights whose own chat template it cannot read.
 
     The weights are loaded anyway: a model with its own TEMPLATE, or embeddings, do not need that template. It must be another path
     than that of the first try to load, because a jailed process cannot remove a socket that it has created.
@@ -26,19 +30,11 @@ def socket_without_template(path: str) -> str:
     return path.removesuffix(_SOCKET_SUFFIX) + _SUFFIX_WITHOUT_TEMPLATE
 
 
-def lacks_template(path: str) -> bool:
-    """Whether a path is that of `socket_without_template`: the engine cannot render conversations there."""
-    return path.endswith(_SUFFIX_WITHOUT_TEMPLATE)
-
-
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """A runner's start options. A change of any field except `socket` and the descriptors needs a new runner."""
+class LaunchOptions:
+    """What can be chosen of a runner before it starts. A change of any of these needs a new runner."""
 
     engine: str
-    socket: str  # a path of at most 107 bytes, new for each spawn
-    weights: int  # an inherited descriptor open for reading; -1 if the engine needs none
-    adapter: int = -1  # a second descriptor, of a LoRA adapter for the weights; -1 if there is none
     slots: int = 4  # how many requests run at the same time
     num_ctx: int = 4096  # tokens of context of each slot
     num_batch: int = 256  # prompt tokens between two checks whether the client is still connected
@@ -50,6 +46,16 @@ class Launch:
     kv_cache_type: str = "f16"
     embedding: bool = False  # serve embeddings only
     pooling: str = ""  # how the vectors of a text's tokens are pooled: empty for the model's own method, or `last`
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a host needs to start: the options, and what exists for this one process."""
+
+    options: LaunchOptions
+    socket: str  # a path of at most 107 bytes, new for each process
+    weights: int = -1  # an inherited descriptor open for reading; -1 if the engine needs none
+    adapter: int = -1  # a second descriptor, of a LoRA adapter for the weights; -1 if there is none
 
 
 class Host(Protocol):

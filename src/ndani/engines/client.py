@@ -1,7 +1,7 @@
-"""The front's side of an engine: the runner protocol, spoken to one runner's socket.
+"""The front's side of an engine: `RunnerClient` speaks the runner protocol to one runner's socket.
 
 Only this file encodes requests and decodes responses of the protocol. The engine's own error messages are never passed on: they
-quote prompts (DESIGN, traps, 8).
+quote prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
-from ndani.engines import lacks_template
 from ndani.engines.stream import Coalescer, exchange
 from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message
@@ -149,13 +148,16 @@ _COMPLETION = _Route("/completion", "the engine refuses these options; check the
 _EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that")
 
 
-class Engine:
-    """One runner, as the front sees it. Every method raises EngineFailed when the runner exits."""
+class RunnerClient:
+    """The routes of one runner, called over its socket. Every method raises EngineFailed when the runner exits.
 
-    def __init__(self, socket: str, coalescer: Coalescer) -> None:
+    `without_template`: the engine cannot read the chat template in the weights, so `render` refuses.
+    """
+
+    def __init__(self, socket: str, coalescer: Coalescer, *, without_template: bool = False) -> None:
         self._socket = socket
         self._coalescer = coalescer
-        self._lacks_template = lacks_template(socket)
+        self._without_template = without_template
 
     async def render(self, messages: tuple[Message, ...], think: bool | None = None) -> str:
         """The prompt that the model's own chat template makes of a conversation; `think`, unless None, sets its `enable_thinking`.
@@ -163,7 +165,7 @@ class Engine:
         Raises BadRequest when the template refuses the conversation (an unknown role, a forbidden order of turns), or when the
         engine cannot read the template.
         """
-        if self._lacks_template:
+        if self._without_template:
             raise BadRequest(_UNREADABLE_TEMPLATE)
         body: dict[str, Any] = {"messages": [_message_body(message) for message in messages]}
         if think is not None:
@@ -221,8 +223,8 @@ class Engine:
     ) -> AsyncGenerator[Chunk]:
         """Continue a prompt, chunk by chunk; the last chunk has `stop` set.
 
-        Always a stream with progress events, so that the engine notices between two batches when the client has disconnected
-        (trap 1). Closing this generator stops the computation. While the caller waits for the next chunk, `tap` is called with
+        Always a stream with progress events: only then does the engine notice, between two batches, that the client has
+        disconnected. Closing this generator stops the computation. While the caller waits for the next chunk, `tap` is called with
         each chunk; one for which it returns True is not yielded. Raises PromptTooLong, BadRequest.
         """
         body = {

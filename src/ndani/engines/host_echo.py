@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from ndani.engines import Launch
+from ndani.engines import Launch, LaunchOptions
 
 _TOKEN = re.compile(r"\s*\S+|\s+\Z")
 _FIRST_LONG_ID = 1 << 52  # ids of tokens above six bytes; still exact as a JavaScript number
@@ -94,19 +94,19 @@ class Refusal(Exception):
 class EchoModel:
     """The slots, and the generation of answers in them."""
 
-    def __init__(self, launch: Launch) -> None:
-        self.launch, self.tokenizer = launch, EchoTokenizer()
-        self.slots = [Slot(number) for number in range(launch.slots)]
-        self._free = asyncio.Semaphore(launch.slots)
+    def __init__(self, options: LaunchOptions) -> None:
+        self.options, self.tokenizer = options, EchoTokenizer()
+        self.slots = [Slot(number) for number in range(options.slots)]
+        self._free = asyncio.Semaphore(options.slots)
 
     async def generate(self, prompt: list[int], text: str, limit: int, stops: list[str]) -> AsyncGenerator[EchoStep, None]:
         """Generate the words of `text` in a slot, up to `limit` tokens (negative: once). Waits while all slots are busy.
 
         Raises Refusal when the prompt has more tokens than a slot has context.
         """
-        if len(prompt) >= self.launch.num_ctx:
-            message = f"request ({len(prompt)} tokens) exceeds the available context size ({self.launch.num_ctx} tokens)"
-            raise Refusal(400, "exceed_context_size_error", message, n_prompt_tokens=len(prompt), n_ctx=self.launch.num_ctx)
+        if len(prompt) >= self.options.num_ctx:
+            message = f"request ({len(prompt)} tokens) exceeds the available context size ({self.options.num_ctx} tokens)"
+            raise Refusal(400, "exceed_context_size_error", message, n_prompt_tokens=len(prompt), n_ctx=self.options.num_ctx)
         async with self._free:
             slot = max((slot for slot in self.slots if not slot.busy), key=lambda slot: _common_prefix(slot.cached_tokens, prompt))
             slot.busy = True
@@ -123,7 +123,7 @@ class EchoModel:
         started = time.monotonic()
         cached = min(_common_prefix(slot.cached_tokens, prompt), max(len(prompt) - 1, 0))
         slot.cached_tokens = list(prompt)
-        for done in range(cached, len(prompt) + self.launch.num_batch, self.launch.num_batch):
+        for done in range(cached, len(prompt) + self.options.num_batch, self.options.num_batch):
             read = min(done, len(prompt))
             progress = {"total": len(prompt), "cache": cached, "processed": read, "time_ms": int((time.monotonic() - started) * 1000)}
             yield EchoStep(progress=progress)
@@ -191,7 +191,7 @@ class EchoRoutes:
         return route(body)
 
     def _slots(self, _: dict[str, Any]) -> list[dict[str, Any]]:
-        n_ctx = self._model.launch.num_ctx
+        n_ctx = self._model.options.num_ctx
         return [{"id": slot.id, "n_ctx": n_ctx, "speculative": False, "is_processing": slot.busy} for slot in self._model.slots]
 
     async def _completion(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | str, None]:
@@ -391,7 +391,7 @@ class EchoHost:
         listening = threading.Event()
 
         async def serve() -> None:
-            routes = EchoRoutes(EchoModel(launch))
+            routes = EchoRoutes(EchoModel(launch.options))
             server = await asyncio.get_running_loop().create_unix_server(lambda: EchoProtocol(routes), sock=listener)
             listening.set()
             await server.serve_forever()

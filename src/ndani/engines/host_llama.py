@@ -1,7 +1,7 @@
 """The llama.cpp engine's side inside the runner: xllamacpp's C++ server on a Unix socket.
 
 No Python code runs per token: once `open` returns, llama.cpp's own threads serve. This file only starts that server. Each line
-below that looks odd avoids a problem that was found by experiment (DESIGN, "Traps of the engine wheel"; the numbers refer to it).
+below that looks odd avoids a problem that was found by experiment, and says which.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 from ndani.engines import Launch, socket_without_template
 from ndani.errors import LoadFailed, Misconfigured
 
-#: HTTP threads in addition to one per slot: for health, slots, tokenize and the last read of a disconnected client (trap 3).
+#: HTTP threads in addition to one per slot, for short requests and the last read of a disconnected client. The server has few
+#: by default: with four slots, ten open streams left `/health` unanswered.
 SPARE_HTTP_THREADS = 6
 
 _LOAD_FAILED = "the engine could not load this model: the file is damaged, of a kind it does not know, or memory is short"
@@ -53,8 +54,8 @@ class LlamaHost:
         self._server: Any = None  # if it were garbage-collected, the server would stop
 
     def prepare(self, launch: Launch) -> None:
-        """Import the wheel. Raises Misconfigured when it, or the system library that it links to, is missing (trap 5)."""
-        if sys.platform == "linux":
+        """Import the wheel. Raises Misconfigured when it, or the system library that it links to, is missing."""
+        if sys.platform == "linux":  # the wheel does not bring this library, and a bare machine lacks it
             try:
                 ctypes.CDLL("libgomp.so.1")
             except OSError:
@@ -67,29 +68,28 @@ class LlamaHost:
         except ImportError:
             raise Misconfigured("the engine xllamacpp is not installed or does not fit this system; install ndani again") from None
         self._library = xllamacpp
-        self.gpu = launch.num_gpu != 0 and set(_BACKEND_NAME.findall(xllamacpp.get_system_info())) > {"CPU"}
+        self.gpu = launch.options.num_gpu != 0 and set(_BACKEND_NAME.findall(xllamacpp.get_system_info())) > {"CPU"}
 
     def open(self, launch: Launch) -> None:
         """Load and serve. The server's constructor returns when the model is ready, and raises an error without details when it fails.
 
         An unreadable chat template is one of the possible reasons, so a second try uses a placeholder template.
         """
-        if (
-            len(socket_without_template(launch.socket).encode()) > 107 or Path(launch.socket).exists()
-        ):  # trap 7: otherwise the only error is "Failed to init server"
+        # Otherwise the only error is "Failed to init server".
+        if len(socket_without_template(launch.socket).encode()) > 107 or Path(launch.socket).exists():
             raise LoadFailed("the runner's socket path is too long or already there; set TMPDIR to a shorter folder")
         parameters = self._parameters(launch)
-        for template in (_PLACEHOLDER_TEMPLATE,) if launch.embedding else ("", _PLACEHOLDER_TEMPLATE):
+        for template in (_PLACEHOLDER_TEMPLATE,) if launch.options.embedding else ("", _PLACEHOLDER_TEMPLATE):
             parameters.chat_template = template  # empty: the template in the weights
             try:
                 self._server = self._library.Server(parameters)
                 return
-            except RuntimeError:  # its message is dropped on purpose: it can quote the input (trap 8)
+            except RuntimeError:  # its message is dropped on purpose: it can quote the input
                 self.without_template, parameters.hostnames = True, [socket_without_template(launch.socket)]
         raise LoadFailed(_LOAD_FAILED if launch.adapter < 0 else _LOAD_FAILED_WITH_ADAPTER)
 
     def _parameters(self, launch: Launch) -> Any:
-        lib = self._library
+        lib, options = self._library, launch.options
         p = lib.CommonParams()
         p.model.path = f"/proc/self/fd/{launch.weights}"
         if launch.adapter >= 0:
@@ -97,24 +97,24 @@ class LlamaHost:
             lora.path, lora.scale = f"/proc/self/fd/{launch.adapter}", 1.0
             p.lora_adapters = [lora]
         p.hostnames = [launch.socket]
-        p.n_parallel = launch.slots
-        p.n_ctx = launch.slots * launch.num_ctx  # it divides n_ctx by its slots (trap 10)
-        p.n_batch = p.n_ubatch = launch.num_batch  # it checks between batches whether the client has disconnected (trap 1)
-        p.cache_ram_mib = 0  # otherwise every distinct prompt stays in memory, shared between all clients (trap 2)
-        p.n_threads_http = launch.slots + SPARE_HTTP_THREADS  # trap 3
-        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = launch.num_thread
-        p.n_gpu_layers = launch.num_gpu
-        p.main_gpu = launch.main_gpu
-        p.cache_type_k = p.cache_type_v = _enum_value(lib.ggml_type, f"GGML_TYPE_{_CACHE_TYPES[launch.kv_cache_type]}")
-        p.flash_attn_type = lib.llama_flash_attn_type({None: -1, False: 0, True: 1}[launch.flash_attention])
-        p.load_mode = lib.llama_load_mode({None: -1, False: 0, True: 1}[launch.use_mmap])
-        p.embedding = launch.embedding  # the routes for embeddings exist only with it (trap 6)
-        if launch.pooling:
-            p.pooling_type = _enum_value(lib.llama_pooling_type, f"LLAMA_POOLING_TYPE_{launch.pooling.upper()}")
-        p.ctx_shift = not launch.embedding  # a long answer continues beyond the end of the context, as in Ollama
+        p.n_parallel = options.slots
+        p.n_ctx = options.slots * options.num_ctx  # it divides n_ctx by its slots
+        p.n_batch = p.n_ubatch = options.num_batch  # it checks between batches whether the client has disconnected
+        p.cache_ram_mib = 0  # otherwise every distinct prompt stays in memory, shared between all clients
+        p.n_threads_http = options.slots + SPARE_HTTP_THREADS
+        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = options.num_thread
+        p.n_gpu_layers = options.num_gpu
+        p.main_gpu = options.main_gpu
+        p.cache_type_k = p.cache_type_v = _enum_value(lib.ggml_type, f"GGML_TYPE_{_CACHE_TYPES[options.kv_cache_type]}")
+        p.flash_attn_type = lib.llama_flash_attn_type({None: -1, False: 0, True: 1}[options.flash_attention])
+        p.load_mode = lib.llama_load_mode({None: -1, False: 0, True: 1}[options.use_mmap])
+        p.embedding = options.embedding  # the routes for embeddings exist only with it
+        if options.pooling:
+            p.pooling_type = _enum_value(lib.llama_pooling_type, f"LLAMA_POOLING_TYPE_{options.pooling.upper()}")
+        p.ctx_shift = not options.embedding  # a long answer continues beyond the end of the context, as in Ollama
         p.fit_params = False  # the front has already decided what fits, and logged why
         p.warmup = False  # the first request warms it; loading is 1 s faster
-        p.verbosity = -1  # trap 8
+        p.verbosity = -1  # its messages on stderr quote prompts
         p.endpoint_slots = True
         p.endpoint_props = p.endpoint_metrics = p.ui = False
         return p

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from ndani.engines.client import Chunk, Engine, PromptTooLong, Timings
+from ndani.engines.client import Chunk, PromptTooLong, RunnerClient, Timings
 from ndani.engines.sampling import translate
 from ndani.errors import BadRequest
 from ndani.outputs import Accumulator
@@ -58,7 +58,7 @@ class Question:
         return self.sampling.num_predict == 0
 
 
-async def ask(engine: Engine, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
+async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
     """The events of an answer: Text…, then one Done; or one Rendered. Texts that `sink` has taken are not yielded.
 
     Raises BadRequest, EngineFailed.
@@ -67,9 +67,10 @@ async def ask(engine: Engine, question: Question, sink: Sink | None = None) -> A
     prompt = await render(question.messages)
     fitted = Fitted(prompt, 0)
     # A token has at least one byte, so only a prompt with more bytes than the request's context has tokens can exceed it.
-    engine_checks_length = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
-    counted = not engine_checks_length and len(prompt.encode()) >= question.num_ctx
-    if counted:
+    # With the slot's whole context for the request, the engine itself refuses such a prompt, and then it is fitted; else it is now.
+    engine_refuses_too_long = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
+    was_fitted = not engine_refuses_too_long and len(prompt.encode()) >= question.num_ctx
+    if was_fitted:
         fitted = await _fit(engine, question, render)
     if question.render_only:
         yield Rendered(fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt))
@@ -90,9 +91,9 @@ async def ask(engine: Engine, question: Question, sink: Sink | None = None) -> A
                         break
             break
         except PromptTooLong:
-            if counted:
+            if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            fitted, counted = await _fit(engine, question, render), True
+            fitted, was_fitted = await _fit(engine, question, render), True
     context = (*await _ids(engine, fitted), *accumulator.tokens) if question.wants_context else None
     yield completion.done(question, context, fitted.truncated)
 
@@ -154,7 +155,7 @@ class _Completion:
         return Done("length" if stopped_by_us or last.stop_type == "limit" else "stop", usage, context, truncated + shifted_out)
 
 
-async def _context_text(engine: Engine, context: tuple[int, ...]) -> str:
+async def _context_text(engine: RunnerClient, context: tuple[int, ...]) -> str:
     """The text of an earlier exchange without the tokens that the model adds before every prompt: it adds them again."""
     prefix = tuple(await engine.tokenize(""))
     while prefix and context[: len(prefix)] == prefix:
@@ -162,7 +163,7 @@ async def _context_text(engine: Engine, context: tuple[int, ...]) -> str:
     return await engine.detokenize(context) if context else ""
 
 
-def _renderer(engine: Engine, question: Question, prefix: str) -> RenderPrompt:
+def _renderer(engine: RunnerClient, question: Question, prefix: str) -> RenderPrompt:
     """The function that turns messages into a prompt, as the request wants it."""
     renderer, suffix, think = question.render, question.suffix, question.think
 
@@ -176,7 +177,7 @@ def _renderer(engine: Engine, question: Question, prefix: str) -> RenderPrompt:
     return render
 
 
-async def _fit(engine: Engine, question: Question, render: RenderPrompt) -> Fitted:
+async def _fit(engine: RunnerClient, question: Question, render: RenderPrompt) -> Fitted:
     keep = question.sampling.num_keep or 0
     fitted = await fit(question.messages, question.num_ctx, keep, render, engine.tokenize, cut=question.shift)
     if fitted is None or (fitted.truncated and not question.truncate):
@@ -184,5 +185,5 @@ async def _fit(engine: Engine, question: Question, render: RenderPrompt) -> Fitt
     return fitted
 
 
-async def _ids(engine: Engine, fitted: Fitted) -> list[int]:
+async def _ids(engine: RunnerClient, fitted: Fitted) -> list[int]:
     return fitted.prompt if isinstance(fitted.prompt, list) else await engine.tokenize(fitted.prompt)

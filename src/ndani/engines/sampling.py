@@ -1,7 +1,8 @@
-"""Options: parsed, merged and translated into the engine's request, each in one function.
+"""Options: parsed, merged and translated into the fields of `/completion`, each in one function.
 
-The request takes precedence over the model, the model over the settings, these over the defaults. Every option is sent
-explicitly, because the engine's own defaults are not Ollama's (DESIGN, traps, 9).
+Of the request, the model and the defaults, the first that sets an option decides it (`merge`). What these leave open is an
+option of the runner, and `runtime.spec` decides it by the settings. Every option is sent explicitly, because llama.cpp's own
+defaults are not Ollama's: top_p is 0.95 there, and min_p 0.05.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _RANGE = {
     "num_thread": (-1, 512),  # llama.cpp aborts above its limit of 512; 0 and below mean automatic
 }
 
-#: Ollama's defaults (reference 1.4). Options that decide a runner's size stay None here; the pool sets them.
+#: Ollama's defaults. Options of a runner (its context, batch, threads and GPU) stay None here.
 DEFAULTS = Sampling(
     num_keep=4,
     seed=-1,

@@ -10,7 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 
-from ndani.engines.client import Engine, PromptTooLong
+from ndani.engines.client import PromptTooLong, RunnerClient
 from ndani.errors import BadRequest
 
 #: Texts, and bytes of text, that are sent in one batch.
@@ -34,7 +34,7 @@ class Embedded:
     truncated: int
 
 
-async def embed(engine: Engine, texts: tuple[str, ...], num_ctx: int, *, truncate: bool) -> Embedded:
+async def embed(engine: RunnerClient, texts: tuple[str, ...], num_ctx: int, *, truncate: bool) -> Embedded:
     """A vector of length 1 for each text, from at most `num_ctx` of its tokens; 0: at most MIN_CTX tokens, and never truncated.
 
     Raises BadRequest, EngineFailed.
@@ -87,7 +87,7 @@ class _AddedTokens:
     MAX_COUNT = 4
 
     @classmethod
-    async def of(cls, engine: Engine) -> _AddedTokens:
+    async def of(cls, engine: RunnerClient) -> _AddedTokens:
         framed, plain = await engine.tokenize("a"), await engine.tokenize("a", special=False)
         before = next((start for start in range(len(framed) - len(plain) + 1) if framed[start : start + len(plain)] == plain), 0)
         return cls(before, len(framed) - before - len(plain))

@@ -27,8 +27,8 @@ _PENDING_SIGNALS = 64
 _OOM_SCORE_ADJ = 500
 
 
-def lower(policy: Policy, alone: bool) -> None:
-    """Lower the limits of this process permanently. `alone`: it has its own user namespace. Raises OSError.
+def lower(policy: Policy, in_user_namespace: bool) -> None:
+    """Lower the limits of this process permanently. `in_user_namespace`: it has one of its own. Raises OSError.
 
     With a GPU the system's limits on memory and file size stay, because what a driver maps cannot be predicted.
     """
@@ -42,7 +42,7 @@ def lower(policy: Policy, alone: bool) -> None:
     limit(resource.RLIMIT_NOFILE, limits.descriptors)
     if sys.platform == "linux":
         limit(resource.RLIMIT_SIGPENDING, _PENDING_SIGNALS)
-    if alone and _kernel_version() >= (5, 14):  # older kernels count all threads of the user, in any namespace
+    if in_user_namespace and _kernel_version() >= (5, 14):  # older kernels count all threads of the user, in any namespace
         limit(resource.RLIMIT_NPROC, limits.threads)
     if policy.gpu:
         return

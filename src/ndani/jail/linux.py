@@ -56,8 +56,8 @@ def enter(policy: Policy) -> Confinement:
     parent = os.getppid()
     policy = replace(policy, gpu=policy.gpu and bool(gpu_paths()))  # no GPU on this machine: no rights for one
     try:
-        namespace, alone = _empty_network()
-        limits.lower(policy, alone)
+        namespace, in_user_namespace = _empty_network()
+        limits.lower(policy, in_user_namespace)
         _drop_capabilities()
         _prctl(_PDEATHSIG, signal.SIGKILL)  # only now: a change of credentials, as in the steps above, clears it
         if os.getppid() != parent:

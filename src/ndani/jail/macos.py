@@ -37,7 +37,7 @@ def enter(policy: Policy) -> Confinement:
     for descriptor in policy.files:
         path = fcntl.fcntl(descriptor, _F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
         files += f" (literal {_quote(path)})"
-    limits.lower(policy, alone=False)
+    limits.lower(policy, in_user_namespace=False)
     profile = _PROFILE
     if policy.socket_folder:
         profile += _LISTENING.format(folder=_quote(os.path.realpath(policy.socket_folder)), files=files)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ndani.types import Text
 
-#: A model that repeats a token this often in a row does not stop by itself (reference 5).
+#: A model that repeats a token this often in a row does not stop by itself. Ollama's limit is the same.
 MAX_REPEATS = 30
 
 #: Maximum characters of an answer: for each of its tokens, and in addition for a stop sequence. No real token is that long.
@@ -19,8 +19,8 @@ class Accumulator:
     It does not trust the runner: `over` becomes True with the chunk that makes the chunks too many, too long in total, or an
     endless repetition. The text of that chunk is still returned; the caller must not pass another one.
 
-    `max_chunks` is how many chunks are allowed. With `silent`, no text is returned. With `keep`, `tokens` collects the ids of all
-    returned texts, and each text has its own.
+    `max_chunks` is how many chunks are allowed. With `keep`, each text has the ids that it was made of, and `tokens` collects those of
+    every chunk, also of one without text. With `silent`, no text is returned and no id is collected.
     """
 
     __slots__ = ("_chars_left", "_keep", "_last_text", "_max_chunks", "_repeats", "_silent", "count", "over", "tokens")
@@ -44,10 +44,13 @@ class Accumulator:
         self._chars_left -= len(text)
         if self._repeats >= MAX_REPEATS or self.count > self._max_chunks or self._chars_left < 0:
             self.over = True
-        return self.finish(text, tokens)
+        return self._text(text, tokens)
 
     def finish(self, text: str, tokens: Sequence[int]) -> Text | None:
-        """Take the last chunk of an answer, which is not counted; returns the text for the client, or None."""
+        """Take the chunk with which the engine ends an answer. It is not counted; returns the text for the client, or None."""
+        return self._text(text, tokens)
+
+    def _text(self, text: str, tokens: Sequence[int]) -> Text | None:
         if self._silent:
             return None
         if not self._keep:

@@ -1,6 +1,6 @@
 """Making a conversation fit a context: which turns are dropped, and how many tokens that were. Nothing is dropped silently.
 
-Ollama's rule (reference 1.7): the oldest turns are dropped first; system messages and the last message are kept. If the prompt is
+Ollama's rule: the oldest turns are dropped first; system messages and the last message are kept. If the prompt is
 still too long, its middle is cut, and the first `num_keep` tokens are kept.
 """
 

@@ -75,25 +75,27 @@ def main(commands: int, events: int) -> None:
     pipes = Pipes(commands, events)
     order = msgspec.json.decode(pipes.read_line(), type=RunnerOrder)
     try:
-        host = _start(order, pipes)
+        _host = _start(order, pipes)  # this reference keeps it serving: an engine that is garbage-collected stops
     except errors.NdaniError as error:
         pipes.send(Refused(error.code, str(error)))
         os._exit(1)
     except BaseException as error:
         # Only the name of the type: an engine's message can quote its input.
-        pipes.send(Refused("load_failed", f"the engine {order.launch.engine} failed to start ({type(error).__name__}); please report it"))
+        pipes.send(
+            Refused("load_failed", f"the engine {order.launch.options.engine} failed to start ({type(error).__name__}); please report it")
+        )
         os._exit(1)
     decoder = msgspec.json.Decoder(RunnerCommand)
-    while host is not None:  # keep the reference: an engine that is garbage-collected stops serving
+    while True:
         command = decoder.decode(pipes.read_line())
         if isinstance(command, Probe):
             addresses = msgspec.structs.replace(command.addresses, decoy=order.decoy)
             pipes.send(Probed(routes.attempt(addresses), command.number))
 
 
-def max_threads(launch: engines.Launch) -> int:
+def max_threads(options: engines.LaunchOptions) -> int:
     """The limit of a runner's threads. A correct runner has fewer; one with more is compromised."""
-    return _EXTRA_THREADS + 4 * (launch.slots + launch.num_thread)
+    return _EXTRA_THREADS + 4 * (options.slots + options.num_thread)
 
 
 def _policy(order: RunnerOrder, gpu: bool) -> jail.Policy:
@@ -101,12 +103,12 @@ def _policy(order: RunnerOrder, gpu: bool) -> jail.Policy:
     folder = os.path.dirname(launch.socket)  # noqa: PTH120 - pathlib would be one more import inside the jail
     files = tuple(descriptor for descriptor in (launch.weights, launch.adapter, order.decoy) if descriptor >= 0)
     memory, mapped = order.available_memory + _EXTRA_MEMORY, sum(os.fstat(descriptor).st_size for descriptor in files)
-    limits = jail.Limits(max_threads(launch), _EXTRA_DESCRIPTORS + 8 * launch.slots, 0, memory, mapped)
+    limits = jail.Limits(max_threads(launch.options), _EXTRA_DESCRIPTORS + 8 * launch.options.slots, 0, memory, mapped)
     return jail.Policy(folder, files, order.require_jail, gpu, limits)
 
 
 def _start(order: RunnerOrder, pipes: Pipes) -> engines.Host:
-    host = engines.host(order.launch.engine)
+    host = engines.host(order.launch.options.engine)
     host.prepare(order.launch)
     if os.getppid() != order.front_pid:
         os._exit(0)  # the front died before the parent-death signal was set

@@ -32,8 +32,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines import LaunchOptions
+from ndani.engines.client import RunnerClient
 from ndani.engines.stream import Coalescer
 from ndani.errors import Busy, EngineFailed, Failed, NdaniError, OutOfMemory
 from ndani.ledger.log import Log
@@ -42,7 +42,7 @@ from ndani.runtime.clock import Clock
 from ndani.runtime.hardware import Hardware
 from ndani.runtime.queue import PendingRequest, Queue
 from ndani.runtime.residence import Lease, LoadedModel, RunnerProcess
-from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_launch
+from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_options
 from ndani.runtime.starting import Spawn, start
 from ndani.settings import Settings
 from ndani.types import Resident
@@ -77,7 +77,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, LoadedModel] = {}
         self._queue = Queue(settings.max_queue)
-        self._events: deque[Callable[[], None]] = deque()
+        self._pending_calls: deque[Callable[[], None]] = deque()
         self._reconcile_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class Pool:
         """
         if self._closing:
             raise Failed("the server is stopping")
-        if self._queue.is_full(spec.key, self._available_slots):  # 6.
+        if self._queue.is_full(spec.key, self._available_slots):  # 6. only requests that really wait count
             self._log.debug("the queue is full", model=spec.name, waiting=self.waiting)
             raise Busy(QUEUE_FULL)
         request = self._queue.enqueue(spec, self._clock.now())
@@ -174,7 +174,8 @@ class Pool:
             self._keep_or_stop(model)
 
     def _loaded(self, model: LoadedModel, runner: RunnerProcess) -> None:
-        model.runner, model.engine = runner, Engine(runner.socket, self._coalescer)
+        model.runner = runner
+        model.engine = RunnerClient(runner.socket, self._coalescer, without_template=runner.without_template)
         self._start_task(self._watch(model, runner))
         if self._closing:
             self._stop(model)
@@ -182,8 +183,9 @@ class Pool:
 
     def _load_failed(self, model: LoadedModel, error: NdaniError) -> None:
         del self._models[model.spec.key]
+        # 8. The requests that need as much context or more fail with it; those that need less may still succeed.
         for request in self._queue:
-            if request.spec.key == model.spec.key and not model.spec.needs_more_context_than(request.spec):  # 8.
+            if request.spec.key == model.spec.key and not model.spec.needs_more_context_than(request.spec):
                 request.outcome.set_exception(type(error)(str(error)))
 
     def _exited(self, model: LoadedModel, runner: RunnerProcess) -> None:
@@ -195,7 +197,7 @@ class Pool:
 
     def _expired(self, model: LoadedModel) -> None:
         model.timer = None
-        if not self._queue.has_request_for(model.spec.key):  # 7.
+        if not self._queue.has_request_for(model.spec.key):  # 7. a model stays for a request that waits
             self._log.debug("a keep-alive ran out", model=model.spec.name, seconds=model.keep_alive)
             self._stop(model)
 
@@ -209,7 +211,7 @@ class Pool:
     # The reaction to events.
 
     def _post(self, event: Callable[[], None]) -> None:
-        self._events.append(event)
+        self._pending_calls.append(event)
         self._schedule_reconcile()
 
     def _schedule_reconcile(self) -> None:
@@ -220,8 +222,8 @@ class Pool:
     def _reconcile(self) -> None:
         self._reconcile_scheduled = False
         try:
-            while self._events:
-                self._events.popleft()()
+            while self._pending_calls:
+                self._pending_calls.popleft()()
             self._serve_queue()
             for model in self._models.values():
                 if model.idle and model.timer is None and model.keep_alive >= 0 and not self._queue.has_request_for(model.spec.key):
@@ -232,34 +234,40 @@ class Pool:
     def _keep_or_stop(self, model: LoadedModel) -> None:
         """Start the keep-alive of an idle model, or stop it."""
         model.cancel_keep_alive()
-        if model.draining or (model.keep_alive == 0 and not self._queue.has_request_for(model.spec.key)):  # 7.
+        if model.draining or (model.keep_alive == 0 and not self._queue.has_request_for(model.spec.key)):  # 7. as in `_expired`
             self._stop(model)
         elif model.keep_alive > 0 and not model.stopping:
             model.expires = self._clock.now() + model.keep_alive
             model.timer = self._clock.call_later(model.keep_alive, lambda: self._post(partial(self._expired, model)))
 
     def _serve_queue(self) -> None:
-        blocked = any(model.runner is None or model.stopping for model in self._models.values())  # 5.
+        """Go through the requests from the front of the queue: each gets a slot, has its model loaded or restarted, or waits."""
+        # 5. No load while another model loads or a process is stopping, and none before the load of an earlier request.
+        blocked = any(model.runner is None or model.stopping for model in self._models.values())
         for request in self._queue:
             model = self._models.get(request.spec.key)
-            if model is None:
-                blocked = blocked or self._admit(request)  # 4.
-            elif model.ready and request.spec.can_use(model.launch):
-                if model.leases < model.launch.slots:  # else 2.
-                    self._grant(request, model)  # 1.
-            elif model.ready:
-                blocked = blocked or self._replace(request, model)  # 3.
+            if model and model.ready and request.spec.can_use(model.options):
+                # 1. A free slot is given, whatever loads. 2. If there is none, the request waits.
+                if model.leases < model.options.slots:
+                    self._grant(request, model)
+            elif model and model.ready and not blocked:
+                # 3. The runner must restart with other options.
+                blocked = self._restart(request, model)
+            elif model is None and not blocked:
+                # 4. The model is loaded, or the request waits until others have stopped, or it is refused.
+                blocked = self._admit(request)
+            # 2. A model that loads or unloads is waited for.
 
     def _grant(self, request: PendingRequest, model: LoadedModel) -> None:
         assert model.engine is not None
         model.leases += 1
         model.cancel_keep_alive()
-        request.outcome.set_result(Lease(model.engine, model.launch.num_ctx, model))
+        request.outcome.set_result(Lease(model.engine, model.options.num_ctx, model))
 
     def _admit(self, request: PendingRequest) -> bool:
         """Act on the eviction decision; True when later requests must not load before this one."""
         spec = request.spec
-        launch, need, decision = self._decide(spec, request.replaced)
+        options, need, decision = self._decide(spec, request.replaced)
         if decision.action == "refuse":
             return self._refuse(request, decision)
         for key in decision.evict:
@@ -271,36 +279,36 @@ class Pool:
                 )  # fmt: skip
             self._drain(evicted)
         if decision.action == "load" and not decision.evict:
-            model = LoadedModel(spec, replace(launch, slots=decision.slots), need.size(decision.slots), self._settings.keep_alive)
-            self._log.info("loading a model", model=spec.name, why=decision.reason, slots=decision.slots, num_ctx=launch.num_ctx)
+            model = LoadedModel(spec, replace(options, slots=decision.slots), need.size(decision.slots), self._settings.keep_alive)
+            self._log.info("loading a model", model=spec.name, why=decision.reason, slots=decision.slots, num_ctx=options.num_ctx)
             self._log.debug(
                 "how it loads", model=spec.name, size=model.size, weights=spec.size, slot=need.slot, waiting=self.waiting,
-                num_batch=launch.num_batch, num_thread=launch.num_thread, num_gpu=launch.num_gpu, adapter=spec.adapter is not None,
+                num_batch=options.num_batch, num_thread=options.num_thread, num_gpu=options.num_gpu, adapter=spec.adapter is not None,
             )  # fmt: skip
             self._models[spec.key] = model
             self._loading = self._start_task(self._load(model))
         return True
 
-    def _replace(self, request: PendingRequest, model: LoadedModel) -> bool:
+    def _restart(self, request: PendingRequest, model: LoadedModel) -> bool:
         """Drain a runner so that it restarts with other options; False when these would not fit and the request was refused."""
-        _, _, decision = self._decide(request.spec, model.launch)
+        _, _, decision = self._decide(request.spec, model.options)
         if decision.action == "refuse":
             return self._refuse(request, decision)
-        slots, num_ctx = model.launch.slots, model.launch.num_ctx
+        slots, num_ctx = model.options.slots, model.options.num_ctx
         self._log.debug("a runner must start otherwise", model=request.spec.name, slots=slots, num_ctx=num_ctx)
         for other in self._queue:
             if other.spec.key == request.spec.key:
-                other.replaced = model.launch  # requests that wait now start from these options; later requests do not
+                other.replaced = model.options  # requests that wait now start from these options; later requests do not
         self._drain(model)
         return True
 
-    def _decide(self, spec: RunnerSpec, replaced: Launch | None) -> tuple[Launch, eviction.MemoryNeed, eviction.Decision]:
+    def _decide(self, spec: RunnerSpec, replaced: LaunchOptions | None) -> tuple[LaunchOptions, eviction.MemoryNeed, eviction.Decision]:
         """How a runner for this spec would start, what memory that needs, and the eviction decision. Changes nothing."""
         hardware = self._detect_hardware()
-        launch = spec.launch(replaced, default_launch(self._settings, hardware.cores, self._slots))
-        need = eviction.MemoryNeed(spec.size, launch.num_ctx * spec.kv_bytes, launch.slots)
+        options = spec.launch_options(replaced, default_options(spec.engine, self._settings, hardware.cores, self._slots))
+        need = eviction.MemoryNeed(spec.size, options.num_ctx * spec.kv_bytes, options.slots)
         candidates = [model.eviction_candidate() for model in self._models.values()]
-        return launch, need, eviction.decide(need, candidates, hardware.available, self._max_models)
+        return options, need, eviction.decide(need, candidates, hardware.available, self._max_models)
 
     def _refuse(self, request: PendingRequest, decision: eviction.Decision) -> bool:
         self._log.debug("no room for a model", model=request.spec.name, why=decision.reason)
@@ -349,7 +357,7 @@ class Pool:
         model = self._models.get(key)
         if model is None or model.draining or model.stopping:
             return self._slots
-        return model.launch.slots - model.leases
+        return model.options.slots - model.leases
 
     def _by_expiry(self) -> list[LoadedModel]:
         now = self._clock.now()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.runtime.residence import Lease
 from ndani.runtime.spec import RunnerSpec
 
@@ -19,7 +19,7 @@ class PendingRequest:
     spec: RunnerSpec
     enqueued_at: float
     outcome: asyncio.Future[Lease]
-    replaced: Launch | None = None  # the launch of the runner that was stopped so that one can start for this request
+    replaced: LaunchOptions | None = None  # the options of the runner that was stopped so that one can start for this request
 
     def close(self) -> Lease | None:
         """Leave the queue. Returns the lease if one was granted: a client can leave in the same turn in which it gets one.

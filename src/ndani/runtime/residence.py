@@ -1,4 +1,4 @@
-"""The pool's records: the models in memory and the leases of their slots. Values only."""
+"""The pool's records: the models in memory and the leases of their slots. They decide nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ndani.engines import Launch
-from ndani.engines.client import Engine
+from ndani.engines import LaunchOptions
+from ndani.engines.client import RunnerClient
 from ndani.jail import Confinement
 from ndani.runtime.clock import Timer
 from ndani.runtime.eviction import EvictionCandidate
@@ -21,6 +21,7 @@ class RunnerProcess(Protocol):
 
     pid: int
     socket: str
+    without_template: bool
     confinement: Confinement
     exited: asyncio.Event
 
@@ -34,11 +35,11 @@ class LoadedModel:
     """A model that is loaded, loading or unloading. Only the pool changes it."""
 
     spec: RunnerSpec  # of the request for which it was loaded
-    launch: Launch
+    options: LaunchOptions
     size: int
     keep_alive: float  # seconds; negative: forever
     runner: RunnerProcess | None = None  # None while it loads
-    engine: Engine | None = None
+    engine: RunnerClient | None = None
     leases: int = 0
     last_used: float = 0.0
     expires: float | None = None  # by the pool's clock; None: never, or in use
@@ -75,11 +76,11 @@ class LoadedModel:
     def describe(self, now: float, wall: float) -> Resident:
         """This model as listings show it; `now` is the time of the pool's clock, `wall` the time of day."""
         assert self.runner is not None
-        expiry, spec, launch = self.expiry(now), self.spec, self.launch
+        expiry, spec, options = self.expiry(now), self.spec, self.options
         expires = None if expiry == math.inf else wall + expiry - now
         leaving, confined = self.stopping or self.draining, self.runner.confinement.status
         return Resident(
-            spec.name, spec.digest, self.size, 0, spec.details, launch.num_ctx, launch.slots, expires, leaving, self.runner.pid, confined
+            spec.name, spec.digest, self.size, 0, spec.details, options.num_ctx, options.slots, expires, leaving, self.runner.pid, confined
         )
 
 
@@ -87,7 +88,7 @@ class LoadedModel:
 class Lease:
     """The right to use one slot of one runner until the block is left."""
 
-    engine: Engine
+    engine: RunnerClient
     num_ctx: int  # of the slot
     model: LoadedModel = field(repr=False)
     waited_ns: int = 0

@@ -15,14 +15,13 @@ import secrets
 import shutil
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from ndani import errors, jail
-from ndani.engines import Launch, socket_without_template
+from ndani.engines import Launch, LaunchOptions, socket_without_template
 from ndani.jail import Confinement, watch
 from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.runtime import child, hardware
@@ -30,8 +29,8 @@ from ndani.runtime.folder import is_private, recreate
 from ndani.runtime.probe import create_decoy
 from ndani.runtime.routes import Addresses, Outcome
 
-#: Events of a runner that may wait to be read. A correct runner sends one and then waits for a command.
-_MAX_PENDING_EVENTS = 16
+#: Messages of a runner that may wait to be read. A correct runner sends one and then waits for a command.
+_MAX_PENDING_MESSAGES = 16
 #: Seconds between the end of a runner's event pipe or command pipe and SIGKILL.
 _KILL_GRACE = 0.5
 #: Seconds that a probe of all routes may take; each route has a timeout of two seconds itself.
@@ -53,9 +52,11 @@ class Runner:
         self.exited = asyncio.Event()
         self.confinement = Confinement()
         self.load_ns = 0
+        self.without_template = False
         self._process = process
         self._commands: int | None = commands
-        self._events: asyncio.Queue[child.RunnerEvent | None] = asyncio.Queue(_MAX_PENDING_EVENTS)
+        #: Its events that nobody has read yet; None at the end.
+        self._messages: asyncio.Queue[child.RunnerEvent | None] = asyncio.Queue(_MAX_PENDING_MESSAGES)
         self._probe_lock = asyncio.Lock()
         self._probe_numbers = itertools.count(1)
         self._limit_exceeded = ""
@@ -63,17 +64,17 @@ class Runner:
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
     @classmethod
-    async def spawn(cls, launch: Launch, weights: int | None, folder: Path, *, require_jail: bool = False) -> Runner:
-        """Start a child with a new subfolder of `folder` for its socket; fills in `launch.socket` and `launch.weights`.
+    async def spawn(cls, options: LaunchOptions, weights: int, folder: Path, *, adapter: int = -1, require_jail: bool = False) -> Runner:
+        """Start a child with a new subfolder of `folder` for its socket.
 
-        `weights` is a descriptor open for reading, or None; `launch.adapter` is one, or -1. The child inherits them, so the caller
-        may close them afterwards. Raises LoadFailed when no process can be started.
+        `weights` and `adapter` are descriptors open for reading, -1 for none. The child inherits them, so the caller may close them
+        afterwards. Raises LoadFailed when no process can be started.
         """
         socket_folder = folder / secrets.token_hex(4)
         if not is_private(folder):  # a cleanup job has removed it, and another user may have created one with its name
             recreate(folder)
         # llama.cpp treats a name as a Unix socket only when it ends in .sock, and resolves any other name as a host.
-        launch = replace(launch, socket=str(socket_folder / "r.sock"), weights=-1 if weights is None else weights)
+        launch = Launch(options, str(socket_folder / "r.sock"), weights, adapter)
         decoy = -1
         try:
             socket_folder.mkdir(mode=0o700)
@@ -113,9 +114,9 @@ class Runner:
             self._send(child.Probe(addresses, number))
             try:
                 async with asyncio.timeout(timeout):
-                    event = await self._events.get()
+                    event = await self._messages.get()
                     while isinstance(event, child.Probed) and event.number != number:  # the answer to a cancelled probe
-                        event = await self._events.get()
+                        event = await self._messages.get()
             except TimeoutError:
                 await self.kill()
                 raise errors.EngineFailed(f"the runner said nothing for {timeout:g} seconds while it was probed, and was ended") from None
@@ -166,12 +167,12 @@ class Runner:
         self.confinement = jail.verify(self.pid, jailed.confinement)
         self._send(Open())
         ready = await self._expect(child.Ready)
-        self.load_ns = ready.load_ns
-        if ready.without_template:
+        self.load_ns, self.without_template = ready.load_ns, ready.without_template
+        if ready.without_template:  # the path is not in the message: the front connects to no path that a runner names
             self.socket = socket_without_template(self.socket)
 
     async def _expect(self, event_type: type[_E]) -> _E:
-        event = await self._events.get()
+        event = await self._messages.get()
         if isinstance(event, event_type):
             return event
         if isinstance(event, Refused):
@@ -189,7 +190,9 @@ class Runner:
             self._commands = None
 
     async def _monitor_threads(self) -> None:
-        self._limit_exceeded = await watch.enforce_limits(self._process, child.max_threads(self.launch), Path(self.launch.socket).parent)
+        self._limit_exceeded = await watch.enforce_limits(
+            self._process, child.max_threads(self.launch.options), Path(self.launch.socket).parent
+        )
 
     async def _watch(self, events: int) -> None:
         """Read the child's events. When its pipe closes, make sure that it exits, reap it and remove its folder."""
@@ -199,7 +202,7 @@ class Runner:
         decoder = msgspec.json.Decoder(child.RunnerEvent)
         try:
             while line := await reader.readline():
-                self._events.put_nowait(decoder.decode(line))
+                self._messages.put_nowait(decoder.decode(line))
         except (ValueError, msgspec.DecodeError, RecursionError, asyncio.QueueFull):  # only a compromised runner sends this
             self._process.kill()
         finally:
@@ -222,10 +225,10 @@ class Runner:
         self.exited.set()
 
     def _signal_exit(self) -> None:
-        """Tell the next reader of events that the child has exited."""
-        if self._events.full():
-            self._events.get_nowait()
-        self._events.put_nowait(None)
+        """Tell the next reader of messages that the child has exited."""
+        if self._messages.full():
+            self._messages.get_nowait()
+        self._messages.put_nowait(None)
 
 
 def _not_started(error: OSError, folder: Path) -> errors.LoadFailed:

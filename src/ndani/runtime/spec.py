@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.settings import Settings
 from ndani.types import Details
 
+#: Tokens of context where nobody says how many.
 DEFAULT_CTX = 4096
 MIN_CTX = 4
 #: Appended to the key of a chat model that is loaded for embeddings: a runner does either text or embeddings.
@@ -26,14 +27,17 @@ def batch_size(cores: int, slots: int) -> int:
     return max(min(32 * cores, 256), slots)
 
 
-def default_launch(settings: Settings, cores: int, slots: int) -> Launch:
-    """How a runner starts when neither a request nor its model sets an option; the request sets the engine."""
-    return Launch(
-        engine="",
-        socket="",
-        weights=-1,
+def default_num_ctx(settings: Settings) -> int:
+    """The context of a request when neither it nor its model sets one: that of the settings, else DEFAULT_CTX."""
+    return settings.context_length if settings.context_length > 0 else DEFAULT_CTX
+
+
+def default_options(engine: str, settings: Settings, cores: int, slots: int) -> LaunchOptions:
+    """How a runner of an engine starts when neither a request nor its model sets an option."""
+    return LaunchOptions(
+        engine,
         slots=slots,
-        num_ctx=settings.context_length if settings.context_length > 0 else DEFAULT_CTX,
+        num_ctx=default_num_ctx(settings),
         num_batch=batch_size(cores, slots),
         num_thread=settings.num_thread if settings.num_thread > 0 else cores,
         num_gpu=settings.num_gpu,
@@ -58,7 +62,7 @@ class RunnerSpec:
     size: int
     kv_bytes: int
     trained_ctx: int
-    engine: str = "llama"
+    engine: str
     adapter: Path | None = None
     num_ctx: int | None = None
     num_batch: int | None = None
@@ -69,17 +73,17 @@ class RunnerSpec:
     embedding: bool = False
     pooling: str = ""
 
-    def can_use(self, launch: Launch) -> bool:
-        """Whether a runner with this launch can serve the request: a restart for the request would change none of its options.
+    def can_use(self, running: LaunchOptions) -> bool:
+        """Whether a runner with these options can serve the request: a restart for the request would change none of its options.
 
         The batch size of a runner for embeddings is no reason for a restart: it changes no vector.
         """
-        options = self._options(launch)
+        options = self._options(running)
         if self.embedding:
-            options["num_batch"] = launch.num_batch
-        return all(getattr(launch, option) == value for option, value in options.items())
+            options["num_batch"] = running.num_batch
+        return all(getattr(running, option) == value for option, value in options.items())
 
-    def launch(self, previous: Launch | None, defaults: Launch) -> Launch:
+    def launch_options(self, previous: LaunchOptions | None, defaults: LaunchOptions) -> LaunchOptions:
         """How the runner should start: with the request's options, else with those of the `previous` runner, else with `defaults`."""
         # A first runner gets exactly the requested context; only a restart because of too little context gives more.
         fresh = replace(defaults, num_ctx=self._cap(defaults.num_ctx if self.num_ctx is None else self.num_ctx))
@@ -90,7 +94,7 @@ class RunnerSpec:
         """Whether this request needs more context than another request for the same model."""
         return self.num_ctx is not None and (other.num_ctx is None or other.num_ctx < self.num_ctx)
 
-    def _options(self, previous: Launch) -> dict[str, Any]:
+    def _options(self, previous: LaunchOptions) -> dict[str, Any]:
         """The options of a runner that replaces the `previous` one for this request. Options that the request leaves open are kept."""
         options = {
             option: value for option in ("num_thread", "num_gpu", "main_gpu", "use_mmap") if (value := getattr(self, option)) is not None

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
-from ndani.engines import Launch
+from ndani.engines import LaunchOptions
 from ndani.errors import LoadFailed, NdaniError
 from ndani.runtime.clock import Clock
 from ndani.runtime.residence import LoadedModel, RunnerProcess
 
-#: Starts a runner. Parameters: the launch, with the descriptor of the adapter, and the descriptor of the weights (-1: none).
-Spawn = Callable[[Launch, int], Awaitable[RunnerProcess]]
+#: Starts a runner. Parameters: its options, and the descriptors of the weights and of the adapter (-1: none).
+Spawn = Callable[[LaunchOptions, int, int], Awaitable[RunnerProcess]]
 
 
 async def start(model: LoadedModel, spawn: Spawn, clock: Clock, timeout: float) -> RunnerProcess:
@@ -23,7 +22,7 @@ async def start(model: LoadedModel, spawn: Spawn, clock: Clock, timeout: float) 
         try:
             weights, adapter = (_open(path, files) for path in (model.spec.weights, model.spec.adapter))
             async with clock.timeout(timeout if timeout > 0 else None):
-                return await spawn(replace(model.launch, adapter=adapter), weights)
+                return await spawn(model.options, weights, adapter)
         except TimeoutError:
             reason = f"timed out waiting for the runner to start - the model did not load within {timeout:.0f} s"
         except NdaniError:

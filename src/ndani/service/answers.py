@@ -146,7 +146,7 @@ async def _unloaded() -> AsyncGenerator[Event]:
 
 
 def _check_model(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
-    """Refuse what the model cannot do, in Ollama's order (reference 1.6). `_reject_unsupported` checks options, after this."""
+    """Refuse what the model cannot do, in Ollama's order: thinking, the verb, tools. `_reject_unsupported` checks options, after this."""
     if "thinking" in request.features and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities:

@@ -12,7 +12,7 @@ from ndani.engines.sampling import parse_options
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.hardware import processors
-from ndani.runtime.spec import DEFAULT_CTX, EMBEDDING_KEY_SUFFIX, RunnerSpec
+from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_num_ctx
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
 from ndani.types import Sampling
@@ -122,10 +122,9 @@ class ModelResolver:
 
     def spec(self, model: ResolvedModel, sampling: Sampling) -> RunnerSpec:
         """What a request needs of a runner; `sampling` is already merged, and the settings fill what it leaves open."""
-        default = self.settings.context_length if self.settings.context_length > 0 else DEFAULT_CTX
         return replace(
             model.spec,
-            num_ctx=sampling.num_ctx or default,
+            num_ctx=sampling.num_ctx or default_num_ctx(self.settings),
             # llama.cpp aborts if a batch is smaller than the number of slots, and notices a disconnect only between batches.
             num_batch=None
             if sampling.num_batch is None

@@ -25,7 +25,7 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - an origin, 
 
 _LOCAL_ORIGINS = [f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in _LOCAL_HOSTS for port in ("", ":*")]
 
-#: Origins that are always allowed (reference 1.3): this machine's pages on any port, and desktop applications.
+#: Origins that are always allowed as in Ollama: this machine's pages on any port, and desktop applications.
 DEFAULT_ORIGINS = (*_LOCAL_ORIGINS, "app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 
 

@@ -51,7 +51,7 @@ def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:
 
 
 def options(body: dict[str, Any]) -> tuple[Sampling, list[str], str]:
-    """As `sampling`, and the sentence of an error in a value, which is raised later: only after the model was found (reference 1.6)."""
+    """As `sampling`, and the sentence of an error in a value, which is raised later: only after the model was found, as in Ollama."""
     try:
         return (*sampling(body), "")
     except BadRequest as error:
