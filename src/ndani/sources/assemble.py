@@ -8,7 +8,6 @@ and the next pull of the same model replaces it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
@@ -18,7 +17,6 @@ from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
 from ndani.store import Store
-from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.create import Recipe, create, small_blobs
 from ndani.store.disk import translate_disk_errors
 from ndani.store.layout import digest_of
@@ -116,24 +114,12 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
         await run_in_thread(file.publish)
     except BadRequest as error:
-        await run_in_thread(_remove_damaged, store, [source_layer.digest for source_layer in layer.inputs])
+        await run_in_thread(store.remove_damaged, [source_layer.digest for source_layer in layer.inputs])
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
         ) from None
     finally:
         file.discard()
-
-
-def _remove_damaged(store: Store, digests: list[str]) -> None:
-    """Remove those of these files that are damaged by now, so that the next pull fetches them again."""
-    for digest in digests:
-        with translate_disk_errors(store.layout.root):
-            hasher = hashlib.sha256()
-            with store.layout.blob(digest).open("rb") as file:
-                while chunk := file.read(CHUNK_SIZE):
-                    hasher.update(chunk)
-            if f"sha256:{hasher.hexdigest()}" != digest:
-                store.blobs.remove(digest)
 
 
 async def _convert_files(

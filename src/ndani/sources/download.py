@@ -4,7 +4,7 @@ A deflate stream cannot be resumed in the middle: a byte's meaning depends on al
 be saved. So the packed bytes of the current part are also written to a journal beside the partial blob. After a `kill -9`
 the journal is unpacked again (a fraction of a second), and only the missing bytes are fetched. A part that is complete and
 verified needs no journal: its unpacked bytes are at the front of the partial blob, and the number in the next journal's name
-is the number of such parts. Parts that are not compressed need no journal at all: the partial blob has their bytes.
+is the number of such parts. A layer without any compressed part needs no journal at all: the partial blob has its bytes.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Download:
         self._unpack(chunk)
 
     def finish(self) -> None:
-        """Verify the complete blob and give it its name. Raises Mismatch after removing wrong bytes."""
+        """Verify the complete blob and give it its name. Raises DigestMismatch after removing wrong bytes."""
         self._partial.finish()
         _remove_journals(self._store, self._layer)
 

@@ -1,6 +1,7 @@
 """The front's side of a pull: starts the fetcher, forwards its progress, raises its error, kills it when nobody waits.
 
-Pulls of one name share one fetcher. The store's locks coordinate two servers on one store.
+Equal requests share one fetcher: those with the same verb, name, `insecure`, and blobs to repair. The store's locks coordinate
+two servers on one store.
 """
 
 from __future__ import annotations
@@ -70,12 +71,19 @@ class Fetcher:
                         del self._runs[key]
 
     def _job(self, name: Name, insecure: bool, push: bool = False) -> Job:
-        catalogue = str(self._catalogue) if self._catalogue else None
         settings = self._settings
-        folders = tuple(str(Path(folder).expanduser().absolute()) for folder in settings.sources)
-        streams = settings.max_transfer_streams
-        models, jail = str(settings.models), settings.require_jail
-        return Job(name.full, models, settings.offline, catalogue, insecure, push, settings.registry, folders, streams, jail)
+        return Job(
+            name=name.full,
+            models=str(settings.models),
+            offline=settings.offline,
+            catalogue=str(self._catalogue) if self._catalogue else None,
+            insecure=insecure,
+            push=push,
+            registry=settings.registry,
+            folders=tuple(str(Path(folder).expanduser().absolute()) for folder in settings.sources),
+            streams=settings.max_transfer_streams,
+            require_jail=settings.require_jail,
+        )
 
 
 def without_success(report: Report) -> Report:

@@ -83,7 +83,7 @@ class RepositoryFile:
 
 
 class HubSource(RegistrySource):
-    """One model of a hub, or of a registry: which of the two a host is shows in its responses."""
+    """One model of a host: by its registry API first, then by its list of files. The host's responses show which of them it has."""
 
     def __init__(self, registry: Registry, segment_size: int = SEGMENT_SIZE, streams: int = STREAMS) -> None:
         super().__init__(registry, segment_size, streams)

@@ -60,7 +60,7 @@ def run(source: str, bodies: Mapping[str, NodeList], body: NodeList, data: Value
         walk.body(data, body)
     except TemplateError as wrong:
         raise refuse(source, walk.pos, str(wrong)) from None
-    except RecursionError:  # a backstop: `DEPTH` is meant to come first
+    except RecursionError:  # a backstop: `MAX_DEPTH` is meant to come first
         raise refuse(source, walk.pos, "it is nested too deep") from None
     return "".join(walk.out)
 
