@@ -61,22 +61,22 @@ async def _assemble_files(store: Store, supervisor: Supervisor, name: Name, asse
         lock.release()
 
 
-async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, repair: frozenset[str], report: Report) -> None:
-    """Make damaged blobs of such a model again, in place of those that are here; no name changes.
+async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, damaged: frozenset[str], report: Report) -> None:
+    """Make these blobs of the model `name` again, as `assemble` made them, in place of those that are here; no name changes.
 
-    When the weights are among them, the files that they are made of must be here. Raises SourceFailed when the result has
+    When the weights are among them, the files of `assembly` must be in the store. Raises SourceFailed when the result has
     other digests, StoreFailed, Failed.
     """
-    unrepaired = set(repair)
+    unrepaired = set(damaged)
     gguf_digests = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
     weights = gguf_digests[0] if len(gguf_digests) == 1 else ""
     with suppress(NotFound, StoreFailed):
         weights = store.find(name).weights.digest
     try:
-        if len(gguf_digests) != 1 and (weights in repair or not weights):
+        if len(gguf_digests) != 1 and (weights in damaged or not weights):
             file = TemporaryBlob(store.layout)
             try:
-                await _convert_files(store, supervisor, file, assembly.files, weights or min(repair), report)
+                await _convert_files(store, supervisor, file, assembly.files, weights or min(damaged), report)
                 if file.digest in unrepaired:
                     await run_in_thread(file.publish)
                     unrepaired.discard(file.digest)
@@ -123,7 +123,7 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
 
 
 async def _convert_files(
-    store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], lock_key: str, report: Report
+    store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], progress_digest: str, report: Report
 ) -> None:
     """Make one GGUF file of these blobs (digests by name): join shards, or convert a checkpoint. It is hashed, not yet named."""
     checkpoint = not any(map(_is_gguf, files))
@@ -134,7 +134,7 @@ async def _convert_files(
                 inputs.append(SourceFile(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(inputs), file.descriptor, checkpoint=checkpoint)
         status = "converting model" if checkpoint else f"joining {len(inputs)} parts"
-        await supervisor.fill(task, file, status, lock_key, report)
+        await supervisor.fill(task, file, status, progress_digest, report)
 
 
 def _is_gguf(file: str) -> bool:
