@@ -22,7 +22,7 @@ from ndani.store.disk import translate_disk_errors
 from ndani.store.layout import digest_of
 from ndani.store.temporary import TemporaryBlob
 from ndani.store.threads import run_in_thread, run_in_thread_reporting
-from ndani.types import Progress, Report
+from ndani.types import WRITING_MANIFEST, Progress, Report
 
 _POLL_S = 0.2
 
@@ -153,7 +153,7 @@ def _recipe_of(name: Name, digest: str, assembly: Assembly) -> Recipe:
 
 async def _create_model(store: Store, name: Name, digest: str, assembly: Assembly, report: Report) -> None:
     def report_some(step: Progress) -> None:
-        if step.status == "writing manifest" or step.status.startswith("warning"):
+        if step.warning or step == WRITING_MANIFEST:
             report(step)
 
     await run_in_thread_reporting(lambda report: create(store, name, _recipe_of(name, digest, assembly), report), report_some)

@@ -18,7 +18,7 @@ from ndani.errors import Failed, NdaniError, SourceFailed, error_from_child
 from ndani.names import Name
 from ndani.settings import Settings
 from ndani.sources.job import PUSH_GRACE, Job, JobFailed
-from ndani.types import Progress, Report
+from ndani.types import SUCCESS, Progress, Report
 
 _MAX_LINE = 1 << 20  # bytes of one line, far more than the child ever writes
 
@@ -87,8 +87,8 @@ class Fetcher:
 
 
 def without_success(report: Report) -> Report:
-    """A report without the step `success`, for a pull that is only a part of a larger operation."""
-    return lambda step: report(step) if step.status != "success" else None
+    """A report without the step SUCCESS, for a pull that is only a part of a larger operation."""
+    return lambda step: report(step) if step != SUCCESS else None
 
 
 class _Run:
@@ -167,7 +167,7 @@ class _Run:
                 child.stdin.close()
             await child.wait()
         verb = self._job.verb
-        if error is None and (not self.steps or self.steps[-1].status != "success"):
+        if error is None and (not self.steps or self.steps[-1] != SUCCESS):
             error = SourceFailed(f"the {verb} was ended from outside before it was done; {verb} again: it goes on where it stopped")
         return error
 

@@ -15,7 +15,7 @@ from ndani.sources.assemble import assemble
 from ndani.sources.retry import RetryPolicy
 from ndani.sources.transfer import PullTools, fetch_layer, try_sources
 from ndani.store import Store
-from ndani.types import Progress, Report
+from ndani.types import SUCCESS, WRITING_MANIFEST, Progress, Report
 
 
 async def pull(
@@ -50,7 +50,7 @@ async def _pull_from(tools: PullTools, name: Name, source: Source, plan: PullPla
             if plan.assembly:
                 await assemble(store, tools.supervisor, name, plan.assembly, tools.report)
             else:
-                tools.report(Progress("writing manifest"))
+                tools.report(WRITING_MANIFEST)
                 store.commit(name, plan.manifest)
     except SourceFailed:
         if complete and plan.assembly:  # the files are complete and make no model, so the next pull does not need them
@@ -58,4 +58,4 @@ async def _pull_from(tools: PullTools, name: Name, source: Source, plan: PullPla
         raise
     # Joined shards and converted files are not needed any more.
     store.remove_unused(conversion_inputs | set(plan.assembly.files.values() if plan.assembly else ()))
-    tools.report(Progress("success"))
+    tools.report(SUCCESS)

@@ -16,7 +16,7 @@ from ndani.sources.retry import RetryPolicy
 from ndani.sources.transfer import PullTools, fetch_layer, try_sources
 from ndani.store import Store
 from ndani.store.threads import run_in_thread
-from ndani.types import Progress, Report
+from ndani.types import SUCCESS, Report
 
 
 async def repair(
@@ -61,7 +61,7 @@ async def _repair_from(tools: PullTools, name: Name, source: Source, plan: PullP
     store.remove_unused(files_needed)  # unless another model needs them
     if failed:
         raise failed
-    tools.report(Progress("success"))
+    tools.report(SUCCESS)
 
 
 def _lacks_weights(store: Store, name: Name, digests: frozenset[str]) -> bool:

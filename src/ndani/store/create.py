@@ -32,7 +32,7 @@ from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters, excerpt
 from ndani.store.stored_model import Layer, Manifest, StoredModel, decode
 from ndani.store.weights_info import WeightsInfo
-from ndani.types import Message, Progress, Report
+from ndani.types import SUCCESS, WRITING_MANIFEST, Message, Progress, Report
 
 #: The keys of a config in Ollama's order; unknown ones follow in their own order.
 _CONFIG_ORDER = (
@@ -108,7 +108,7 @@ def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
     for _ in given_digests:
         report(Progress("parsing GGUF"))
     for warning in warnings:
-        report(Progress(f"warning: {warning}"))
+        report(Progress(f"warning: {warning}", warning=True))
     with store.claim({config_layer.digest, *(part.layer.digest for part in parts)}):
         for part in parts:
             exists = store.blobs.has(part.layer.digest, part.layer.size)
@@ -119,10 +119,10 @@ def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
             exists = exists and part.layer.digest not in recipe.converted
             report(Progress(part.status or f"{'using existing' if exists else 'creating new'} layer {part.layer.digest}"))
         store.blobs.put(content)
-        report(Progress("writing manifest"))
+        report(WRITING_MANIFEST)
         manifest = Manifest(media_type=layout.MANIFEST, config=config_layer, layers=tuple(part.layer for part in parts))
         store.commit(name, msgspec.json.encode(manifest) + b"\n")
-    report(Progress("success"))
+    report(SUCCESS)
 
 
 def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_RecipeLayer], dict[str, Any], tuple[str, ...]]:
