@@ -52,19 +52,19 @@ class Meter:
     output: int = field(default=MAX_OUTPUT)
 
     def step(self, count: int = 1) -> None:
-        """Pay for work. Raises Wrong when nothing is left."""
+        """Pay for work. Raises TemplateError when nothing is left."""
         self.steps -= count
         if self.steps < 0:
             raise TemplateError(f"it takes more than {MAX_STEPS:,} steps; have it do less, or less often")
 
     def copy(self, length: int) -> None:
-        """Pay for making one text of so many characters. Raises Wrong where it would be too long."""
+        """Pay for making one text of so many characters. Raises TemplateError where it would be too long."""
         if length > MAX_OUTPUT:
             raise TemplateError(f"it makes a text of more than {MAX_OUTPUT:,} characters")
         self.step(1 + length // CHARS_PER_STEP)
 
     def write(self, length: int) -> None:
-        """Pay for so many characters of the prompt. Raises Wrong when it grows too long."""
+        """Pay for so many characters of the prompt. Raises TemplateError when it grows too long."""
         self.output -= length
         if self.output < 0:
             raise TemplateError(f"it makes a prompt of more than {MAX_OUTPUT:,} characters")

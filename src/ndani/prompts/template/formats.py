@@ -1,6 +1,6 @@
 """Go's fmt: how values are printed, by themselves and by printf's verbs. Nothing here knows of templates.
 
-Every character made is paid for, and no verb pads beyond `WIDTH`.
+Every character made is paid for, and no verb pads beyond `MAX_WIDTH`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _in_sixteens(value: float, precision: int | None) -> str:
 
 
 class Printer:
-    """Prints values, and pays for each character: as part of the prompt, or as a text of its own. Raises Wrong beyond a bound."""
+    """Prints values, and pays for each character: as part of the prompt, or as a text of its own. Raises TemplateError beyond a bound."""
 
     def __init__(self, meter: Meter, prompt: bool = False) -> None:
         self.meter = meter
@@ -141,7 +141,7 @@ class Printer:
         return self.text()
 
     def printf(self, form: str, args: Sequence[Value]) -> str:
-        """fmt.Sprintf, Go's complaints inside the text included. Raises Wrong on %[n] and on what is padded beyond all use."""
+        """fmt.Sprintf, Go's complaints inside the text included. Raises TemplateError on %[n] and on what is padded beyond all use."""
         left = list(reversed(args))
         pos = 0
         while True:

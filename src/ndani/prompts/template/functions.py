@@ -1,7 +1,7 @@
 """The functions that a template may call: Go's builtins and Ollama's four. `and` and `or` are the evaluator's own.
 
-Each gets its arguments already evaluated and checked against its signature, and raises Wrong for what is left to be
-wrong with them. None touches anything but its arguments and `Setting`.
+Each gets its arguments already evaluated and checked against its signature, and raises TemplateError for what is left to be
+wrong with them. None touches anything but its arguments and its `CallContext`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Go's literals mean: quoted texts, characters and numbers. Pure functions; Wrong where one means nothing.
+"""What Go's literals mean: quoted texts, characters and numbers. Pure functions; TemplateError where one means nothing.
 
 A text may hold bytes that are no UTF-8 (`"\\xff"`, a cut through a character): they are kept as Python keeps them in
 file names, as lone surrogates (`surrogateescape`), and become U+FFFD when the prompt leaves this room.
@@ -46,14 +46,14 @@ def _unescape(body: str, quote: str) -> bytes:
 
 
 def read_text(token: str) -> str:
-    """The text of a string literal, quotes included in the token. Raises Wrong on a bad escape."""
+    """The text of a string literal, quotes included in the token. Raises TemplateError on a bad escape."""
     if token[0] == "`":
         return token[1:-1].replace("\r", "")
     return _unescape(token[1:-1], '"').decode("utf-8", "surrogateescape")
 
 
 def read_character(token: str) -> int:
-    """The number of a character literal, as Go has it (`'a'` is 97). Raises Wrong unless it is one character."""
+    """The number of a character literal, as Go has it (`'a'` is 97). Raises TemplateError unless it is one character."""
     body = token[1:-1]
     raw = _unescape(body, "'")
     if body.startswith(("\\x", "\\0", "\\1", "\\2", "\\3")) and len(raw) == 1:
@@ -65,7 +65,7 @@ def read_character(token: str) -> int:
 
 
 def read_number(token: str) -> int | float:
-    """An int of 64 bits or a float, by its spelling, as Go decides it. Raises Wrong on neither."""
+    """An int of 64 bits or a float, by its spelling, as Go decides it. Raises TemplateError on neither."""
     digits = token.lstrip("+-")
     hexadecimal = digits[:2] in ("0x", "0X")
     fraction = _FRACTION.search(token) if not hexadecimal else re.search(r"[.pP]", token)

@@ -2,7 +2,7 @@
 
 bool, int, float and str are Python's own; bytes is one image. A list, a map and a struct have classes here, because a
 template can see what Python's lack: the difference between empty and nil, a type's name in an error, a way of its own
-to be printed. `None` is Go's nil inside an interface, `Nothing.NOTHING` no value at all: they print alike, and only the
+to be printed. `None` is Go's nil inside an interface, `NO_VALUE` no value at all: they print alike, and only the
 first refuses to be asked for a field. Where values come from is `conversation.py`; how they are printed `formats.py`.
 """
 
@@ -172,7 +172,7 @@ def _members(value: Record) -> list[tuple[str, Value]]:
 
 
 def to_json(value: Value, meter: Meter) -> str:
-    """Go's compact JSON, with <, > and & escaped as it does. Raises Wrong when it costs too much."""
+    """Go's compact JSON, with <, > and & escaped as it does. Raises TemplateError when it costs too much."""
     out: list[str] = []
     _write_json(value, out, meter)
     return "".join(out)
