@@ -56,9 +56,8 @@ class Names:
         return all(self._belongs(member, owner) for owner, member in pairwise(parts) if owner in self.members)
 
     def _belongs(self, member: str, owner: str) -> bool:
-        return member in self.members[owner] or any(
-            self._belongs(member, base) for base in self.bases[owner] - {owner} if base in self.members
-        )
+        bases = self.bases[owner] & self.members.keys() - {owner}
+        return member in self.members[owner] or any(self._belongs(member, base) for base in bases)
 
 
 @cache

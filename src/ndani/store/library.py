@@ -1,7 +1,8 @@
 """The whole store: list, find, copy, delete, prune, commit. Only this module writes names and removes blobs.
 
-Safe with several processes: it does both under the store lock (`locks`). Adding a blob needs no store lock: a pull claims its
-blobs first, so that nobody removes them before they have a name. Reading takes no lock, so a store may be read-only.
+Safe with several processes: it does both under the store lock (`locks`). Adding a blob needs no store lock. Until it has a
+name it is kept by the claim of the pull that brings it, or for MIN_UNUSED_AGE if a client has sent it. Reading takes no lock,
+so a store may be read-only.
 """
 
 from __future__ import annotations
