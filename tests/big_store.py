@@ -16,8 +16,7 @@ import struct
 from pathlib import Path
 
 from ndani import names
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ndani.store.layout import digest_of
 
 TOKENS = 49152  # SmolLM2's
@@ -75,11 +74,15 @@ def build(root: Path, models: int, size: int, *, true: bool = False, tokens: int
             file.write(raw)
             file.truncate(each)
         config = {"model_format": "gguf", "model_family": "llama", "model_type": "134.52M", "file_type": "Q4_0", "number": number}
-        parts = [(kinds.TEMPLATE, "{{ .Prompt }}"), (kinds.PARAMS, json.dumps({"num_ctx": 2048, "seed": number})), (kinds.LICENSE, "MIT")]
-        layers = [{"mediaType": kinds.MODEL, "digest": weights, "size": each}]
+        parts = [
+            (layout.TEMPLATE, "{{ .Prompt }}"),
+            (layout.PARAMS, json.dumps({"num_ctx": 2048, "seed": number})),
+            (layout.LICENSE, "MIT"),
+        ]
+        layers = [{"mediaType": layout.MODEL, "digest": weights, "size": each}]
         layers += [{"mediaType": kind, "digest": _put(store, text), "size": len(text.encode())} for kind, text in parts]
-        head_layer = {"mediaType": kinds.CONFIG, "digest": _put(store, json.dumps(config)), "size": len(json.dumps(config))}
-        manifest = {"schemaVersion": 2, "mediaType": kinds.MANIFEST, "config": head_layer, "layers": layers}
+        head_layer = {"mediaType": layout.CONFIG, "digest": _put(store, json.dumps(config)), "size": len(json.dumps(config))}
+        manifest = {"schemaVersion": 2, "mediaType": layout.MANIFEST, "config": head_layer, "layers": layers}
         path = store.layout.manifest(names.parse(f"big/model-{number:04d}"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(manifest))

@@ -20,8 +20,7 @@ import httpx
 from aiohttp import web
 
 from ndani.names import Name, parse
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ranged import begin
 from server import slowness, until
 
@@ -32,13 +31,13 @@ HTPASSWD = "aladdin:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW
 
 def make_model(weights: bytes) -> tuple[bytes, dict[str, bytes]]:
     """A manifest, indented unlike any that ndani writes, and its blobs by digest."""
-    blobs = {kinds.digest_of(content): content for content in (b'{"model_format":"gguf"}', weights, b"be nice")}
+    blobs = {layout.digest_of(content): content for content in (b'{"model_format":"gguf"}', weights, b"be nice")}
     config, model, licence = ({"digest": digest, "size": len(content)} for digest, content in blobs.items())
     manifest = {
         "schemaVersion": 2,
-        "mediaType": kinds.MANIFEST,
-        "config": {"mediaType": kinds.CONFIG, **config},
-        "layers": [{"mediaType": kinds.MODEL, **model}, {"mediaType": kinds.LICENSE, **licence}],
+        "mediaType": layout.MANIFEST,
+        "config": {"mediaType": layout.CONFIG, **config},
+        "layers": [{"mediaType": layout.MODEL, **model}, {"mediaType": layout.LICENSE, **licence}],
     }
     return json.dumps(manifest, indent=3).encode(), blobs
 
@@ -105,7 +104,7 @@ class Debian:
             for digest, content in blobs.items():
                 place = client.post("/blobs/uploads/").headers["Location"]
                 assert client.put(place, params={**httpx.URL(place).params, "digest": digest}, content=content).status_code == 201
-            assert client.put(f"/manifests/{name.tag}", content=manifest, headers={"Content-Type": kinds.MANIFEST}).status_code == 201
+            assert client.put(f"/manifests/{name.tag}", content=manifest, headers={"Content-Type": layout.MANIFEST}).status_code == 201
         return manifest
 
     def settle(self, quiet: float = 0.8) -> None:
@@ -158,7 +157,7 @@ class StandIn:
 
     def __post_init__(self) -> None:
         self.manifest, self.blobs = make_model(self.weights)
-        self.model = kinds.digest_of(self.weights)
+        self.model = layout.digest_of(self.weights)
 
     @property
     def name(self) -> Name:
@@ -219,7 +218,7 @@ class StandIn:
             assert request.transport
             request.transport.close()
             return reply
-        return web.Response(body=self.manifest, content_type=kinds.MANIFEST)
+        return web.Response(body=self.manifest, content_type=layout.MANIFEST)
 
     async def give_blob(self, request: web.Request) -> web.StreamResponse:
         if refused := self.refusal(request):

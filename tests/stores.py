@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ndani import names
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 
 REAL = "smollm2:135m"
 EMBEDDER = "all-minilm"
@@ -85,12 +84,12 @@ def put_echo(root: Path, name: str, weights: bytes | None = None, engine: str = 
         return {"mediaType": kind, "digest": store.blobs.put(content), "size": len(content)}
 
     config = {"model_format": engine, "model_family": "llama", "model_type": "1M", "file_type": "F16"}
-    model = layer(kinds.MODEL, weights)
-    texts = [layer(kinds.media_type_of(k), v.encode() if isinstance(v, str) else json.dumps(v).encode()) for k, v in layers.items()]
+    model = layer(layout.MODEL, weights)
+    texts = [layer(layout.media_type_of(k), v.encode() if isinstance(v, str) else json.dumps(v).encode()) for k, v in layers.items()]
     manifest = {
         "schemaVersion": 2,
-        "mediaType": kinds.MANIFEST,
-        "config": layer(kinds.CONFIG, json.dumps(config).encode()),
+        "mediaType": layout.MANIFEST,
+        "config": layer(layout.CONFIG, json.dumps(config).encode()),
         "layers": [model, *texts],
     }
     store.commit(names.parse(name), json.dumps(manifest).encode())
@@ -101,7 +100,7 @@ def shorten(root: Path, tokens: int, model: str = REAL) -> None:
     """Limit the answers of a model to a few tokens, for tests of commands that cannot set a limit."""
     store, name = Store(root), names.parse(model)
     manifest = json.loads(store.layout.manifest(name).read_bytes())
-    layer = next(part for part in manifest["layers"] if part["mediaType"] == kinds.PARAMS)
+    layer = next(part for part in manifest["layers"] if part["mediaType"] == layout.PARAMS)
     params = json.dumps(json.loads(store.blobs.read(layer["digest"])) | {"num_predict": tokens}).encode()
     layer |= {"digest": store.blobs.put(params), "size": len(params)}
     store.commit(name, json.dumps(manifest).encode())

@@ -12,8 +12,7 @@ from conftest import Start
 from golden_cli import run
 from loras import lora
 from ndani import names
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from server import Server, until
 from stores import REAL
 
@@ -79,7 +78,7 @@ def test_an_adapter_that_the_engine_refuses_is_one_sentence_and_harms_nobody(sta
     store, whole = Store(real_store), lora()
     entry = store.find(names.parse(REAL))
     manifest, half = json.loads(entry.path.read_bytes()), whole[: len(whole) // 2]
-    manifest["layers"].append({"mediaType": kinds.ADAPTER, "digest": store.blobs.put(half), "size": len(half)})
+    manifest["layers"].append({"mediaType": layout.ADAPTER, "digest": store.blobs.put(half), "size": len(half)})
     store.commit(names.parse("cut"), json.dumps(manifest).encode())
     server = start(real_store, OLLAMA_NUM_PARALLEL="1")
     answer = server.post(GENERATE, {"model": "cut", "prompt": "x"})

@@ -12,8 +12,7 @@ import pytest
 from conftest import ROOT, Start
 from ndani import names
 from ndani.prompts.template import Conversation, Turn, parse
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ndani.store.known_templates import EDIT_LIMIT, KNOWN_TEMPLATES, edit_distance, find_known_template
 from server import Server
 from stores import REAL, gguf
@@ -70,7 +69,7 @@ def test_its_go_template_says_what_the_recorded_one_says() -> None:
 
 def layers(server: Server, model: str) -> dict[str, bytes]:
     entry = Store(server.models).find(names.parse(model))
-    return {layer.media_type: entry.blobs.read(layer.digest) for layer in entry.layers if layer.media_type != kinds.MODEL}
+    return {layer.media_type: entry.blobs.read(layer.digest) for layer in entry.layers if layer.media_type != layout.MODEL}
 
 
 def create_over(server: Server, weights: bytes, **more: object) -> tuple[list[str], dict[str, bytes]]:
@@ -85,18 +84,18 @@ def test_create_lays_them_over_a_file_and_what_is_said_over_them(start: Start, t
     weights = gguf("known", template=PLAIN)
     steps, found = create_over(server, weights)
     assert steps[2] == "using autodetected template chatml"
-    assert found[kinds.TEMPLATE].decode() == CHATML.template
-    assert json.loads(found[kinds.PARAMS]) == STOPS
+    assert found[layout.TEMPLATE].decode() == CHATML.template
+    assert json.loads(found[layout.PARAMS]) == STOPS
     steps, found = create_over(server, weights, template="{{ .Prompt }}", parameters={"num_ctx": 2048})
     assert not any("autodetected" in step for step in steps)
-    assert found[kinds.TEMPLATE] == b"{{ .Prompt }}"
-    assert json.loads(found[kinds.PARAMS]) == {"num_ctx": 2048, **STOPS}
+    assert found[layout.TEMPLATE] == b"{{ .Prompt }}"
+    assert json.loads(found[layout.PARAMS]) == {"num_ctx": 2048, **STOPS}
     _, found = create_over(server, weights, parameters={"stop": ["x"]})
-    assert json.loads(found[kinds.PARAMS]) == {"stop": ["x"]}
+    assert json.loads(found[layout.PARAMS]) == {"stop": ["x"]}
     assert create_over(server, gguf("unknown"))[1] == {}
     # A model made of a model has what its base has, and no more: it was looked at when that was made.
     assert server.lines("/api/create", {"model": "second", "from": "made", "system": "Brief."})[-1]["status"] == "success"
-    assert set(layers(server, "second")) == {kinds.SYSTEM}
+    assert set(layers(server, "second")) == {layout.SYSTEM}
 
 
 @pytest.mark.weights

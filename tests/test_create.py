@@ -17,8 +17,7 @@ from conftest import ROOT
 from ndani import names
 from ndani.convert import kernels
 from ndani.errors import BadRequest, NdaniError, StoreFailed, Unsupported
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ndani.store.architectures import ARCHITECTURES
 from ndani.store.create import Recipe, create
 from ndani.store.modelfile import Modelfile, parse, print_modelfile, to_request
@@ -82,7 +81,7 @@ def real(tmp_path: Path) -> Store:
         path.chmod(0o755 if path.is_dir() else 0o644)
     store = Store(tmp_path / "real")
     for layer in find(store, "smollm2").layers:
-        if layer.media_type == kinds.MODEL:
+        if layer.media_type == layout.MODEL:
             place = store.layout.blob(layer.digest)
             place.touch()
             os.truncate(place, layer.size)
@@ -134,7 +133,7 @@ def test_from_a_file(store: Store) -> None:
     steps = create_model(store, "new", Recipe(files={"dir/m.gguf": digest.replace(":", "-").replace("sha256", "sha256")}))
     assert steps == ["parsing GGUF", f"using existing layer {digest}", "writing manifest", "success"]
     entry = find(store, "new")
-    assert [(layer.media_type, layer.digest, layer.source) for layer in entry.layers] == [(kinds.MODEL, digest, "")]
+    assert [(layer.media_type, layer.digest, layer.source) for layer in entry.layers] == [(layout.MODEL, digest, "")]
     assert json.loads(store.blobs.read(entry.manifest.config.digest)) == {
         "model_format": "gguf", "model_family": "llama", "model_families": ["llama"], "model_type": "256", "file_type": "Q4_K_M",
         "architecture": "amd64", "os": "linux",
@@ -179,7 +178,7 @@ def test_adapters_and_projectors(store: Store) -> None:
     other = store.blobs.put(gguf("other", tensors=LORA, **{"general.type": "adapter", "adapter.type": "lora"}))
     create_model(store, "again", Recipe(base=both, adapters={"other.gguf": other}))
     assert find(store, "again").adapter == store.layout.blob(other)
-    assert [layer.media_type for layer in find(store, "again").layers].count(kinds.ADAPTER) == 1
+    assert [layer.media_type for layer in find(store, "again").layers].count(layout.ADAPTER) == 1
 
 
 def test_a_deprecated_parameter_is_said_and_left_out(store: Store) -> None:
@@ -316,7 +315,7 @@ def test_a_base_that_is_of_no_use_is_refused(store: Store, lost: str) -> None:
     old = base(store)
     raw = json.loads(store.layout.manifest(old.name).read_text())
     if lost == "weights":
-        raw["layers"] = [layer for layer in raw["layers"] if layer["mediaType"] != kinds.MODEL]
+        raw["layers"] = [layer for layer in raw["layers"] if layer["mediaType"] != layout.MODEL]
     else:
         raw["config"] |= {"digest": store.blobs.put(b'{"model_families": 1}'), "size": 21}
     store.commit(old.name, json.dumps(raw).encode())
@@ -346,7 +345,7 @@ def test_a_create_that_is_left_half_way_leaves_no_name_and_no_claim(store: Store
         assert list(store.layout.locks.glob("claim-*"))
         store.delete(old.name)  # what the create has claimed of it stays
         kept = {layer.media_type: store.blobs.has(layer.digest) for layer in old.layers}
-        assert [kind for kind, here in kept.items() if not here] == [kinds.SYSTEM]
+        assert [kind for kind, here in kept.items() if not here] == [layout.SYSTEM]
         raise Left
 
     with pytest.raises(Left):

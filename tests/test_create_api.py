@@ -16,8 +16,7 @@ import pytest
 from conftest import Start
 from ndani import names
 from ndani.errors import BadRequest
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ndani.store.layout import digest_of
 from ndani.store.modelfile import parse, to_request
 from ndani.store.upload import receive
@@ -337,7 +336,7 @@ def test_a_name_made_anew_answers_as_its_new_self_at_once(start: Start, tmp_path
         server.ask(CREATE, from_model(template=f"{words} {{{{ .Prompt }}}}"))
         shown = server.ask("/api/generate", {"model": "made", "prompt": "x", "_debug_render_only": True})
         assert shown["_debug_info"] == {"rendered_template": f"{words} x"}
-    assert [layer.media_type for layer in Store(server.models).find(names.parse("made")).layers] == [kinds.MODEL, kinds.TEMPLATE]
+    assert [layer.media_type for layer in Store(server.models).find(names.parse("made")).layers] == [layout.MODEL, layout.TEMPLATE]
 
 
 def test_an_unknown_base_is_pulled_and_offline_that_is_refused(start: Start, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ndani.errors import SourceFailed
 from ndani.names import parse
 from ndani.sources.manifest import read_manifest
-from ndani.store import layout as kinds
+from ndani.store import layout
 from registries import make_model
 
 MANIFEST, BLOBS = make_model(b"GGUF")
@@ -30,7 +30,7 @@ def test_a_file_that_is_said_to_be_empty_and_is_not_is_refused() -> None:
 def test_a_manifest_without_a_type_and_with_an_empty_file_is_a_models() -> None:
     manifest = json.loads(MANIFEST)
     del manifest["mediaType"]
-    manifest["layers"].append({"mediaType": kinds.SYSTEM, "digest": kinds.digest_of(b""), "size": 0})
+    manifest["layers"].append({"mediaType": layout.SYSTEM, "digest": layout.digest_of(b""), "size": 0})
     plan = read_manifest(json.dumps(manifest).encode(), NAME, "here")
     assert [layer.content for layer in plan.layers if not layer.parts] == [b""]
 

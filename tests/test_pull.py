@@ -18,8 +18,9 @@ from ndani.errors import NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import PlannedLayer
 from ndani.sources.catalogue import load
-from ndani.sources.pull import RetryPolicy, pull
+from ndani.sources.pull import pull
 from ndani.sources.pypi import PypiSource
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.types import Progress
 from steps import all_steps, following

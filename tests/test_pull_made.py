@@ -16,8 +16,10 @@ from checkpoints import made_of, sources, tiny_bert
 from ndani import names
 from ndani.errors import SourceFailed
 from ndani.sources.catalogue import CatalogueModel, describe, load
-from ndani.sources.pull import RetryPolicy, pull
+from ndani.sources.pull import pull
 from ndani.sources.pypi import PypiSource
+from ndani.sources.repair import repair
+from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.types import Progress
 from steps import all_steps, following
@@ -138,7 +140,7 @@ async def test_it_is_repaired_and_what_it_was_made_of_goes_again(house: House, t
         for digest in digests:
             spoil(store, digest)
         source = PypiSource(found, found.sources[0], offline=False, index=house.index)
-        assert (await all_steps(pull, store, NAME, [source], retries=QUICK, repair=frozenset(digests)))[-1].status == "success"
+        assert (await all_steps(repair, store, NAME, [source], frozenset(digests), retries=QUICK))[-1].status == "success"
         assert verified(store).damaged == ()
         assert blobs(store) == before
 

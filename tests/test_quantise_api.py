@@ -22,8 +22,7 @@ import pytest
 from conftest import Start
 from golden_cli import run
 from ndani import names
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ndani.store.layout import digest_of
 from server import Server, serving, until
 from stores import REAL
@@ -71,7 +70,7 @@ def test_a_file_becomes_a_quantised_model_with_every_step(server: Server) -> Non
     lines = server.lines(CREATE, {"model": "made", "files": {"m.gguf": digest}, "quantize": "q4_k_M", "system": "brief"})
     statuses = list(dict.fromkeys(line["status"] for line in lines))
     layers = {layer.media_type: layer for layer in Store(server.models).find(names.parse("made")).layers}
-    model, system = layers[kinds.MODEL], layers[kinds.SYSTEM]
+    model, system = layers[layout.MODEL], layers[layout.SYSTEM]
     assert statuses == [
         "parsing GGUF", "quantizing F16 model to Q4_K_M", "verifying conversion", f"creating new layer {model.digest}",
         f"creating new layer {system.digest}", "writing manifest", "success",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from ndani.names import Name, parse
 from ndani.sources import Source
 from ndani.sources.folder import FolderSource
 from ndani.sources.pull import pull
+from ndani.sources.repair import repair
 from ndani.store import Store
 from ndani.store.create import Recipe, create
 from ndani.store.handover import accept_file, create_slot
@@ -60,8 +62,9 @@ async def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     await runner.cleanup()
 
 
-async def bring(store: Store, name: Name, source: Source, repair: Iterable[str] = ()) -> None:
-    assert (await all_steps(pull, store, name, [source], retries=QUICK, repair=frozenset(repair)))[-1].status == "success"
+async def bring(store: Store, name: Name, source: Source, damaged: Iterable[str] = ()) -> None:
+    work = partial(repair, damaged=frozenset(damaged)) if damaged else pull
+    assert (await all_steps(work, store, name, [source], retries=QUICK))[-1].status == "success"
 
 
 def sizes(store: Store) -> dict[str, int]:

@@ -10,8 +10,7 @@ import pytest
 
 from conftest import ROOT
 from ndani import names
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ndani.store.create import Recipe, create
 from steps import listed
 from stores import REAL
@@ -41,12 +40,12 @@ def test_a_model_of_the_same_file_has_ollamas_config_and_layers(models: Path, tm
     assert made.manifest.config == theirs.manifest.config, "the same config, byte for byte"
     assert (made.manifest.schema_version, made.manifest.media_type) == (theirs.manifest.schema_version, theirs.manifest.media_type)
     rest = [
-        [(layer.media_type, layer.digest, layer.size) for layer in entry.layers if layer.media_type != kinds.MODEL]
+        [(layer.media_type, layer.digest, layer.size) for layer in entry.layers if layer.media_type != layout.MODEL]
         for entry in (made, theirs)
     ]
     assert sorted(rest[0]) == sorted(rest[1])
     assert len(rest[0]) == 3
-    assert made.layers[0].media_type == theirs.layers[0].media_type == kinds.MODEL
+    assert made.layers[0].media_type == theirs.layers[0].media_type == layout.MODEL
     assert made.weights.size == theirs.weights.size
     raw = json.loads(made.path.read_bytes())
     assert list(raw) == list(json.loads(theirs.path.read_bytes()))

@@ -17,8 +17,7 @@ import pytest
 
 from ndani import names
 from ndani.errors import NotFound, StoreFailed
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ndani.store.blobs import DigestMismatch
 from ndani.store.gguf import MAX_HEADER_MEMORY
 from ndani.store.header_cache import _MemoryCache
@@ -39,8 +38,8 @@ def layer(store: Store, kind: str, content: bytes) -> dict[str, object]:
 
 def put_model(store: Store, name: str, weights: bytes = b"weights", **texts: bytes) -> None:
     config = json.dumps({"model_format": "gguf", "model_family": "llama", "model_type": "1M", "file_type": "F16"}).encode()
-    layers = [layer(store, kinds.MODEL, weights), *(layer(store, kinds.media_type_of(kind), text) for kind, text in texts.items())]
-    manifest = {"schemaVersion": 2, "mediaType": kinds.MANIFEST, "config": layer(store, kinds.CONFIG, config), "layers": layers}
+    layers = [layer(store, layout.MODEL, weights), *(layer(store, layout.media_type_of(kind), text) for kind, text in texts.items())]
+    manifest = {"schemaVersion": 2, "mediaType": layout.MANIFEST, "config": layer(store, layout.CONFIG, config), "layers": layers}
     store.commit(names.parse(name), json.dumps(manifest).encode())
 
 
@@ -112,7 +111,7 @@ def test_a_copy_shares_everything_and_a_delete_takes_only_what_is_its_own(store:
     assert blobs_of(store) == before
     store.delete(names.parse("ME/b:1"))
     gone = before - blobs_of(store)
-    assert gone == {kinds.digest_of(b"own")}
+    assert gone == {layout.digest_of(b"own")}
     assert not (store.layout.manifests / "registry.ollama.ai" / "me").exists()
     store.delete(names.parse("c"))
     assert blobs_of(store) == set()
@@ -140,7 +139,7 @@ def test_only_so_much_is_kept_of_heads(store: Store, tmp_path: Path) -> None:
 def test_a_name_that_changes_drops_what_only_its_old_self_needed(store: Store) -> None:
     put_model(store, "a", b"first")
     put_model(store, "a", b"second")
-    assert kinds.digest_of(b"first") not in blobs_of(store)
+    assert layout.digest_of(b"first") not in blobs_of(store)
     assert store.find(names.parse("a")).weights_path.read_bytes() == b"second"
 
 
@@ -162,13 +161,13 @@ def test_a_damaged_manifest_is_reported_and_stops_nothing_but_removal(store: Sto
     store.delete(names.parse("bad"))
     assert store.list_models()
     assert not store.damaged
-    assert store.prune() == (kinds.digest_of(b"other"),)
+    assert store.prune() == (layout.digest_of(b"other"),)
 
 
 @pytest.mark.parametrize("spell", [str.upper, lambda digest: digest.replace(":", "-"), lambda digest: digest.replace(":", "-").upper()])
 def test_however_a_manifest_spells_a_digest_its_blob_is_needed(store: Store, spell: Callable[[str], str]) -> None:
     put_model(store, "a")
-    path, weights = store.layout.manifest(names.parse("a")), kinds.digest_of(b"weights")
+    path, weights = store.layout.manifest(names.parse("a")), layout.digest_of(b"weights")
     odd = spell(weights).replace("SHA256", "sha256")
     store.commit(names.parse("odd"), path.read_bytes().replace(weights.encode(), odd.encode()))
     store.delete(names.parse("a"))
@@ -189,7 +188,7 @@ def test_a_manifest_of_another_maker_need_not_say_its_own_type(store: Store) -> 
     manifest = json.loads(store.layout.manifest(names.parse("a")).read_bytes())
     del manifest["mediaType"]
     store.commit(names.parse("b"), json.dumps(manifest).encode())
-    assert store.find(names.parse("b")).manifest.media_type == kinds.OCI_MANIFEST
+    assert store.find(names.parse("b")).manifest.media_type == layout.OCI_MANIFEST
     assert len(store.list_models()) == 2
 
 
@@ -207,7 +206,7 @@ def test_prune_takes_old_orphans_and_leaves_the_young_and_the_named(store: Store
     os.utime(store.layout.blob(old), (1000, 1000))
     for digest in store.find(names.parse("a")).digests:
         os.utime(store.layout.blob(digest), (1000, 1000))
-    week, fresh = store.layout.partial(kinds.digest_of(b"1")), store.layout.journal(kinds.digest_of(b"2"), 0)
+    week, fresh = store.layout.partial(layout.digest_of(b"1")), store.layout.journal(layout.digest_of(b"2"), 0)
     week.write_bytes(b"x")
     fresh.write_bytes(b"x")
     os.utime(week, (time.time() - 8 * DAY,) * 2)
@@ -237,10 +236,10 @@ def timed(call: object) -> float:
 
 
 def test_bytes_that_are_not_what_was_asked_for_leave_no_trace(store: Store) -> None:
-    want = kinds.digest_of(b"right bytes")
+    want = layout.digest_of(b"right bytes")
     partial = store.open_partial(want, 11)
     partial.write(b"wrong bytes")
-    with pytest.raises(DigestMismatch, match=f"want {want}, got {kinds.digest_of(b'wrong bytes')}"):
+    with pytest.raises(DigestMismatch, match=f"want {want}, got {layout.digest_of(b'wrong bytes')}"):
         partial.finish()
     assert list(store.layout.blobs.iterdir()) == []
     partial = store.open_partial(want, 11)
@@ -313,7 +312,7 @@ def test_what_another_process_claims_is_not_removed_and_its_death_ends_the_claim
 
 
 def test_a_blob_is_brought_by_one_process_at_a_time(store: Store) -> None:
-    digest = kinds.digest_of(b"x")
+    digest = layout.digest_of(b"x")
     other = child(store, f"lock = store.lock_blob({digest!r})\nprint(bool(lock), flush=True)\nsys.stdin.read()")
     assert other.stdout
     assert other.stdout.readline() == "True\n"

@@ -12,8 +12,7 @@ import pytest
 
 from ndani import names
 from ndani.errors import StoreFailed
-from ndani.store import Store
-from ndani.store import layout as kinds
+from ndani.store import Store, layout
 from ordinary import NOBODY, run_as_ordinary_user
 from test_store import blobs_of, layer, put_model
 
@@ -33,7 +32,7 @@ def test_json_that_is_nested_too_deeply_costs_its_own_model_alone(store: Store, 
     path = store.layout.manifest(names.parse("deep"))
     if what == "config":
         manifest = json.loads(path.read_bytes())
-        manifest["config"] = layer(store, kinds.CONFIG, DEEP)
+        manifest["config"] = layer(store, layout.CONFIG, DEEP)
         path.write_bytes(json.dumps(manifest).encode())
     elif what == "manifest":
         path.write_bytes(path.read_bytes()[:-1] + b', "more": ' + DEEP + b"}")
@@ -155,7 +154,7 @@ def test_nothing_is_named_whose_files_another_program_has_removed(store: Store) 
     put_model(store, "a")
     path = store.layout.manifest(names.parse("a"))
     manifest, before = json.loads(path.read_bytes()), path.read_bytes()
-    fresh = layer(store, kinds.MODEL, b"fresh weights")
+    fresh = layer(store, layout.MODEL, b"fresh weights")
     store.layout.blob(str(fresh["digest"])).unlink()
     manifest["layers"] = [fresh]
     for name in ("a", "b"):

@@ -19,6 +19,7 @@ from ndani import names
 from ndani.service.maintenance import Maintenance
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
+from ndani.sources.repair import repair
 from ndani.store import Store
 from ndani.store.blobs import PARTIAL_MAX_AGE
 from ndani.store.library import MIN_UNUSED_AGE
@@ -29,7 +30,7 @@ from server import until
 from steps import Left, all_steps, listed
 from stores import put_echo
 from terminal import PATIENCE, terminal
-from test_pull import NAME, QUICK, House, Place, house, make_place, pull
+from test_pull import NAME, QUICK, House, Place, house, make_place
 
 __all__ = ["house"]
 
@@ -151,7 +152,7 @@ async def test_a_model_of_the_catalogue_is_repaired(house: House, tmp_path: Path
     entry = place.store.find(NAME)
     for digest in entry.digests:
         spoil(place.store, digest)
-    steps = await all_steps(pull, place.store, NAME, [place.source()], retries=QUICK, repair=frozenset(entry.digests))
+    steps = await all_steps(repair, place.store, NAME, [place.source()], frozenset(entry.digests), retries=QUICK)
     assert steps[-1].status == "success"
     assert verified(place.store).damaged == ()
     assert place.left_over() == []

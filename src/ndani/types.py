@@ -185,12 +185,21 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of long work (pull, push, create, …), as the user reads it. `total` and `completed` are bytes."""
+    """One step of long work (pull, push, create, …), as the user reads it. `total` and `completed` are bytes.
+
+    `warning` marks a status that is a warning, for callers that show only some of the steps. No client is sent it.
+    """
 
     status: str
     digest: str | None = None
     total: int | None = None
     completed: int | None = None
+    warning: bool = False
+
+
+#: The step before a manifest is written, and the last step of work that has succeeded, in Ollama's words.
+WRITING_MANIFEST = Progress("writing manifest")
+SUCCESS = Progress("success")
 
 
 #: The callback that long work calls with each of its steps; it returns immediately.

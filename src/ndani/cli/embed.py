@@ -20,9 +20,9 @@ def is_embedding_model(client: ServerClient, model: str, insecure: bool) -> bool
     try:
         info = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
     except NotFound:
-        from ndani.cli.models import fetch
+        from ndani.cli.models import pull_with_progress
 
-        fetch(client, model, insecure=insecure)
+        pull_with_progress(client, model, insecure=insecure)
         info = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
     return "embedding" in (info.get("capabilities") or [])
 

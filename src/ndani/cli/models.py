@@ -55,10 +55,10 @@ def pull(args: tuple[str, ...], insecure: bool) -> None:
     """Pull a model into the store, with its progress on stderr."""
     from ndani.cli.autostart import connect_or_start
 
-    fetch(connect_or_start(load()), args[0], insecure=insecure)
+    pull_with_progress(connect_or_start(load()), args[0], insecure=insecure)
 
 
-def fetch(client: ServerClient, model: str, *, insecure: bool = False) -> None:
+def pull_with_progress(client: ServerClient, model: str, *, insecure: bool = False) -> None:
     """Have the server pull a model, and show the progress. On Ctrl-C, prints how to resume and raises KeyboardInterrupt.
 
     Raises BadName, and the error that the server reports.

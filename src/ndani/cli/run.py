@@ -83,9 +83,9 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     try:
         final_event = _stream_answer(client, request, writer)
     except NotFound:
-        from ndani.cli.models import fetch
+        from ndani.cli.models import pull_with_progress
 
-        fetch(client, model, insecure=insecure)
+        pull_with_progress(client, model, insecure=insecure)
         final_event = _stream_answer(client, request, writer)
     if request["prompt"]:
         emit("\n")

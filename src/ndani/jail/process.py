@@ -40,7 +40,7 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """From the child: it cannot continue. A code of `errors.tree()` and a sentence for the user."""
+    """From the child: it cannot continue. A code of `errors.errors_by_code()` and a sentence for the user."""
 
     code: str
     sentence: str

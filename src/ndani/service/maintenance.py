@@ -27,7 +27,7 @@ class Maintenance:
     ) -> None:
         """Hash every blob of a model, or of all models; with `repair`, pull damaged ones again. The last step is Verified.
 
-        `insecure` is as in a pull. What could not be repaired is listed in `Verified.damaged`, with the reason. Raises NotFound,
+        `insecure` is as in a pull. What could not be repaired is listed in `VerifyResult.damaged`, with the reason. Raises NotFound,
         StoreFailed.
         """
         damaged: dict[str, str] = {}

@@ -26,7 +26,7 @@ from ndani.store.handover import accept_file, create_slot
 from ndani.store.parameters import check_parameters
 from ndani.store.upload import receive
 from ndani.store.weights_info import WeightsInfo
-from ndani.types import Model, Progress, Report, Resident
+from ndani.types import SUCCESS, Model, Progress, Report, Resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,8 @@ class Models:
         name = names.parse(model)
         await self._fetcher.pull(name, insecure, without_success(report))
         for warning in await asyncio.to_thread(self._warnings, name):
-            report(Progress(f"warning: {warning}"))
-        report(Progress("success"))
+            report(Progress(f"warning: {warning}", warning=True))
+        report(SUCCESS)
 
     async def push(self, model: str, insecure: bool, report: Report) -> None:
         """Upload a model to the registry in its name, in the fetcher process. Raises NotFound, Offline, SourceFailed, Failed."""

@@ -151,10 +151,15 @@ def choose(
 ) -> list[Source]:
     """The sources of a name, in the order in which a pull tries them.
 
-    The user's `folders` come first (except the store itself, `store_root`). A name with a host of its own then has only
-    that registry or hub. A name without one has `default_registry` if the user has set it, then the catalogue's pinned
-    sources, then the public registry: by the name as typed, and by the registry's own spelling of it. `insecure` permits
-    requests without TLS; `streams` is how many ranges of a file are requested in parallel. Raises Misconfigured.
+    The user's `folders` come first (except the store itself, `store_root`). What follows depends on the name:
+
+    - A name with a host of its own has only that host: its registry, then its list of files (`HubSource`).
+    - Without `default_registry`, a name of the catalogue has only its pinned sources. Any other name has the public
+      registry: by the name as typed, then by the library's spelling of it.
+    - With `default_registry`: that registry, then the pinned sources, then that registry by the library's spelling.
+
+    `insecure` permits requests without TLS; `streams` is how many ranges of a file are requested in parallel. Raises
+    BadName, Misconfigured.
     """
     from ndani.sources.catalogue import load
     from ndani.sources.families import registry_spelling

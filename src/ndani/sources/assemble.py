@@ -8,7 +8,6 @@ and the next pull of the same model replaces it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
@@ -19,12 +18,11 @@ from ndani.errors import BadRequest, NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
 from ndani.sources import Assembly, PlannedLayer
 from ndani.store import Store
-from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.create import Recipe, create, small_blobs
 from ndani.store.disk import translate_disk_errors
 from ndani.store.layout import digest_of
 from ndani.store.temporary import TemporaryBlob
-from ndani.types import Progress, Report
+from ndani.types import WRITING_MANIFEST, Progress, Report
 
 _POLL_S = 0.2
 
@@ -63,22 +61,22 @@ async def _assemble_files(store: Store, supervisor: Supervisor, name: Name, asse
         lock.release()
 
 
-async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, repair: frozenset[str], report: Report) -> None:
-    """Make damaged blobs of such a model again, in place of those that are here; no name changes.
+async def restore(store: Store, supervisor: Supervisor, name: Name, assembly: Assembly, damaged: frozenset[str], report: Report) -> None:
+    """Make these blobs of the model `name` again, as `assemble` made them, in place of those that are here; no name changes.
 
-    When the weights are among them, the files that they are made of must be here. Raises SourceFailed when the result has
+    When the weights are among them, the files of `assembly` must be in the store. Raises SourceFailed when the result has
     other digests, StoreFailed, Failed.
     """
-    unrepaired = set(repair)
+    unrepaired = set(damaged)
     gguf_digests = [digest for file, digest in assembly.files.items() if _is_gguf(file)]
     weights = gguf_digests[0] if len(gguf_digests) == 1 else ""
     with suppress(NotFound, StoreFailed):
         weights = store.find(name).weights.digest
     try:
-        if len(gguf_digests) != 1 and (weights in repair or not weights):
+        if len(gguf_digests) != 1 and (weights in damaged or not weights):
             file = TemporaryBlob(store.layout)
             try:
-                await _convert_files(store, supervisor, file, assembly.files, weights or min(repair), report)
+                await _convert_files(store, supervisor, file, assembly.files, weights or min(damaged), report)
                 if file.digest in unrepaired:
                     await run_in_thread(file.publish)
                     unrepaired.discard(file.digest)
@@ -116,7 +114,7 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
             raise BadRequest(f"want {layer.digest}, got {file.digest}")
         await run_in_thread(file.publish)
     except BadRequest as error:
-        await run_in_thread(_remove_damaged, store, [source_layer.digest for source_layer in layer.inputs])
+        await run_in_thread(store.remove_damaged, [source_layer.digest for source_layer in layer.inputs])
         raise SourceFailed(
             f"the weights were converted to another file than the catalogue names ({error}); pull again, and report it if it stays"
         ) from None
@@ -124,20 +122,8 @@ async def convert(store: Store, supervisor: Supervisor, layer: PlannedLayer, rep
         file.discard()
 
 
-def _remove_damaged(store: Store, digests: list[str]) -> None:
-    """Remove those of these files that are damaged by now, so that the next pull fetches them again."""
-    for digest in digests:
-        with translate_disk_errors(store.layout.root):
-            hasher = hashlib.sha256()
-            with store.layout.blob(digest).open("rb") as file:
-                while chunk := file.read(CHUNK_SIZE):
-                    hasher.update(chunk)
-            if f"sha256:{hasher.hexdigest()}" != digest:
-                store.blobs.remove(digest)
-
-
 async def _convert_files(
-    store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], lock_key: str, report: Report
+    store: Store, supervisor: Supervisor, file: TemporaryBlob, files: Mapping[str, str], progress_digest: str, report: Report
 ) -> None:
     """Make one GGUF file of these blobs (digests by name): join shards, or convert a checkpoint. It is hashed, not yet named."""
     checkpoint = not any(map(_is_gguf, files))
@@ -148,7 +134,7 @@ async def _convert_files(
                 inputs.append(SourceFile(name, opened.enter_context(store.layout.blob(digest).open("rb")).fileno()))
         task = Task(tuple(inputs), file.descriptor, checkpoint=checkpoint)
         status = "converting model" if checkpoint else f"joining {len(inputs)} parts"
-        await supervisor.fill(task, file, status, lock_key, report)
+        await supervisor.fill(task, file, status, progress_digest, report)
 
 
 def _is_gguf(file: str) -> bool:
@@ -167,7 +153,7 @@ def _recipe_of(name: Name, digest: str, assembly: Assembly) -> Recipe:
 
 async def _create_model(store: Store, name: Name, digest: str, assembly: Assembly, report: Report) -> None:
     def report_some(step: Progress) -> None:
-        if step.status == "writing manifest" or step.status.startswith("warning"):
+        if step.warning or step == WRITING_MANIFEST:
             report(step)
 
     await run_in_thread_reporting(lambda report: create(store, name, _recipe_of(name, digest, assembly), report), report_some)

@@ -19,28 +19,27 @@ import msgspec
 from ndani.errors import Misconfigured
 from ndani.names import Name, parse
 from ndani.sources import File, Part, PlannedLayer, PullPlan
-from ndani.store import layout as kinds
+from ndani.store import layout
 from ndani.store.stored_model import Layer, Manifest
 
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
 
 
 class LayerPin(msgspec.Struct, frozen=True):
-    """A layer that has to be fetched: its kind (`model`, `license`, …) and its pins.
+    """A layer that has to be fetched: its type (`model`, `license`, …; the file calls it `kind`) and its pins.
 
     With `converted_from`, it is converted on this machine from other files: their digests, by their names in the checkpoint.
     """
 
-    kind: str
+    layer_type: str = msgspec.field(name="kind")
     digest: str
     size: int
     converted_from: dict[str, str] = {}  # msgspec makes a new one for each
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """One source of a model: its name, and the parts of each layer, by the layer's digest."""
+    """One source of a model: the parts of each layer, by the layer's digest. The file also names it, for people who read it."""
 
-    source: str
     parts: dict[str, tuple[Part, ...]]
 
 
@@ -51,7 +50,7 @@ class CatalogueModel(msgspec.Struct, frozen=True):
     family: str
     parameters: str
     quantization: str
-    context: int
+    context_length: int = msgspec.field(name="context")
     embedding: int
     license: str
     type: str
@@ -68,16 +67,16 @@ class CatalogueModel(msgspec.Struct, frozen=True):
         """The plan of a pull from `origin`. The config, texts and parameters are generated here."""
         layers = [_planned(pin, origin) for pin in self.layers]
         if self.notice:
-            layers.insert(1, _inline(kinds.LICENSE, self.notice.encode()))
+            layers.insert(1, _inline(layout.LICENSE, self.notice.encode()))
         # The order of the public library's manifests: weights, template, system, licences, parameters.
-        for text, kind in ((self.system, kinds.SYSTEM), (self.template, kinds.TEMPLATE)):
+        for text, media_type in ((self.system, layout.SYSTEM), (self.template, layout.TEMPLATE)):
             if text:
-                layers.insert(1, _inline(kind, text.encode()))
+                layers.insert(1, _inline(media_type, text.encode()))
         if self.params:
-            layers.append(_inline(kinds.PARAMS, msgspec.json.encode(self.params)))
-        config = _inline(kinds.CONFIG, msgspec.json.encode(self._config()))
+            layers.append(_inline(layout.PARAMS, msgspec.json.encode(self.params)))
+        config = _inline(layout.CONFIG, msgspec.json.encode(self._config()))
         descriptors = [Layer(layer.media_type, layer.digest, layer.size) for layer in (config, *layers)]
-        manifest = Manifest(media_type=kinds.MANIFEST, config=descriptors[0], layers=tuple(descriptors[1:]))
+        manifest = Manifest(media_type=layout.MANIFEST, config=descriptors[0], layers=tuple(descriptors[1:]))
         return PullPlan(msgspec.json.encode(manifest), (*layers, config))
 
     def _config(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class CatalogueModel(msgspec.Struct, frozen=True):
             "model_families": [self.family],
             "model_type": self.parameters,
             "file_type": self.quantization,
-            "context_length": self.context,
+            "context_length": self.context_length,
             "embedding_length": self.embedding,
             "architecture": "amd64",
             "os": "linux",
@@ -136,13 +135,13 @@ def describe(wheel: Path, member: str, project: str) -> Part:
 
 def _planned(pin: LayerPin, origin: Origin) -> PlannedLayer:
     if not pin.converted_from:
-        return PlannedLayer(kinds.media_type_of(pin.kind), pin.digest, pin.size, origin.parts[pin.digest])
+        return PlannedLayer(layout.media_type_of(pin.layer_type), pin.digest, pin.size, origin.parts[pin.digest])
     inputs = [(name, digest, origin.parts[digest]) for name, digest in pin.converted_from.items()]
     # The largest first: a server without ranges sends the small ones in the same stream.
     files = [(name, PlannedLayer("", digest, sum(part.size for part in parts), parts)) for name, digest, parts in inputs]
     files.sort(key=lambda file: -file[1].size)
-    return PlannedLayer(kinds.media_type_of(pin.kind), pin.digest, pin.size, converted_from=tuple(files))
+    return PlannedLayer(layout.media_type_of(pin.layer_type), pin.digest, pin.size, converted_from=tuple(files))
 
 
 def _inline(media_type: str, content: bytes) -> PlannedLayer:
-    return PlannedLayer(media_type, kinds.digest_of(content), len(content), content=content)
+    return PlannedLayer(media_type, layout.digest_of(content), len(content), content=content)

@@ -27,6 +27,7 @@ from ndani.sources import choose, open_registry
 from ndani.sources.job import PUSH_GRACE, Job, JobFailed
 from ndani.sources.pull import pull
 from ndani.sources.push import push
+from ndani.sources.repair import repair
 from ndani.store import Store
 from ndani.types import Progress
 
@@ -76,7 +77,10 @@ async def _run(job: Job, stopping: threading.Event) -> None:
         store_root=store.layout.root,
         streams=job.streams,
     )
-    await pull(store, name, sources, report, repair=frozenset(job.repair), require_jail=job.require_jail)
+    if job.repair:
+        await repair(store, name, sources, frozenset(job.repair), report, require_jail=job.require_jail)
+    else:
+        await pull(store, name, sources, report, require_jail=job.require_jail)
 
 
 class _Reporter:

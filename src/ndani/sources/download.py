@@ -4,7 +4,7 @@ A deflate stream cannot be resumed in the middle: a byte's meaning depends on al
 be saved. So the packed bytes of the current part are also written to a journal beside the partial blob. After a `kill -9`
 the journal is unpacked again (a fraction of a second), and only the missing bytes are fetched. A part that is complete and
 verified needs no journal: its unpacked bytes are at the front of the partial blob, and the number in the next journal's name
-is the number of such parts. Parts that are not compressed need no journal at all: the partial blob has their bytes.
+is the number of such parts. A layer without any compressed part needs no journal at all: the partial blob has its bytes.
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ class Download:
     def __init__(self, store: Store, layer: PlannedLayer) -> None:
         self._store, self._layer, self._layout = store, layer, store.layout
         self._remove_ollama_partial()
-        self.part_index, offset = _resume_point(store, layer)
+        self.part_index, packed_offset = _resume_point(store, layer)
         finished_parts = layer.parts[: self.part_index]
-        self._parts_size = sum(part.size for part in finished_parts)
-        self._stored_size = 0 if layer.deflated else offset
-        #: How many bytes `resume` reads.
-        self.resumed_size = self._parts_size + offset
+        self._finished_unpacked_size = sum(part.size for part in finished_parts)
+        #: Bytes of the current part that the partial blob has; 0 with a journal, for `resume` unpacks the part again.
+        self._stored_unpacked_size = 0 if layer.deflated else packed_offset
+        #: How many bytes `resume` reads: unpacked ones of the finished parts from the partial blob, and packed ones of the
+        #: current part from its journal (if nothing is compressed they are in the partial blob, and the same unpacked).
+        self.resume_read_size = self._finished_unpacked_size + packed_offset
         #: Whether parts are hashed here. A single uncompressed part has the layer's digest, which the partial blob computes.
         self._hashes_parts = layer.deflated or len(layer.parts) > 1
         require_free_space(_existing_ancestor(self._layout.root), _space_needed(store, layer))
         self._partial: PartialBlob = store.open_partial(layer.digest, layer.size, None)
         self._journal: BinaryIO | None = None
-        self.received_size = sum(part.packed_size for part in finished_parts)
-        self.offset = 0
+        self.received_packed_size = sum(part.packed_size for part in finished_parts)
+        self.packed_offset = 0
 
     def resume(self, report: Callable[[int], None]) -> None:
         """Read what an earlier transfer has left, once; reports after each chunk how many bytes it has read.
@@ -54,18 +56,18 @@ class Download:
         It takes as long as reading them, so callers run it in a thread. Raises SourceFailed when the bytes are wrong.
         """
         part_hash, checked = hashlib.sha256(), 0
-        for chunk in self._partial.rehash(self._parts_size + self._stored_size):
+        for chunk in self._partial.rehash(self._finished_unpacked_size + self._stored_unpacked_size):
             if self._hashes_parts:
-                part_hash.update(chunk[max(self._parts_size - checked, 0) :])
+                part_hash.update(chunk[max(self._finished_unpacked_size - checked, 0) :])
             checked += len(chunk)
             report(checked)
         self._start_part(lambda count: report(checked + count))
         if (part := self.part) and not self._layer.deflated:
             # The partial blob has the first bytes of this uncompressed part: they are not fetched again.
             self._part_hash = part_hash
-            self._unpacked_size = self.offset = self._stored_size
-            self.received_size += self._stored_size
-            if self.offset == part.packed_size:
+            self._part_unpacked_size = self.packed_offset = self._stored_unpacked_size
+            self.received_packed_size += self._stored_unpacked_size
+            if self.packed_offset == part.packed_size:
                 self._finish_part(part)
 
     @property
@@ -77,12 +79,12 @@ class Download:
     def feed(self, chunk: bytes) -> None:
         """Add the next packed bytes of the current part. Raises SourceFailed when they are invalid."""
         if self._journal:
-            with translate_disk_errors(self._layout.root, self._layer.packed_size - self.received_size):
+            with translate_disk_errors(self._layout.root, self._layer.packed_size - self.received_packed_size):
                 write_all(self._journal, chunk)
         self._unpack(chunk)
 
     def finish(self) -> None:
-        """Verify the complete blob and give it its name. Raises Mismatch after removing wrong bytes."""
+        """Verify the complete blob and give it its name. Raises DigestMismatch after removing wrong bytes."""
         self._partial.finish()
         _remove_journals(self._store, self._layer)
 
@@ -109,12 +111,12 @@ class Download:
     def _start_part(self, report: Callable[[int], None]) -> None:
         """Start the current part from its journal; reports how many bytes of the journal it has read."""
         part = self.part
-        self.offset = 0
+        self.packed_offset = 0
         if part is None:
             return
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if part.deflated else None
         self._part_hash = hashlib.sha256()
-        self._unpacked_size = 0
+        self._part_unpacked_size = 0
         if not self._layer.deflated:
             return
         path = self._layout.journal(self._layer.digest, self.part_index)
@@ -127,29 +129,29 @@ class Download:
         # A complete journal finishes its part; the next part has another journal.
         while self._journal is journal and (chunk := journal.read(CHUNK_SIZE)):
             self._unpack(chunk)
-            report(self.offset)
+            report(self.packed_offset)
 
     def _unpack(self, chunk: bytes) -> None:
         part = self.part
-        if part is None or self.offset + len(chunk) > part.packed_size:
+        if part is None or self.packed_offset + len(chunk) > part.packed_size:
             raise self._corrupt("is longer than it should be")
-        self.offset += len(chunk)
-        self.received_size += len(chunk)
+        self.packed_offset += len(chunk)
+        self.received_packed_size += len(chunk)
         try:
-            content = self._inflater.decompress(chunk, part.size - self._unpacked_size + 1) if self._inflater else chunk
+            content = self._inflater.decompress(chunk, part.size - self._part_unpacked_size + 1) if self._inflater else chunk
         except zlib.error:
             raise self._corrupt("cannot be unpacked") from None
-        self._unpacked_size += len(content)
-        if self._unpacked_size > part.size:
+        self._part_unpacked_size += len(content)
+        if self._part_unpacked_size > part.size:
             raise self._corrupt("unpacks to more than it should")
         if self._hashes_parts:
             self._part_hash.update(content)
         self._partial.write(content)
-        if self.offset == part.packed_size:
+        if self.packed_offset == part.packed_size:
             self._finish_part(part)
 
     def _finish_part(self, part: Part) -> None:
-        if self._unpacked_size != part.size:
+        if self._part_unpacked_size != part.size:
             raise self._corrupt("unpacks to less than it should")
         got = self._part_hash.hexdigest() if self._hashes_parts else hex_of(self._partial.current_digest)
         if got != part.sha256:
@@ -176,12 +178,12 @@ def _ignore(count: int) -> None:
     """The journal of a part that has just started is empty: there is nothing to report."""
 
 
-def received_size(store: Store, layer: PlannedLayer) -> int:
+def received_packed_size(store: Store, layer: PlannedLayer) -> int:
     """How many packed bytes of a layer are here so far, also when another process downloads it."""
     if store.blobs.is_intact(layer.digest, layer.size):
         return layer.packed_size
-    part_index, offset = _resume_point(store, layer)
-    return sum(part.packed_size for part in layer.parts[:part_index]) + offset
+    part_index, packed_offset = _resume_point(store, layer)
+    return sum(part.packed_size for part in layer.parts[:part_index]) + packed_offset
 
 
 def _resume_point(store: Store, layer: PlannedLayer) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The front's side of a pull: starts the fetcher, forwards its progress, raises its error, kills it when nobody waits.
 
-Pulls of one name share one fetcher. The store's locks coordinate two servers on one store.
+Equal requests share one fetcher: those with the same verb, name, `insecure`, and blobs to repair. The store's locks coordinate
+two servers on one store.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ndani.errors import Failed, NdaniError, SourceFailed, error_from_child
 from ndani.names import Name
 from ndani.settings import Settings
 from ndani.sources.job import PUSH_GRACE, Job, JobFailed
-from ndani.types import Progress, Report
+from ndani.types import SUCCESS, Progress, Report
 
 _MAX_LINE = 1 << 20  # bytes of one line, far more than the child ever writes
 
@@ -70,17 +71,24 @@ class Fetcher:
                         del self._runs[key]
 
     def _job(self, name: Name, insecure: bool, push: bool = False) -> Job:
-        catalogue = str(self._catalogue) if self._catalogue else None
         settings = self._settings
-        folders = tuple(str(Path(folder).expanduser().absolute()) for folder in settings.sources)
-        streams = settings.max_transfer_streams
-        models, jail = str(settings.models), settings.require_jail
-        return Job(name.full, models, settings.offline, catalogue, insecure, push, settings.registry, folders, streams, jail)
+        return Job(
+            name=name.full,
+            models=str(settings.models),
+            offline=settings.offline,
+            catalogue=str(self._catalogue) if self._catalogue else None,
+            insecure=insecure,
+            push=push,
+            registry=settings.registry,
+            folders=tuple(str(Path(folder).expanduser().absolute()) for folder in settings.sources),
+            streams=settings.max_transfer_streams,
+            require_jail=settings.require_jail,
+        )
 
 
 def without_success(report: Report) -> Report:
-    """A report without the step `success`, for a pull that is only a part of a larger operation."""
-    return lambda step: report(step) if step.status != "success" else None
+    """A report without the step SUCCESS, for a pull that is only a part of a larger operation."""
+    return lambda step: report(step) if step != SUCCESS else None
 
 
 class _Run:
@@ -159,7 +167,7 @@ class _Run:
                 child.stdin.close()
             await child.wait()
         verb = self._job.verb
-        if error is None and (not self.steps or self.steps[-1].status != "success"):
+        if error is None and (not self.steps or self.steps[-1] != SUCCESS):
             error = SourceFailed(f"the {verb} was ended from outside before it was done; {verb} again: it goes on where it stopped")
         return error
 

@@ -22,8 +22,7 @@ from ndani.names import DEFAULT_TAG, Name
 from ndani.sources import Assembly, File, Part, PlannedLayer, PullPlan
 from ndani.sources.gguf_files import group, pick, stem_of
 from ndani.sources.manifest import read_manifest
-from ndani.store import layout as kinds
-from ndani.store.layout import Layout
+from ndani.store.layout import MODEL, Layout
 from ndani.types import Progress, Report
 
 _CHUNK = 8 << 20
@@ -80,7 +79,7 @@ class FolderSource:
                 raise self._unreadable(path, error) from None
             self._paths[sha256] = path
             part = Part(File(self._name.model, path.name, sha256, size), 0, size, size, sha256)
-            layers.append(PlannedLayer(kinds.MODEL, f"sha256:{sha256}", size, (part,)))
+            layers.append(PlannedLayer(MODEL, f"sha256:{sha256}", size, (part,)))
             digests[path.name] = f"sha256:{sha256}"
         return PullPlan(b"", tuple(layers), Assembly(digests))
 

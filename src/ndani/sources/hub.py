@@ -24,7 +24,7 @@ from ndani.sources.read_ahead import SEGMENT_SIZE, STREAMS
 from ndani.sources.registry import Registry, RegistrySource
 from ndani.sources.retry import retry
 from ndani.sources.urls import count_of
-from ndani.store import layout as kinds
+from ndani.store.layout import MODEL, digest_of
 from ndani.untrusted_json import InvalidJson, decode
 
 #: Statuses after which the list of files is tried. With every other one (busy, interrupted), the registry's error is final.
@@ -83,7 +83,7 @@ class RepositoryFile:
 
 
 class HubSource(RegistrySource):
-    """One model of a hub, or of a registry: which of the two a host is shows in its responses."""
+    """One model of a host: by its registry API first, then by its list of files. The host's responses show which of them it has."""
 
     def __init__(self, registry: Registry, segment_size: int = SEGMENT_SIZE, streams: int = STREAMS) -> None:
         super().__init__(registry, segment_size, streams)
@@ -250,9 +250,9 @@ class HubSource(RegistrySource):
             self._paths[file.sha256] = file.path
             source_file = File(self._registry.name.model, PurePosixPath(file.path).name, file.sha256, file.size)
             part = Part(source_file, 0, file.size, file.size, file.sha256)
-            return PlannedLayer(kinds.MODEL, f"sha256:{file.sha256}", file.size, (part,))
+            return PlannedLayer(MODEL, f"sha256:{file.sha256}", file.size, (part,))
         content = await self._content(file)
-        return PlannedLayer(kinds.MODEL, kinds.digest_of(content), len(content), content=content)
+        return PlannedLayer(MODEL, digest_of(content), len(content), content=content)
 
     async def _with_resolve_headers(self, file: RepositoryFile) -> RepositoryFile:
         """The same file with the digest and size in the headers of `resolve`, before its redirect."""

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -107,7 +108,9 @@ def _folder(link: str) -> Path:
 async def _pip(*arguments: str) -> str:
     # -P: a file pip.py in the current folder is not pip.
     env = {**os.environ, "COLUMNS": "1000", "PIP_NO_COLOR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONIOENCODING": "utf-8"}
-    child = await asyncio.create_subprocess_exec(sys.executable, "-P", *_pip_command(), *arguments, stdin=-3, stdout=-1, stderr=-3, env=env)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", *_pip_command(), *arguments, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=env
+    )
     output, _ = await child.communicate()
     if child.returncode:
         raise Misconfigured("pip cannot be asked for its configuration; see what `python -m pip config list` says")

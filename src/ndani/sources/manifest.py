@@ -5,11 +5,11 @@ from __future__ import annotations
 from ndani.errors import BadRequest, SourceFailed
 from ndani.names import Name
 from ndani.sources import File, Part, PlannedLayer, PullPlan
-from ndani.store import layout as kinds
+from ndani.store.layout import MODEL, digest_of, normalize_digest
 from ndani.store.stored_model import Manifest
 from ndani.untrusted_json import InvalidJson, decode
 
-_EMPTY = kinds.digest_of(b"")
+_EMPTY = digest_of(b"")
 
 
 def read_manifest(content: bytes, name: Name, location: str) -> PullPlan:
@@ -17,13 +17,13 @@ def read_manifest(content: bytes, name: Name, location: str) -> PullPlan:
     try:
         manifest = decode(content, Manifest)
         layers = (*manifest.layers, manifest.config)
-        digests = [kinds.normalize_digest(layer.digest) for layer in layers]
+        digests = [normalize_digest(layer.digest) for layer in layers]
     except (InvalidJson, BadRequest):
         raise SourceFailed(f"{name} at {location} has a manifest that is no model's; check the name") from None
     # An empty file is not transferred, so a wrong digest would never be noticed.
     if any(layer.size < 0 or (not layer.size and digest != _EMPTY) for layer, digest in zip(layers, digests, strict=True)):
         raise SourceFailed(f"{name} at {location} has a manifest that says files of a size they cannot have; push it there again")
-    if not any(layer.media_type == kinds.MODEL and layer.size for layer in layers):
+    if not any(layer.media_type == MODEL and layer.size for layer in layers):
         raise SourceFailed(f"{name} at {location} has no weights: it is no model that can run here; check the name")
     planned = {}
     for layer, digest in zip(layers, digests, strict=True):

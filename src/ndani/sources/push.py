@@ -20,7 +20,7 @@ from ndani.sources.upload_state import PART, UploadTuning, remove_stale
 from ndani.store import Store
 from ndani.store.layout import digest_of
 from ndani.store.locks import Lock
-from ndani.types import Progress, Report
+from ndani.types import SUCCESS, Progress, Report
 
 #: How often to check whether another push of the same blob has ended.
 _POLL_S = 0.06
@@ -52,7 +52,7 @@ async def push(store: Store, name: Name, registry: Registry, report: Report, sto
                     lock.release()
         report(Progress("pushing manifest"))
         await retry(registry.retries, lambda: _put_manifest(registry, manifest, entry.manifest.media_type))
-        report(Progress("success"))
+        report(SUCCESS)
     except (Failed, SourceFailed) as error:
         # Only these two types: the messages of their subclasses already say what they are about.
         raise type(error)(f"push model: {error}") if type(error) in (Failed, SourceFailed) else error from None

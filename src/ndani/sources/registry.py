@@ -25,10 +25,10 @@ from ndani.sources.read_ahead import SEGMENT_SIZE, STREAMS, Segment, in_order, s
 from ndani.sources.retry import RetryPolicy, retry
 from ndani.sources.token import Credentials
 from ndani.sources.urls import count_of, is_fetchable, origin, without_credentials
-from ndani.store import layout as kinds
+from ndani.store.layout import MANIFEST, OCI_MANIFEST, digest_of
 from ndani.untrusted_json import InvalidJson, decode
 
-_ACCEPT = f"{kinds.MANIFEST}, {kinds.OCI_MANIFEST};q=0.5"
+_ACCEPT = f"{MANIFEST}, {OCI_MANIFEST};q=0.5"
 _MAX_MANIFEST = 4 << 20
 _MAX_REDIRECTS = 10
 _STALL_TIMEOUT_S = 30.0
@@ -227,7 +227,7 @@ class Registry:
             if response.status != 200:
                 raise SourceFailed(f"{self.host} answered {response.status}{error_clause(content)}; check the name of the model")
             announced = response.headers.get("Docker-Content-Digest", "")
-        if announced.startswith("sha256:") and announced != (got := kinds.digest_of(content)):
+        if announced.startswith("sha256:") and announced != (got := digest_of(content)):
             raise SourceFailed(f"digest mismatch: the manifest was announced as {announced} and is {got}; try again")
         return content
 

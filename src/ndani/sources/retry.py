@@ -45,12 +45,11 @@ async def retry(
     Raises SourceFailed when `policy` is exhausted, and every error but Interrupted at once.
     """
     failures = 0
-    count = progress or int
     while True:
-        before = count()
+        before = progress() if progress else 0
         try:
             return await attempt()
         except Interrupted as error:
-            failures = 0 if count() > before else failures + 1
+            failures = 0 if progress and progress() > before else failures + 1
             delay = policy.delay(error, failures, verb=verb if progress else "")
         await asyncio.sleep(delay)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ndani.errors import StoreFailed
-from ndani.store.damage_notes import has_damage_note, publish_blob
-from ndani.store.disk import make_folder, translate_disk_errors
+from ndani.store.damage_notes import has_damage_note, note_replacement, was_stored
+from ndani.store.disk import make_folder, sync_folder, translate_disk_errors
 from ndani.store.layout import Layout, digest_from_file_name, digest_of
 
 CHUNK_SIZE = 1 << 20  # bytes read or written at once
@@ -117,6 +117,15 @@ class PartialBlob:
         self._file.close()
 
 
+def publish_blob(layout: Layout, temporary: Path, digest: str) -> None:
+    """Rename a verified file to the blob's name, durably. Raises OSError."""
+    replaces = was_stored(layout, digest)
+    temporary.replace(layout.blob(digest))
+    sync_folder(layout.blobs)
+    if replaces:
+        note_replacement(layout, digest)
+
+
 def write_all(file: BinaryIO, content: bytes) -> None:
     """Write all bytes to an unbuffered file: on a nearly full disk one write may accept only some of them."""
     view = memoryview(content)
@@ -159,6 +168,11 @@ class Blobs:
         if len(content) > limit:
             raise StoreFailed(f"the file {path} is larger than such a file may be; run `ndani verify --repair`, or create the model again")
         return content
+
+    def compute_digest(self, digest: str) -> str:
+        """The digest of the bytes that a blob's file really has. Raises OSError."""
+        with self._layout.blob(digest).open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
     def put(self, content: bytes) -> str:
         """Store small content and return its digest; replaces a damaged file of that digest. Raises StoreFailed."""

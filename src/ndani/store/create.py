@@ -18,7 +18,7 @@ import msgspec
 
 from ndani.errors import BadRequest, StoreFailed, Unsupported
 from ndani.names import Name
-from ndani.store import layout as kinds
+from ndani.store import layout
 from ndani.store.architectures import ARCHITECTURES
 from ndani.store.blobs import MAX_SMALL_BLOB_SIZE
 from ndani.store.extents import find_extents
@@ -32,7 +32,7 @@ from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters, excerpt
 from ndani.store.stored_model import Layer, Manifest, StoredModel, decode
 from ndani.store.weights_info import WeightsInfo
-from ndani.types import Message, Progress, Report
+from ndani.types import SUCCESS, WRITING_MANIFEST, Message, Progress, Report
 
 #: The keys of a config in Ollama's order; unknown ones follow in their own order.
 _CONFIG_ORDER = (
@@ -103,12 +103,12 @@ def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
     """
     parts, config, warnings = _plan(store, recipe)
     content = _encode_config(config)
-    config_layer = Layer(kinds.CONFIG, digest_of(content), len(content))
+    config_layer = Layer(layout.CONFIG, digest_of(content), len(content))
     given_digests = [digest for digest in (*recipe.files.values(), *recipe.adapters.values()) if digest not in recipe.converted]
     for _ in given_digests:
         report(Progress("parsing GGUF"))
     for warning in warnings:
-        report(Progress(f"warning: {warning}"))
+        report(Progress(f"warning: {warning}", warning=True))
     with store.claim({config_layer.digest, *(part.layer.digest for part in parts)}):
         for part in parts:
             exists = store.blobs.has(part.layer.digest, part.layer.size)
@@ -119,10 +119,10 @@ def create(store: Store, name: Name, recipe: Recipe, report: Report) -> None:
             exists = exists and part.layer.digest not in recipe.converted
             report(Progress(part.status or f"{'using existing' if exists else 'creating new'} layer {part.layer.digest}"))
         store.blobs.put(content)
-        report(Progress("writing manifest"))
-        manifest = Manifest(media_type=kinds.MANIFEST, config=config_layer, layers=tuple(part.layer for part in parts))
+        report(WRITING_MANIFEST)
+        manifest = Manifest(media_type=layout.MANIFEST, config=config_layer, layers=tuple(part.layer for part in parts))
         store.commit(name, msgspec.json.encode(manifest) + b"\n")
-    report(Progress("success"))
+    report(SUCCESS)
 
 
 def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_RecipeLayer], dict[str, Any], tuple[str, ...]]:
@@ -134,23 +134,23 @@ def _plan(store: Store, recipe: Recipe, whole: bool = True) -> tuple[list[_Recip
         warnings += (f"the engine is not known to run models of the kind {excerpt(model.architecture)}; it may not load",)
     known_template = find_known_template(model.chat_template) if model and recipe.base is None else None
     if known_template:
-        template = _text_layer(kinds.TEMPLATE, known_template.template)
+        template = _text_layer(layout.TEMPLATE, known_template.template)
         parts.append(_RecipeLayer(template.layer, template.content, f"using autodetected template {known_template.name}"))
     for path, digest in recipe.adapters.items():
         parts = _replace_kind(parts, _RecipeLayer(_adapter(store, path, digest, model)))
     if recipe.template:
-        parts = _replace_kind(parts, _text_layer(kinds.TEMPLATE, recipe.template))
+        parts = _replace_kind(parts, _text_layer(layout.TEMPLATE, recipe.template))
     if recipe.system:
-        parts = _replace_kind(parts, _text_layer(kinds.SYSTEM, recipe.system))
-    known = {part.layer.digest for part in parts if part.layer.media_type == kinds.LICENSE}
-    licenses = [_text_layer(kinds.LICENSE, text) for text in dict.fromkeys(recipe.licenses) if text]
+        parts = _replace_kind(parts, _text_layer(layout.SYSTEM, recipe.system))
+    known = {part.layer.digest for part in parts if part.layer.media_type == layout.LICENSE}
+    licenses = [_text_layer(layout.LICENSE, text) for text in dict.fromkeys(recipe.licenses) if text]
     parts += [part for part in licenses if part.layer.digest not in known]
     params = (recipe.base.params if recipe.base else dict(known_template.parameters) if known_template else {}) | parameters
     if params:
-        parts = _replace_kind(parts, _content_layer(kinds.PARAMS, _go_json(dict(sorted(params.items())))))
+        parts = _replace_kind(parts, _content_layer(layout.PARAMS, _go_json(dict(sorted(params.items())))))
     if recipe.messages:
         messages = [{"role": message.role, "content": message.content} for message in recipe.messages]
-        parts = _replace_kind(parts, _content_layer(kinds.MESSAGES, _go_json(messages)))
+        parts = _replace_kind(parts, _content_layer(layout.MESSAGES, _go_json(messages)))
     if recipe.requires:
         config = config | {"requires": check_version(recipe.requires)}
     if len(parts) > _MAX_LAYERS:
@@ -199,7 +199,7 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_RecipeLay
         config = decode(base.blobs.read(base.manifest.config.digest), dict[str, Any], f"the config of {base.name}")
         if recipe.converted_weights:
             layer, header = read_weights(store, str(base.name), recipe.converted_weights)
-            parts = [_RecipeLayer(layer) if part.layer.media_type == kinds.MODEL else part for part in parts]
+            parts = [_RecipeLayer(layer) if part.layer.media_type == layout.MODEL else part for part in parts]
             config = config | {"file_type": header.file_type}
     for path, digest in sorted(recipe.files.items()):
         layer, header = read_weights(store, path, digest)
@@ -208,7 +208,7 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_RecipeLay
         if header.metadata.get("general.type") == "adapter":
             raise BadRequest(f"{path} is an adapter, not a model; name it with ADAPTER")
         if is_projector(header):
-            parts = _replace_kind(parts, _RecipeLayer(msgspec.structs.replace(layer, media_type=kinds.PROJECTOR)))
+            parts = _replace_kind(parts, _RecipeLayer(msgspec.structs.replace(layer, media_type=layout.PROJECTOR)))
             continue
         _require_model(path, header)
         if base is not None:
@@ -241,7 +241,7 @@ def read_weights(store: Store, path: str, digest: str, adapter: bool = False) ->
     if not header.tensors and not _is_part(header):  # the first of several parts may have none
         raise refuse_gguf(path, "it has no tensors, and so no weights")
     find_extents(path, header.metadata, header.tensors, header.end, size)
-    return Layer(kinds.MODEL, digest, size), header
+    return Layer(layout.MODEL, digest, size), header
 
 
 def open_blob(store: Store, path: str, digest: str) -> BinaryIO:
@@ -274,7 +274,7 @@ def _require_model(path: str, header: WeightsInfo) -> None:
 def _adapter(store: Store, path: str, digest: str, model: WeightsInfo | None) -> Layer:
     layer, header = read_weights(store, path, digest, adapter=True)
     check_lora(path, header, model)
-    return msgspec.structs.replace(layer, media_type=kinds.ADAPTER)
+    return msgspec.structs.replace(layer, media_type=layout.ADAPTER)
 
 
 def is_projector(header: WeightsInfo) -> bool:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
-from ndani.store.disk import sync_folder
 from ndani.store.layout import Layout
 
 
@@ -46,15 +44,6 @@ def has_damage_note(layout: Layout, digest: str, status: os.stat_result) -> bool
         return layout.damage_note(digest).read_text("ascii", "replace") == _state(status)
     except OSError:
         return False
-
-
-def publish_blob(layout: Layout, temporary: Path, digest: str) -> None:
-    """Rename a verified file to the blob's name, durably. Raises OSError."""
-    replaces = was_stored(layout, digest)
-    temporary.replace(layout.blob(digest))
-    sync_folder(layout.blobs)
-    if replaces:
-        note_replacement(layout, digest)
 
 
 def was_stored(layout: Layout, digest: str) -> bool:

@@ -1,4 +1,8 @@
-"""Access to the store's disk: errors of the operating system become one sentence of ours here, and nowhere else."""
+"""Access to the store's disk: what the operating system refuses becomes one sentence of ours.
+
+Here are the sentences for the store as a whole. Where a single file is concerned and the user can do something about that
+file, its own module says so (`blobs`, `manifests`).
+"""
 
 from __future__ import annotations
 

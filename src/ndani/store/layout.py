@@ -30,9 +30,9 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})\Z")
 _BLOB_FILE_NAME = re.compile(r"sha256-([0-9a-f]{64})\Z")
 
 
-def media_type_of(kind: str) -> str:
-    """The media type of a layer kind: `model`, `license`, …"""
-    return _IMAGE + kind
+def media_type_of(layer_type: str) -> str:
+    """The media type of a layer type: `model`, `license`, …"""
+    return _IMAGE + layer_type
 
 
 def hex_of(digest: str) -> str:

@@ -1,7 +1,8 @@
 """The whole store: list, find, copy, delete, prune, commit. Only this module writes names and removes blobs.
 
-Safe with several processes: names and blobs are added and removed under the store lock, and a pull claims its blobs first
-(`locks`). Reading takes no lock, so a store may be read-only.
+Safe with several processes: it does both under the store lock (`locks`). Adding a blob needs no store lock. Until it has a
+name it is kept by the claim of the pull that brings it, or for MIN_UNUSED_AGE if a client has sent it. Reading takes no lock,
+so a store may be read-only.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Store:
         return models
 
     def find(self, name: Name, not_found: str | None = None) -> StoredModel:
-        """The entry of a name, however its letters are cased. Raises NotFound with the sentence `missing`, StoreFailed."""
+        """The entry of a name, however its letters are cased. Raises NotFound with the sentence `not_found`, StoreFailed."""
         with translate_disk_errors(self.layout.root), contextlib.suppress(FileNotFoundError):
             self._refresh()
             located = self._manifests.locate(name)
@@ -146,7 +147,7 @@ class Store:
         )
 
     def copy(self, source: Name, target: Name, not_found: str | None = None) -> None:
-        """Give a model one more name; blobs that only its old one needed are removed. Raises NotFound with `missing`, StoreFailed."""
+        """Give a model one more name; blobs that only its old one needed are removed. Raises NotFound with `not_found`, StoreFailed."""
         with translate_disk_errors(self.layout.root), self._locks.lock_store():
             located = self._manifests.locate(source)
             if not located:
@@ -171,8 +172,8 @@ class Store:
     def commit(self, name: Name, manifest: bytes) -> None:
         """Write the manifest of a name; blobs that only its old manifest needed are removed. Raises StoreFailed.
 
-        This is the only place where a name appears, so all its blobs must be in the store. That is checked again under the
-        lock, because another program, which knows no claims, may have removed one.
+        A name must have all its blobs in the store. That is checked again under the lock, because another program, which knows
+        no claims, may have removed one.
         """
         with translate_disk_errors(self.layout.root, len(manifest)), self._locks.lock_store():
             self._require_blobs(name, manifest)
@@ -199,6 +200,14 @@ class Store:
         if digests:
             with translate_disk_errors(self.layout.root), self._locks.lock_store():
                 self._sweep(digests)
+
+    def remove_damaged(self, digests: Collection[str]) -> None:
+        """Read these blobs, and remove those whose bytes are not theirs, so that the next pull fetches them again. Raises StoreFailed."""
+        with translate_disk_errors(self.layout.root):
+            for digest in digests:
+                if self.blobs.compute_digest(digest) != digest:
+                    with self._locks.lock_store():
+                        self._remove_blobs({digest})
 
     def prune(self) -> tuple[str, ...]:
         """Remove blobs that nothing refers to and old unfinished pulls; returns the digests removed. Raises StoreFailed.

@@ -1,8 +1,8 @@
 """Locks between processes: files under `.locks` with a kernel lock, which ends with its process. On a file system without
 kernel locks, the existence of the file is the lock (`file_locking`).
 
-There are three kinds. The *store lock* is held for milliseconds while names or blobs are added or removed. A *blob lock* is
-held by the one process that writes that blob. A *claim* lists the blobs of a pull that no name refers to yet, so that a
+There are three kinds. The *store lock* is held for milliseconds while names are written and names or blobs are removed. A *blob
+lock* is held by the one process that pulls or makes that blob. A *claim* lists the blobs of a pull that no name refers to yet, so that a
 delete or a prune in another process does not remove them.
 """
 

@@ -12,7 +12,7 @@ import msgspec
 from ndani import untrusted_json
 from ndani.errors import BadRequest, StoreFailed
 from ndani.names import Name
-from ndani.store import layout as kinds
+from ndani.store import layout
 from ndani.store.blobs import Blobs
 from ndani.store.layout import Layout
 from ndani.store.parameters import excerpt
@@ -34,14 +34,14 @@ class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "sou
 
     def __post_init__(self) -> None:
         with contextlib.suppress(BadRequest):  # an invalid digest stays as it is; the readers of manifests refuse it
-            msgspec.structs.force_setattr(self, "digest", kinds.normalize_digest(self.digest))
+            msgspec.structs.force_setattr(self, "digest", layout.normalize_digest(self.digest))
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
     """The manifest of a name. The field order is Ollama's, so that equal models have equal ids. Only OCI manifests may lack `mediaType`."""
 
     schema_version: int = 2
-    media_type: str = kinds.OCI_MANIFEST
+    media_type: str = layout.OCI_MANIFEST
     config: Layer
     layers: tuple[Layer, ...] = ()
 
@@ -112,7 +112,7 @@ class StoredModel:
     @property
     def weights_source(self) -> str:
         """The name of the model that the weights were taken from, as the manifest has it, or an empty text."""
-        layer = self._first(kinds.MODEL)
+        layer = self._first(layout.MODEL)
         return layer.source if layer else ""
 
     @property
@@ -123,7 +123,7 @@ class StoredModel:
     @property
     def weights(self) -> Layer:
         """The layer with the weights. Raises StoreFailed when this model has none."""
-        layer = self._first(kinds.MODEL)
+        layer = self._first(layout.MODEL)
         if layer is None:
             raise StoreFailed(f"the model {self.name} has no weights in the store; pull it again")
         return layer
@@ -136,44 +136,44 @@ class StoredModel:
     @property
     def projector(self) -> Path | None:
         """The file that turns images into tokens, where there is one."""
-        return self._path(kinds.PROJECTOR)
+        return self._path(layout.PROJECTOR)
 
     @property
     def adapter_layer(self) -> Layer | None:
         """The layer with the adapter (LoRA), where there is one."""
-        return self._first(kinds.ADAPTER)
+        return self._first(layout.ADAPTER)
 
     @property
     def adapter(self) -> Path | None:
         """The file with the adapter, where there is one."""
-        return self._path(kinds.ADAPTER)
+        return self._path(layout.ADAPTER)
 
     @property
     def template(self) -> str | None:
         """The Go template, where the model has one of its own."""
-        return self._text(kinds.TEMPLATE)
+        return self._text(layout.TEMPLATE)
 
     @property
     def system(self) -> str | None:
         """The system prompt, where the model has one."""
-        return self._text(kinds.SYSTEM)
+        return self._text(layout.SYSTEM)
 
     @property
     def params(self) -> dict[str, Any]:
         """The model's own options, by Ollama's names."""
-        text = self._text(kinds.PARAMS)
+        text = self._text(layout.PARAMS)
         return decode(text.encode(), dict[str, Any], f"the parameters of {self.name}") if text else {}
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The conversation that every chat with this model begins with."""
-        text = self._text(kinds.MESSAGES)
+        text = self._text(layout.MESSAGES)
         return decode(text.encode(), tuple[Message, ...], f"the messages of {self.name}") if text else ()
 
     @property
     def licenses(self) -> tuple[str, ...]:
         """The licences, each as one text."""
-        return tuple(self._decoded(layer) for layer in self.layers if layer.media_type == kinds.LICENSE)
+        return tuple(self._decoded(layer) for layer in self.layers if layer.media_type == layout.LICENSE)
 
     def _first(self, kind: str) -> Layer | None:
         return next((layer for layer in self.layers if layer.media_type == kind), None)

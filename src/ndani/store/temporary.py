@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ndani.errors import StoreFailed
-from ndani.store.blobs import CHUNK_SIZE
-from ndani.store.damage_notes import publish_blob
+from ndani.store.blobs import CHUNK_SIZE, publish_blob
 from ndani.store.disk import make_folder, require_free_space, translate_disk_errors
 from ndani.store.layout import Layout
 

@@ -164,7 +164,7 @@ def file_type_of(metadata: Mapping[str, Any]) -> str:
 def inspect(path: Path) -> WeightsInfo:
     """Read the head of a weights file. Raises ValueError with a few words on what is wrong, OSError.
 
-    `gguf.in_sentences` and `gguf.refuse` make sentences of them.
+    `gguf.translate_gguf_errors` and `gguf.invalid_gguf` make sentences of them.
     """
     header = read_header(path)
     # Of several parts only the first says it: gguf-split gives the others nothing but their place among them.

@@ -54,9 +54,9 @@ class Session:
         try:
             self._load(model)
         except NotFound:
-            from ndani.cli.models import fetch
+            from ndani.cli.models import pull_with_progress
 
-            fetch(self.client(), model, insecure=insecure)
+            pull_with_progress(self.client(), model, insecure=insecure)
             self._load(model)
         self._begin_conversation(model)
 
