@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ndani.background import run_in_thread, run_in_thread_reporting
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import SourceFailed
 from ndani.names import Name
