@@ -24,7 +24,7 @@ CLIENTS = {"aiohttp", "httpx", "requests", "urllib3", "urllib.request", "http.cl
 DIALS = {"connect", "connect_ex", "create_connection", "open_connection", "sendto", "sock_connect", "start_tls", "urlopen", "urlretrieve"}
 #: Who may: the fetcher's client; the command line, to a server; the probe, which shows from inside the jail that it cannot.
 MAY_IMPORT = {("sources/http.py", "aiohttp"), ("cli/client.py", "http.client")}
-MAY_DIAL = {"sources/http.py", "cli/client.py", "runtime/routes.py"}
+MAY_DIAL = {"sources/http.py", "cli/client.py", "runtime/egress.py"}
 #: Not a connection: a file's name out of a file: URL.
 HARMLESS = {"url2pathname"}
 HEAVY = {"onnxruntime", "onnxruntime_genai", "openvino", "openvino_genai", "torch", "transformers", "tensorflow"}

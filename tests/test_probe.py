@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from ndani import names
-from ndani.runtime import routes
+from ndani.runtime import egress
 from ndani.runtime.probe import Targets
 from ndani.store import Store
 from ordinary import run_as_ordinary_user
@@ -107,7 +107,7 @@ def _check(done: subprocess.CompletedProcess[str]) -> None:
     assert {name: inside[name][2] for name in held if inside[name][1]} == {name: ANSWERS[name] for name in held}
     assert not set(found["from_inside"]) & set(held)
 
-    needs_root = {route.name for route in routes.routes() if route.root}
+    needs_root = {route.name for route in egress.routes() if route.root}
     for name, _, blocked, error, _ in found["outside"]:
         if not found["root"] and name in needs_root:
             assert blocked, name
@@ -146,7 +146,7 @@ def test_with_a_real_model_loaded_as_an_ordinary_user(models: Path) -> None:
 def test_targets_count_only_what_arrives() -> None:
     with Targets() as targets:
         assert targets.arrived() == set()
-        outcomes = {outcome.name: outcome for outcome in routes.attempt(targets.addresses)}
+        outcomes = {outcome.name: outcome for outcome in egress.attempt(targets.addresses)}
         assert {"TCP v4", "UDP v4"} <= targets.arrived()
         assert targets.arrived() == set()
     assert not outcomes["TCP v4"].blocked
@@ -197,6 +197,6 @@ def test_a_closed_port_is_not_a_jail() -> None:
     """A refusal by the other end means that the attempt got out."""
     with Targets() as targets:
         addresses = targets.addresses
-    outcomes = {outcome.name: outcome for outcome in routes.attempt(addresses)}
+    outcomes = {outcome.name: outcome for outcome in egress.attempt(addresses)}
     assert outcomes["TCP v4"].error == "ECONNREFUSED"
     assert not outcomes["TCP v4"].blocked

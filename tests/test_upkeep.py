@@ -22,8 +22,8 @@ from ndani.sources.fetcher import Fetcher
 from ndani.sources.repair import repair
 from ndani.store import Store
 from ndani.store.blobs import PARTIAL_MAX_AGE
-from ndani.store.library import MIN_UNUSED_AGE
 from ndani.store.maintenance import Damage, PruneResult, UnusedFile, VerifyResult, prune, verify
+from ndani.store.store import MIN_UNUSED_AGE
 from ndani.types import Progress
 from registries import StandIn, put_model
 from server import until

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ndani.jail import landlock
-from ndani.runtime.routes import routes
+from ndani.runtime.egress import routes
 from ordinary import run_as_ordinary_user
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="the jail's Linux file"), pytest.mark.slow]

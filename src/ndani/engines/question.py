@@ -1,8 +1,8 @@
 """One answer, from a conversation or a prompt to its last token: render, fit, complete.
 
-The prompt is sent unchanged. Its tokens are counted only when the engine reports that it does not fit (counting costs 5 ms at
-1,500 tokens, and most prompts fit). Then it is truncated and sent as token ids, and the Done event tells how many tokens were
-left out.
+Where the engine itself refuses a prompt that is too long, it is sent unchanged, and its tokens are counted only after a refusal
+(counting costs 5 ms at 1,500 tokens, and most prompts fit). Elsewhere they are counted first. A prompt that does not fit is
+truncated and sent as token ids, and the Done event tells how many tokens were left out.
 """
 
 from __future__ import annotations

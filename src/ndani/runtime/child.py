@@ -18,7 +18,7 @@ import msgspec
 
 from ndani import engines, errors, jail
 from ndani.jail.process import Jailed, Open, Pipes, Refused
-from ndani.runtime import routes
+from ndani.runtime import egress
 
 
 class RunnerOrder(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class RunnerOrder(msgspec.Struct, frozen=True):
 class Probe(msgspec.Struct, frozen=True, tag="probe"):
     """From the front: try every route to these targets. The answer has the same number."""
 
-    addresses: routes.Addresses
+    addresses: egress.Addresses
     number: int
 
 
@@ -52,7 +52,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 class Probed(msgspec.Struct, frozen=True, tag="probed"):
     """From the runner: the outcome of every route in the probe with this number."""
 
-    outcomes: list[routes.Outcome]
+    outcomes: list[egress.Outcome]
     number: int
 
 
@@ -90,7 +90,7 @@ def main(commands: int, events: int) -> None:
         command = decoder.decode(pipes.read_line())
         if isinstance(command, Probe):
             addresses = msgspec.structs.replace(command.addresses, decoy=order.decoy)
-            pipes.send(Probed(routes.attempt(addresses), command.number))
+            pipes.send(Probed(egress.attempt(addresses), command.number))
 
 
 def max_threads(options: engines.LaunchOptions) -> int:

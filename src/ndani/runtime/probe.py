@@ -1,7 +1,7 @@
 """The front's side of the egress probe: real targets to reach, and what really arrived at them.
 
 `with Targets(runner.decoy) as targets:` makes listeners on loopback, Unix listeners, a file and a folder.
-`runner.probe(targets.addresses)` lets a runner try every route (`routes.py`); `routes.attempt` tries them from this process.
+`runner.probe(targets.addresses)` lets a runner try every route (`egress.py`); `egress.attempt` tries them from this process.
 Nothing is sent beyond this machine, and no file is changed except the runner's decoy.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 
 from ndani.errors import Failed
+from ndani.runtime.egress import Addresses
 from ndani.runtime.folder import is_utf8
-from ndani.runtime.routes import Addresses
 
 #: Used where a machine lacks a loopback address (IPv6 may be off): nothing listens on this port.
 _CLOSED_PORT = 1

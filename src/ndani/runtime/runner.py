@@ -25,9 +25,9 @@ from ndani.engines import Launch, LaunchOptions, socket_without_template
 from ndani.jail import Confinement, watch
 from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.runtime import child, hardware
+from ndani.runtime.egress import Addresses, Outcome
 from ndani.runtime.folder import is_private, recreate
 from ndani.runtime.probe import create_decoy
-from ndani.runtime.routes import Addresses, Outcome
 
 #: Messages of a runner that may wait to be read. A correct runner sends one and then waits for a command.
 _MAX_PENDING_MESSAGES = 16
@@ -108,7 +108,7 @@ class Runner:
             raise
 
     async def probe(self, addresses: Addresses, timeout: float = PROBE_TIMEOUT) -> list[Outcome]:
-        """Let the child try every route out (`routes.py`). Raises EngineFailed when it has exited or sends another event."""
+        """Let the child try every route out (`egress.py`). Raises EngineFailed when it has exited or sends another event."""
         async with self._probe_lock:
             number = next(self._probe_numbers)
             self._send(child.Probe(addresses, number))

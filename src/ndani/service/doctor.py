@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ndani import names
 from ndani.errors import EngineFailed
 from ndani.jail import Confinement
+from ndani.runtime.egress import routes
 from ndani.runtime.pool import Pool
 from ndani.runtime.probe import Targets
-from ndani.runtime.routes import routes
 from ndani.runtime.runner import Runner
 from ndani.runtime.spec import RunnerSpec
 from ndani.service.resolver import ModelResolver

@@ -1,4 +1,4 @@
-"""The only outbound HTTP client of ndani. It fetches bytes and pages by URL; the sources interpret them.
+"""The only client that talks to registries, hubs and indexes. It fetches bytes and pages by URL; the sources interpret them.
 
 Proxies and `.netrc` come from the environment unless the source sets others. Certificates come from the system, from pip's
 own bundle and from the file that the user has set. A stalled transfer is ended. aiohttp's errors are translated here: a

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ndani.background import run_in_thread
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import NotFound, SourceFailed, StoreFailed
 from ndani.names import Name
@@ -15,7 +16,6 @@ from ndani.sources.assemble import restore, source_changed
 from ndani.sources.retry import RetryPolicy
 from ndani.sources.transfer import PullTools, fetch_layer, try_sources
 from ndani.store import Store
-from ndani.store.threads import run_in_thread
 from ndani.types import SUCCESS, Report
 
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from ndani.background import run_in_thread_reporting
 from ndani.convert.supervisor import Supervisor
 from ndani.errors import Failed, NdaniError, NotFound, Offline, SourceFailed, StoreFailed, Unconfined
 from ndani.sources import PlannedLayer, PullPlan, ScannedSource, Source
@@ -20,7 +21,6 @@ from ndani.sources.http import Interrupted
 from ndani.sources.retry import RetryPolicy
 from ndani.store import Store
 from ndani.store.blobs import DigestMismatch
-from ndani.store.threads import run_in_thread_reporting
 from ndani.types import Progress, Report
 
 

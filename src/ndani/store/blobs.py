@@ -1,6 +1,6 @@
 """Files named by their digests: written to a partial file, verified, then renamed. A blob is whole or absent.
 
-Names and references between files are in `manifests` and `library`; locks between processes in `locks`.
+Names and references between files are in `manifests` and `store`; locks between processes in `locks`.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from ndani.store.file_formats import GGUF, detect_format, wrong_format
 from ndani.store.gguf import invalid_gguf as refuse_gguf
 from ndani.store.known_templates import find_known_template
 from ndani.store.layout import digest_of, hex_of, normalize_digest
-from ndani.store.library import Store
 from ndani.store.lora import check_lora
 from ndani.store.modelfile import ROLES, check_version
 from ndani.store.parameters import check_parameters, excerpt
+from ndani.store.store import Store
 from ndani.store.stored_model import Layer, Manifest, StoredModel, decode
 from ndani.store.weights_info import WeightsInfo
 from ndani.types import SUCCESS, WRITING_MANIFEST, Message, Progress, Report

@@ -23,7 +23,7 @@ from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.damage_notes import note_replacement, was_stored
 from ndani.store.disk import make_folder, sync_folder, translate_disk_errors
 from ndani.store.layout import Layout
-from ndani.store.library import Store
+from ndani.store.store import Store
 from ndani.types import Progress, Report
 
 #: The name of the file inside its slot.

@@ -16,7 +16,7 @@ from ndani.errors import StoreFailed
 from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.damage_notes import file_state, forget_damage, note_damage
 from ndani.store.disk import format_bytes
-from ndani.store.library import Store
+from ndani.store.store import Store
 from ndani.store.stored_model import StoredModel
 from ndani.types import Progress
 

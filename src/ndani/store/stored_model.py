@@ -1,4 +1,4 @@
-"""One model in the store: its manifest and the content of its layers. Only reads; `library` makes changes."""
+"""One model in the store: its manifest and the content of its layers. Only reads; `store` makes changes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ndani.errors import BadRequest
 from ndani.store.blobs import CHUNK_SIZE, DigestMismatch, PartialBlob
 from ndani.store.disk import require_free_space
 from ndani.store.layout import normalize_digest
-from ndani.store.library import Store
+from ndani.store.store import Store
 
 
 async def receive(store: Store, digest: str, size: int, chunks: AsyncIterator[bytes]) -> bool:
