@@ -186,6 +186,7 @@ async def test_a_long_address_is_followed(place: Place, store: Store) -> None:
     await bring(store, place)
 
 
+@pytest.mark.slow
 async def test_a_manifest_that_hardly_comes_is_not_waited_for(place: Place, store: Store) -> None:
     async def drip(request: web.Request) -> web.StreamResponse:
         reply = web.StreamResponse()

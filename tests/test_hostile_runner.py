@@ -69,6 +69,7 @@ def says_for_ever(first: bytes, piece: bytes, written: list[int]) -> Act:
 
 
 @pytest.mark.parametrize("event", [EVENT, b"x\n\n", b"data: {}\n\n" + b"\n" * 200, b'data: {"content":"' + b"a" * 900_000 + b'"}\n\n'])
+@pytest.mark.slow
 async def test_events_that_nobody_takes_hold_no_more_than_a_budget(tmp_path: Path, event: bytes) -> None:
     written = [0]
     piece = event * max(1, 65536 // len(event))

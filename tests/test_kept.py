@@ -58,6 +58,7 @@ def test_an_editor_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_the_editors(tmp_path: Path) -> None:
     """Both get it from the terminal; an editor that does something else with it keeps the text that is in it."""
     editor = tmp_path / "editor"

@@ -81,6 +81,7 @@ async def test_a_proxy_that_refuses_is_named(proxy: str, monkeypatch: pytest.Mon
         await manifest("models.example")
 
 
+@pytest.mark.slow
 async def test_a_proxy_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         place = f"127.0.0.1:{mute.getsockname()[1]}"
@@ -104,6 +105,7 @@ async def test_a_proxy_of_another_kind_is_one_sentence(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("insecure", [False, True])
+@pytest.mark.slow
 async def test_a_host_that_takes_connections_and_says_nothing_is_said_at_once(insecure: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         host = f"127.0.0.1:{mute.getsockname()[1]}"

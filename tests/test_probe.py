@@ -72,7 +72,7 @@ ANSWERS = {
 BOTH = """
 import asyncio, json, os, sys
 from ndani.engines import LaunchOptions
-from ndani.runtime import routes
+from ndani.runtime import egress
 from ndani.runtime.folder import runtime_folder
 from ndani.jail import landlock
 from ndani.runtime.probe import Targets
@@ -87,7 +87,7 @@ async def main():
             from_inside = sorted(targets.arrived())
         await runner.stop()
         with Targets() as targets:
-            outside = routes.attempt(targets.addresses)
+            outside = egress.attempt(targets.addresses)
             from_outside = sorted(targets.arrived())
     rows = lambda found: [[o.name, o.effect, o.blocked, o.error, o.network] for o in found]
     print(json.dumps({"inside": rows(inside), "outside": rows(outside), "from_inside": from_inside, "root": os.geteuid() == 0,

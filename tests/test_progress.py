@@ -202,6 +202,7 @@ async def test_a_report_that_fails_stops_the_thread() -> None:
     assert not walk.held
 
 
+@pytest.mark.slow
 async def test_work_that_lasts_takes_no_thread_from_others() -> None:
     """Those that everybody's short work is done in are few: as many long ones would hold up the server."""
     walks = [Walk() for _ in range(40)]

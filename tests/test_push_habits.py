@@ -293,6 +293,7 @@ async def test_parts_grow_again_when_the_line_has_become_better(uploads: Uploads
     assert sizes[-2] == PART, sizes
 
 
+@pytest.mark.slow
 async def test_a_line_that_breaks_off_again_and_again_is_not_given_a_blob_in_one_piece(uploads: Uploads, store: Store) -> None:
     weights = WEIGHTS[:180_000]
     put_model(store, uploads.name, weights)

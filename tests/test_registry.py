@@ -143,6 +143,7 @@ async def test_connections_that_break_off_or_stand_still_are_taken_up(stand_in: 
     assert held(store, stand_in.name) == WEIGHTS
 
 
+@pytest.mark.slow
 async def test_a_stall_that_stays_is_one_sentence(stand_in: StandIn, store: Store, home: Path) -> None:
     stand_in.ends_at = SIZE // 2
     with pytest.raises(SourceFailed, match=r"sent nothing for too long; pull again .*: it goes on where it stopped"):

@@ -58,6 +58,7 @@ async def test_what_is_no_object_is_one_sentence_that_quotes_nothing(body: bytes
 
 
 @pytest.mark.parametrize("letter", [rb"\ud800", rb"\ud800\\\\", b"\xff\xc3\xa9abc"])
+@pytest.mark.slow
 async def test_a_body_that_must_be_mended_takes_a_few_times_its_size(letter: bytes) -> None:
     body = b'{"a": "' + letter * 200_000 + b'"}'
     tracemalloc.start()
