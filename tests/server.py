@@ -239,7 +239,7 @@ class Server:
 
 def _is_runner(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
-        return "ndani.runtime.child" in process.cmdline()
+        return "ndani.runtime.runner_main" in process.cmdline()
     return False
 
 

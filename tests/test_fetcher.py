@@ -73,7 +73,7 @@ def children(of: int | None = None) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(of).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "ndani.sources.child" in child.cmdline():
+            if "ndani.sources.fetcher_main" in child.cmdline():
                 found.append(child)
     # A fetcher that has just forked, to ask pip, is there twice for a moment.
     return [child for child in found if child.ppid() not in {other.pid for other in found}]

@@ -124,7 +124,7 @@ async def test_a_runner_that_says_something_else_to_a_probe_is_ended(tmp_path: P
 #: A runner that its weights take over while they are read: it makes names in the folder of its socket for as long as it lives.
 NAMES = """
 import itertools, os, socket, sys
-from ndani.runtime import child
+from ndani.runtime import runner_main as child
 def taken():
     os.chdir(os.path.dirname(given.socket))
     for number in itertools.count():
@@ -170,14 +170,14 @@ def test_without_descriptors_left_no_start_takes_any() -> None:
     script = """
 import os, resource
 from ndani.jail import process
-from ndani.runtime.child import Probed
+from ndani.runtime.runner_main import Probed
 top = os.dup(0)
 os.close(top)
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 for free in (1, 3, 3, 3):
     resource.setrlimit(resource.RLIMIT_NOFILE, (top + free, hard))
     try:
-        process.start_child("ndani.runtime.child", Probed([], 1))
+        process.start_child("ndani.runtime.runner_main", Probed([], 1))
     except OSError as error:
         assert error.errno == 24, error
     else:

@@ -22,7 +22,7 @@ from checkpoints import byte_level, made_of, sources, tiny_llama
 from ndani.convert import SourceFile, Task
 from ndani.convert.gguf_layout import lay_out_file, number_key
 from ndani.convert.supervisor import Supervisor
-from ndani.convert.worker import ConversionProgress
+from ndani.convert.worker_main import ConversionProgress
 from ndani.errors import BadRequest, Failed, StoreFailed
 from ndani.jail.process import Pipes, Refused
 from ndani.store.gguf import Tensor
@@ -350,7 +350,7 @@ def test_its_jail_has_no_socket_and_no_file_but_its_own(tmp_path: Path) -> None:
 #: A worker that foreign weights have taken over.
 CROWD = """
 import sys, time, _thread
-from ndani.convert import worker
+from ndani.convert import worker_main as worker
 def taken(task, kernels):
     while True:
         try:

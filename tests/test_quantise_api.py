@@ -48,7 +48,7 @@ def blobs(server: Server) -> set[str]:
 def workers(server: Server) -> list[psutil.Process]:
     """Processes of this server that make weights."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [p for p in psutil.Process(server.pid).children() if "ndani.convert.worker" in p.cmdline()]
+        return [p for p in psutil.Process(server.pid).children() if "ndani.convert.worker_main" in p.cmdline()]
     return []
 
 

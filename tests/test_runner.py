@@ -171,7 +171,7 @@ async def test_a_folder_whose_name_somebody_else_took_is_not_used(folder: Path) 
 #: What a runner becomes whose prompt has taken it over: it fills the pipe over which it is told things, or never stops talking.
 TAKEN_OVER = """
 import fcntl, os, sys, time
-from ndani.runtime import child
+from ndani.runtime import runner_main as child
 said = child.Pipes.send
 end = os.open(f"/proc/self/fd/{sys.argv[1]}", os.O_WRONLY | os.O_NONBLOCK)  # inside it could not be opened
 fcntl.fcntl(int(sys.argv[1]), 1031, 4096)  # nor made smaller
@@ -291,9 +291,9 @@ async def test_a_stuck_child_is_killed_by_stop(folder: Path) -> None:
 async def test_a_child_that_lies_about_its_jail_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real process that says it is confined and is not: the kernel's word counts."""
     liar = tmp_path / "liar"
-    script = "import sys; from ndani import jail; from ndani.runtime import child; "
+    script = "import sys; from ndani import jail; from ndani.runtime import runner_main as child; "
     script += "jail.enter = lambda _: jail.Confinement(True, True, True); child.main(int(sys.argv[1]), int(sys.argv[2]))"
-    # The runner is started as: PYTHON -I -m ndani.runtime.child COMMANDS EVENTS
+    # The runner is started as: PYTHON -I -m ndani.runtime.runner_main COMMANDS EVENTS
     liar.write_text(f"#!/bin/sh\nshift 3\nexec '{sys.executable}' -I -c '{script}' \"$@\"\n")
     liar.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(liar))

@@ -16,9 +16,9 @@ _PLACE = re.compile(r"`([a-z_/]+\.py): ([A-Za-z_][A-Za-z_.]*)`")
 _STEP = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
 #: Where another process begins: what was walked through must name the other side by one of these.
 _BEGINNINGS = {
-    "runtime/child.py: main": "ndani.runtime.child",
-    "convert/worker.py: main": "ndani.convert.worker",
-    "sources/child.py: main": "ndani.sources.child",
+    "runtime/runner_main.py: main": "ndani.runtime.runner_main",
+    "convert/worker_main.py: main": "ndani.convert.worker_main",
+    "sources/fetcher_main.py: main": "ndani.sources.fetcher_main",
     "api/ollama/routes.py: OllamaRoutes.pull": "/api/pull",
 }
 _MARK = "*in another process*"

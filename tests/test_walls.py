@@ -36,7 +36,7 @@ python = sys.executable
 CHILD = '''
 import sys
 from ndani.jail import landlock, linux
-from ndani.runtime import child
+from ndani.runtime import runner_main as child
 version, spaces = int(sys.argv[3]), sys.argv[4] == "True"
 known, empty = landlock.abi, linux._empty_network
 landlock.abi = lambda: min(known(), version)
@@ -155,7 +155,7 @@ with tempfile.TemporaryDirectory() as home:
     place = "127.0.0.1:" + sys.argv[1]
     given = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "NDANI_MODELS": home + "/models", "NDANI_HOST": place}
     for name, command in {"serve": ["ndani", "serve"], "mirror": ["ndani", "mirror", "--host", place],
-                          "fetcher": ["ndani.sources.child"]}.items():
+                          "fetcher": ["ndani.sources.fetcher_main"]}.items():
         child = subprocess.Popen([sys.executable, "-P", "-m", *command], env=given, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 120
         while look(child.pid) == "open" and time.monotonic() < end:
@@ -189,7 +189,7 @@ from ndani.runtime.folder import runtime_folder
 from ndani.runtime.runner import Runner
 CHILD = '''
 import ctypes, errno, json, mmap, os, resource, sys, threading, time, _thread
-from ndani.runtime import child
+from ndani.runtime import runner_main as child
 say = child.Pipes.send
 def taken(pipes, event):
     if not isinstance(event, child.Ready):

@@ -1,6 +1,6 @@
 """Make weights from other weights: quantise, join, or convert from safetensors. The entry points: a `Task`, and `plan_conversion`.
 
-The work runs in a process of its own (`supervisor` starts it, `worker` is its main). That process has every file open
+The work runs in a process of its own (`supervisor` starts it, `worker_main` is its main). That process has every file open
 before it starts and can open no other, both for a user's weights and for downloaded files. The front uses the pure
 parts (`quant_types`, `shards`, `quantise.plan`) to report what is wrong before a process is started.
 The front decides which files of a recipe need this, and what the result is called.

@@ -19,7 +19,7 @@ import msgspec
 
 from ndani import errors, jail
 from ndani.background import run_in_thread, run_in_thread_reporting
-from ndani.convert import Task, worker
+from ndani.convert import Task, worker_main
 from ndani.jail import watch
 from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
 from ndani.store.disk import translate_disk_errors
@@ -52,7 +52,7 @@ class Supervisor:
         """
         total = 0
 
-        def report_conversion(progress: worker.ConversionProgress) -> None:
+        def report_conversion(progress: worker_main.ConversionProgress) -> None:
             nonlocal total
             total = progress.total
             report(Progress(status, digest, total, progress.completed))
@@ -68,7 +68,7 @@ class Supervisor:
         report_hashing(file.size)
 
     async def make(
-        self, task: Task, report: Callable[[worker.ConversionProgress], None], allocate: Callable[[int], None] | None = None
+        self, task: Task, report: Callable[[worker_main.ConversionProgress], None], allocate: Callable[[int], None] | None = None
     ) -> None:
         """Run a task in a worker and report its progress. Cancellation kills the worker.
 
@@ -78,30 +78,30 @@ class Supervisor:
         """
         if self._closing:
             raise errors.Failed(_STOPPING)
-        child = _Worker(worker.Order(task, os.getpid(), self._require_jail))
+        child = _Worker(worker_main.Order(task, os.getpid(), self._require_jail))
         self._workers.add(child)
-        limits = watch.enforce_limits(child.process, worker.max_threads(task))
+        limits = watch.enforce_limits(child.process, worker_main.max_threads(task))
         watcher = asyncio.create_task(limits, name="threads of a conversion worker")
         # A worker sends Jailed, then Planned, then its progress. The first two may come once only: untrusted files may have
         # made it send anything.
         is_jailed = is_planned = False
         try:
-            while not isinstance(event := await child.receive(), worker.Finished):
+            while not isinstance(event := await child.receive(), worker_main.Finished):
                 match event:
-                    case worker.ConversionProgress() if is_planned:
+                    case worker_main.ConversionProgress() if is_planned:
                         report(event)
                     case Jailed(confinement) if not is_jailed:
                         is_jailed = True
                         jail.verify(child.process.pid, confinement)
                         child.send(Open())
-                    case worker.Planned(size) if is_jailed and not is_planned and size <= worker.max_output_size(task):
+                    case worker_main.Planned(size) if is_jailed and not is_planned and size <= worker_main.max_output_size(task):
                         is_planned = True
                         if allocate:
                             await run_in_thread(allocate, size)
-                        child.send(worker.StartWriting())
+                        child.send(worker_main.StartWriting())
                     case Refused(code, sentence):
                         raise errors.error_from_child(code, sentence)
-                    case worker.OsFailure(number):
+                    case worker_main.OsFailure(number):
                         raise _system_error(number)
                     case None:
                         raise errors.Failed(_TOO_MANY_THREADS if watcher.done() else self._cause(await child.end(_GRACE)))
@@ -139,15 +139,15 @@ def _system_error(number: int) -> Exception:
 class _Worker:
     """One worker process and its two pipes."""
 
-    def __init__(self, order: worker.Order) -> None:
+    def __init__(self, order: worker_main.Order) -> None:
         inherited = (*(source.descriptor for source in order.task.sources), order.task.output)
         try:
-            self.process, self._commands, events = start_child("ndani.convert.worker", order, inherited)
+            self.process, self._commands, events = start_child("ndani.convert.worker_main", order, inherited)
         except OSError as error:
             sentence = f"no process could be started to make the weights ({error.strerror}); close something and try again"
             raise errors.Failed(sentence) from None
         self._events = os.fdopen(events, "rb", 0)
-        self._decoder: msgspec.json.Decoder[worker.WorkerEvent] = msgspec.json.Decoder(worker.WorkerEvent)
+        self._decoder: msgspec.json.Decoder[worker_main.WorkerEvent] = msgspec.json.Decoder(worker_main.WorkerEvent)
         self._reader = asyncio.StreamReader()
         self._transport: asyncio.ReadTransport | None = None
         self._exit_code: int | None = None
@@ -157,7 +157,7 @@ class _Worker:
         if not send_command(self.process, self._commands, command):
             raise errors.Failed(_UNEXPECTED)
 
-    async def receive(self) -> worker.WorkerEvent | None:
+    async def receive(self) -> worker_main.WorkerEvent | None:
         """The next event; None at the end of the pipe. For an invalid event this kills the worker and raises Failed."""
         if self._transport is None:
             protocol = asyncio.StreamReaderProtocol(self._reader)

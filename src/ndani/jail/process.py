@@ -1,6 +1,6 @@
 """Both ends of a jailed child process: how the parent starts it, and the two pipes between them.
 
-Each child has its own messages (`runtime/child.py`, `convert/worker.py`), except for the three here, which all of them use
+Each child has its own messages (`runtime/runner_main.py`, `convert/worker_main.py`), except for the three here, which all of them use
 before the first untrusted byte is read. The child exits when the pipe of commands is closed.
 """
 

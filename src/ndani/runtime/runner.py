@@ -24,7 +24,7 @@ from ndani import errors, jail
 from ndani.engines import Launch, LaunchOptions, socket_without_template
 from ndani.jail import Confinement, watch
 from ndani.jail.process import Jailed, Open, Refused, describe_exit, send_command, start_child
-from ndani.runtime import child, hardware
+from ndani.runtime import hardware, runner_main
 from ndani.runtime.egress import Addresses, Outcome
 from ndani.runtime.folder import is_private, recreate
 from ndani.runtime.probe import create_decoy
@@ -36,7 +36,7 @@ _KILL_GRACE = 0.5
 #: Seconds that a probe of all routes may take; each route has a timeout of two seconds itself.
 PROBE_TIMEOUT = 60.0
 
-_E = TypeVar("_E", Jailed, child.Ready)
+_E = TypeVar("_E", Jailed, runner_main.Ready)
 
 
 class Runner:
@@ -56,7 +56,7 @@ class Runner:
         self._process = process
         self._commands: int | None = commands
         #: Its events that nobody has read yet; None at the end.
-        self._messages: asyncio.Queue[child.RunnerEvent | None] = asyncio.Queue(_MAX_PENDING_MESSAGES)
+        self._messages: asyncio.Queue[runner_main.RunnerEvent | None] = asyncio.Queue(_MAX_PENDING_MESSAGES)
         self._probe_lock = asyncio.Lock()
         self._probe_numbers = itertools.count(1)
         self._limit_exceeded = ""
@@ -79,9 +79,9 @@ class Runner:
         try:
             socket_folder.mkdir(mode=0o700)
             decoy = create_decoy(socket_folder / "decoy")
-            order = child.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, decoy)
+            order = runner_main.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, decoy)
             inherited = tuple(descriptor for descriptor in (launch.weights, launch.adapter, decoy) if descriptor >= 0)
-            process, commands, events = start_child("ndani.runtime.child", order, inherited)
+            process, commands, events = start_child("ndani.runtime.runner_main", order, inherited)
         except OSError as error:
             shutil.rmtree(socket_folder, ignore_errors=True)
             raise _not_started(error, folder) from None
@@ -111,16 +111,16 @@ class Runner:
         """Let the child try every route out (`egress.py`). Raises EngineFailed when it has exited or sends another event."""
         async with self._probe_lock:
             number = next(self._probe_numbers)
-            self._send(child.Probe(addresses, number))
+            self._send(runner_main.Probe(addresses, number))
             try:
                 async with asyncio.timeout(timeout):
                     event = await self._messages.get()
-                    while isinstance(event, child.Probed) and event.number != number:  # the answer to a cancelled probe
+                    while isinstance(event, runner_main.Probed) and event.number != number:  # the answer to a cancelled probe
                         event = await self._messages.get()
             except TimeoutError:
                 await self.kill()
                 raise errors.EngineFailed(f"the runner said nothing for {timeout:g} seconds while it was probed, and was ended") from None
-        if not isinstance(event, child.Probed):
+        if not isinstance(event, runner_main.Probed):
             if event is not None:  # only a compromised runner sends another event here
                 await self.kill()
             self._signal_exit()  # again, for the next probe
@@ -166,7 +166,7 @@ class Runner:
         # This reads /proc on the event loop's thread: it takes microseconds and never waits for a disk.
         self.confinement = jail.verify(self.pid, jailed.confinement)
         self._send(Open())
-        ready = await self._expect(child.Ready)
+        ready = await self._expect(runner_main.Ready)
         self.load_ns, self.without_template = ready.load_ns, ready.without_template
         if ready.without_template:  # the path is not in the message: the front connects to no path that a runner names
             self.socket = socket_without_template(self.socket)
@@ -191,7 +191,7 @@ class Runner:
 
     async def _monitor_threads(self) -> None:
         self._limit_exceeded = await watch.enforce_limits(
-            self._process, child.max_threads(self.launch.options), Path(self.launch.socket).parent
+            self._process, runner_main.max_threads(self.launch.options), Path(self.launch.socket).parent
         )
 
     async def _watch(self, events: int) -> None:
@@ -199,7 +199,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(events, "rb", 0))
-        decoder = msgspec.json.Decoder(child.RunnerEvent)
+        decoder = msgspec.json.Decoder(runner_main.RunnerEvent)
         try:
             while line := await reader.readline():
                 self._messages.put_nowait(decoder.decode(line))

@@ -147,7 +147,7 @@ class _Run:
 
     async def _communicate(self) -> NdaniError | None:
         child = self._child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "ndani.sources.child", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_MAX_LINE
+            sys.executable, "-P", "-m", "ndani.sources.fetcher_main", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=_MAX_LINE
         )
         error: NdaniError | None = None
         try:

@@ -1,4 +1,4 @@
-"""The main of a runner process: `python -I -m ndani.runtime.child COMMANDS EVENTS` (two inherited descriptors).
+"""The main of a runner process: `python -I -m ndani.runtime.runner_main COMMANDS EVENTS` (two inherited descriptors).
 
 The sequence: import the libraries, close the jail, wait until the front has verified the jail from outside and sends `open`;
 only then open the weights. After that this thread waits for commands. The command pipe is the lifeline: when the front dies,

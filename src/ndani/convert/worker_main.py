@@ -1,4 +1,4 @@
-"""The main module of a worker process: `python -I -m ndani.convert.worker COMMANDS EVENTS` (two inherited descriptors).
+"""The main module of a worker process: `python -I -m ndani.convert.worker_main COMMANDS EVENTS` (two inherited descriptors).
 
 It converts one weights file and exits. The sequence is a runner's (docs/decisions/004): libraries, the jail, a check from
 outside, and only then the first byte of untrusted weights. It needs less than a runner, so its jail is tighter: no socket

@@ -1,4 +1,4 @@
-"""The fetcher: the only process that connects to the network; it runs during one pull or push. `python -m ndani.sources.child`.
+"""The fetcher: the only process that connects to the network; it runs during one pull or push. `python -m ndani.sources.fetcher_main`.
 
 It reads one JSON job from stdin. It writes one line per step (types.Progress) to stdout, and after a failure one line with
 the error's code and message; it writes nothing else. Killing it cancels the job at any moment: the store stays consistent.
