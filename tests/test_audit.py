@@ -147,7 +147,7 @@ async def interrupt(runner: Runner) -> None:
 async def test_the_echo_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with audited(monkeypatch, tmp_path) as notes, runtime_folder() as folder:
         runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
-        await runner.ready(60 * slowness())
+        await asyncio.wait_for(runner.ready(), 60 * slowness())
         await speak(runner, "naïve 東京 @delay=0.001 \U0001fa77 and so on")
         assert notes.read_text() == ""
         await runner.stop()
@@ -160,7 +160,7 @@ async def test_the_real_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with audited(monkeypatch, tmp_path) as notes, runtime_folder() as folder:
         with weights.open("rb") as held:
             runner = await Runner.spawn(LaunchOptions("llama", slots=1, num_ctx=256), held.fileno(), folder)
-            await runner.ready(120 * slowness())
+            await asyncio.wait_for(runner.ready(), 120 * slowness())
         await speak(runner, "naïve 東京 \U0001fa77 and so on")
         await interrupt(runner)
         await runner.stop()
@@ -172,7 +172,7 @@ async def test_a_runner_whose_weights_are_none(tmp_path: Path, monkeypatch: pyte
     with audited(monkeypatch, tmp_path) as notes, runtime_folder() as folder, (tmp_path / "none").open("rb") as held:
         runner = await Runner.spawn(LaunchOptions("llama", slots=1, num_ctx=256), held.fileno(), folder)
         with pytest.raises(LoadFailed):
-            await runner.ready(60 * slowness())
+            await asyncio.wait_for(runner.ready(), 60 * slowness())
     assert notes.read_text() == ""
 
 

@@ -29,7 +29,7 @@ async def running(**launch: Any) -> AsyncIterator[tuple[Runner, httpx.AsyncClien
     with runtime_folder() as folder:
         runner = await Runner.spawn(LaunchOptions("echo", **launch), -1, folder)
         try:
-            await runner.ready(20)
+            await asyncio.wait_for(runner.ready(), 20)
             transport = httpx.AsyncHTTPTransport(uds=runner.socket)
             async with httpx.AsyncClient(transport=transport, base_url="http://runner", timeout=60) as client:
                 yield runner, client

@@ -92,13 +92,13 @@ async def test_a_runner_may_say_what_it_likes_while_it_loads(
     with runtime_folder() as folder:
         runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         with pytest.raises(LoadFailed, match=sentence):
-            await runner.ready(60)
+            await asyncio.wait_for(runner.ready(), 60)
 
 
 async def test_a_runner_that_says_nothing_to_a_probe_is_ended() -> None:
     with runtime_folder() as folder, Targets() as targets:
         runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
-        await runner.ready(60)
+        await asyncio.wait_for(runner.ready(), 60)
         os.kill(runner.pid, signal.SIGSTOP)
         async with asyncio.timeout(60):
             with pytest.raises(EngineFailed, match="said nothing"):
@@ -114,7 +114,7 @@ async def test_a_runner_that_says_something_else_to_a_probe_is_ended(tmp_path: P
     with runtime_folder() as folder, Targets() as targets:
         runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         async with asyncio.timeout(60):
-            await runner.ready(60)
+            await asyncio.wait_for(runner.ready(), 60)
             for _ in range(20):  # whoever asks again hears at once that it is gone
                 with pytest.raises(EngineFailed, match="went away while it was probed: it was killed"):
                     await runner.probe(targets.addresses)
@@ -157,7 +157,7 @@ async def test_a_runner_that_makes_names_without_end_while_it_loads_is_ended(tmp
 async def test_no_thread_of_a_runner_that_listens_can_name_a_socket() -> None:
     with runtime_folder() as folder:
         runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
-        await runner.ready(60)
+        await asyncio.wait_for(runner.ready(), 60)
         states = [(task / "status").read_text() for task in Path(f"/proc/{runner.pid}/task").iterdir()]
         await runner.stop()
     if "Seccomp_filters" not in states[0]:
@@ -193,7 +193,7 @@ assert again == top, (top, again)
 async def test_a_runner_that_dies_of_a_signal_without_a_name_has_a_cause() -> None:
     with runtime_folder() as folder, Targets() as targets:
         runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
-        await runner.ready(60)
+        await asyncio.wait_for(runner.ready(), 60)
         os.kill(runner.pid, 37)
         async with asyncio.timeout(60):
             await runner.exited.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import aclosing
 from pathlib import Path
@@ -80,7 +81,7 @@ async def engine_state(folder: Path, ids: list[int]) -> Any:
         with made.open("rb") as held:
             launch = LaunchOptions("llama", slots=1, num_ctx=128, embedding=True, pooling="last")
             runner = await Runner.spawn(launch, held.fileno(), place)
-            await runner.ready(60 * slowness())
+            await asyncio.wait_for(runner.ready(), 60 * slowness())
         try:
             vectors, _ = await RunnerClient(runner.socket, Coalescer()).embed([ids])
         finally:
@@ -126,7 +127,7 @@ async def test_the_output_is_the_embedding_where_that_is_said(tied: bool, tmp_pa
     with runtime_folder() as place:
         with (tmp_path / "made.gguf").open("rb") as held:
             runner = await Runner.spawn(LaunchOptions("llama", slots=1, num_ctx=128), held.fileno(), place)
-            await runner.ready(60 * slowness())
+            await asyncio.wait_for(runner.ready(), 60 * slowness())
         try:
             options = {"n_predict": 1, "temperature": 0, "ignore_eos": True}
             async with aclosing(RunnerClient(runner.socket, Coalescer()).complete(LONG, options)) as chunks:

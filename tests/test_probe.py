@@ -81,7 +81,7 @@ async def main():
     with runtime_folder() as folder:
         weights = os.open(sys.argv[1], os.O_RDONLY) if sys.argv[1:] else -1
         runner = await Runner.spawn(LaunchOptions("llama" if weights >= 0 else "echo", num_thread=2), weights, folder)
-        await runner.ready(60)
+        await asyncio.wait_for(runner.ready(), 60)
         with Targets(runner.decoy) as targets:
             inside = await runner.probe(targets.addresses)
             from_inside = sorted(targets.arrived())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ async def events_of(folder: Path, asked: Question, sink: Sink | None) -> list[Ev
     """The events of one answer of a real echo runner, without the texts that the sink took."""
     runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
-        await runner.ready(60)
+        await asyncio.wait_for(runner.ready(), 60)
         async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), asked, sink)) as events:
             return [event async for event in events]
     finally:
@@ -87,7 +88,7 @@ async def test_nothing_is_lost_or_doubled_by_a_reader_who_keeps_up_now_and_then(
     reader = Reader(3, order)
     runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
-        await runner.ready(60)
+        await asyncio.wait_for(runner.ready(), 60)
         async with aclosing(ask(RunnerClient(runner.socket, Coalescer()), question("@delay=0.001 " + WORDS), reader)) as events:
             async for event in events:
                 if isinstance(event, Text):

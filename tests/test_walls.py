@@ -51,7 +51,7 @@ async def tried(folder, scratch, version, spaces):
     sys.executable = str(lie)
     runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
     try:
-        await runner.ready(120)
+        await asyncio.wait_for(runner.ready(), 120)
         with Targets(runner.decoy) as targets:
             found = {o.name: o.error if o.blocked else "open" for o in await runner.probe(targets.addresses)}
             arrived = sorted(targets.arrived())
@@ -232,7 +232,7 @@ async def main():
         runner = await Runner.spawn(LaunchOptions("echo"), -1, folder)
         said = ""
         try:
-            await runner.ready(120)
+            await asyncio.wait_for(runner.ready(), 120)
             victim = int(Path(f"/proc/{runner.pid}/oom_score_adj").read_text())
             await asyncio.wait_for(runner.exited.wait(), 120)
         except Exception as error:

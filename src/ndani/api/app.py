@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from ndani.api.edge.access_log import AccessLog
@@ -98,16 +98,12 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_no_route(request: Request, error: Exception) -> Response:
-    """No such path, or not with this method: Ollama's plain text, or its redirect to the path that was meant.
-
-    It asks no dialect, whatever the prefix: Ollama's is the only one so far.
-    """
+    """No such path, or not with this method: a redirect to the path that was meant, else what the dialect says to that."""
     assert isinstance(error, HTTPException)
+    errors = error_format(request.scope["path"])
     if error.status_code == 405:
-        return PlainTextResponse("405 method not allowed", 405, _allow_header(request), "text/plain")
-    if redirection := redirect(request):
-        return redirection
-    return PlainTextResponse("404 page not found", 404, media_type="text/plain")
+        return errors.no_route(405, _allow_header(request))
+    return redirect(request) or errors.no_route(404, {})
 
 
 def _allow_header(request: Request) -> dict[str, str]:

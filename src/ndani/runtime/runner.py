@@ -90,19 +90,13 @@ class Runner:
                 os.close(decoy)
         return cls(process, launch, commands, events)
 
-    async def ready(self, timeout: float | None = None) -> None:
-        """Wait until the jail is verified and the model is ready; `timeout` in seconds, None or 0 for no limit.
+    async def ready(self) -> None:
+        """Wait until the jail is verified and the model is ready. There is no limit here: `starting.py` has one.
 
         Raises LoadFailed, Unconfined or Misconfigured. The child is killed in these cases, and when the wait is cancelled.
         """
         try:
-            async with asyncio.timeout(timeout if timeout and timeout > 0 else None):
-                await self._handshake()
-        except TimeoutError:
-            await self.kill()
-            raise errors.LoadFailed(
-                f"the model did not load within {timeout:g} seconds; raise OLLAMA_LOAD_TIMEOUT or use a smaller model"
-            ) from None
+            await self._handshake()
         except BaseException:
             await self.kill()
             raise

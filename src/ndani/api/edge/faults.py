@@ -5,7 +5,7 @@ Each dialect defines its own `ErrorFormat`; none is defined here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,14 @@ from ndani.errors import Failed, NdaniError
 
 @dataclass(frozen=True, slots=True)
 class ErrorFormat:
-    """How a dialect writes an error: as the JSON body of a response, and as the last bytes of a stream that has begun."""
+    """How a dialect writes an error: as the JSON body of a response, and as the last bytes of a stream that has begun.
+
+    `no_route` is its response to a path that is no route (404) or not with this method (405), with the headers that belong to it.
+    """
 
     body: Callable[[NdaniError], object]
     stream_end: Callable[[NdaniError], bytes]
+    no_route: Callable[[int, Mapping[str, str]], Response]
 
 
 def error_response(error: NdaniError, error_format: ErrorFormat) -> Response:

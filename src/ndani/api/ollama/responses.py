@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from starlette.responses import PlainTextResponse, Response
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
@@ -24,8 +27,12 @@ def _error_body(error: NdaniError) -> dict[str, str]:
     return {"error": str(error)}
 
 
-#: An error is an object with one field, also as the last line of a stream.
-ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\n")
+def _no_route(status: int, headers: Mapping[str, str]) -> Response:
+    return PlainTextResponse("405 method not allowed" if status == 405 else "404 page not found", status, headers, "text/plain")
+
+
+#: An error is an object with one field, also as the last line of a stream; a path that is no route is told in plain text.
+ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\n", _no_route)
 
 
 def format_step(step: Progress) -> bytes:
