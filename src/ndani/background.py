@@ -89,9 +89,7 @@ async def run_in_thread_reporting(work: Callable[[Callable[[Step], None]], T], r
     try:
         done = False
         while not done:
-            await changed.wait()
-            changed.clear()
-            done = task.done()  # read before draining: once it is done, every step is in the backlog
+            done = await is_done_after_change(task, changed)
             for step in backlog.drain():
                 report(step)
         return task.result()
@@ -99,6 +97,13 @@ async def run_in_thread_reporting(work: Callable[[Callable[[Step], None]], T], r
         stopped.set()
         await wait_until_done(task)
         raise
+
+
+async def is_done_after_change(task: asyncio.Future[Any], changed: asyncio.Event) -> bool:
+    """Wait for `changed`, and tell whether the task had ended by then: if so, all its steps are in its backlog already."""
+    await changed.wait()
+    changed.clear()
+    return task.done()
 
 
 async def wait_until_done(task: asyncio.Future[Any]) -> None:

@@ -11,7 +11,7 @@ import gc
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +22,8 @@ from ndani.api.app import build
 from ndani.api.edge.connection import Connection
 from ndani.api.edge.faults import fault
 from ndani.api.edge.library_log import capture_library_logs
-from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
+from ndani.api.edge.listening import addresses_of, listening, loopback_addresses
+from ndani.api.edge.signals import HangupServer
 from ndani.engines import LaunchOptions
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
@@ -95,7 +96,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
         log.info("stopped")
 
 
-class Server(uvicorn.Server):
+class Server(HangupServer):
     """uvicorn with our shutdown: responses get their last line, runners stop, then the connections close."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -103,12 +104,6 @@ class Server(uvicorn.Server):
         self._service = service
         self._ending: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Handle uvicorn's signals, and those of a closing terminal."""
-        with super().capture_signals(), hangup_signals(self.handle_exit):
-            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal shut down gracefully, on the second one at once."""

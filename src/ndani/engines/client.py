@@ -125,17 +125,18 @@ class _Route:
     """A route of the runner protocol, and the error message for requests that the engine refuses.
 
     `always_bad_request`: any error status means that the request is wrong. llama.cpp answers 500 when a template raises or a token
-    id does not exist.
+    id does not exist. `fills_context`: its input can be longer than the context; elsewhere nothing is, whatever an engine says.
     """
 
     path: str
     refusal_message: str = "the engine refuses this request"
     always_bad_request: bool = False
+    fills_context: bool = False
 
     def refuse(self, status: int, error: _Error) -> NoReturn:
         """Raise the error for an engine's error response: PromptTooLong, BadRequest or EngineFailed. The engine's message is not read."""
         if error.type == "exceed_context_size_error":
-            raise PromptTooLong(error.n_prompt_tokens)
+            raise PromptTooLong(error.n_prompt_tokens) if self.fills_context else EngineFailed(_INVALID_RESPONSE)
         if self.always_bad_request or 400 <= status < 500:
             raise BadRequest(self.refusal_message)
         raise EngineFailed("the engine could not answer; ask again")
@@ -144,8 +145,8 @@ class _Route:
 _APPLY_TEMPLATE = _Route("/apply-template", "this model's chat template refuses these messages; check their roles and order", True)
 _TOKENIZE = _Route("/tokenize")
 _DETOKENIZE = _Route("/detokenize", "context holds token ids that this model does not have", True)
-_COMPLETION = _Route("/completion", "the engine refuses these options; check their values")
-_EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that")
+_COMPLETION = _Route("/completion", "the engine refuses these options; check their values", fills_context=True)
+_EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that", fills_context=True)
 
 
 class RunnerClient:
@@ -262,14 +263,9 @@ class RunnerClient:
         async with exchange(self._socket, route.path, msgspec.json.encode(body), self._coalescer, extra_bytes=extra_bytes) as response:
             status = await response.status_code()
             response_body = await response.body()
-        if status == 200:
-            return response_body
-        try:
+        if status != 200:
             route.refuse(status, _error_of(response_body))
-        except PromptTooLong:
-            if route is _EMBEDDINGS:
-                raise
-            raise EngineFailed(_INVALID_RESPONSE) from None  # no other of these requests fills a context
+        return response_body
 
 
 def _message_body(message: Message) -> dict[str, str]:

@@ -120,9 +120,7 @@ def program(machine: Architecture, pid: int, sockets: bool = True, gpu: bool = F
 
 def apply(sockets: bool = True, gpu: bool = False) -> None:
     """Install the filter in all threads of this process at once. Needs NoNewPrivs. Raises OSError when the kernel refuses."""
-    machine = ARCHITECTURES.get(os.uname().machine)
-    if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
-        raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
+    machine = _this_architecture()
     _install(program(machine, os.getpid(), sockets, gpu), machine)
 
 
@@ -131,9 +129,7 @@ def forbid_bind() -> None:
 
     Raises OSError when the kernel refuses.
     """
-    machine = ARCHITECTURES.get(os.uname().machine)
-    if machine is None:
-        raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
+    machine = _this_architecture()
     _install(bind_filter(machine), machine)
 
 
@@ -144,6 +140,13 @@ def bind_filter(machine: Architecture) -> Instructions:
     for call, body in {"bind": _refuse(errno.EPERM), "seccomp": _refuse(errno.EPERM), "prctl": no_filter}.items():
         steps += [(_EQUAL, 0, len(body), syscall_number(call, machine) or 0), *body]
     return [*steps, *_ALLOWED]
+
+
+def _this_architecture() -> Architecture:
+    machine = ARCHITECTURES.get(os.uname().machine)
+    if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
+        raise OSError(errno.ENOSYS, f"there is no filter for {os.uname().machine}")
+    return machine
 
 
 def _install(steps: Instructions, machine: Architecture) -> None:

@@ -7,11 +7,10 @@ for a blob has a `Location` header that names its own URL, because Ollama fetche
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,8 +31,9 @@ from ndani.api.edge.disconnect import CancelOnDisconnect
 from ndani.api.edge.error_boundary import ErrorBoundary
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.library_log import capture_library_logs
-from ndani.api.edge.listening import addresses_of, hangup_signals, listening, loopback_addresses
+from ndani.api.edge.listening import addresses_of, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
+from ndani.api.edge.signals import HangupServer
 from ndani.api.ollama.responses import ERRORS
 from ndani.api.server import SHUTDOWN_GRACE
 from ndani.background import run_in_thread
@@ -154,7 +154,7 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-class _Server(uvicorn.Server):
+class _Server(HangupServer):
     """uvicorn with another shutdown: connections that are still open after a grace period are aborted, as if the client had
     left. Signals are not raised again.
     """
@@ -172,12 +172,6 @@ class _Server(uvicorn.Server):
             transport = getattr(connection, "transport", None)
             if transport:
                 transport.abort()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Handle uvicorn's signals, and the hang-up of a terminal."""
-        with super().capture_signals(), hangup_signals(self.handle_exit):
-            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit

@@ -20,8 +20,8 @@ from typing import BinaryIO
 from ndani.errors import SourceFailed
 from ndani.sources import Part, PlannedLayer
 from ndani.store import Store
-from ndani.store.blobs import CHUNK_SIZE, PartialBlob, write_all
-from ndani.store.disk import make_folder, require_free_space, translate_disk_errors
+from ndani.store.blobs import CHUNK_SIZE, PartialBlob
+from ndani.store.disk import make_folder, require_free_space, translate_disk_errors, write_all
 from ndani.store.layout import hex_of
 
 
@@ -80,7 +80,7 @@ class Download:
         """Add the next packed bytes of the current part. Raises SourceFailed when they are invalid."""
         if self._journal:
             with translate_disk_errors(self._layout.root, self._layer.packed_size - self.received_packed_size):
-                write_all(self._journal, chunk)
+                write_all(self._journal.fileno(), chunk)
         self._unpack(chunk)
 
     def finish(self) -> None:

@@ -32,13 +32,13 @@ from ndani.sources.proxy import is_direct, proxy_of
 from ndani.sources.urls import count_of, is_fetchable, without_credentials
 
 _CONNECT_TIMEOUT_S = 20.0
-_STALL_TIMEOUT_S = 30.0  # without a byte
+STALL_TIMEOUT_S = 30.0  # without a byte
 _READ_SIZE = 1 << 18
 _MAX_HEADER_BYTES = 1 << 16  # of one header: a signed URL may be long
 _MIN_BYTES_PER_S = 1000  # for a body that is read whole, after the stall timeout
-_MAX_REDIRECTS = 10
+MAX_REDIRECTS = 10
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
-_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
 class Interrupted(Exception):
@@ -88,7 +88,7 @@ class HttpResponse:
     headers: CIMultiDictProxy[str]
     url: str
     chunks: AsyncGenerator[bytes, None]
-    stall_timeout: float = _STALL_TIMEOUT_S
+    stall_timeout: float = STALL_TIMEOUT_S
 
     async def read(self, limit: int) -> bytes:
         """The body, up to `limit` bytes of it. Raises Interrupted, also when the body arrives too slowly."""
@@ -115,7 +115,7 @@ class RangeResponse:
 class HttpClient:
     """An outbound connection pool. With `offline` every request raises Offline. Callers close it in the end."""
 
-    def __init__(self, access: Access, *, offline: bool, stall_timeout: float = _STALL_TIMEOUT_S) -> None:
+    def __init__(self, access: Access, *, offline: bool, stall_timeout: float = STALL_TIMEOUT_S) -> None:
         self._access, self._offline, self._stall_timeout = access, offline, stall_timeout
         self._session: aiohttp.ClientSession | None = None
 
@@ -221,7 +221,7 @@ class HttpClient:
             raise Offline(f"NDANI_OFFLINE is set, so {without_credentials(url)} was not asked; unset it to pull")
         # Each URL of a chain of redirects has its own proxy and its own login, so redirects are followed here.
         requires_tls = url.startswith("https:")
-        for _ in range(_MAX_REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             if not is_fetchable(url):
                 raise SourceFailed(f"{without_credentials(url)} is no address that can be asked; check {self._access.settings}")
             address = urlsplit(url)
@@ -333,7 +333,7 @@ def _require_success(response: aiohttp.ClientResponse, url: str) -> None:
         raise NotFound(f"{shown_url} is not there ({status}); check the index that `pip config list` names")
     if status in (401, 403, 407):
         raise SourceFailed(f"{shown_url} refused access ({status}); check the login in pip's configuration or .netrc")
-    if status in _TRANSIENT_STATUSES:
+    if status in TRANSIENT_STATUSES:
         raise Interrupted(f"{shown_url} answered {status}")
     raise SourceFailed(f"{shown_url} answered {status}, which is no download; check the index that `pip config list` names")
 
@@ -373,7 +373,7 @@ def _translated_errors(url: str, access: Access, *, before_response: bool = Fals
         raise (Unreachable(clause, f" {server}: i/o timeout") if before_response else Interrupted(clause)) from None
     except aiohttp.ClientHttpProxyError as error:
         clause = f"the proxy that {variable} names did not let us through to {host} ({error.status} {error.message})"
-        if error.status in _TRANSIENT_STATUSES:
+        if error.status in TRANSIENT_STATUSES:
             raise Unreachable(clause, "") from None
         raise SourceFailed(f"{clause}; correct {variable}, or name {host} in no_proxy") from None
     except aiohttp.ClientProxyConnectionError as error:

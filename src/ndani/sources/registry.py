@@ -19,7 +19,18 @@ from urllib.parse import urljoin, urlsplit
 from ndani.errors import Failed, NotFound, SourceFailed
 from ndani.names import Name
 from ndani.sources import Part, PullPlan
-from ndani.sources.http import Access, HttpClient, HttpResponse, Interrupted, TlsFailed, Unreachable, content_range
+from ndani.sources.http import (
+    MAX_REDIRECTS,
+    STALL_TIMEOUT_S,
+    TRANSIENT_STATUSES,
+    Access,
+    HttpClient,
+    HttpResponse,
+    Interrupted,
+    TlsFailed,
+    Unreachable,
+    content_range,
+)
 from ndani.sources.manifest import read_manifest
 from ndani.sources.read_ahead import SEGMENT_SIZE, STREAMS, Segment, in_order, split
 from ndani.sources.retry import RetryPolicy, retry
@@ -30,13 +41,10 @@ from ndani.untrusted_json import InvalidJson, decode
 
 _ACCEPT = f"{MANIFEST}, {OCI_MANIFEST};q=0.5"
 _MAX_MANIFEST = 4 << 20
-_MAX_REDIRECTS = 10
-_STALL_TIMEOUT_S = 30.0
 #: OpenSSL's names, in its different versions, for a response that is not TLS at all.
 _NOT_TLS_REASONS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 #: A Retry-After of this many seconds or more is a Unix timestamp (2001 and later), not a delay.
 _MIN_TIMESTAMP = 10**9
-_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 UploadBody = Callable[[], "bytes | AsyncIterator[bytes]"]
 
@@ -54,7 +62,7 @@ class Registry:
         endpoint: str = "",
         token: str = "",
         retries: RetryPolicy | None = None,
-        stall_timeout: float = _STALL_TIMEOUT_S,
+        stall_timeout: float = STALL_TIMEOUT_S,
     ) -> None:
         """`endpoint` replaces the name's own host (`http://…` means without TLS). `token` is sent to this server only."""
         scheme, _, host = endpoint.rpartition("://")
@@ -136,9 +144,9 @@ class Registry:
                     authentications += 1
                 elif follow and _is_redirect(method, response):
                     url, redirects = self.follow(url, response.headers["Location"]), redirects + 1
-                    if redirects > _MAX_REDIRECTS:
+                    if redirects > MAX_REDIRECTS:
                         raise SourceFailed(f"{self.host} sends from one address to the next without end; try again later")
-                elif response.status in _TRANSIENT_STATUSES:
+                elif response.status in TRANSIENT_STATUSES:
                     raise _transient(url, response)
                 else:
                     yield response
@@ -162,9 +170,9 @@ class Registry:
         return target
 
     async def _get(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        for _ in range(_MAX_REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             async with self._client.request("GET", url, headers, verify=not self.insecure) as response:
-                if response.status in _TRANSIENT_STATUSES:
+                if response.status in TRANSIENT_STATUSES:
                     raise _transient(url, response)
                 if not _is_redirect("GET", response):
                     return response.status, await response.read(1 << 20)

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from ndani.errors import StoreFailed
 from ndani.store.damage_notes import has_damage_note, note_replacement, was_stored
-from ndani.store.disk import make_folder, sync_folder, translate_disk_errors
+from ndani.store.disk import make_folder, sync_folder, translate_disk_errors, write_all
 from ndani.store.layout import Layout, digest_from_file_name, digest_of
 
 CHUNK_SIZE = 1 << 20  # bytes read or written at once
@@ -87,7 +87,7 @@ class PartialBlob:
     def write(self, content: bytes) -> None:
         """Append. Raises StoreFailed when the disk is full; the bytes before stay for the next pull."""
         with translate_disk_errors(self.layout.root, max(self.size - self.length, len(content))):
-            write_all(self._file, content)
+            write_all(self._file.fileno(), content)
         self._hash.update(content)
         self.length += len(content)
 
@@ -124,13 +124,6 @@ def publish_blob(layout: Layout, temporary: Path, digest: str) -> None:
     sync_folder(layout.blobs)
     if replaces:
         note_replacement(layout, digest)
-
-
-def write_all(file: BinaryIO, content: bytes) -> None:
-    """Write all bytes to an unbuffered file: on a nearly full disk one write may accept only some of them."""
-    view = memoryview(content)
-    while view:
-        view = view[file.write(view) :]
 
 
 class Blobs:
@@ -236,7 +229,7 @@ def write_new_file(path: Path, content: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(handle, "wb", buffering=0) as file:
-            write_all(file, content)
+            write_all(file.fileno(), content)
             os.fsync(file.fileno())
     except OSError:
         path.unlink(missing_ok=True)

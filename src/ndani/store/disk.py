@@ -83,3 +83,10 @@ def _disk_full(root: Path, needed: int | None, free: int) -> str:
         f"no room in the model store {root}: {requirement}, {format_bytes(free)} are free; "
         "free some space or point NDANI_MODELS at another disk, then try again"
     )
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all bytes: on a nearly full disk one write may accept only some of them. Raises OSError."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -19,6 +19,8 @@ import threading
 import uuid
 from pathlib import Path
 
+from ndani.store.disk import write_all
+
 #: The error numbers of a file system without kernel locks.
 UNSUPPORTED_ERRNOS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 #: Seconds between two touches by the owner; and seconds without one after which another machine's file is abandoned.
@@ -132,13 +134,6 @@ def _put_back(aside: Path, path: Path) -> None:
             write_all(handle, aside.read_bytes())
         finally:
             os.close(handle)
-
-
-def write_all(handle: int, content: bytes) -> None:
-    """Write all bytes: on a nearly full disk one write may accept only some of them. Raises OSError."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(handle, view) :]
 
 
 def _read_owner(handle: int) -> bytes:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ndani.errors import StoreFailed
-from ndani.store.disk import DISK_FULL_ERRNOS, make_folder
-from ndani.store.file_locking import UNSUPPORTED_ERRNOS, OwnerRecord, has_live_owner, lock_file, remove_abandoned, write_all
+from ndani.store.disk import DISK_FULL_ERRNOS, make_folder, write_all
+from ndani.store.file_locking import UNSUPPORTED_ERRNOS, OwnerRecord, has_live_owner, lock_file, remove_abandoned
 from ndani.store.layout import Layout, hex_of
 
 #: Seconds to wait for the store lock. It is held for milliseconds, so a process that holds it for longer hangs.

@@ -5,49 +5,31 @@ They know no dialect; fields that only Ollama has are in `ollama/request_fields`
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from ndani.errors import BadRequest
+
+T = TypeVar("T")
 
 
 def text(body: dict[str, Any], name: str, default: str = "") -> str:
     """A string, or `default` where the field is missing."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, str):
-        raise BadRequest(f"{name} must be a string")
-    return value
+    return _of_type(body, name, str, default, "a string")
 
 
 def flag(body: dict[str, Any], name: str, default: bool) -> bool:
     """A boolean, or `default` where the field is missing."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise BadRequest(f"{name} must be true or false")
-    return value
+    return _of_type(body, name, bool, default, "true or false")
 
 
 def record(body: dict[str, Any], name: str) -> dict[str, Any]:
     """An object, or an empty one where the field is missing."""
-    value = body.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise BadRequest(f"{name} must be an object")
-    return value
+    return _of_type(body, name, dict, {}, "an object")
 
 
 def array(body: dict[str, Any], name: str) -> list[Any]:
     """A list, or an empty one where the field is missing."""
-    value = body.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise BadRequest(f"{name} must be an array")
-    return value
+    return _of_type(body, name, list, [], "an array")
 
 
 def model(body: dict[str, Any], *, exact: bool = False) -> str:
@@ -58,3 +40,12 @@ def model(body: dict[str, Any], *, exact: bool = False) -> str:
     """
     name = text(body, "model") or text(body, "name")
     return name if exact else name.strip()
+
+
+def _of_type(body: dict[str, Any], name: str, kind: type[T], default: T, description: str) -> T:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise BadRequest(f"{name} must be {description}")
+    return value

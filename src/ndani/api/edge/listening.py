@@ -1,13 +1,11 @@
-"""The listening sockets of a server: the addresses of a host name, bound and listening; and the signals of a closing terminal."""
+"""The listening sockets of a server: the addresses of a host name, bound and listening."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ndani.errors import Misconfigured
@@ -63,21 +61,6 @@ def loopback_addresses(sockets: Iterable[socket.socket]) -> frozenset[str]:
 def addresses_of(sockets: Iterable[socket.socket]) -> str:
     """The addresses of the sockets, as text for people."""
     return " and ".join(host_and_port(*listener.getsockname()[:2]) for listener in sockets)
-
-
-@contextlib.contextmanager
-def hangup_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle SIGHUP (the terminal was closed) and SIGQUIT with `handler`. A signal that is ignored (`nohup`) stays ignored.
-
-    The command line's own handlers raise an exception, which an event loop swallows: the server would run on without a terminal.
-    """
-    numbers = [getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)]
-    previous = {number: signal.signal(number, handler) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
-    try:
-        yield
-    finally:
-        for number, previous_handler in previous.items():
-            signal.signal(number, previous_handler)
 
 
 def _bind_all(addresses: list[SocketAddress], port: int) -> list[socket.socket]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import JSON
 from ndani.api.edge.streaming import StreamedResponse
-from ndani.background import Backlog, wait_until_done
+from ndani.background import Backlog, is_done_after_change, wait_until_done
 
 NDJSON = "application/x-ndjson"
 
@@ -60,9 +60,7 @@ async def steps_of(work: Work[Step]) -> AsyncGenerator[Step]:
     try:
         done = False
         while not done:
-            await changed.wait()
-            changed.clear()
-            done = task.done()  # before the drain: once it is done, everything that it reported is in the backlog
+            done = await is_done_after_change(task, changed)
             for step in backlog.drain():
                 yield step
         task.result()
