@@ -73,6 +73,8 @@ async def test_vectors_and_adapters_are_for_engines_that_have_them(tmp_path: Pat
     bare = replace(ENGINES["echo"], adapters=False, embeddings=True)
     with pytest.raises(Unsupported, match="models with an adapter are not in this version of the engine echo"):
         await resolved(tmp_path, monkeypatch, bare, **layers)
+    with pytest.raises(Unsupported, match="models with an adapter are not in this version of the engine echo"):
+        await resolved(tmp_path, monkeypatch, ENGINES["echo"], **layers)  # it has no weights for one to be laid over
     model = await resolved(tmp_path, monkeypatch, bare)
     resolver = ModelResolver(Settings(models=tmp_path), Store(tmp_path))
     assert resolver.spec_for_vectors(model, model.options).embedding

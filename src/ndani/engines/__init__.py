@@ -118,7 +118,7 @@ def _echo() -> Host:
 
 
 _LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True)
-_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True, adapters=True)
+_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True)
 
 #: Every engine, by name.
 ENGINES: Final[Mapping[str, EngineSpec]] = {spec.name: spec for spec in (_LLAMA, _ECHO)}
