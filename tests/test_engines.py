@@ -12,11 +12,10 @@ from ndani import engines, names
 from ndani.api.ollama.requests import parse_chat, parse_generate
 from ndani.engines import ENGINES, EngineSpec, engine_for
 from ndani.errors import Misconfigured, Unsupported
-from ndani.service.answers import UNSUPPORTED_FEATURES, _reject_unsupported
+from ndani.service.answers import UNSUPPORTED_FEATURES, _features, _reject_unsupported
 from ndani.service.resolver import ModelResolver, ResolvedModel
 from ndani.settings import Settings
 from ndani.store import Store
-from ndani.types import ChatRequest
 from stores import put_echo
 
 TURN = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}], "images": ["aGk="]}
@@ -24,7 +23,7 @@ ALL = {
     "model": "m",
     "messages": [TURN],
     "think": True,
-    "tools": [{}],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
     "images": ["aGk="],
     "format": "json",
     "logprobs": True,
@@ -57,15 +56,17 @@ async def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Engine
 
 
 async def test_all_that_can_be_asked_for_is_refused_unless_the_engine_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (chat, _), (generate, _) = parse_chat(ALL), parse_generate(ALL)
-    features = chat.features | generate.features
+    requests = [parse_chat(ALL)[0], parse_generate(ALL)[0]]
+    features = _features(requests[0]) | _features(requests[1])
     assert features == set(UNSUPPORTED_FEATURES), "each has a sentence, and no sentence is for nothing"
     for served in sorted(features):
-        model = await resolved(tmp_path, monkeypatch, replace(ENGINES["echo"], features=frozenset({served})))
-        _reject_unsupported(model, ChatRequest("m", (), features=frozenset({served})))
-        for other in features - {served}:
-            with pytest.raises(Unsupported, match=UNSUPPORTED_FEATURES[other]):
-                _reject_unsupported(model, ChatRequest("m", (), features=frozenset({other})))
+        model = await resolved(tmp_path, monkeypatch, replace(ENGINES["echo"], features=features - {served}))
+        for request in requests:
+            if served in _features(request):
+                with pytest.raises(Unsupported, match=UNSUPPORTED_FEATURES[served]):
+                    _reject_unsupported(model, request)
+            else:
+                _reject_unsupported(model, request)
 
 
 async def test_vectors_and_adapters_are_for_engines_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

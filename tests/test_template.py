@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ndani.errors import BadRequest
-from ndani.prompts.template import Conversation, Template, ToolCall, Turn, parse
+from ndani.prompts.template import Conversation, Template, Turn, parse
+from ndani.types import ToolCall
 from server import slowness
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -15,7 +15,7 @@ from ndani.api.edge import faults, json_response, long_work, request_body, strea
 from ndani.api.ollama import timestamps
 from ndani.api.ollama.responses import ERRORS, format_chat, format_generate, format_step
 from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
-from ndani.types import Done, Event, Progress, Report, Text, Usage
+from ndani.types import Answer, Done, Event, Progress, Report, Text, Usage
 
 END = Done("stop", Usage(3, 1, 2, 10, 20, 30, 40), truncated=5)
 
@@ -227,7 +227,7 @@ def test_any_text_survives_rendering(text: str) -> None:
         line = response_format.event
         assert read(json.loads(line(Text(text)))) == text
         assert json.loads(line(Text(text)))["model"] == f'm"{text}'
-        assert read(json.loads(response_format.whole(text, END))) == text
+        assert read(json.loads(response_format.whole(Answer(text), END))) == text
         assert line(Text(text)).count(b"\n") == 1
 
 

@@ -6,22 +6,69 @@ nanoseconds, sizes are bytes, times are POSIX seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool as a model made it; `arguments` is a JSON object, `index` its place among the calls of one answer."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may call. `parameters` is a JSON Schema.
+
+    `definition` is the whole object `{"type": "function", "function": {…}}`, as templates get it.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    definition: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether a model may call tools (auto), must not (none) or must (required); with a `name`, it must call that one."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer's text must match.
+
+    `value` is empty for `json` (any JSON object), a JSON Schema for `schema`, and a text for the others: a regular expression,
+    a grammar in llama.cpp's GBNF, or one in Lark.
+    """
+
+    kind: Literal["json", "schema", "regex", "gbnf", "lark"]
+    value: Mapping[str, Any] | bool | str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `thinking` is what an assistant thought before it; a tool's turn names the tool and the call."""
+    """One turn of a conversation. `thinking` is what an assistant thought before it; a tool's turn names the tool and the call.
+
+    `images` are files (PNG, JPEG, …) that belong to the text.
+    """
 
     role: str
     content: str
     thinking: str = ""
     tool_name: str = ""
     tool_call_id: str = ""
+    images: tuple[bytes, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,57 +96,63 @@ class Sampling:
     stop: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A conversation to be continued. `model` is the name as the client spelt it; `keep_alive` is in seconds, negative: forever.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRequest:
+    """What every request for an answer has. `model` is the name as the client spelt it; `keep_alive` is in seconds, negative: forever.
 
-    `render_only` returns only the prompt that would be sent. `think` is passed to the template, None where the request does
-    not set it. `features` is what the request needs beyond text: thinking, tools, tool_calls, images, format, logprobs.
+    `render_only` returns only the prompt that would be sent. `think` is True, False, a level (low, medium, high, max), or None
+    where the request does not set it; `think_if_possible` is for clients that ask every model to think: one that cannot does not.
+    `constraint` is what the text must match. `logprobs` is how many alternatives are wanted with each token's log-probability, None
+    for no log-probabilities. `logit_bias` is added to the logits of token ids; minus infinity forbids a token.
     `options_error` is the sentence of an error in the options; it is raised once the model is found and supports what the request needs.
     """
 
     model: str
-    messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     keep_alive: float | None = None
     truncate: bool = True
     shift: bool = True
     render_only: bool = False
-    think: bool | None = None
-    features: frozenset[str] = frozenset()
+    think: bool | str | None = None
+    think_if_possible: bool = False
+    constraint: Constraint | None = None
+    logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
     options_error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(AnswerRequest):
+    """A conversation to be continued. `parallel_tool_calls`: one answer may hold several calls."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest(AnswerRequest):
     """A prompt to be answered. `raw` sends it as it is; `context` is the token ids of an earlier exchange.
 
     `system` and `template` replace the model's where they are not empty. With `suffix`, the text between prompt and suffix is
-    wanted. With a `context`, even an empty one, the model's MESSAGE turns are left out. The other fields are as in ChatRequest.
+    wanted. With a `context`, even an empty one, the model's MESSAGE turns are left out.
     """
 
-    model: str
     prompt: str
     system: str = ""
     template: str = ""
     suffix: str = ""
     raw: bool = False
+    images: tuple[bytes, ...] = ()
     context: tuple[int, ...] | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    keep_alive: float | None = None
-    truncate: bool = True
-    shift: bool = True
-    render_only: bool = False
-    think: bool | None = None
-    features: frozenset[str] = frozenset()
-    options_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
     """Texts to be embedded. `dimensions` is how many numbers of each vector are wanted, 0 for all.
 
-    With `truncate`, a text that is too long loses its end; without, it is an error. `options_error` is as in ChatRequest.
+    With `truncate`, a text that is too long loses its end; without, it is an error. `options_error` is as in AnswerRequest.
     """
 
     model: str
@@ -124,21 +177,60 @@ class Usage:
     total_ns: int = 0
 
 
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token with its natural log-probability, and in `top` the most probable tokens at its place. `data` is the token's bytes."""
+
+    token: str
+    logprob: float
+    data: bytes
+    top: tuple[TokenLogprob, ...] = ()
+
+
 class Text(msgspec.Struct, frozen=True):
-    """A chunk of an answer's text; `tokens` are the ids it came from, where the engine reports them.
+    """A chunk of an answer's text; `tokens` are the ids it came from, where the engine reports them, `logprobs` if they are wanted.
 
     One is created per token, and a frozen dataclass takes six times as long to create as this.
     """
 
     text: str
     tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Thought(msgspec.Struct, frozen=True):
+    """A chunk of what a model thinks before it answers; the fields are as in Text."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Called(msgspec.Struct, frozen=True):
+    """A tool call, whole."""
+
+    call: ToolCall
+
+
+#: What an answer is made of; a model's thoughts come before its text and its calls.
+Piece = Text | Thought | Called
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: its pieces, joined. `logprobs` are those of all its tokens, in order."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The end of an answer; every request ends in exactly one of these or in one error.
 
-    `reason` is stop, length, load or unload. `context` is the ids of prompt and answer (generate only).
+    `reason` is stop, length, load or unload. `stop_sequence` is the one of the request's stop sequences that ended the answer, or
+    None. `context` is the ids of prompt and answer (generate only).
     `truncated` is how many tokens were dropped from the context: of the prompt, to make it fit, or later, when the answer
     went past the context's end.
     """
@@ -147,6 +239,7 @@ class Done:
     usage: Usage = field(default_factory=Usage)
     context: tuple[int, ...] | None = None
     truncated: int = 0
+    stop_sequence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +258,21 @@ class Rendered:
     prompt: str
 
 
-Event = Text | Done | Rendered
+Event = Piece | Done | Rendered
 
 
 class Sink(Protocol):
-    """A shortcut for an answer's texts: they are put here instead of becoming events. The reader of the answer passes it in.
+    """A shortcut for an answer's pieces: they are put here instead of becoming events. The reader of the answer passes it in.
 
-    `ready` is called before each text, since it may change between two texts.
+    `ready` is called before each chunk, since it may change between two of them.
     """
 
     def ready(self) -> bool:
-        """Whether the reader has begun and keeps up. If not, the text becomes an event."""
+        """Whether the reader has begun and keeps up. If not, the piece becomes an event."""
         ...
 
-    def put(self, text: Text) -> None:
-        """Take a text. Called only when it is ready."""
+    def put(self, piece: Piece) -> None:
+        """Take a piece. Called only when it is ready."""
         ...
 
 

@@ -160,7 +160,7 @@ class RunnerClient:
         self._coalescer = coalescer
         self._without_template = without_template
 
-    async def render(self, messages: tuple[Message, ...], think: bool | None = None) -> str:
+    async def render(self, messages: tuple[Message, ...], think: bool | str | None = None) -> str:
         """The prompt that the model's own chat template makes of a conversation; `think`, unless None, sets its `enable_thinking`.
 
         Raises BadRequest when the template refuses the conversation (an unknown role, a forbidden order of turns), or when the
@@ -170,7 +170,7 @@ class RunnerClient:
             raise BadRequest(_UNREADABLE_TEMPLATE)
         body: dict[str, Any] = {"messages": [_message_body(message) for message in messages]}
         if think is not None:
-            body["chat_template_kwargs"] = {"enable_thinking": think}
+            body["chat_template_kwargs"] = {"enable_thinking": bool(think)}
         return (await self._request(_APPLY_TEMPLATE, body, _Prompt)).prompt
 
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:

@@ -45,7 +45,7 @@ class Question:
     slot_ctx: int = 0
     render: Template | Literal["engine", "plain"] = "engine"
     suffix: str = ""
-    think: bool | None = None
+    think: bool | str | None = None
     render_only: bool = False
     context: tuple[int, ...] = ()
     truncate: bool = True

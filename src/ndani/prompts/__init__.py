@@ -48,7 +48,7 @@ def read_template(text: str | None) -> ChatTemplate:
         return ChatTemplate(error=str(error))
 
 
-def fill(template: Template, messages: tuple[Message, ...], suffix: str = "", think: bool | None = None) -> str:
+def fill(template: Template, messages: tuple[Message, ...], suffix: str = "", think: bool | str | None = None) -> str:
     """Render messages with a template; with `suffix`, the model fills in between the last message and the suffix.
 
     It may take a second or two. Raises BadRequest.

@@ -20,7 +20,7 @@ from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
 from ndani.runtime.spec import MIN_CTX
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
-from ndani.types import ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
+from ndani.types import AnswerRequest, ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
 #: Features that a request may need beyond text, with the error where the model's engine does not support it in this version.
 UNSUPPORTED_FEATURES = {
@@ -147,21 +147,36 @@ async def _unloaded() -> AsyncGenerator[Event]:
 
 def _check_model(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
     """Refuse what the model cannot do, in Ollama's order: thinking, the verb, tools. `_reject_unsupported` checks options, after this."""
-    if "thinking" in request.features and "thinking" not in model.capabilities:
+    if request.think and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support {verb}')
-    if "tools" in request.features and "tools" not in model.capabilities:
+    if isinstance(request, ChatRequest) and request.tools and "tools" not in model.capabilities:
         raise Unsupported(f"{model.entry.name.full} does not support tools")
 
 
 def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
     """Refuse what the model could do but this version cannot do with its engine, then invalid options."""
+    needed = _features(request)
     for feature, refusal in UNSUPPORTED_FEATURES.items():
-        if feature in request.features and feature not in model.engine.features:
+        if feature in needed and feature not in model.engine.features:
             raise Unsupported(refusal)
     if request.options_error:
         raise BadRequest(request.options_error)
+
+
+def _features(request: AnswerRequest) -> set[str]:
+    """What a request needs beyond text."""
+    needed = {"thinking"} if request.think else set()
+    needed |= {"format"} if request.constraint else set()
+    needed |= {"logprobs"} if request.logprobs is not None else set()
+    if isinstance(request, ChatRequest):
+        needed |= {"tools"} if request.tools else set()
+        needed |= {"images"} if any(message.images for message in request.messages) else set()
+        needed |= {"tool_calls"} if any(message.tool_calls for message in request.messages) else set()
+    if isinstance(request, GenerateRequest) and request.images:
+        needed.add("images")
+    return needed
 
 
 def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Literal["engine", "plain"]:

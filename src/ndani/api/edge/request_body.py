@@ -37,7 +37,12 @@ _INVALID_BYTE = re.compile("[\udc80-\udcff]")
 
 
 async def decode(request: Request) -> dict[str, Any]:
-    """The body as an object with lower-case names, since Go's decoder ignores case; `null` is an empty object.
+    """As `decode_exact`, with lower-case names, since Go's decoder ignores case."""
+    return {key.lower(): member for key, member in (await decode_exact(request)).items()}
+
+
+async def decode_exact(request: Request) -> dict[str, Any]:
+    """The body as an object, its names as they were sent; `null` is an empty object.
 
     A byte-order mark at the start is skipped: editors and shells of Windows write one into files. Raises BadRequest with
     `missing request body`, or with a sentence that says where the JSON is invalid and never quotes it; Cancelled when the
@@ -69,7 +74,7 @@ async def decode(request: Request) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise BadRequest("the request body must be a JSON object")
-    return {key.lower(): member for key, member in value.items()}
+    return value
 
 
 async def _decode_json(body: bytes) -> Any:

@@ -18,7 +18,7 @@ from ndani.api.edge.connection import ChunkedBody, chunked_body
 from ndani.api.edge.faults import ErrorFormat, fault
 from ndani.api.edge.json_response import JSON
 from ndani.errors import NdaniError
-from ndani.types import Done, Event, Rendered, Text
+from ndani.types import Answer, Called, Done, Event, Piece, Rendered, Text, Thought, TokenLogprob, ToolCall
 
 Part = TypeVar("Part")
 
@@ -28,19 +28,19 @@ class ResponseFormat:
     """How a dialect writes an answer: as a stream of `media_type`, or as one JSON object.
 
     `event` returns all bytes of one event in a stream, its end included: it is called for every token, so nothing is added to
-    them later. `whole` returns the JSON of a whole answer: its text, and the event that ended it. `is_single` says of a first
+    them later. `whole` returns the JSON of a whole answer, and of the event that ended it. `is_single` says of a first
     event that it is the whole answer, and gets one JSON object even where a stream was asked for.
     """
 
     media_type: str
     event: Callable[[Event], bytes]
-    whole: Callable[[str, Done | Rendered], bytes]
+    whole: Callable[[Answer, Done | Rendered], bytes]
     is_single: Callable[[Event], bool]
     errors: ErrorFormat
 
 
 class StreamSink:
-    """Writes the texts of an answer straight to the socket. Ready once the response has begun there."""
+    """Writes the pieces of an answer straight to the socket. Ready once the response has begun there."""
 
     def __init__(self, format_event: Callable[[Event], bytes]) -> None:
         self._format_event = format_event
@@ -54,29 +54,37 @@ class StreamSink:
         """Whether the response has begun and its client keeps up."""
         return self._body is not None and self._body.ready()
 
-    def put(self, text: Text) -> None:
-        """Write the text."""
+    def put(self, piece: Piece) -> None:
+        """Write the piece."""
         assert self._body is not None  # it was ready
-        self._body.write(self._format_event(text))
+        self._body.write(self._format_event(piece))
 
 
 class CollectedSink:
-    """Collects the texts of an answer that will be one JSON object, so it is always ready."""
+    """Collects the pieces of an answer that will be one JSON object, so it is always ready."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._logprobs: list[TokenLogprob] = []
 
     def ready(self) -> bool:
         """Always true."""
         return True
 
-    def put(self, text: Text) -> None:
-        """Keep the text until the answer ends."""
-        self._texts.append(text.text)
+    def put(self, piece: Piece) -> None:
+        """Keep the piece until the answer ends."""
+        if isinstance(piece, Called):
+            self._calls.append(piece.call)
+            return
+        (self._texts if isinstance(piece, Text) else self._thoughts).append(piece.text)
+        if piece.logprobs:
+            self._logprobs += piece.logprobs
 
-    def collected(self) -> str:
-        """All texts, joined."""
-        return "".join(self._texts)
+    def collected(self) -> Answer:
+        """All pieces, joined."""
+        return Answer("".join(self._texts), "".join(self._thoughts), tuple(self._calls), tuple(self._logprobs))
 
 
 def open_sink(stream: bool, response_format: ResponseFormat) -> StreamSink | CollectedSink:
@@ -89,23 +97,23 @@ async def respond(
 ) -> Response:
     """The response to an answer in progress. The first event is awaited here, so that what fails before it has its own status.
 
-    A `StreamSink` makes it a stream, a `CollectedSink` one object; texts arrive at the sink or as events. Before a stream has
-    begun its sink is not ready, so its first text is an event.
+    A `StreamSink` makes it a stream, a `CollectedSink` one object; pieces arrive at the sink or as events. Before a stream
+    has begun its sink is not ready, so its first piece is an event.
     """
     try:
         event = await anext(events)
         if isinstance(sink, CollectedSink):
             # The engine puts most texts into this sink. One that arrives while nobody waits for it (several in one batch), or
             # with the answer's end, is an event instead.
-            while isinstance(event, Text):
+            while isinstance(event, (Text, Thought, Called)):
                 sink.put(event)
                 event = await anext(events)
         elif not response_format.is_single(event):
             return StreamedResponse(event, events, response_format.event, response_format.media_type, response_format.errors, headers, sink)
         await events.aclose()
-        assert not isinstance(event, Text)  # a text is never the whole answer
-        text = sink.collected() if isinstance(sink, CollectedSink) else ""
-        return Response(response_format.whole(text, event), 200, headers, JSON)
+        assert isinstance(event, (Done, Rendered))  # a piece is never the whole answer
+        answer = sink.collected() if isinstance(sink, CollectedSink) else Answer()
+        return Response(response_format.whole(answer, event), 200, headers, JSON)
     except BaseException:
         await events.aclose()
         raise

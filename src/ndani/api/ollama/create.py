@@ -53,8 +53,8 @@ def parse_create(body: dict[str, Any]) -> tuple[str, str, Recipe]:
     if not name:
         raise BadName("invalid model name")
     _refuse_unsupported(body)
-    messages, features = request_fields.messages(body, ROLES)
-    if features:
+    messages = request_fields.messages(body, ROLES)
+    if any(message.images or message.tool_calls for message in messages):
         raise Unsupported("messages of a model hold text alone in this version; leave out images and tool_calls")
     recipe = Recipe(
         files=_digests(body, "files"),

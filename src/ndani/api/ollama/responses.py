@@ -17,7 +17,21 @@ from ndani.api.edge.long_work import NDJSON
 from ndani.api.edge.streaming import ResponseFormat
 from ndani.api.ollama.timestamps import Timestamps, local_stamp
 from ndani.errors import NdaniError
-from ndani.types import Details, Done, Event, Model, Progress, Rendered, Resident, Text
+from ndani.types import (
+    Answer,
+    Called,
+    Details,
+    Done,
+    Event,
+    Model,
+    Piece,
+    Progress,
+    Rendered,
+    Resident,
+    Text,
+    Thought,
+    TokenLogprob,
+)
 
 #: The seconds from now that Ollama prints for a model that never expires: the end of Go's longest duration, about 292 years.
 _NEVER_EXPIRES = 292 * 365.25 * 86400
@@ -46,20 +60,18 @@ def format_generate(model: str, clock: Timestamps) -> ResponseFormat:
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
-        if isinstance(event, Text):
+        if isinstance(event, Text) and not event.logprobs:
             return b'%b%b","response":%b,"done":false}\n' % (head, clock.stamp(), encode(event.text))
-        return whole("", event) + b"\n"
+        if isinstance(event, (Done, Rendered)):
+            return whole(Answer(), event) + b"\n"
+        piece = {"model": model, "created_at": clock.now(), "response": event.text if isinstance(event, Text) else "", "done": False}
+        return encode(piece | _extras(_answer_of(event))) + b"\n"
 
-    def whole(text: str, end: Done | Rendered) -> bytes:
+    def whole(answer: Answer, end: Done | Rendered) -> bytes:
         if isinstance(end, Rendered):
             return encode({"model": model, "created_at": clock.now(), "response": "", "done": False} | _debug_info(end))
-        last: dict[str, Any] = {
-            "model": model,
-            "created_at": clock.now(),
-            "response": text,
-            "done": True,
-            "done_reason": end.reason,
-        }
+        last: dict[str, Any] = {"model": model, "created_at": clock.now(), "response": answer.text} | _extras(answer)
+        last |= {"done": True, "done_reason": end.reason}
         if end.context is not None:
             last["context"] = end.context
         return encode(last | _usage(end))
@@ -72,29 +84,56 @@ def format_chat(model: str, clock: Timestamps) -> ResponseFormat:
     head = b'{"model":' + encode(model) + b',"created_at":"'
 
     def line(event: Event) -> bytes:
-        if isinstance(event, Text):
-            return b'%b%b","message":{"role":"assistant","content":%b},"done":false}\n' % (
-                head,
-                clock.stamp(),
-                encode(event.text),
-            )
-        return whole("", event) + b"\n"
+        if isinstance(event, Text) and not event.logprobs:
+            return b'%b%b","message":{"role":"assistant","content":%b},"done":false}\n' % (head, clock.stamp(), encode(event.text))
+        if isinstance(event, (Done, Rendered)):
+            return whole(Answer(), event) + b"\n"
+        answer = _answer_of(event)
+        piece = {"model": model, "created_at": clock.now(), "message": _message(answer), "done": False}
+        return encode(piece | _logprobs(answer.logprobs)) + b"\n"
 
-    def whole(text: str, end: Done | Rendered) -> bytes:
+    def whole(answer: Answer, end: Done | Rendered) -> bytes:
         if isinstance(end, Rendered):
             blank = {"role": "", "content": ""}
             return encode({"model": model, "created_at": clock.now(), "message": blank, "done": False} | _debug_info(end))
-        message = {"role": "assistant", "content": text}
-        last: dict[str, Any] = {
-            "model": model,
-            "created_at": clock.now(),
-            "message": message,
-            "done": True,
-            "done_reason": end.reason,
-        }
-        return encode(last | _usage(end))
+        last: dict[str, Any] = {"model": model, "created_at": clock.now(), "message": _message(answer)}
+        last |= {"done": True, "done_reason": end.reason}
+        return encode(last | _usage(end) | _logprobs(answer.logprobs))
 
     return ResponseFormat(NDJSON, line, whole, _is_single, ERRORS)
+
+
+def _answer_of(piece: Piece) -> Answer:
+    """An answer of one piece."""
+    if isinstance(piece, Called):
+        return Answer(tool_calls=(piece.call,))
+    if isinstance(piece, Thought):
+        return Answer(thinking=piece.text, logprobs=piece.logprobs)
+    return Answer(text=piece.text, logprobs=piece.logprobs)
+
+
+def _message(answer: Answer) -> dict[str, Any]:
+    return {"role": "assistant", "content": answer.text} | _extras(answer, logprobs=False)
+
+
+def _extras(answer: Answer, *, logprobs: bool = True) -> dict[str, Any]:
+    """What an answer has beside its text: thinking, tool calls, log-probabilities."""
+    extras: dict[str, Any] = {"thinking": answer.thinking} if answer.thinking else {}
+    if answer.tool_calls:
+        extras["tool_calls"] = [
+            {"id": call.id, "function": {"index": call.index, "name": call.name, "arguments": call.arguments}} for call in answer.tool_calls
+        ]
+    return extras | (_logprobs(answer.logprobs) if logprobs else {})
+
+
+def _logprobs(logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    if not logprobs:
+        return {}
+    return {"logprobs": [_logprob(item) | ({"top_logprobs": list(map(_logprob, item.top))} if item.top else {}) for item in logprobs]}
+
+
+def _logprob(item: TokenLogprob) -> dict[str, Any]:
+    return {"token": item.token, "logprob": item.logprob, "bytes": list(item.data)}
 
 
 def _is_single(first: Event) -> bool:

@@ -14,14 +14,14 @@ from datetime import date
 
 from ndani.prompts.template import survey
 from ndani.prompts.template.bounds import MAX_STEPS, STEPS_PER_TURN, Meter, refuse, shorten
-from ndani.prompts.template.conversation import Conversation, ToolCall, Turn, clean, merge, messages, scrub, thinking_values, tool_values
+from ndani.prompts.template.conversation import Conversation, Turn, clean, merge, messages, scrub, thinking_values, tool_values
 from ndani.prompts.template.evaluate import run
 from ndani.prompts.template.functions import FUNCTIONS
 from ndani.prompts.template.nodes import Action, CommandNode, Field, NodeList, Pipeline
 from ndani.prompts.template.parse import parse_tree
 from ndani.prompts.template.values import Table, Value
 
-__all__ = ["Conversation", "Template", "ToolCall", "Turn", "parse"]
+__all__ = ["Conversation", "Template", "Turn", "parse"]
 
 
 def parse(text: str) -> Template:

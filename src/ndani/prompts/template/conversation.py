@@ -15,6 +15,7 @@ from ndani.errors import BadRequest
 from ndani.prompts.template.bounds import MAX_NESTING
 from ndani.prompts.template.functions import typescript
 from ndani.prompts.template.values import Items, Record, Table, Value
+from ndani.types import ToolCall
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PROPERTY = (
@@ -33,16 +34,6 @@ _PARAMETERS = (
     ("Required", "required", True),
     ("Properties", "properties", False),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call of a tool as the model made it; `arguments` is a JSON object."""
-
-    name: str
-    arguments: Mapping[str, object]
-    id: str = ""
-    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
