@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,6 +19,9 @@ from ndani.api.edge.faults import ErrorFormat, error_response
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.origin_guard import OriginGuard
 from ndani.api.edge.redirects import redirect
+from ndani.api.foundry.daemon_routes import FoundryDaemonRoutes
+from ndani.api.foundry.responses import ERRORS as FOUNDRY_ERRORS
+from ndani.api.foundry.service_routes import FoundryServiceRoutes
 from ndani.api.ollama import cloud
 from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
@@ -31,15 +36,28 @@ from ndani.service import Service
 #: Bodies below this path are written to disk as they arrive: they may be as large as a model.
 UPLOAD_PREFIX = "/api/blobs/"
 
+COUNT_PATH = "/v1/chat/completions/tokenizer/encode/count"
+
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
-LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create"})
+LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create", COUNT_PATH})
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
-ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("", OLLAMA_ERRORS),)
+ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
+    ("/models/", FOUNDRY_ERRORS),
+    ("/openai/", FOUNDRY_ERRORS),
+    ("/foundry/", FOUNDRY_ERRORS),
+    ("/status", FOUNDRY_ERRORS),
+    ("/shutdown", FOUNDRY_ERRORS),
+    (COUNT_PATH, FOUNDRY_ERRORS),
+    ("", OLLAMA_ERRORS),
+)
 
 
-def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
-    """The application over one service. Requests pass the middleware from the top down; `loopback_addresses`: see `HostGuard`."""
+def build(service: Service, loopback_addresses: frozenset[str], stop: Callable[[], None]) -> Starlette:
+    """The application over one service. Requests pass the middleware from the top down; `loopback_addresses`: see `HostGuard`.
+
+    `stop` ends the server, for the route that may.
+    """
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     settings = service.settings
@@ -71,6 +89,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
             Route("/api/doctor", admin.doctor, methods=["POST"]),
+            *_foundry_routes(service, stop),
         ],
         middleware=[
             Middleware(AccessLog, log=service.log, counts=service.counts),
@@ -84,6 +103,30 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     )
     app.router.redirect_slashes = False  # `_on_no_route` redirects, in Ollama's way
     return app
+
+
+def _foundry_routes(service: Service, stop: Callable[[], None]) -> list[Route]:
+    """Foundry Local's: those of SDK v2's service, then those of the older daemon. Its GETs that change something are its own choice."""
+    v2, daemon = FoundryServiceRoutes(service, stop), FoundryDaemonRoutes(service)
+    return [
+        Route("/status", v2.status, methods=["GET"]),
+        Route("/shutdown", v2.shutdown, methods=["POST"]),
+        Route("/models/loaded", v2.loaded, methods=["GET"]),
+        Route("/models/load/{name:path}", v2.load, methods=["GET"]),
+        Route("/models/unload/{name:path}", v2.unload, methods=["GET"]),
+        Route("/foundry/list", daemon.catalogue, methods=["GET"]),
+        Route("/openai/status", daemon.status, methods=["GET"]),
+        Route("/openai/models", daemon.models, methods=["GET"]),
+        Route("/openai/loadedmodels", daemon.loaded, methods=["GET"]),
+        Route("/openai/load/{name:path}", daemon.load, methods=["GET"]),
+        Route("/openai/unload/{name:path}", daemon.unload, methods=["GET"]),
+        Route("/openai/unloadall", daemon.unload_all, methods=["GET"]),
+        Route("/openai/download", daemon.download, methods=["POST"]),
+        Route("/openai/getgpudevice", daemon.gpu, methods=["GET"]),
+        Route("/openai/setgpudevice/{id}", daemon.choose_gpu, methods=["GET"]),
+        Route("/openai/register", daemon.register, methods=["POST"]),
+        Route(COUNT_PATH, daemon.count_tokens, methods=["POST"]),
+    ]
 
 
 def error_format(path: str) -> ErrorFormat:
