@@ -164,6 +164,32 @@ class EmbedRequest:
     options_error: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeRequest:
+    """A text whose token ids are wanted. `add_special`: with the tokens that the model adds to every prompt; `parse_special`: the
+    text of a special token becomes that token. The other fields are as in AnswerRequest.
+    """
+
+    model: str
+    text: str
+    add_special: bool = False
+    parse_special: bool = True
+    sampling: Sampling = field(default_factory=Sampling)
+    keep_alive: float | None = None
+    options_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetokenizeRequest:
+    """Token ids whose text is wanted. The other fields are as in AnswerRequest."""
+
+    model: str
+    tokens: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    keep_alive: float | None = None
+    options_error: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens and time of an answer. `prompt_tokens` includes tokens from the prefix cache; `cached_tokens` counts only these."""

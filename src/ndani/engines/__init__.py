@@ -89,7 +89,8 @@ class EngineSpec:
 
     `formats` are the weights formats that it runs, as written in models' configs. `features` are what a request may use besides
     text, with the names of `ChatRequest.features`. `chat_template`: it applies the chat template in the weights. `adapters` and
-    `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights.
+    `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights. `max_token_id`: larger ids would
+    be read as others.
     """
 
     name: str
@@ -100,6 +101,7 @@ class EngineSpec:
     chat_template: bool = False
     adapters: bool = False
     projectors: bool = False
+    max_token_id: int = 2**31 - 1
 
 
 # Hosts are imported when they are created, in the runner, so that no other process loads an engine's library.
@@ -118,7 +120,7 @@ def _echo() -> Host:
 
 
 _LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True)
-_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True)
+_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True, max_token_id=2**53)
 
 #: Every engine, by name.
 ENGINES: Final[Mapping[str, EngineSpec]] = {spec.name: spec for spec in (_LLAMA, _ECHO)}

@@ -173,9 +173,12 @@ class RunnerClient:
             body["chat_template_kwargs"] = {"enable_thinking": bool(think)}
         return (await self._request(_APPLY_TEMPLATE, body, _Prompt)).prompt
 
-    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """The token ids of a prompt; `special`: with the tokens that the model adds to every prompt."""
-        response = await self._send(_TOKENIZE, {"content": text, "add_special": special, "parse_special": True})
+    async def tokenize(self, text: str, *, special: bool = True, parse_special: bool = True) -> list[int]:
+        """The token ids of a prompt; `special`: with the tokens that the model adds to every prompt.
+
+        `parse_special`: the text of a special token becomes that token.
+        """
+        response = await self._send(_TOKENIZE, {"content": text, "add_special": special, "parse_special": parse_special})
         with _checked_decoding():
             # A token has at least one byte, and a model adds few around a text: a longer list could use any amount of memory.
             if response.count(b",") > _MAX_SPECIAL_TOKENS + 4 * len(text.encode()):

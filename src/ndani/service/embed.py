@@ -6,9 +6,10 @@ import time
 
 from ndani.engines.sampling import merge
 from ndani.engines.vectors import embed, shorten
-from ndani.errors import BadRequest, EngineFailed, Failed
+from ndani.errors import BadRequest
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
+from ndani.service.lending import lend
 from ndani.service.resolver import ModelResolver, runner_key
 from ndani.types import Done, EmbedRequest, Usage, Vectors
 
@@ -36,16 +37,11 @@ class Embeddings:
         spec = self._resolver.spec_for_vectors(model, sampling)
         if request.options_error:
             raise BadRequest(request.options_error)
-        async with self._pool.lease(spec, self._resolver.keep_alive(request.keep_alive)) as lease:
+        async with lend(self._pool, spec, self._resolver.keep_alive(request.keep_alive)) as lease:
             num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
             if "bert" not in model.spec.details.family:  # a causal model refuses a text that fills its slot completely
                 num_ctx = min(num_ctx, lease.num_ctx - 1)
-            try:
-                embedded = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
-            except EngineFailed:
-                if self._pool.closing:
-                    raise Failed("the server is stopping") from None
-                raise
+            embedded = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
             total = time.monotonic_ns() - started
             usage = Usage(prompt_tokens=embedded.tokens, load_ns=max(lease.waited_ns, 1), total_ns=total)
         if request.texts:
