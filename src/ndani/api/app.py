@@ -27,6 +27,7 @@ from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
 from ndani.api.ours.requests import RequestRoutes
+from ndani.api.ours.rerank import RerankRoutes
 from ndani.api.ours.tokens import TokenRoutes
 from ndani.errors import NdaniError
 from ndani.service import Service
@@ -36,7 +37,17 @@ UPLOAD_PREFIX = "/api/blobs/"
 
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
 LARGE_BODY_PATHS = frozenset(
-    {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create", "/api/tokenize", "/api/detokenize"}
+    {
+        "/api/generate",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/create",
+        "/api/tokenize",
+        "/api/detokenize",
+        "/rerank",
+        "/v1/rerank",
+    }
 )
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
@@ -48,7 +59,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     running = RunningRequests()
-    requests, tokens = RequestRoutes(running), TokenRoutes(service)
+    requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -77,6 +88,8 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
+            Route("/v1/rerank", rerank.rerank, methods=["POST"]),
+            Route("/rerank", rerank.rerank, methods=["POST"]),
             Route("/api/tokenize", tokens.tokenize, methods=["POST"]),
             Route("/api/detokenize", tokens.detokenize, methods=["POST"]),
             Route("/api/requests", requests.requests, methods=["GET"]),

@@ -92,6 +92,16 @@ class _Vectors(msgspec.Struct):
     usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
+class _Score(msgspec.Struct):
+    index: _Count
+    relevance_score: float
+
+
+class _Scores(msgspec.Struct):
+    results: list[_Score]
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+
+
 class _Prompt(msgspec.Struct):
     prompt: str
 
@@ -147,6 +157,8 @@ _TOKENIZE = _Route("/tokenize")
 _DETOKENIZE = _Route("/detokenize", "context holds token ids that this model does not have", True)
 _COMPLETION = _Route("/completion", "the engine refuses these options; check their values", fills_context=True)
 _EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that", fills_context=True)
+
+_RERANK = _Route("/v1/rerank", "the engine refuses these documents; send texts that are not empty", fills_context=True)
 
 
 class RunnerClient:
@@ -221,6 +233,14 @@ class RunnerClient:
         if any(len(vector) != whole_floats for vector in vectors):
             raise EngineFailed(_INVALID_RESPONSE)
         return vectors, max(embeddings.usage.prompt_tokens, 0)
+
+    async def rank(self, query: str, documents: list[str]) -> tuple[list[float], int]:
+        """A rank head's score for each document, in order, and how many tokens were processed. The engine does not stop in between."""
+        scores = await self._request(_RERANK, {"query": query, "documents": documents}, _Scores)
+        found = sorted(scores.results, key=lambda score: score.index)
+        if [score.index for score in found] != list(range(len(documents))):
+            raise EngineFailed(_INVALID_RESPONSE)
+        return [score.relevance_score for score in found], max(scores.usage.prompt_tokens, 0)
 
     async def complete(
         self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
