@@ -17,6 +17,7 @@ from ndani.api.edge.faults import ErrorFormat, error_response
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.origin_guard import OriginGuard
 from ndani.api.edge.redirects import redirect
+from ndani.api.edge.running_requests import CancelById, RequestIds, RunningRequests
 from ndani.api.ollama import cloud
 from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
@@ -25,6 +26,9 @@ from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
+from ndani.api.ours.requests import RequestRoutes
+from ndani.api.ours.rerank import RerankRoutes
+from ndani.api.ours.tokens import TokenRoutes
 from ndani.errors import NdaniError
 from ndani.service import Service
 
@@ -32,7 +36,19 @@ from ndani.service import Service
 UPLOAD_PREFIX = "/api/blobs/"
 
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
-LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create"})
+LARGE_BODY_PATHS = frozenset(
+    {
+        "/api/generate",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/create",
+        "/api/tokenize",
+        "/api/detokenize",
+        "/rerank",
+        "/v1/rerank",
+    }
+)
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
 ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("", OLLAMA_ERRORS),)
@@ -42,6 +58,8 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down; `loopback_addresses`: see `HostGuard`."""
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
+    running = RunningRequests()
+    requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -70,13 +88,21 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
+            Route("/v1/rerank", rerank.rerank, methods=["POST"]),
+            Route("/rerank", rerank.rerank, methods=["POST"]),
+            Route("/api/tokenize", tokens.tokenize, methods=["POST"]),
+            Route("/api/detokenize", tokens.detokenize, methods=["POST"]),
+            Route("/api/requests", requests.requests, methods=["GET"]),
+            Route("/api/requests/{id}", requests.cancel, methods=["DELETE"]),
             Route("/api/doctor", admin.doctor, methods=["POST"]),
         ],
         middleware=[
+            Middleware(RequestIds, running=running),
             Middleware(AccessLog, log=service.log, counts=service.counts),
             Middleware(ErrorBoundary, log=service.log, error_format=error_format),
             Middleware(OriginGuard, allowed=settings.origins),
             Middleware(HostGuard, loopback_addresses=loopback_addresses),
+            Middleware(CancelById, error_format=error_format),
             Middleware(CancelOnDisconnect),
             Middleware(BodyLimit, limit=settings.max_body, large_paths=LARGE_BODY_PATHS, upload_prefix=UPLOAD_PREFIX),
         ],

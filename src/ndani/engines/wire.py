@@ -127,6 +127,18 @@ class VectorsResponse(msgspec.Struct):
     usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
+class _Score(msgspec.Struct):
+    index: _Count
+    relevance_score: float
+
+
+class ScoresResponse(msgspec.Struct):
+    """The response of `/v1/rerank`."""
+
+    results: list[_Score]
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+
+
 class PromptResponse(msgspec.Struct):
     """The response of `/apply-template`."""
 
