@@ -1,4 +1,4 @@
-"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama` and `ours`."""
+"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama`, `anthropic` and `ours`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from ndani.api.anthropic.responses import ERRORS as ANTHROPIC_ERRORS
+from ndani.api.anthropic.routes import AnthropicRoutes
 from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.body_limit import BodyLimit
 from ndani.api.edge.disconnect import CancelOnDisconnect
@@ -32,16 +34,19 @@ from ndani.service import Service
 UPLOAD_PREFIX = "/api/blobs/"
 
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
-LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create"})
+LARGE_BODY_PATHS = frozenset(
+    {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create", "/v1/messages", "/v1/messages/count_tokens"}
+)
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
-ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("", OLLAMA_ERRORS),)
+ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("/v1/messages", ANTHROPIC_ERRORS), ("", OLLAMA_ERRORS))
 
 
 def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down; `loopback_addresses`: see `HostGuard`."""
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
+    anthropic = AnthropicRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -52,6 +57,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/chat", ollama.chat, methods=["POST"]),
             Route("/api/embed", embed.embed, methods=["POST"]),
             Route("/api/embeddings", embed.embeddings, methods=["POST"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
             Route("/api/tags", ollama.tags, methods=["GET"]),
             Route("/api/ps", ollama.ps, methods=["GET"]),
             Route("/api/show", ollama.show, methods=["POST"]),
