@@ -117,8 +117,16 @@ def _echo() -> Host:
     return EchoHost()
 
 
-_LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True)
-_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True)
+_LLAMA = EngineSpec(
+    "llama",
+    _llama,
+    frozenset({"gguf"}),
+    frozenset({"thinking", "tools", "tool_calls", "format", "logprobs"}),
+    embeddings=True,
+    chat_template=True,
+    adapters=True,
+)
+_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), frozenset({"thinking", "tools", "tool_calls"}), chat_template=True)
 
 #: Every engine, by name.
 ENGINES: Final[Mapping[str, EngineSpec]] = {spec.name: spec for spec in (_LLAMA, _ECHO)}
