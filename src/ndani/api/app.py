@@ -1,4 +1,4 @@
-"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama` and `ours`."""
+"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama`, `anthropic` and `ours`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from ndani.api.anthropic.responses import ERRORS as ANTHROPIC_ERRORS
+from ndani.api.anthropic.routes import AnthropicRoutes
 from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.body_limit import BodyLimit
 from ndani.api.edge.disconnect import CancelOnDisconnect
@@ -47,11 +49,13 @@ LARGE_BODY_PATHS = frozenset(
         "/api/detokenize",
         "/rerank",
         "/v1/rerank",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
     }
 )
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
-ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("", OLLAMA_ERRORS),)
+ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("/v1/messages", ANTHROPIC_ERRORS), ("", OLLAMA_ERRORS))
 
 
 def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
@@ -60,6 +64,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     running = RunningRequests()
     requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
+    anthropic = AnthropicRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -70,6 +75,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/chat", ollama.chat, methods=["POST"]),
             Route("/api/embed", embed.embed, methods=["POST"]),
             Route("/api/embeddings", embed.embeddings, methods=["POST"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
             Route("/api/tags", ollama.tags, methods=["GET"]),
             Route("/api/ps", ollama.ps, methods=["GET"]),
             Route("/api/show", ollama.show, methods=["POST"]),
