@@ -88,7 +88,7 @@ class EngineSpec:
     """One engine: how to create its host, and which of its features this version supports. Other requests are refused.
 
     `formats` are the weights formats that it runs, as written in models' configs. `features` are what a request may use besides
-    text, with the names of `ChatRequest.features`. `chat_template`: it applies the chat template in the weights. `adapters` and
+    text: names of `UNSUPPORTED_FEATURES` in `service.answers`. `chat_template`: it applies the chat template in the weights. `adapters` and
     `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights.
     """
 
@@ -117,8 +117,16 @@ def _echo() -> Host:
     return EchoHost()
 
 
-_LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True)
-_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True)
+_LLAMA = EngineSpec(
+    "llama",
+    _llama,
+    frozenset({"gguf"}),
+    frozenset({"thinking", "tools", "tool_calls", "format", "logprobs"}),
+    embeddings=True,
+    chat_template=True,
+    adapters=True,
+)
+_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), frozenset({"thinking", "tools", "tool_calls"}), chat_template=True)
 
 #: Every engine, by name.
 ENGINES: Final[Mapping[str, EngineSpec]] = {spec.name: spec for spec in (_LLAMA, _ECHO)}
