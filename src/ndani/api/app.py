@@ -1,4 +1,4 @@
-"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama`, `anthropic` and `ours`."""
+"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama`, `anthropic`, `openai` and `ours`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
 from ndani.api.ollama.responses import ERRORS as OLLAMA_ERRORS
 from ndani.api.ollama.routes import OllamaRoutes
+from ndani.api.openai.errors import ERRORS as OPENAI_ERRORS
+from ndani.api.openai.routes import OpenAIRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
@@ -51,11 +53,16 @@ LARGE_BODY_PATHS = frozenset(
         "/v1/rerank",
         "/v1/messages",
         "/v1/messages/count_tokens",
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/audio/transcriptions"),
     }
 )
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
-ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("/v1/messages", ANTHROPIC_ERRORS), ("", OLLAMA_ERRORS))
+ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
+    ("/v1/messages", ANTHROPIC_ERRORS),
+    ("/v1", OPENAI_ERRORS),
+    ("", OLLAMA_ERRORS),
+)
 
 
 def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
@@ -65,6 +72,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     running = RunningRequests()
     requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
     anthropic = AnthropicRoutes(service)
+    openai = OpenAIRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -91,6 +99,12 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/signout", cloud.account, methods=["POST"]),
             Route("/api/experimental/web_search", cloud.web_search, methods=["POST"]),
             Route("/api/experimental/web_fetch", cloud.web_fetch, methods=["POST"]),
+            Route("/v1/chat/completions", openai.chat, methods=["POST"]),
+            Route("/v1/completions", openai.completions, methods=["POST"]),
+            Route("/v1/embeddings", openai.embeddings, methods=["POST"]),
+            Route("/v1/models", openai.models, methods=["GET"]),
+            Route("/v1/models/{model:path}", openai.model, methods=["GET"]),
+            Route("/v1/audio/transcriptions", openai.transcriptions, methods=["POST"]),
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
