@@ -1,4 +1,4 @@
-"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama` and `ours`."""
+"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in the dialects and in `ours`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from ndani.api.anthropic.responses import ERRORS as ANTHROPIC_ERRORS
+from ndani.api.anthropic.routes import AnthropicRoutes
 from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.body_limit import BodyLimit
 from ndani.api.edge.disconnect import CancelOnDisconnect
@@ -19,6 +21,7 @@ from ndani.api.edge.faults import ErrorFormat, error_response
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.origin_guard import OriginGuard
 from ndani.api.edge.redirects import redirect
+from ndani.api.edge.running_requests import CancelById, RequestIds, RunningRequests
 from ndani.api.foundry.daemon_routes import FoundryDaemonRoutes
 from ndani.api.foundry.responses import ERRORS as FOUNDRY_ERRORS
 from ndani.api.foundry.service_routes import FoundryServiceRoutes
@@ -27,9 +30,14 @@ from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
 from ndani.api.ollama.responses import ERRORS as OLLAMA_ERRORS
 from ndani.api.ollama.routes import OllamaRoutes
+from ndani.api.openai.errors import ERRORS as OPENAI_ERRORS
+from ndani.api.openai.routes import OpenAIRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
+from ndani.api.ours.requests import RequestRoutes
+from ndani.api.ours.rerank import RerankRoutes
+from ndani.api.ours.tokens import TokenRoutes
 from ndani.errors import NdaniError
 from ndani.service import Service
 
@@ -39,16 +47,34 @@ UPLOAD_PREFIX = "/api/blobs/"
 COUNT_PATH = "/v1/chat/completions/tokenizer/encode/count"
 
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
-LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create", COUNT_PATH})
+LARGE_BODY_PATHS = frozenset(
+    {
+        "/api/generate",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/create",
+        "/api/tokenize",
+        "/api/detokenize",
+        "/rerank",
+        "/v1/rerank",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        COUNT_PATH,
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/audio/transcriptions"),
+    }
+)
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
 ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
+    ("/v1/messages", ANTHROPIC_ERRORS),
     ("/models/", FOUNDRY_ERRORS),
     ("/openai/", FOUNDRY_ERRORS),
     ("/foundry/", FOUNDRY_ERRORS),
     ("/status", FOUNDRY_ERRORS),
     ("/shutdown", FOUNDRY_ERRORS),
     (COUNT_PATH, FOUNDRY_ERRORS),
+    ("/v1", OPENAI_ERRORS),
     ("", OLLAMA_ERRORS),
 )
 
@@ -60,6 +86,10 @@ def build(service: Service, loopback_addresses: frozenset[str], stop: Callable[[
     """
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
+    running = RunningRequests()
+    requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
+    anthropic = AnthropicRoutes(service)
+    openai = OpenAIRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -70,6 +100,7 @@ def build(service: Service, loopback_addresses: frozenset[str], stop: Callable[[
             Route("/api/chat", ollama.chat, methods=["POST"]),
             Route("/api/embed", embed.embed, methods=["POST"]),
             Route("/api/embeddings", embed.embeddings, methods=["POST"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
             Route("/api/tags", ollama.tags, methods=["GET"]),
             Route("/api/ps", ollama.ps, methods=["GET"]),
             Route("/api/show", ollama.show, methods=["POST"]),
@@ -85,17 +116,31 @@ def build(service: Service, loopback_addresses: frozenset[str], stop: Callable[[
             Route("/api/signout", cloud.account, methods=["POST"]),
             Route("/api/experimental/web_search", cloud.web_search, methods=["POST"]),
             Route("/api/experimental/web_fetch", cloud.web_fetch, methods=["POST"]),
+            Route("/v1/chat/completions", openai.chat, methods=["POST"]),
+            Route("/v1/completions", openai.completions, methods=["POST"]),
+            Route("/v1/embeddings", openai.embeddings, methods=["POST"]),
+            Route("/v1/models", openai.models, methods=["GET"]),
+            Route("/v1/models/{model:path}", openai.model, methods=["GET"]),
+            Route("/v1/audio/transcriptions", openai.transcriptions, methods=["POST"]),
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
+            Route("/v1/rerank", rerank.rerank, methods=["POST"]),
+            Route("/rerank", rerank.rerank, methods=["POST"]),
+            Route("/api/tokenize", tokens.tokenize, methods=["POST"]),
+            Route("/api/detokenize", tokens.detokenize, methods=["POST"]),
+            Route("/api/requests", requests.requests, methods=["GET"]),
+            Route("/api/requests/{id}", requests.cancel, methods=["DELETE"]),
             Route("/api/doctor", admin.doctor, methods=["POST"]),
             *_foundry_routes(service, stop),
         ],
         middleware=[
+            Middleware(RequestIds, running=running),
             Middleware(AccessLog, log=service.log, counts=service.counts),
             Middleware(ErrorBoundary, log=service.log, error_format=error_format),
             Middleware(OriginGuard, allowed=settings.origins),
             Middleware(HostGuard, loopback_addresses=loopback_addresses),
+            Middleware(CancelById, error_format=error_format),
             Middleware(CancelOnDisconnect),
             Middleware(BodyLimit, limit=settings.max_body, large_paths=LARGE_BODY_PATHS, upload_prefix=UPLOAD_PREFIX),
         ],

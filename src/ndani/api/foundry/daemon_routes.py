@@ -91,7 +91,7 @@ class FoundryDaemonRoutes:
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/chat/completions/tokenizer/encode/count: the tokens that a chat's prompt has."""
         parsed = requests.parse_count(await request_body.decode_exact(request))
-        return json_response.respond(TokenCount(await self._service.tokens.count(parsed)))
+        return json_response.respond(TokenCount(await self._service.token_counts.count(parsed)))
 
     async def register(self, request: Request) -> Response:
         """POST /openai/register: refused, since questions would go to another server."""
