@@ -23,6 +23,7 @@ from ndani.api.ollama.embed import EmbedRoutes
 from ndani.api.ollama.responses import ERRORS as OLLAMA_ERRORS
 from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.openai.errors import ERRORS as OPENAI_ERRORS
+from ndani.api.openai.errors import MODEL_ERRORS as OPENAI_MODEL_ERRORS
 from ndani.api.openai.routes import OpenAIRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
@@ -43,6 +44,7 @@ LARGE_BODY_PATHS = frozenset(
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
 ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
+    ("/v1/models/", OPENAI_MODEL_ERRORS),
     ("/v1", OPENAI_ERRORS),
     ("", OLLAMA_ERRORS),
 )
