@@ -31,6 +31,7 @@ from ndani.api.ollama.embed import EmbedRoutes
 from ndani.api.ollama.responses import ERRORS as OLLAMA_ERRORS
 from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.openai.errors import ERRORS as OPENAI_ERRORS
+from ndani.api.openai.errors import MODEL_ERRORS as OPENAI_MODEL_ERRORS
 from ndani.api.openai.routes import OpenAIRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
@@ -74,6 +75,7 @@ ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
     ("/status", FOUNDRY_ERRORS),
     ("/shutdown", FOUNDRY_ERRORS),
     (COUNT_PATH, FOUNDRY_ERRORS),
+    ("/v1/models/", OPENAI_MODEL_ERRORS),
     ("/v1", OPENAI_ERRORS),
     ("", OLLAMA_ERRORS),
 )
