@@ -121,8 +121,19 @@ def _echo() -> Host:
     return EchoHost()
 
 
-_LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, reranking=True, chat_template=True, adapters=True)
-_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True, max_token_id=2**53)
+_LLAMA = EngineSpec(
+    "llama",
+    _llama,
+    frozenset({"gguf"}),
+    frozenset({"thinking", "tools", "tool_calls", "format", "logprobs"}),
+    embeddings=True,
+    reranking=True,
+    chat_template=True,
+    adapters=True,
+)
+_ECHO = EngineSpec(
+    "echo", _echo, frozenset({"echo"}), frozenset({"thinking", "tools", "tool_calls"}), chat_template=True, max_token_id=2**53
+)
 
 #: Every engine, by name.
 ENGINES: Final[Mapping[str, EngineSpec]] = {spec.name: spec for spec in (_LLAMA, _ECHO)}

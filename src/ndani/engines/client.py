@@ -15,9 +15,10 @@ import msgspec
 
 from ndani.engines.stream import Coalescer, exchange
 from ndani.errors import BadRequest, EngineFailed
-from ndani.types import Message
+from ndani.types import Message, Tool
 
 _UNREADABLE_TEMPLATE = "the chat template cannot be read that this model's file carries; create the model again with a TEMPLATE of its own"
+_ENDED_EARLY = "the engine ended an answer too early; ask again"
 _INVALID_RESPONSE = "the engine gave an answer that is none; ask again"
 _DECODE_ERRORS = (msgspec.DecodeError, ValueError, RecursionError)
 
@@ -42,6 +43,7 @@ class Timings(msgspec.Struct):
     """What the engine measured: tokens and milliseconds, of the prompt (without cached ones) and of the answer."""
 
     cache_n: _Count = 0
+    prompt_n: _Count = 0
     prompt_ms: _Milliseconds = 0.0
     predicted_n: _Count = 0
     predicted_ms: _Milliseconds = 0.0
@@ -63,6 +65,15 @@ class PromptProgress(msgspec.Struct):
     processed: _Count = 0
 
 
+class Probability(msgspec.Struct):
+    """A token's natural log-probability, its bytes, and the most probable tokens at its place."""
+
+    token: str = ""
+    bytes: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=255)]], msgspec.Meta(max_length=4096)] = []
+    logprob: Annotated[float, msgspec.Meta(le=0.001)] = 0.0
+    top_logprobs: Annotated[list[Probability], msgspec.Meta(max_length=64)] = []
+
+
 class Chunk(msgspec.Struct):
     """One event of `/completion`. `prompt_progress` is set while the prompt is processed, `stop` only in the last event."""
 
@@ -70,10 +81,58 @@ class Chunk(msgspec.Struct):
     tokens: Annotated[list[_Token], msgspec.Meta(max_length=1024)] = []
     stop: bool = False
     stop_type: str = ""
+    stopping_word: str = ""
+    completion_probabilities: Annotated[list[Probability], msgspec.Meta(max_length=64)] = []
     tokens_evaluated: _Count = 0
     timings: Timings | None = None
     prompt_progress: PromptProgress | None = None
     error: _Error | None = None
+
+
+class CallDelta(msgspec.Struct):
+    """A part of a tool call: the parts of one `index` are joined."""
+
+    class Function(msgspec.Struct):
+        name: str = ""
+        arguments: str = ""
+
+    index: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    function: Function = msgspec.field(default_factory=Function)
+
+
+class Delta(msgspec.Struct):
+    """What one event of a chat adds to the answer."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: Annotated[list[CallDelta], msgspec.Meta(max_length=256)] = []
+
+
+class _Choice(msgspec.Struct):
+    delta: Delta = msgspec.field(default_factory=Delta)
+    finish_reason: str | None = None
+
+
+class ChatChunk(msgspec.Struct):
+    """One event of `/v1/chat/completions`. `finish_reason` is set only in the last event."""
+
+    choices: Annotated[list[_Choice], msgspec.Meta(max_length=1)] = []
+    timings: Timings | None = None
+    prompt_progress: PromptProgress | None = None
+    error: _Error | None = None
+
+    @property
+    def delta(self) -> Delta:
+        """What this event adds."""
+        return self.choices[0].delta if self.choices else Delta()
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer has ended, or None."""
+        return self.choices[0].finish_reason if self.choices else None
+
+
+_Event = TypeVar("_Event", Chunk, ChatChunk)
 
 
 class _Vector(msgspec.Struct):
@@ -124,10 +183,11 @@ _MAX_TOKEN_ID_BYTES, _MAX_SPECIAL_TOKENS = 12, 64
 _MAX_VECTOR_BYTES = 1 << 17
 _vectors_decoder = msgspec.json.Decoder(_Vectors)
 _chunk_decoder = msgspec.json.Decoder(Chunk)
+_chat_chunk_decoder = msgspec.json.Decoder(ChatChunk)
 _refusal_decoder = msgspec.json.Decoder(_Refusal)
 
 #: The fields that we read of the last event. Without this list it would repeat the prompt and every setting.
-_LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_evaluated", "timings"]
+_LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "stopping_word", "completion_probabilities", "tokens_evaluated", "timings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +215,8 @@ class _Route:
 _APPLY_TEMPLATE = _Route("/apply-template", "this model's chat template refuses these messages; check their roles and order", True)
 _TOKENIZE = _Route("/tokenize")
 _DETOKENIZE = _Route("/detokenize", "context holds token ids that this model does not have", True)
-_COMPLETION = _Route("/completion", "the engine refuses these options; check their values", fills_context=True)
+_COMPLETION = _Route("/completion", "the engine refuses these options or this grammar; check their values", fills_context=True)
+_CHAT = _Route("/v1/chat/completions", "this model's chat template refuses these messages or tools; check them", fills_context=True)
 _EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that", fills_context=True)
 
 _RERANK = _Route("/v1/rerank", "the engine refuses these documents; send texts that are not empty", fills_context=True)
@@ -172,18 +233,26 @@ class RunnerClient:
         self._coalescer = coalescer
         self._without_template = without_template
 
-    async def render(self, messages: tuple[Message, ...], think: bool | str | None = None) -> str:
+    async def render(self, messages: tuple[Message, ...], think: bool | str | None = None, tools: tuple[Tool, ...] = ()) -> str:
         """The prompt that the model's own chat template makes of a conversation; `think`, unless None, sets its `enable_thinking`.
 
         Raises BadRequest when the template refuses the conversation (an unknown role, a forbidden order of turns), or when the
         engine cannot read the template.
         """
+        return (await self._request(_APPLY_TEMPLATE, self._conversation(messages, think, tools), _Prompt)).prompt
+
+    def _conversation(self, messages: tuple[Message, ...], think: bool | str | None, tools: tuple[Tool, ...]) -> dict[str, Any]:
+        """The fields of a conversation, for the engine's own chat template."""
         if self._without_template:
             raise BadRequest(_UNREADABLE_TEMPLATE)
         body: dict[str, Any] = {"messages": [_message_body(message) for message in messages]}
+        if tools:
+            body["tools"] = [tool.definition for tool in tools]
         if think is not None:
-            body["chat_template_kwargs"] = {"enable_thinking": bool(think)}
-        return (await self._request(_APPLY_TEMPLATE, body, _Prompt)).prompt
+            body["chat_template_kwargs"] = {"enable_thinking": bool(think)} | (
+                {"reasoning_effort": think} if isinstance(think, str) else {}
+            )
+        return body
 
     async def tokenize(self, text: str, *, special: bool = True, parse_special: bool = True) -> list[int]:
         """The token ids of a prompt; `special`: with the tokens that the model adds to every prompt.
@@ -254,28 +323,50 @@ class RunnerClient:
         body = {
             **options,
             "prompt": prompt,
-            "stream": True,
-            "return_progress": True,
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async with exchange(self._socket, _COMPLETION.path, msgspec.json.encode(body), self._coalescer) as response:
+        async for chunk in self._stream(_COMPLETION, body, _chunk_decoder, tap):
+            yield chunk
+            if chunk.stop:
+                return
+        raise EngineFailed(_ENDED_EARLY)
+
+    async def chat(
+        self,
+        messages: tuple[Message, ...],
+        think: bool | str | None,
+        tools: tuple[Tool, ...],
+        options: dict[str, Any],
+        tap: Callable[[ChatChunk], bool] | None = None,
+    ) -> AsyncGenerator[ChatChunk]:
+        """Continue a conversation; the engine renders it and reads the answer's thinking and tool calls. The rest is as in `complete`."""
+        body = self._conversation(messages, think, tools) | options
+        async for chunk in self._stream(_CHAT, body, _chat_chunk_decoder, tap):
+            yield chunk
+            if chunk.finish_reason:
+                return
+        raise EngineFailed(_ENDED_EARLY)
+
+    async def _stream(
+        self, route: _Route, body: dict[str, Any], decoder: msgspec.json.Decoder[_Event], tap: Callable[[_Event], bool] | None
+    ) -> AsyncGenerator[_Event]:
+        """The events of a streamed answer, decoded."""
+        encoded = msgspec.json.encode(body | {"stream": True, "return_progress": True})
+        async with exchange(self._socket, route.path, encoded, self._coalescer) as response:
             if await response.status_code() != 200:
-                _COMPLETION.refuse(response.status, _error_of(await response.body()))
-            response.start_stream(_event_tap(tap) if tap else None)
+                route.refuse(response.status, _error_of(await response.body()))
+            response.start_stream(_event_tap(tap, decoder.decode) if tap else None)
             while batch := await response.events():
                 for event in batch:
                     if event.startswith(b"data: {"):
                         with _checked_decoding():
-                            chunk = _chunk_decoder.decode(memoryview(event)[6:])
+                            chunk = decoder.decode(memoryview(event)[6:])
                         if chunk.error is not None:
-                            _COMPLETION.refuse(500, chunk.error)
+                            route.refuse(500, chunk.error)
                         yield chunk
-                        if chunk.stop:
-                            return
                     elif event.startswith(b"error: "):
                         raise EngineFailed("the engine could not go on with this answer; ask again")
-        raise EngineFailed("the engine ended an answer too early; ask again")
 
     async def _request(self, route: _Route, body: dict[str, Any], response_type: type[_T]) -> _T:
         response = await self._send(route, body)
@@ -291,15 +382,24 @@ class RunnerClient:
         return response_body
 
 
-def _message_body(message: Message) -> dict[str, str]:
+def _message_body(message: Message) -> dict[str, Any]:
     """A message as the engine expects it, without empty fields."""
     optional = {"reasoning_content": message.thinking, "name": message.tool_name, "tool_call_id": message.tool_call_id}
-    return {"role": message.role, "content": message.content} | {key: text for key, text in optional.items() if text}
+    body: dict[str, Any] = {"role": message.role, "content": message.content} | {key: text for key, text in optional.items() if text}
+    if message.tool_calls:
+        body["tool_calls"] = [
+            {
+                "id": call.id or f"call_{index}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()},
+            }
+            for index, call in enumerate(message.tool_calls)
+        ]
+    return body
 
 
-def _event_tap(tap: Callable[[Chunk], bool]) -> Callable[[bytes], bool]:
+def _event_tap(tap: Callable[[_Event], bool], decode: Callable[[memoryview], _Event]) -> Callable[[bytes], bool]:
     """Turn a tap of chunks into a tap of events; events that are not chunks are not consumed."""
-    decode = _chunk_decoder.decode
 
     def offer(event: bytes) -> bool:
         if not event.startswith(b"data: {"):

@@ -40,6 +40,7 @@ class ResolvedModel:
     has_rank_head: bool  # it scores documents for a query
     has_chat_template: bool  # its weights hold a chat template, and the engine applies it
     ignored_config: tuple[str, ...]  # names of fields of its config that have no effect here: renderer, parser
+    thinks_in_tags: bool  # the chat template in its weights puts thoughts between <think> and </think>
     capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
 
 
@@ -120,6 +121,7 @@ class ModelResolver:
             header.has_rank_head,
             has_chat_template,
             tuple(entry.config.unsupported_parts),
+            "</think>" in (header.chat_template or ""),
             frozenset(listing.capabilities),
         )
 
