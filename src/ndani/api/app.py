@@ -25,17 +25,28 @@ from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
+from ndani.api.responses.conversations import ConversationRoutes
+from ndani.api.responses.errors import ERRORS as RESPONSES_ERRORS
+from ndani.api.responses.routes import ResponseRoutes
+from ndani.api.responses.state import State
 from ndani.errors import NdaniError
+from ndani.runtime.clock import SystemClock
 from ndani.service import Service
 
 #: Bodies below this path are written to disk as they arrive: they may be as large as a model.
 UPLOAD_PREFIX = "/api/blobs/"
 
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
-LARGE_BODY_PATHS = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create"})
+LARGE_BODY_PATHS = frozenset(
+    {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create", "/v1/responses", "/v1/conversations"}
+)
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
-ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (("", OLLAMA_ERRORS),)
+ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
+    ("/v1/responses", RESPONSES_ERRORS),
+    ("/v1/conversations", RESPONSES_ERRORS),
+    ("", OLLAMA_ERRORS),
+)
 
 
 def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
@@ -43,6 +54,8 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     settings = service.settings
+    state = State(settings.responses_ttl, SystemClock())
+    responses, conversations = ResponseRoutes(service, state), ConversationRoutes(state)
     app = Starlette(
         routes=[
             Route("/", ollama.root, methods=["GET"]),
@@ -67,6 +80,19 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/signout", cloud.account, methods=["POST"]),
             Route("/api/experimental/web_search", cloud.web_search, methods=["POST"]),
             Route("/api/experimental/web_fetch", cloud.web_fetch, methods=["POST"]),
+            Route("/v1/responses", responses.create, methods=["POST"]),
+            Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
+            Route("/v1/responses/{id}", responses.delete, methods=["DELETE"]),
+            Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
+            Route("/v1/responses/{id}/input_items", responses.input_items, methods=["GET"]),
+            Route("/v1/conversations", conversations.create, methods=["POST"]),
+            Route("/v1/conversations/{id}", conversations.retrieve, methods=["GET"]),
+            Route("/v1/conversations/{id}", conversations.update, methods=["POST"]),
+            Route("/v1/conversations/{id}", conversations.delete, methods=["DELETE"]),
+            Route("/v1/conversations/{id}/items", conversations.items, methods=["GET"]),
+            Route("/v1/conversations/{id}/items", conversations.add_items, methods=["POST"]),
+            Route("/v1/conversations/{id}/items/{item}", conversations.item, methods=["GET"]),
+            Route("/v1/conversations/{id}/items/{item}", conversations.delete_item, methods=["DELETE"]),
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
