@@ -1,4 +1,4 @@
-"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama` and `ours`."""
+"""Every URL, every middleware, and which dialect's errors a path has. What a route does is in `ollama`, `anthropic` and `ours`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from ndani.api.anthropic.responses import ERRORS as ANTHROPIC_ERRORS
+from ndani.api.anthropic.routes import AnthropicRoutes
 from ndani.api.edge.access_log import AccessLog
 from ndani.api.edge.body_limit import BodyLimit
 from ndani.api.edge.disconnect import CancelOnDisconnect
@@ -17,6 +19,7 @@ from ndani.api.edge.faults import ErrorFormat, error_response
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.origin_guard import OriginGuard
 from ndani.api.edge.redirects import redirect
+from ndani.api.edge.running_requests import CancelById, RequestIds, RunningRequests
 from ndani.api.ollama import cloud
 from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
@@ -25,6 +28,9 @@ from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
+from ndani.api.ours.requests import RequestRoutes
+from ndani.api.ours.rerank import RerankRoutes
+from ndani.api.ours.tokens import TokenRoutes
 from ndani.api.responses.conversations import ConversationRoutes
 from ndani.api.responses.errors import ERRORS as RESPONSES_ERRORS
 from ndani.api.responses.routes import ResponseRoutes
@@ -38,11 +44,26 @@ UPLOAD_PREFIX = "/api/blobs/"
 
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
 LARGE_BODY_PATHS = frozenset(
-    {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create", "/v1/responses", "/v1/conversations"}
+    {
+        "/api/generate",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/create",
+        "/api/tokenize",
+        "/api/detokenize",
+        "/rerank",
+        "/v1/rerank",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+        "/v1/conversations",
+    }
 )
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
 ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
+    ("/v1/messages", ANTHROPIC_ERRORS),
     ("/v1/responses", RESPONSES_ERRORS),
     ("/v1/conversations", RESPONSES_ERRORS),
     ("", OLLAMA_ERRORS),
@@ -53,9 +74,10 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     """The application over one service. Requests pass the middleware from the top down; `loopback_addresses`: see `HostGuard`."""
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
+    running = RunningRequests()
+    requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
+    anthropic = AnthropicRoutes(service)
     settings = service.settings
-    state = State(settings.responses_ttl, SystemClock())
-    responses, conversations = ResponseRoutes(service, state), ConversationRoutes(state)
     app = Starlette(
         routes=[
             Route("/", ollama.root, methods=["GET"]),
@@ -65,6 +87,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/chat", ollama.chat, methods=["POST"]),
             Route("/api/embed", embed.embed, methods=["POST"]),
             Route("/api/embeddings", embed.embeddings, methods=["POST"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
             Route("/api/tags", ollama.tags, methods=["GET"]),
             Route("/api/ps", ollama.ps, methods=["GET"]),
             Route("/api/show", ollama.show, methods=["POST"]),
@@ -80,29 +103,25 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/signout", cloud.account, methods=["POST"]),
             Route("/api/experimental/web_search", cloud.web_search, methods=["POST"]),
             Route("/api/experimental/web_fetch", cloud.web_fetch, methods=["POST"]),
-            Route("/v1/responses", responses.create, methods=["POST"]),
-            Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
-            Route("/v1/responses/{id}", responses.delete, methods=["DELETE"]),
-            Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
-            Route("/v1/responses/{id}/input_items", responses.input_items, methods=["GET"]),
-            Route("/v1/conversations", conversations.create, methods=["POST"]),
-            Route("/v1/conversations/{id}", conversations.retrieve, methods=["GET"]),
-            Route("/v1/conversations/{id}", conversations.update, methods=["POST"]),
-            Route("/v1/conversations/{id}", conversations.delete, methods=["DELETE"]),
-            Route("/v1/conversations/{id}/items", conversations.items, methods=["GET"]),
-            Route("/v1/conversations/{id}/items", conversations.add_items, methods=["POST"]),
-            Route("/v1/conversations/{id}/items/{item}", conversations.item, methods=["GET"]),
-            Route("/v1/conversations/{id}/items/{item}", conversations.delete_item, methods=["DELETE"]),
+            *_response_routes(service),
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
+            Route("/v1/rerank", rerank.rerank, methods=["POST"]),
+            Route("/rerank", rerank.rerank, methods=["POST"]),
+            Route("/api/tokenize", tokens.tokenize, methods=["POST"]),
+            Route("/api/detokenize", tokens.detokenize, methods=["POST"]),
+            Route("/api/requests", requests.requests, methods=["GET"]),
+            Route("/api/requests/{id}", requests.cancel, methods=["DELETE"]),
             Route("/api/doctor", admin.doctor, methods=["POST"]),
         ],
         middleware=[
+            Middleware(RequestIds, running=running),
             Middleware(AccessLog, log=service.log, counts=service.counts),
             Middleware(ErrorBoundary, log=service.log, error_format=error_format),
             Middleware(OriginGuard, allowed=settings.origins),
             Middleware(HostGuard, loopback_addresses=loopback_addresses),
+            Middleware(CancelById, error_format=error_format),
             Middleware(CancelOnDisconnect),
             Middleware(BodyLimit, limit=settings.max_body, large_paths=LARGE_BODY_PATHS, upload_prefix=UPLOAD_PREFIX),
         ],
@@ -110,6 +129,27 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     )
     app.router.redirect_slashes = False  # `_on_no_route` redirects, in Ollama's way
     return app
+
+
+def _response_routes(service: Service) -> list[Route]:
+    """The routes of the Responses API, over one state of what is kept."""
+    state = State(service.settings.responses_ttl, SystemClock())
+    responses, conversations = ResponseRoutes(service, state), ConversationRoutes(state)
+    return [
+        Route("/v1/responses", responses.create, methods=["POST"]),
+        Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
+        Route("/v1/responses/{id}", responses.delete, methods=["DELETE"]),
+        Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
+        Route("/v1/responses/{id}/input_items", responses.input_items, methods=["GET"]),
+        Route("/v1/conversations", conversations.create, methods=["POST"]),
+        Route("/v1/conversations/{id}", conversations.retrieve, methods=["GET"]),
+        Route("/v1/conversations/{id}", conversations.update, methods=["POST"]),
+        Route("/v1/conversations/{id}", conversations.delete, methods=["DELETE"]),
+        Route("/v1/conversations/{id}/items", conversations.items, methods=["GET"]),
+        Route("/v1/conversations/{id}/items", conversations.add_items, methods=["POST"]),
+        Route("/v1/conversations/{id}/items/{item}", conversations.item, methods=["GET"]),
+        Route("/v1/conversations/{id}/items/{item}", conversations.delete_item, methods=["DELETE"]),
+    ]
 
 
 def error_format(path: str) -> ErrorFormat:

@@ -17,10 +17,11 @@ Tokenize = Callable[[str], Awaitable[list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A prompt that fits, as text or as token ids, and how many tokens were dropped."""
+    """A prompt that fits, as text or as token ids, how many tokens were dropped, and the messages that are left where turns were."""
 
     prompt: str | list[int]
     truncated: int
+    messages: tuple[Message, ...] = ()
 
 
 async def fit(
@@ -32,22 +33,24 @@ async def fit(
     """
     all_tokens = await tokenize(await render(messages))
     if len(all_tokens) < num_ctx:
-        return Fitted(all_tokens, 0)
+        return Fitted(all_tokens, 0, messages)
     droppable = [i for i, m in enumerate(messages[:-1]) if m.role != "system"]
     low, high = 1, len(droppable)
     best: list[int] | None = None
+    kept_messages = messages
     shortest = all_tokens
     while low <= high:
         middle = (low + high) // 2
         dropped = set(droppable[:middle])
-        tokens = await tokenize(await render(tuple(m for i, m in enumerate(messages) if i not in dropped)))
+        remaining = tuple(m for i, m in enumerate(messages) if i not in dropped)
+        tokens = await tokenize(await render(remaining))
         shortest = tokens if len(tokens) < len(shortest) else shortest
         if len(tokens) < num_ctx:
-            best, high = tokens, middle - 1
+            best, kept_messages, high = tokens, remaining, middle - 1
         else:
             low = middle + 1
     if best is not None:
-        return Fitted(best, len(all_tokens) - len(best))
+        return Fitted(best, len(all_tokens) - len(best), kept_messages)
     if not cut:
         return None
     kept = cut_middle(shortest, num_ctx, num_keep)
