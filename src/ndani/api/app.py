@@ -39,7 +39,12 @@ from ndani.api.ours.maintenance import MaintenanceRoutes
 from ndani.api.ours.requests import RequestRoutes
 from ndani.api.ours.rerank import RerankRoutes
 from ndani.api.ours.tokens import TokenRoutes
+from ndani.api.responses.conversations import ConversationRoutes
+from ndani.api.responses.errors import ERRORS as RESPONSES_ERRORS
+from ndani.api.responses.routes import ResponseRoutes
+from ndani.api.responses.state import State
 from ndani.errors import NdaniError
+from ndani.runtime.clock import SystemClock
 from ndani.service import Service
 
 #: Bodies below this path are written to disk as they arrive: they may be as large as a model.
@@ -63,6 +68,8 @@ LARGE_BODY_PATHS = frozenset(
         "/v1/messages/count_tokens",
         COUNT_PATH,
         *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/audio/transcriptions"),
+        "/v1/responses",
+        "/v1/conversations",
     }
 )
 
@@ -77,6 +84,8 @@ ERROR_FORMATS: tuple[tuple[str, ErrorFormat], ...] = (
     (COUNT_PATH, FOUNDRY_ERRORS),
     ("/v1/models/", OPENAI_MODEL_ERRORS),
     ("/v1", OPENAI_ERRORS),
+    ("/v1/responses", RESPONSES_ERRORS),
+    ("/v1/conversations", RESPONSES_ERRORS),
     ("", OLLAMA_ERRORS),
 )
 
@@ -124,6 +133,7 @@ def build(service: Service, loopback_addresses: frozenset[str], stop: Callable[[
             Route("/v1/models", openai.models, methods=["GET"]),
             Route("/v1/models/{model:path}", openai.model, methods=["GET"]),
             Route("/v1/audio/transcriptions", openai.transcriptions, methods=["POST"]),
+            *_response_routes(service),
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
@@ -173,6 +183,24 @@ def _foundry_routes(service: Service, stop: Callable[[], None]) -> list[Route]:
         Route("/openai/setgpudevice/{id}", daemon.choose_gpu, methods=["GET"]),
         Route("/openai/register", daemon.register, methods=["POST"]),
         Route(COUNT_PATH, daemon.count_tokens, methods=["POST"]),
+def _response_routes(service: Service) -> list[Route]:
+    """The routes of the Responses API, over one state of what is kept."""
+    state = State(service.settings.responses_ttl, SystemClock())
+    responses, conversations = ResponseRoutes(service, state), ConversationRoutes(state)
+    return [
+        Route("/v1/responses", responses.create, methods=["POST"]),
+        Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
+        Route("/v1/responses/{id}", responses.delete, methods=["DELETE"]),
+        Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
+        Route("/v1/responses/{id}/input_items", responses.input_items, methods=["GET"]),
+        Route("/v1/conversations", conversations.create, methods=["POST"]),
+        Route("/v1/conversations/{id}", conversations.retrieve, methods=["GET"]),
+        Route("/v1/conversations/{id}", conversations.update, methods=["POST"]),
+        Route("/v1/conversations/{id}", conversations.delete, methods=["DELETE"]),
+        Route("/v1/conversations/{id}/items", conversations.items, methods=["GET"]),
+        Route("/v1/conversations/{id}/items", conversations.add_items, methods=["POST"]),
+        Route("/v1/conversations/{id}/items/{item}", conversations.item, methods=["GET"]),
+        Route("/v1/conversations/{id}/items/{item}", conversations.delete_item, methods=["DELETE"]),
     ]
 
 
