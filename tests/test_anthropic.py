@@ -165,3 +165,24 @@ async def test_the_asynchronous_client(echo: Server) -> None:
             assert "".join([piece async for piece in stream.text_stream]) == WORDS
         beta = await client.beta.messages.create(model="echo", max_tokens=9, messages=[{"role": "user", "content": WORDS}])
     assert beta.usage.output_tokens == 9
+
+
+def test_tokens_are_counted_as_the_prompt_that_is_sent_has_them(client: anthropic.Anthropic) -> None:
+    body: dict[str, Any] = {
+        "model": "echo",
+        "system": [{"type": "text", "text": "Be brief."}],
+        "messages": [*HI, {"role": "assistant", "content": "one"}, {"role": "user", "content": [{"type": "text", "text": "and two"}]}],
+    }
+    counted = client.messages.count_tokens(**body).input_tokens
+    usage = client.messages.create(**body, max_tokens=1).usage
+    assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    assert client.messages.count_tokens(model="echo", messages=HI).input_tokens < counted
+
+
+def test_tokens_beyond_the_context_are_counted_too(client: anthropic.Anthropic) -> None:
+    long: list[MessageParam] = [{"role": "user", "content": "word " * 9000}]
+    assert client.messages.count_tokens(model="echo", messages=long).input_tokens > 9000
+    with pytest.raises(anthropic.NotFoundError):
+        client.messages.count_tokens(model="nobody", messages=HI)
+    with pytest.raises(anthropic.BadRequestError, match="messages is required"):
+        client.messages.count_tokens(model="echo", messages=[])

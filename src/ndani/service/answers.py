@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Literal
 
 from ndani import names
-from ndani.engines.question import Question, ask
+from ndani.engines.question import Question, ask, count_tokens
 from ndani.engines.sampling import merge
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
@@ -102,6 +102,17 @@ class Answers:
             return self._load(model, request.sampling, request.keep_alive), ()
         question = self._conversation(model, request)
         return self._run(model, question, request.keep_alive, sink), model.ignored_config
+
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """How many tokens the prompt of a conversation has, as `chat` would send it; also of one that is too long."""
+        entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
+        model = await self._resolver.resolve(entry)
+        _check_model(model, request, "chat")
+        _reject_unsupported(model, request)
+        question = self._conversation(model, request)
+        spec = self._resolver.spec(model, question.sampling)
+        async with self._pool.lease(spec, self._resolver.keep_alive(request.keep_alive)) as lease:
+            return await count_tokens(lease.engine, question)
 
     def _conversation(self, model: ResolvedModel, request: ChatRequest) -> Question:
         """The question of a chat request."""

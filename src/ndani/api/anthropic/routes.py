@@ -5,9 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api.anthropic.requests import parse_messages
+from ndani.api.anthropic.bodies import TokenCountBody
+from ndani.api.anthropic.requests import parse_count_tokens, parse_messages
 from ndani.api.anthropic.responses import format_message
-from ndani.api.edge import request_body, streaming
+from ndani.api.edge import json_response, request_body, streaming
 from ndani.service import Service
 
 
@@ -26,3 +27,8 @@ class AnthropicRoutes:
         sink = streaming.open_sink(bool(body.stream), response_format)
         events, _ = await self._service.answers.chat(parsed, sink)
         return await streaming.respond(events, sink, response_format, {})
+
+    async def count_tokens(self, request: Request) -> Response:
+        """POST /v1/messages/count_tokens: exact, since the model's own tokenizer counts the prompt that would be sent."""
+        parsed = parse_count_tokens(await request_body.decode_exact(request))
+        return json_response.respond(TokenCountBody(await self._service.answers.count_tokens(parsed)))
