@@ -19,6 +19,7 @@ from ndani.api.edge.faults import ErrorFormat, error_response
 from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.origin_guard import OriginGuard
 from ndani.api.edge.redirects import redirect
+from ndani.api.edge.running_requests import CancelById, RequestIds, RunningRequests
 from ndani.api.ollama import cloud
 from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
@@ -27,6 +28,9 @@ from ndani.api.ollama.routes import OllamaRoutes
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
+from ndani.api.ours.requests import RequestRoutes
+from ndani.api.ours.rerank import RerankRoutes
+from ndani.api.ours.tokens import TokenRoutes
 from ndani.errors import NdaniError
 from ndani.service import Service
 
@@ -35,7 +39,19 @@ UPLOAD_PREFIX = "/api/blobs/"
 
 #: Paths whose bodies hold conversations, texts or licenses; all other bodies hold only names and flags.
 LARGE_BODY_PATHS = frozenset(
-    {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/create", "/v1/messages", "/v1/messages/count_tokens"}
+    {
+        "/api/generate",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/create",
+        "/api/tokenize",
+        "/api/detokenize",
+        "/rerank",
+        "/v1/rerank",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+    }
 )
 
 #: How errors look, by the prefix of a path. The first match counts, so the dialect without a prefix comes last.
@@ -47,6 +63,8 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     ollama, create, embed = OllamaRoutes(service), CreateRoutes(service), EmbedRoutes(service)
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     anthropic = AnthropicRoutes(service)
+    running = RunningRequests()
+    requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -77,13 +95,21 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/api/verify", maintenance.verify, methods=["POST"]),
             Route("/api/prune", maintenance.prune, methods=["POST"]),
             Route("/api/health", admin.health, methods=["GET"]),
+            Route("/v1/rerank", rerank.rerank, methods=["POST"]),
+            Route("/rerank", rerank.rerank, methods=["POST"]),
+            Route("/api/tokenize", tokens.tokenize, methods=["POST"]),
+            Route("/api/detokenize", tokens.detokenize, methods=["POST"]),
+            Route("/api/requests", requests.requests, methods=["GET"]),
+            Route("/api/requests/{id}", requests.cancel, methods=["DELETE"]),
             Route("/api/doctor", admin.doctor, methods=["POST"]),
         ],
         middleware=[
+            Middleware(RequestIds, running=running),
             Middleware(AccessLog, log=service.log, counts=service.counts),
             Middleware(ErrorBoundary, log=service.log, error_format=error_format),
             Middleware(OriginGuard, allowed=settings.origins),
             Middleware(HostGuard, loopback_addresses=loopback_addresses),
+            Middleware(CancelById, error_format=error_format),
             Middleware(CancelOnDisconnect),
             Middleware(BodyLimit, limit=settings.max_body, large_paths=LARGE_BODY_PATHS, upload_prefix=UPLOAD_PREFIX),
         ],

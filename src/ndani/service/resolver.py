@@ -37,6 +37,7 @@ class ResolvedModel:
     options: Sampling
     spec: RunnerSpec
     template: ChatTemplate
+    has_rank_head: bool  # it scores documents for a query
     has_chat_template: bool  # its weights hold a chat template, and the engine applies it
     ignored_config: tuple[str, ...]  # names of fields of its config that have no effect here: renderer, parser
     thinks_in_tags: bool  # the chat template in its weights puts thoughts between <think> and </think>
@@ -103,6 +104,7 @@ class ModelResolver:
             trained_ctx=header.context_length,
             engine=engine.name,
             embedding=is_embedder,
+            pooling="rank" if header.has_rank_head else "",
         )
         has_chat_template = engine.chat_template and header.chat_template is not None
         # A model with a renderer built into Ollama has only a placeholder as its template; the weights hold the real one.
@@ -116,6 +118,7 @@ class ModelResolver:
             _own_options(entry),
             spec,
             template,
+            header.has_rank_head,
             has_chat_template,
             tuple(entry.config.unsupported_parts),
             "</think>" in (header.chat_template or ""),
@@ -140,7 +143,7 @@ class ModelResolver:
 
     def spec_for_vectors(self, model: ResolvedModel, sampling: Sampling) -> RunnerSpec:
         """As `spec`, for embeddings. A model that generates text has a second runner for them. Raises Unsupported."""
-        if not model.engine.embeddings:
+        if not model.engine.embeddings or model.has_rank_head:
             raise Unsupported(f'"{model.spec.name}" does not support embeddings')
         spec = self.spec(model, sampling)
         return spec if spec.embedding else replace(spec, key=spec.key + EMBEDDING_KEY_SUFFIX, embedding=True, pooling="last")
