@@ -97,7 +97,7 @@ async def count_tokens(engine: RunnerClient, question: Question) -> int:
     prompt = await render(question.messages)
     if question.thinks_first:
         prompt = _with_thinking_opened(prompt, question)
-    return len(await engine.tokenize(prompt))
+    return (await engine.measure(prompt, 0, 0))[2]
 
 
 async def _engine_options(question: Question) -> dict[str, Any]:

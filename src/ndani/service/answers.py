@@ -19,6 +19,7 @@ from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
 from ndani.runtime.spec import MIN_CTX
+from ndani.service.lending import lend
 from ndani.service.reading import Reading, decide_reading
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
 from ndani.types import AnswerRequest, ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
@@ -111,7 +112,7 @@ class Answers:
         _reject_unsupported(model, request)
         question = self._conversation(model, request)
         spec = self._resolver.spec(model, question.sampling)
-        async with self._pool.lease(spec, self._resolver.keep_alive(request.keep_alive)) as lease:
+        async with lend(self._pool, spec, self._resolver.keep_alive(request.keep_alive)) as lease:
             return await count_tokens(lease.engine, question)
 
     def _conversation(self, model: ResolvedModel, request: ChatRequest) -> Question:
