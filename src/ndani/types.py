@@ -326,6 +326,10 @@ class Sink(Protocol):
     `ready` is called before each chunk, since it may change between two of them.
     """
 
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The size of the prompt, as in Usage. Told when the engine begins to read it, so before the first piece."""
+        ...
+
     def ready(self) -> bool:
         """Whether the reader has begun and keeps up. If not, the piece becomes an event."""
         ...

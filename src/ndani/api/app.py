@@ -112,6 +112,7 @@ def build(service: Service, loopback_addresses: frozenset[str], stop: Callable[[
             Route("/api/embed", embed.embed, methods=["POST"]),
             Route("/api/embeddings", embed.embeddings, methods=["POST"]),
             Route("/v1/messages", anthropic.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", anthropic.count_tokens, methods=["POST"]),
             Route("/api/tags", ollama.tags, methods=["GET"]),
             Route("/api/ps", ollama.ps, methods=["GET"]),
             Route("/api/show", ollama.show, methods=["POST"]),
