@@ -165,6 +165,7 @@ class Settings:
     require_jail: bool = _setting(False, _flag, "refuse to run a model where the system cannot confine it")
     max_body: int = _setting(256 * 2**20, _count(1), "largest request body, in bytes")
     idle_exit: float = _setting(0.0, _non_negative_seconds, "stop the server after this long without a request (0: never)")
+    allow_shutdown: bool = _setting(False, _flag, "let a program on this machine stop the server with POST /shutdown")
     log_file: str = _setting("", lambda v: str(expand(v)), "file for log lines (empty: stderr)")
     value_sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 

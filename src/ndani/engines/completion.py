@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ndani.engines.client import Chunk, Probability, Timings
+from ndani.engines.wire import Chunk, Probability, Timings
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.types import Called, Done, Piece, Sink, Text, Thought, TokenLogprob, Usage
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from ndani.engines.client import ChatChunk, Timings
+from ndani.engines.wire import ChatChunk, Timings
 from ndani.outputs import Accumulator
 from ndani.outputs.tool_calls import new_call_id
 from ndani.types import Called, Done, Piece, Sink, Text, Thought, ToolCall, Usage

@@ -6,6 +6,7 @@ dialect's. Steps of long work (pull, create, …) are in `long_work`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from ndani.api.edge.connection import ChunkedBody, chunked_body
 from ndani.api.edge.faults import ErrorFormat, fault
 from ndani.api.edge.json_response import JSON
+from ndani.api.edge.running_requests import take_cancellation
 from ndani.errors import NdaniError
 from ndani.types import Answer, Called, Done, Event, Piece, Rendered, Text, Thought, TokenLogprob, ToolCall
 
@@ -154,6 +156,11 @@ class StreamedResponse(Response):
             try:
                 async for part in parts:
                     await send({"type": "http.response.body", "body": self._to_bytes(part), "more_body": True})
+            except asyncio.CancelledError:
+                if not (cancelled := take_cancellation(scope)):
+                    raise
+                await parts.aclose()  # now, and not only when a slow client has read the rest
+                await send({"type": "http.response.body", "body": self._errors.stream_end(cancelled), "more_body": True})
             except NdaniError as error:
                 await send({"type": "http.response.body", "body": self._errors.stream_end(error), "more_body": True})
             except Exception as exception:
