@@ -39,8 +39,8 @@ SHOWN = "".join(
 )
 TURNS = (
     '{{- range .Messages }}{{ if ne .Role "system" }}<|im_start|>{{ if eq .Role "tool" }}user\n<tool_response>\n{{ .Content }}\n'
-    "</tool_response>{{ else }}{{ .Role }}\n{{ .Content }}{{ range .ToolCalls }}<tool_call>\n"
-    '{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}\n</tool_call>{{ end }}{{ end }}<|im_end|>\n'
+    "</tool_response>{{ else }}{{ .Role }}\n{{ .Content }}{{ if .ToolCalls }}{{ range .ToolCalls }}<tool_call>\n"
+    '{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}\n</tool_call>{{ end }}{{ end }}{{ end }}<|im_end|>\n'
     "{{ end }}{{ end }}<|im_start|>assistant\n"
 )
 TEMPLATE = (
