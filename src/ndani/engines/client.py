@@ -22,6 +22,7 @@ from ndani.engines.wire import (
     PromptResponse,
     RawTokensResponse,
     Refusal,
+    ScoresResponse,
     TokensResponse,
     VectorsResponse,
 )
@@ -88,6 +89,8 @@ _COMPLETION = _Route("/completion", "the engine refuses these options or this gr
 _CHAT = _Route("/v1/chat/completions", "this model's chat template refuses these messages or tools; check them", fills_context=True)
 _EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that", fills_context=True)
 
+_RERANK = _Route("/v1/rerank", "the engine refuses these documents; send texts that are not empty", fills_context=True)
+
 
 class RunnerClient:
     """The routes of one runner, called over its socket. Every method raises EngineFailed when the runner exits.
@@ -121,9 +124,12 @@ class RunnerClient:
             )
         return body
 
-    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """The token ids of a prompt; `special`: with the tokens that the model adds to every prompt."""
-        response = await self._send(_TOKENIZE, {"content": text, "add_special": special, "parse_special": True})
+    async def tokenize(self, text: str, *, special: bool = True, parse_special: bool = True) -> list[int]:
+        """The token ids of a prompt; `special`: with the tokens that the model adds to every prompt.
+
+        `parse_special`: the text of a special token becomes that token.
+        """
+        response = await self._send(_TOKENIZE, {"content": text, "add_special": special, "parse_special": parse_special})
         with _checked_decoding():
             # A token has at least one byte, and a model adds few around a text: a longer list could use any amount of memory.
             if response.count(b",") > _MAX_SPECIAL_TOKENS + 4 * len(text.encode()):
@@ -166,6 +172,14 @@ class RunnerClient:
         if any(len(vector) != whole_floats for vector in vectors):
             raise EngineFailed(_INVALID_RESPONSE)
         return vectors, max(embeddings.usage.prompt_tokens, 0)
+
+    async def rank(self, query: str, documents: list[str]) -> tuple[list[float], int]:
+        """A rank head's score for each document, in order, and how many tokens were processed. The engine does not stop in between."""
+        scores = await self._request(_RERANK, {"query": query, "documents": documents}, ScoresResponse)
+        found = sorted(scores.results, key=lambda score: score.index)
+        if [score.index for score in found] != list(range(len(documents))):
+            raise EngineFailed(_INVALID_RESPONSE)
+        return [score.relevance_score for score in found], max(scores.usage.prompt_tokens, 0)
 
     async def complete(
         self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None

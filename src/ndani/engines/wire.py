@@ -36,9 +36,10 @@ class Refusal(msgspec.Struct):
 
 
 class PromptProgress(msgspec.Struct):
-    """How much of a prompt has been processed, in tokens."""
+    """How much of a prompt has been processed, in tokens; `cache` of them were in the prefix cache."""
 
     total: _Count = 0
+    cache: _Count = 0
     processed: _Count = 0
 
 
@@ -124,6 +125,18 @@ class VectorsResponse(msgspec.Struct):
     """The response of `/v1/embeddings`."""
 
     data: list[_Vector]
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+
+
+class _Score(msgspec.Struct):
+    index: _Count
+    relevance_score: float
+
+
+class ScoresResponse(msgspec.Struct):
+    """The response of `/v1/rerank`."""
+
+    results: list[_Score]
     usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
