@@ -149,8 +149,9 @@ def test_a_call_without_an_id_gets_one() -> None:
     assert calls[1]["arguments"] == "{}"
 
 
-def test_thoughts_are_counted_by_their_tokens() -> None:
-    assert whole(ANSWERS["thoughts"])["usage"]["output_tokens_details"] == {"reasoning_tokens": 3}
+def test_thoughts_are_counted() -> None:
+    done = Done("stop", Usage(output_tokens=5, thinking_tokens=3))
+    assert whole(ANSWERS["thoughts"], done)["usage"]["output_tokens_details"] == {"reasoning_tokens": 3}
 
 
 def test_logprobs_are_those_of_the_text() -> None:

@@ -182,7 +182,7 @@ def test_bodies_and_paths_that_are_none(echo: Server) -> None:
         assert answer.json()["error"]["message"].startswith(sentence)
     answer = echo.http.put(RESPONSES)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    assert "does not take this method" in answer.json()["error"]["message"]
+    assert "does not have that method" in answer.json()["error"]["message"]
     assert "no such path" in refused(echo, 404, "GET", f"{RESPONSES}/a/b/c")
 
 

@@ -170,6 +170,7 @@ class Settings:
         _non_negative_seconds,
         "how long a response or conversation of /v1 is kept in memory after its last use (0: nothing is kept)",
     )
+    allow_shutdown: bool = _setting(False, _flag, "let a program on this machine stop the server with POST /shutdown")
     log_file: str = _setting("", lambda v: str(expand(v)), "file for log lines (empty: stderr)")
     value_sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 

@@ -208,11 +208,15 @@ class DetokenizeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and time of an answer. `prompt_tokens` includes tokens from the prefix cache; `cached_tokens` counts only these."""
+    """Tokens and time of an answer. `prompt_tokens` includes tokens from the prefix cache; `cached_tokens` counts only these.
+
+    `output_tokens` includes those of thoughts; `thinking_tokens` counts only these.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    thinking_tokens: int = 0
     prompt_ns: int = 0
     output_ns: int = 0
     load_ns: int = 0

@@ -112,7 +112,7 @@ def dismiss_news(page: Page) -> None:
     button = page.get_by_role("button", name="Okay, Let's Go!")
     try:
         button.wait_for(timeout=20_000)
-    except Exception:  # noqa: BLE001 - none came
+    except Exception:
         return
     button.click()
     button.wait_for(state="detached")

@@ -76,6 +76,8 @@ def _start(client: ServerClient, settings: Settings, log: Path) -> str:
     """Start a server and wait for it. Returns the message for the user, empty when the server of another process answers."""
     # A wildcard address would admit other machines, which a user of `ndani run` did not request.
     environment = {**os.environ, "NDANI_HOST": client.url}
+    if settings.value_sources.get("allow_shutdown", "default") == "default":
+        environment["NDANI_ALLOW_SHUTDOWN"] = "1"  # nobody has it in a terminal of theirs, to stop it there
     idle_seconds = settings.idle_exit
     if settings.value_sources.get("idle_exit", "default") == "default":
         idle_seconds = _IDLE_EXIT_S

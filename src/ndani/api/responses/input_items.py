@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from ndani.api.edge.body_type import convert
-from ndani.api.edge.content import decode_base64
+from ndani.api.openai.messages import image_of, parse_arguments
 from ndani.api.responses.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -82,7 +80,7 @@ def _parse_item(raw: dict[str, Any]) -> Item:
             fields[name] = _parts(fields[name], name, str(raw.get("role")))
     item = convert(fields, item_type)
     if isinstance(item, FunctionCall):
-        _arguments(item)
+        parse_arguments(item.arguments, "arguments")
     return item
 
 
@@ -165,17 +163,7 @@ def _add(item: Item, turn: _Turn) -> None:
         turn.content += text_of(item.content)
         turn.images += _images(item.content)
     elif isinstance(item, FunctionCall):
-        turn.calls.append(ToolCall(item.name, _arguments(item), item.call_id, len(turn.calls)))
-
-
-def _arguments(call: FunctionCall) -> dict[str, Any]:
-    try:
-        arguments = msgspec.json.decode(call.arguments or "{}")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise BadRequest("arguments must be a JSON object as a text")
-    return arguments
+        turn.calls.append(ToolCall(item.name, parse_arguments(item.arguments, "arguments"), item.call_id, len(turn.calls)))
 
 
 def _tool_message(item: FunctionCallOutput, names: dict[str, str]) -> Message:
@@ -192,6 +180,4 @@ def _images(parts: Iterable[Part]) -> tuple[bytes, ...]:
 def _image(part: InputImage) -> bytes:
     if part.image_url is None:
         raise BadRequest("an input_image needs an image_url; files are not kept here")
-    if not part.image_url.startswith("data:"):
-        raise BadRequest("image_url must be a data URL with base64, since nothing is fetched from here")
-    return decode_base64(part.image_url, "image_url")
+    return image_of(part.image_url, "input_image")
