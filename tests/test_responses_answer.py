@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from ndani.api.ollama.responses import format_chat
 from ndani.api.ollama.timestamps import Timestamps
@@ -107,6 +109,19 @@ def test_a_stream_folds_to_the_response_that_is_not_streamed(pieces: list[Piece]
     last = stream[-1]["response"]
     assert folded(stream) == last["output"]
     assert without_chance(last) == without_chance(whole(pieces, done, form))
+
+
+@pytest.mark.parametrize("form", [OLLAMA, FOUNDRY])
+@pytest.mark.parametrize("pieces", ANSWERS.values(), ids=ANSWERS)
+def test_every_event_is_one_of_openais_schema(pieces: list[Piece], form: Form) -> None:
+    schema: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    for event in events(streamed(pieces, CUT, form)):
+        assert schema.validate_python(event).type == event["type"]
+    response = Response.model_validate(whole(pieces, CUT, form))
+    assert not [item for item in response.output if item.type not in ("message", "reasoning", "function_call")]
+    failed = ResponseAnswer(opening(), form)
+    for event in events(failed.event(Text("x")) + failed.fail(EngineFailed("it broke"))):
+        schema.validate_python(event)
 
 
 def test_the_events_of_a_text() -> None:
