@@ -41,6 +41,7 @@ def test_an_answer(client: anthropic.Anthropic) -> None:
     assert text_of(message) == WORDS
     assert (message.role, message.model, message.stop_reason, message.stop_sequence) == ("assistant", "echo", "max_tokens", None)
     assert message.id.startswith("msg_")
+    assert str(message._request_id).startswith("req_")
     assert message.usage.output_tokens == 4
     assert message.usage.input_tokens > 0
 
@@ -60,6 +61,16 @@ def test_a_stream_folds_to_the_unstreamed_answer(client: anthropic.Anthropic) ->
     assert (message.stop_reason, message.usage.output_tokens) == (one.stop_reason, one.usage.output_tokens)
     whole = [usage.input_tokens + (usage.cache_read_input_tokens or 0) for usage in (message.usage, one.usage)]
     assert whole[0] == whole[1]
+
+
+def test_a_stream_begins_with_the_size_of_its_prompt(client: anthropic.Anthropic) -> None:
+    """Clients read the size of the prompt there, and nowhere else."""
+    for words in (WORDS, "new words for this test alone"):
+        with client.messages.stream(model="echo", max_tokens=3, messages=[{"role": "user", "content": words}]) as stream:
+            (begun,) = [event.message.usage.model_copy() for event in stream if event.type == "message_start"]
+            usage = stream.get_final_message().usage
+        assert begun.input_tokens > 0
+        assert (begun.input_tokens, begun.cache_read_input_tokens) == (usage.input_tokens, usage.cache_read_input_tokens)
 
 
 def test_the_events_of_a_stream(echo: Server) -> None:
@@ -103,7 +114,7 @@ def test_errors_are_those_of_the_client(
     assert refused.value.type == kind
     assert isinstance(refused.value.body, dict)
     assert refused.value.body["type"] == "error"
-    assert refused.value.body["request_id"].startswith("req_")
+    assert refused.value.body["request_id"] == refused.value.request_id == refused.value.response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(
@@ -165,3 +176,24 @@ async def test_the_asynchronous_client(echo: Server) -> None:
             assert "".join([piece async for piece in stream.text_stream]) == WORDS
         beta = await client.beta.messages.create(model="echo", max_tokens=9, messages=[{"role": "user", "content": WORDS}])
     assert beta.usage.output_tokens == 9
+
+
+def test_tokens_are_counted_as_the_prompt_that_is_sent_has_them(client: anthropic.Anthropic) -> None:
+    body: dict[str, Any] = {
+        "model": "echo",
+        "system": [{"type": "text", "text": "Be brief."}],
+        "messages": [*HI, {"role": "assistant", "content": "one"}, {"role": "user", "content": [{"type": "text", "text": "and two"}]}],
+    }
+    counted = client.messages.count_tokens(**body).input_tokens
+    usage = client.messages.create(**body, max_tokens=1).usage
+    assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    assert client.messages.count_tokens(model="echo", messages=HI).input_tokens < counted
+
+
+def test_tokens_beyond_the_context_are_counted_too(client: anthropic.Anthropic) -> None:
+    long: list[MessageParam] = [{"role": "user", "content": "word " * 9000}]
+    assert client.messages.count_tokens(model="echo", messages=long).input_tokens > 9000
+    with pytest.raises(anthropic.NotFoundError):
+        client.messages.count_tokens(model="nobody", messages=HI)
+    with pytest.raises(anthropic.BadRequestError, match="messages is required"):
+        client.messages.count_tokens(model="echo", messages=[])

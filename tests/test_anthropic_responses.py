@@ -120,6 +120,19 @@ def test_a_whole_answer() -> None:
     }
 
 
+def test_the_first_event_tells_the_size_of_the_prompt() -> None:
+    answer_format = format_message("echo", 6)
+    assert answer_format.measure is not None
+    answer_format.measure(12, 5)
+    first = json.loads(answer_format.event(Text("a")).split(b"\n")[1].removeprefix(b"data: "))
+    assert first["message"]["usage"] == {
+        "input_tokens": 7,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 5,
+        "output_tokens": 0,
+    }
+
+
 def test_cached_tokens_are_counted_apart() -> None:
     usage = {"input_tokens": 7, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 5, "output_tokens": 6}
     assert whole([], Done("stop", USAGE))["usage"] == usage
@@ -156,11 +169,13 @@ def test_why_an_answer_ended(pieces: list[Piece], end: Done, reason: str) -> Non
         (Failed("x"), "api_error"),
     ],
 )
-def test_errors(error: NdaniError, kind: str) -> None:
+def test_errors(error: NdaniError, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ndani.api.anthropic.responses.current_id", lambda: "req_1")
     last = ERRORS.stream_end(error).decode()
+    assert ERRORS.headers() == {"request-id": "req_1"}
     assert last.startswith('event: error\ndata: {"')
     body = json.loads(last.split("data: ")[1])
-    assert body.pop("request_id").startswith("req_")
+    assert body.pop("request_id") == "req_1"
     assert body == {"type": "error", "error": {"type": kind, "message": "x"}}
 
 

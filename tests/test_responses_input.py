@@ -97,7 +97,7 @@ def test_logprobs_are_wanted_by_include_or_by_number() -> None:
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type has a value that is not one of those allowed"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation is not served here"),
         ({"include": ["file_search_call.results"]}, "include may have message.output_text.logprobs,"),
-        ({"max_output_tokens": 0}, "max_output_tokens must be 1 or more"),
+        ({"max_output_tokens": 0}, "max_output_tokens must be between 1 and"),
         ({"max_output_tokens": "9"}, "max_output_tokens must be an integer"),
         ({"max_tool_calls": 0}, "max_tool_calls must be 1 or more"),
         ({"temperature": 3}, "temperature must be between 0 and 2"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import Start
-from ndani.service.tokens import MAX_TEXT_BYTES
+from ndani.service.tokenizer import MAX_TEXT_BYTES
 from server import Server, until
 
 TEXTS = ["a b", "  two  spaces ", "naïve 東京 🦊", "a word that is rather long", "line\nline", ""]

@@ -36,9 +36,10 @@ class Refusal(msgspec.Struct):
 
 
 class PromptProgress(msgspec.Struct):
-    """How much of a prompt has been processed, in tokens."""
+    """How much of a prompt has been processed, in tokens; `cache` of them were in the prefix cache."""
 
     total: _Count = 0
+    cache: _Count = 0
     processed: _Count = 0
 
 

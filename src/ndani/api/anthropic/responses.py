@@ -21,6 +21,7 @@ from ndani.api.anthropic.bodies import (
 from ndani.api.edge import json_response
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
+from ndani.api.edge.running_requests import current_id
 from ndani.api.edge.streaming import ResponseFormat
 from ndani.types import Answer, Called, Done, Event, Rendered, Text, Thought, ToolCall, Usage
 
@@ -43,19 +44,25 @@ _END_OF_DELTA = b"}}\n\n"
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
+def id_header() -> dict[str, str]:
+    """The header in which Anthropic's clients look for the id of a request; the one that all dialects have is the edge's."""
+    return {"request-id": current_id()}
+
+
 def _error_body(status: int, message: str) -> ErrorBody:
-    return ErrorBody(ErrorDetail(_KINDS.get(status, "api_error"), message), f"req_{secrets.token_hex(12)}")
+    return ErrorBody(ErrorDetail(_KINDS.get(status, "api_error"), message), current_id())
 
 
 def _no_route(status: int, headers: Mapping[str, str]) -> Response:
     message = "this path does not have this method" if status == 405 else "there is no such path"
-    return json_response.respond(_error_body(status, message), status, dict(headers))
+    return json_response.respond(_error_body(status, message), status, {**headers, **id_header()})
 
 
 ERRORS = ErrorFormat(
     lambda error: _error_body(error.status, str(error)),
     lambda error: _frame("error", _error_body(error.status, str(error))),
     _no_route,
+    id_header,
 )
 
 
@@ -66,6 +73,7 @@ def format_message(model: str, max_tokens: int, *, show_thinking: bool = True) -
     """
     message_id = f"msg_{secrets.token_hex(12)}"
     begin = MessageBody(message_id, model, [], UsageBody())
+    stream = _Stream(begin, max_tokens, show_thinking)
 
     def whole(answer: Answer, end: Done | Rendered) -> bytes:
         assert isinstance(end, Done)
@@ -78,7 +86,7 @@ def format_message(model: str, max_tokens: int, *, show_thinking: bool = True) -
         reason = _stop_reason(end, max_tokens, called=bool(answer.tool_calls))
         return encode(MessageBody(message_id, model, content, _usage(end.usage), reason, end.stop_sequence))
 
-    return ResponseFormat(EVENT_STREAM, _Stream(begin, max_tokens, show_thinking).frames, whole, lambda first: False, ERRORS)
+    return ResponseFormat(EVENT_STREAM, stream.frames, whole, lambda first: False, ERRORS, stream.measure)
 
 
 class _Stream:
@@ -92,6 +100,11 @@ class _Stream:
         self._open: type[Text] | type[Thought] | None = None
         self._delta = b""  # what stands before the text in each delta of the open block
         self._called = False
+
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The size of the prompt, which the first event tells."""
+        if self._begin:
+            self._begin.usage = _usage(Usage(prompt_tokens, cached_tokens))
 
     def frames(self, event: Event) -> bytes:
         """The bytes of everything that an event of the answer means: starts and ends of blocks too."""

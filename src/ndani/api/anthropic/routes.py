@@ -5,9 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api.anthropic.requests import parse_messages
-from ndani.api.anthropic.responses import format_message
-from ndani.api.edge import request_body, streaming
+from ndani.api.anthropic.bodies import TokenCountBody
+from ndani.api.anthropic.requests import parse_count_tokens, parse_messages
+from ndani.api.anthropic.responses import format_message, id_header
+from ndani.api.edge import json_response, request_body, streaming
 from ndani.service import Service
 
 
@@ -25,4 +26,9 @@ class AnthropicRoutes:
         response_format = format_message(body.model, body.max_tokens, show_thinking=show_thinking)
         sink = streaming.open_sink(bool(body.stream), response_format)
         events, _ = await self._service.answers.chat(parsed, sink)
-        return await streaming.respond(events, sink, response_format, {})
+        return await streaming.respond(events, sink, response_format, id_header())
+
+    async def count_tokens(self, request: Request) -> Response:
+        """POST /v1/messages/count_tokens: exact, since the model's own tokenizer counts the prompt that would be sent."""
+        parsed = parse_count_tokens(await request_body.decode_exact(request))
+        return json_response.respond(TokenCountBody(await self._service.answers.count_tokens(parsed)), headers=id_header())

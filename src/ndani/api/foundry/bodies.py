@@ -119,10 +119,11 @@ class DownloadBody(msgspec.Struct, frozen=True):
 
 
 class DownloadResult(msgspec.Struct, frozen=True, rename="camel"):
-    """The last line of a download."""
+    """The last line of a download. One SDK reads errorMessage, the other `error`."""
 
     success: bool
     error_message: str | None = None
+    error: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class CountPart(msgspec.Struct, frozen=True):

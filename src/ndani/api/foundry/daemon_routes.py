@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ndani.api.edge import json_response, long_work, request_body
 from ndani.api.edge.streaming import StreamedResponse
 from ndani.api.foundry import requests
-from ndani.api.foundry.bodies import DaemonStatus, DownloadResult, TokenCount
+from ndani.api.foundry.bodies import DaemonStatus, TokenCount
 from ndani.api.foundry.download import ERRORS, PercentLines
 from ndani.api.foundry.responses import error_body, format_models, uri_of
 from ndani.api.foundry.service_routes import endpoints, loaded_ids
@@ -62,7 +61,10 @@ class FoundryDaemonRoutes:
         return Response(status_code=200)
 
     async def unload(self, request: Request) -> Response:
-        """GET /openai/unload/{name}: as soon as its answers in progress have ended, whatever is left of its `ttl`; with `force` too."""
+        """GET /openai/unload/{name}: as soon as its answers in progress have ended, whatever is left of its `ttl`.
+
+        So `force`, which asks for just that, changes nothing: who has a model unloaded wants its memory.
+        """
         requests.require_no_foreign_page(request.headers)
         requests.flag(request.query_params, "force")
         name = request.path_params["name"]
@@ -104,7 +106,7 @@ class FoundryDaemonRoutes:
             first = await anext(steps)
         except NdaniError as error:
             # The SDK reads no status, but looks in the body for the object that ends a download.
-            result = msgspec.to_builtins(DownloadResult(False, str(error))) | {"error": error_body(error).error}
+            result = {"success": False, "errorMessage": str(error), "error": error_body(error).error}
             return json_response.respond(result, error.status)
         return StreamedResponse(first, steps, PercentLines().format, "text/plain", ERRORS)
 

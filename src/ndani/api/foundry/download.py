@@ -7,12 +7,12 @@ from ndani.api.edge.json_response import encode
 from ndani.api.foundry.bodies import DownloadResult
 from ndani.api.foundry.responses import ERRORS as FOUNDRY_ERRORS
 from ndani.errors import NdaniError
-from ndani.types import SUCCESS, Progress
+from ndani.types import SUCCESS, WRITING_MANIFEST, Progress
 
 
 def failure(error: NdaniError) -> bytes:
     """The last line of a download that failed. No client reads a status here, but all read this."""
-    return encode(DownloadResult(False, str(error))) + b"\n"
+    return encode(DownloadResult(False, str(error), str(error))) + b"\n"
 
 
 ERRORS = ErrorFormat(FOUNDRY_ERRORS.body, failure, FOUNDRY_ERRORS.no_route)
@@ -26,9 +26,14 @@ class PercentLines:
         self._percent = 0.0
 
     def format(self, step: Progress) -> bytes:
-        """The line of a step; with the last one also the object that ends the download."""
+        """The line of a step; of the last one the object that ends the download.
+
+        It goes alone: the SDK for JavaScript takes for it what a piece of the body begins with.
+        """
         if step == SUCCESS:
-            return b"100.0%\n" + encode(DownloadResult(True)) + b"\n"
+            return encode(DownloadResult(True)) + b"\n"
+        if step == WRITING_MANIFEST:
+            return b"100.0%\n"
         if not step.total or step.digest is None:
             return step.status.encode() + b"\n"
         self._files[step.digest] = min(step.completed or 0, step.total), step.total

@@ -73,7 +73,7 @@ class TokenRoutes:
         texts = [text for text in (parsed.content, parsed.text, parsed.prompt) if text is not None]
         if len(texts) != 1:
             raise BadRequest("content is required, and no second text in text or prompt")
-        tokens = await self._service.tokens.tokenize(
+        tokens = await self._service.tokenizer.tokenize(
             TokenizeRequest(text=texts[0], add_special=parsed.add_special, parse_special=parsed.parse_special, **_shared(body))
         )
         return await json_response.respond_large({"model": parsed.model, "tokens": tokens, "count": len(tokens)})
@@ -82,7 +82,7 @@ class TokenRoutes:
         """POST /api/detokenize: the text of token ids."""
         body = await _body(request)
         parsed = convert(body, DetokenizeBody)
-        content = await self._service.tokens.detokenize(DetokenizeRequest(tokens=tuple(parsed.tokens), **_shared(body)))
+        content = await self._service.tokenizer.detokenize(DetokenizeRequest(tokens=tuple(parsed.tokens), **_shared(body)))
         return json_response.respond(DetokenizeResponse(parsed.model, content))
 
 

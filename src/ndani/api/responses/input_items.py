@@ -114,13 +114,13 @@ def _parts(value: object, where: str, role: str) -> object:
 class _Turn:
     """The assistant's turn in progress: several items make one message."""
 
-    thinking: str = ""
-    content: str = ""
+    thoughts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
 
     def message(self) -> Message:
-        return Message("assistant", self.content, self.thinking, images=tuple(self.images), tool_calls=tuple(self.calls))
+        return Message("assistant", "".join(self.texts), "".join(self.thoughts), images=tuple(self.images), tool_calls=tuple(self.calls))
 
 
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
@@ -152,15 +152,15 @@ def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
 def _begins_turn(item: Item, turn: _Turn) -> bool:
     """Whether an item of the assistant belongs to a turn after the one in progress: thoughts come before texts, texts before calls."""
     if isinstance(item, ReasoningItem):
-        return bool(turn.content or turn.calls)
+        return bool(turn.texts or turn.calls)
     return isinstance(item, MessageItem) and bool(turn.calls)
 
 
 def _add(item: Item, turn: _Turn) -> None:
     if isinstance(item, ReasoningItem):
-        turn.thinking += "".join(part.text for part in item.summary) or "".join(part.text for part in item.content or ())
+        turn.thoughts += [part.text for part in item.summary] or [part.text for part in item.content or ()]
     elif isinstance(item, MessageItem):
-        turn.content += text_of(item.content)
+        turn.texts.append(text_of(item.content))
         turn.images += _images(item.content)
     elif isinstance(item, FunctionCall):
         turn.calls.append(ToolCall(item.name, parse_arguments(item.arguments, "arguments"), item.call_id, len(turn.calls)))

@@ -178,6 +178,13 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     usage: ResponseUsage | None = None
 
 
+class InputTokens(msgspec.Struct, kw_only=True):
+    """How many tokens the prompt of a request has."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class ItemList(msgspec.Struct, kw_only=True):
     """A page of items."""
 

@@ -36,6 +36,9 @@ _ELSEWHERE = {
     "functions": "tools",
 }
 
+#: The largest number of tokens that an engine reads.
+_MAX_TOKENS = 2**31 - 1
+
 #: The names of sampling options, where they differ from those in the body.
 _OPTIONS = {"max_output_tokens": "num_predict"}
 
@@ -107,7 +110,8 @@ def _refuse(given: CreateResponse) -> None:
         "stream_options.include_obfuscation is not served here; leave it out, or set it to false": given.stream_options
         and given.stream_options.include_obfuscation,
         f"include may have {', '.join(_INCLUDABLE)}; nothing else is kept here": set(given.include or ()) - set(_INCLUDABLE),
-        "max_output_tokens must be 1 or more": given.max_output_tokens is not None and given.max_output_tokens < 1,
+        f"max_output_tokens must be between 1 and {_MAX_TOKENS}": given.max_output_tokens is not None
+        and not 1 <= given.max_output_tokens <= _MAX_TOKENS,
         "max_tool_calls must be 1 or more": given.max_tool_calls is not None and given.max_tool_calls < 1,
         "temperature must be between 0 and 2": given.temperature is not None and not 0 <= given.temperature <= 2,
         "top_logprobs must be between 0 and 20": given.top_logprobs is not None and not 0 <= given.top_logprobs <= 20,
@@ -209,4 +213,6 @@ def _logprobs(given: CreateResponse) -> int | None:
 
 
 def _keep_alive(value: float | str | None) -> float | None:
-    return parse_duration(value.strip()) if isinstance(value, str) else value
+    if value is None:
+        return None
+    return parse_duration(value.strip()) if isinstance(value, str) else max(-1.0, min(value, 1e12))

@@ -15,7 +15,7 @@ MAX_TEXT_BYTES = 4 << 20
 _UNKNOWN_ID = "tokens holds an id that this model does not have; send ids that its tokenizer made"
 
 
-class Tokens:
+class Tokenizer:
     """Texts into token ids and back."""
 
     def __init__(self, resolver: ModelResolver, pool: Pool) -> None:
