@@ -56,6 +56,13 @@ class Launch:
     socket: str  # a path of at most 107 bytes, new for each process
     weights: int = -1  # an inherited descriptor open for reading; -1 if the engine needs none
     adapter: int = -1  # a second descriptor, of a LoRA adapter for the weights; -1 if there is none
+    projector: int = -1  # a third, of the file that makes tokens of images; -1 if there is none
+    media_marker: str = ""  # stands in a prompt where an image belongs; only the front knows it, so nobody else can write it
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The inherited descriptors that there are."""
+        return tuple(descriptor for descriptor in (self.weights, self.adapter, self.projector) if descriptor >= 0)
 
 
 class Host(Protocol):
@@ -117,7 +124,7 @@ def _echo() -> Host:
     return EchoHost()
 
 
-_LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True)
+_LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True, projectors=True)
 _ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True)
 
 #: Every engine, by name.

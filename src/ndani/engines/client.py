@@ -120,6 +120,13 @@ _refusal_decoder = msgspec.json.Decoder(_Refusal)
 _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_evaluated", "timings"]
 
 
+class PromptWithImages(msgspec.Struct, frozen=True):
+    """A prompt that has the engine's marker where an image belongs, and the images, in this order."""
+
+    text: str = msgspec.field(name="prompt_string")
+    images: list[bytes] = msgspec.field(name="multimodal_data")
+
+
 @dataclass(frozen=True, slots=True)
 class _Route:
     """A route of the runner protocol, and the error message for requests that the engine refuses.
@@ -146,16 +153,23 @@ _APPLY_TEMPLATE = _Route("/apply-template", "this model's chat template refuses 
 _TOKENIZE = _Route("/tokenize")
 _DETOKENIZE = _Route("/detokenize", "context holds token ids that this model does not have", True)
 _COMPLETION = _Route("/completion", "the engine refuses these options; check their values", fills_context=True)
+_COMPLETION_WITH_IMAGES = _Route(
+    "/completion",
+    "the engine cannot read an image, or refuses these options; send every image as a whole file, and check the options' values",
+    fills_context=True,
+)
 _EMBEDDINGS = _Route("/v1/embeddings", "there is a text without a single token, and this model has no vector for that", fills_context=True)
 
 
 class RunnerClient:
     """The routes of one runner, called over its socket. Every method raises EngineFailed when the runner exits.
 
-    `without_template`: the engine cannot read the chat template in the weights, so `render` refuses.
+    `without_template`: the engine cannot read the chat template in the weights, so `render` refuses. `media_marker` stands for an
+    image in a prompt.
     """
 
-    def __init__(self, socket: str, coalescer: Coalescer, *, without_template: bool = False) -> None:
+    def __init__(self, socket: str, coalescer: Coalescer, *, without_template: bool = False, media_marker: str = "") -> None:
+        self.media_marker = media_marker
         self._socket = socket
         self._coalescer = coalescer
         self._without_template = without_template
@@ -220,7 +234,7 @@ class RunnerClient:
         return vectors, max(embeddings.usage.prompt_tokens, 0)
 
     async def complete(
-        self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
+        self, prompt: str | list[int] | PromptWithImages, options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
     ) -> AsyncGenerator[Chunk]:
         """Continue a prompt, chunk by chunk; the last chunk has `stop` set.
 
@@ -236,9 +250,10 @@ class RunnerClient:
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async with exchange(self._socket, _COMPLETION.path, msgspec.json.encode(body), self._coalescer) as response:
+        route = _COMPLETION_WITH_IMAGES if isinstance(prompt, PromptWithImages) else _COMPLETION
+        async with exchange(self._socket, route.path, msgspec.json.encode(body), self._coalescer) as response:
             if await response.status_code() != 200:
-                _COMPLETION.refuse(response.status, _error_of(await response.body()))
+                route.refuse(response.status, _error_of(await response.body()))
             response.start_stream(_event_tap(tap) if tap else None)
             while batch := await response.events():
                 for event in batch:
@@ -246,7 +261,7 @@ class RunnerClient:
                         with _checked_decoding():
                             chunk = _chunk_decoder.decode(memoryview(event)[6:])
                         if chunk.error is not None:
-                            _COMPLETION.refuse(500, chunk.error)
+                            route.refuse(500, chunk.error)
                         yield chunk
                         if chunk.stop:
                             return

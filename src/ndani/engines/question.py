@@ -14,12 +14,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from ndani.engines.client import Chunk, PromptTooLong, RunnerClient, Timings
+from ndani.engines.client import Chunk, PromptTooLong, PromptWithImages, RunnerClient, Timings
 from ndani.engines.sampling import translate
 from ndani.errors import BadRequest
 from ndani.outputs import Accumulator
 from ndani.prompts import fill
 from ndani.prompts.fit import Fitted, RenderPrompt, fit
+from ndani.prompts.image_tags import ImageTags
 from ndani.prompts.template import Template
 from ndani.types import Done, Event, Message, Rendered, Sampling, Sink, Text, Usage
 
@@ -32,6 +33,8 @@ TOO_LONG = (
 @dataclass(frozen=True, slots=True)
 class Question:
     """A request to an engine, independent of the API dialect.
+
+    The images of a message stand before its text; with `typed_tags`, the text says where: `[img-0]`.
 
     `render` decides how the messages become a prompt: with the model's TEMPLATE, with the chat template that the engine has read
     from the weights, or plain: their texts joined. With `suffix`, the TEMPLATE fills in the middle. `think` is the thinking option
@@ -51,6 +54,7 @@ class Question:
     truncate: bool = True
     shift: bool = True
     wants_context: bool = False
+    typed_tags: bool = False
 
     @property
     def silent(self) -> bool:
@@ -64,25 +68,28 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
     Raises BadRequest, EngineFailed.
     """
     render = _renderer(engine, question, await _context_text(engine, question.context) if question.context else "")
-    prompt = await render(question.messages)
-    fitted = Fitted(prompt, 0)
+    tags = ImageTags(question.messages, typed=question.typed_tags)
+    prompt = await render(tags.messages)
+    tags.require_all(prompt)
+    fitted = Fitted(prompt, 0, prompt)
     # A token has at least one byte, so only a prompt with more bytes than the request's context has tokens can exceed it.
     # With the slot's whole context for the request, the engine itself refuses such a prompt, and then it is fitted; else it is now.
     engine_refuses_too_long = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
-    was_fitted = not engine_refuses_too_long and len(prompt.encode()) >= question.num_ctx
+    was_fitted = not engine_refuses_too_long and len(tags.plain(prompt).encode()) + tags.tokens(prompt) >= question.num_ctx
     if was_fitted:
-        fitted = await _fit(engine, question, render)
+        fitted = await _fit(engine, question, render, tags)
     if question.render_only:
-        yield Rendered(fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt))
+        text = fitted.text if tags.images or isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt)
+        yield Rendered(tags.shown(text), len(tags.placed(text, "")[1]))
         return
     while True:
         options = translate(question.sampling, question.num_ctx)
-        if not question.shift:  # without a context shift the answer ends at the end of the context
-            options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted)), 1))
+        if not question.shift and not tags.images:  # without a context shift the answer ends at the end of the context
+            options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted, tags)), 1))
         accumulator = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
         completion = _Completion(accumulator)
         try:
-            async with aclosing(engine.complete(fitted.prompt, options, completion.tap(sink) if sink else None)) as chunks:
+            async with aclosing(engine.complete(_placed(engine, fitted, tags), options, completion.tap(sink) if sink else None)) as chunks:
                 async for chunk in chunks:
                     # The texts that the sink took may already have ended it.
                     if not completion.over and (event := completion.take(chunk)):
@@ -90,11 +97,13 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
                     if completion.over:
                         break
             break
-        except PromptTooLong:
+        except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            fitted, was_fitted = await _fit(engine, question, render), True
-    context = (*await _ids(engine, fitted), *accumulator.tokens) if question.wants_context else None
+            if tags.images:
+                tags.learn(prompt, len(await _ids(engine, fitted, tags)), refusal.tokens)
+            fitted, was_fitted = await _fit(engine, question, render, tags), True
+    context = (*await _ids(engine, fitted, tags), *accumulator.tokens) if question.wants_context else None
     yield completion.done(question, context, fitted.truncated)
 
 
@@ -177,13 +186,26 @@ def _renderer(engine: RunnerClient, question: Question, prefix: str) -> RenderPr
     return render
 
 
-async def _fit(engine: RunnerClient, question: Question, render: RenderPrompt) -> Fitted:
+async def _fit(engine: RunnerClient, question: Question, render: RenderPrompt, tags: ImageTags) -> Fitted:
     keep = question.sampling.num_keep or 0
-    fitted = await fit(question.messages, question.num_ctx, keep, render, engine.tokenize, cut=question.shift)
+
+    async def tokenize(text: str) -> list[int]:
+        return await engine.tokenize(tags.plain(text)) + [0] * tags.tokens(text)
+
+    # A prompt with images is sent as text, which cannot be cut.
+    fitted = await fit(tags.messages, question.num_ctx, keep, render, tokenize, cut=question.shift and not tags.images)
     if fitted is None or (fitted.truncated and not question.truncate):
         raise BadRequest(TOO_LONG)
     return fitted
 
 
-async def _ids(engine: RunnerClient, fitted: Fitted) -> list[int]:
-    return fitted.prompt if isinstance(fitted.prompt, list) else await engine.tokenize(fitted.prompt)
+def _placed(engine: RunnerClient, fitted: Fitted, tags: ImageTags) -> str | list[int] | PromptWithImages:
+    """A prompt as the engine gets it."""
+    return PromptWithImages(*tags.placed(fitted.text, engine.media_marker)) if tags.images else fitted.prompt
+
+
+async def _ids(engine: RunnerClient, fitted: Fitted, tags: ImageTags) -> list[int]:
+    """The ids of a prompt's tokens, without those of its images, which have none."""
+    if tags.images or isinstance(fitted.prompt, str):
+        return await engine.tokenize(tags.plain(fitted.text))
+    return fitted.prompt

@@ -55,5 +55,5 @@ def fill(template: Template, messages: tuple[Message, ...], suffix: str = "", th
     """
     if sum(len(message.content) for message in messages) > MAX_OUTPUT:
         raise BadRequest(f"the prompt is longer than {MAX_OUTPUT:,} characters; shorten it")
-    turns = tuple(Turn(m.role, m.content, m.thinking, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
+    turns = tuple(Turn(m.role, m.content, m.thinking, m.images, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
     return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))

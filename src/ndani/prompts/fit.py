@@ -17,10 +17,14 @@ Tokenize = Callable[[str], Awaitable[list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A prompt that fits, as text or as token ids, and how many tokens were dropped."""
+    """A prompt that fits, as text or as token ids, and how many tokens were dropped.
+
+    `text` is the rendered prompt that `prompt` is the tokens of; empty if these were cut, since no text has them then.
+    """
 
     prompt: str | list[int]
     truncated: int
+    text: str = ""
 
 
 async def fit(
@@ -30,24 +34,26 @@ async def fit(
 
     A binary search finds the number of turns to drop, because rendering and counting cost milliseconds each.
     """
-    all_tokens = await tokenize(await render(messages))
+    text = await render(messages)
+    all_tokens = await tokenize(text)
     if len(all_tokens) < num_ctx:
-        return Fitted(all_tokens, 0)
+        return Fitted(all_tokens, 0, text)
     droppable = [i for i, m in enumerate(messages[:-1]) if m.role != "system"]
     low, high = 1, len(droppable)
-    best: list[int] | None = None
+    best: tuple[list[int], str] | None = None
     shortest = all_tokens
     while low <= high:
         middle = (low + high) // 2
         dropped = set(droppable[:middle])
-        tokens = await tokenize(await render(tuple(m for i, m in enumerate(messages) if i not in dropped)))
+        text = await render(tuple(m for i, m in enumerate(messages) if i not in dropped))
+        tokens = await tokenize(text)
         shortest = tokens if len(tokens) < len(shortest) else shortest
         if len(tokens) < num_ctx:
-            best, high = tokens, middle - 1
+            best, high = (tokens, text), middle - 1
         else:
             low = middle + 1
     if best is not None:
-        return Fitted(best, len(all_tokens) - len(best))
+        return Fitted(best[0], len(all_tokens) - len(best[0]), best[1])
     if not cut:
         return None
     kept = cut_middle(shortest, num_ctx, num_keep)
