@@ -18,8 +18,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from ndani.convert import bert
 from ndani.convert.checkpoint import prepare
-from ndani.convert.gguf_writer import ByteSink
+from ndani.convert.file_selection import choose_files
+from ndani.convert.gguf_writer import ByteSink, TargetTensor, encode_head, write
+from ndani.convert.safetensors import read_object, read_tensors
+from ndani.store.file_formats import detect_format
+from ndani.store.weights_info import RANK_POOLING
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and the dog barks at 12,345 foxes.",
@@ -119,6 +124,25 @@ def tiny_bert(folder: Path, *, width: int = 32, blocks: int = 2, **config: Any) 
         (folder / name).write_text(json.dumps(value))
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     return folder
+
+
+def tiny_reranker(folder: Path) -> bytes:
+    """The GGUF file of a BERT like `tiny_bert` that scores a pair of texts: its pooling is a rank head of random numbers."""
+    with contextlib.ExitStack() as held:
+        files = {name: held.enter_context(path.open("rb")).fileno() for name, path in sources(tiny_bert(folder)).items()}
+        choice = choose_files({name: detect_format(descriptor) for name, descriptor in files.items()})
+        chosen = {name: files[path] for name, path in choice.items()} or files
+        config = read_object("config.json", chosen["config.json"])
+        keys, targets = bert.lay_out(chosen, config, read_tensors(chosen))
+        random, width = np.random.default_rng(3), config["hidden_size"]
+        for name, shape in (("cls", (width, width)), ("cls.output", (1, width))):
+            weight = random.standard_normal(shape, dtype=np.float32)
+            targets.append(TargetTensor(f"{name}.weight", "F32", weight))
+            targets.append(TargetTensor(f"{name}.bias", "F32", np.zeros(shape[0], dtype=np.float32)))
+        head = encode_head(keys | {"general.file_type": 1, "bert.pooling_type": RANK_POOLING}, targets)
+        out = io.BytesIO()
+        list(write(out, head, targets))
+    return out.getvalue()
 
 
 def byte_level(*before: Any) -> Tokenizer:

@@ -164,13 +164,59 @@ class EmbedRequest:
     options_error: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankRequest:
+    """Documents to be scored for a query. With `truncate`, a document that is too long loses its end; without, it is an error.
+
+    The other fields are as in AnswerRequest.
+    """
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    truncate: bool = True
+    sampling: Sampling = field(default_factory=Sampling)
+    keep_alive: float | None = None
+    options_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeRequest:
+    """A text whose token ids are wanted. `add_special`: with the tokens that the model adds to every prompt; `parse_special`: the
+    text of a special token becomes that token. The other fields are as in AnswerRequest.
+    """
+
+    model: str
+    text: str
+    add_special: bool = False
+    parse_special: bool = True
+    sampling: Sampling = field(default_factory=Sampling)
+    keep_alive: float | None = None
+    options_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetokenizeRequest:
+    """Token ids whose text is wanted. The other fields are as in AnswerRequest."""
+
+    model: str
+    tokens: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    keep_alive: float | None = None
+    options_error: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and time of an answer. `prompt_tokens` includes tokens from the prefix cache; `cached_tokens` counts only these."""
+    """Tokens and time of an answer. `prompt_tokens` includes tokens from the prefix cache; `cached_tokens` counts only these.
+
+    `output_tokens` includes those of thoughts; `thinking_tokens` counts only these.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    thinking_tokens: int = 0
     prompt_ns: int = 0
     output_ns: int = 0
     load_ns: int = 0
@@ -252,6 +298,19 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranking:
+    """A score for each document, in order; more is better. Scores of a rank head are the model's own numbers, cosines are from -1 to 1.
+
+    `truncated` is how many tokens of the documents were left out.
+    """
+
+    scores: tuple[float, ...]
+    method: Literal["rank", "cosine"]
+    usage: Usage = field(default_factory=Usage)
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """The prompt as it would be sent to the engine, and how many images are in it: the only event of a `render_only` request."""
 
@@ -267,6 +326,10 @@ class Sink(Protocol):
 
     `ready` is called before each chunk, since it may change between two of them.
     """
+
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The size of the prompt, as in Usage. Told when the engine begins to read it, so before the first piece."""
+        ...
 
     def ready(self) -> bool:
         """Whether the reader has begun and keeps up. If not, the piece becomes an event."""

@@ -1,8 +1,8 @@
 """Engines: each runs one loaded model. This file defines how a runner starts, the list of engines, and their features.
 
 An engine has two sides. The *host* side (`host_*.py`) runs inside the runner, a jailed child process, and serves the runner
-protocol on a Unix socket: `/completion` (SSE), `/apply-template`, `/tokenize`, `/detokenize` and, if it makes embeddings,
-`/v1/embeddings`, as in llama.cpp's server. The *client* side (`client.py`) runs in the front and calls these routes.
+protocol on a Unix socket: `/completion` (SSE), `/apply-template`, `/tokenize`, `/detokenize` and, if it makes embeddings or ranks,
+`/v1/embeddings` or `/v1/rerank`, as in llama.cpp's server. The *client* side (`client.py`) runs in the front and calls these routes.
 
 To add an engine, copy `host_echo.py` and add an entry to `ENGINES` with its features. No other code decides anything by the name
 of an engine, but some rules were written for llama.cpp: the fields of `/completion` (`sampling`, `client`), the bounds of a batch
@@ -45,7 +45,7 @@ class LaunchOptions:
     flash_attention: bool | None = None
     kv_cache_type: str = "f16"
     embedding: bool = False  # serve embeddings only
-    pooling: str = ""  # how the vectors of a text's tokens are pooled: empty for the model's own method, or `last`
+    pooling: str = ""  # how the vectors of a text's tokens are pooled: empty for the model's own method, `last`, or `rank`
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,9 @@ class EngineSpec:
     """One engine: how to create its host, and which of its features this version supports. Other requests are refused.
 
     `formats` are the weights formats that it runs, as written in models' configs. `features` are what a request may use besides
-    text, with the names of `ChatRequest.features`. `chat_template`: it applies the chat template in the weights. `adapters` and
-    `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights.
+    text: names of `UNSUPPORTED_FEATURES` in `service.answers`. `chat_template`: it applies the chat template in the weights.
+    `adapters` and `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights. `reranking`: it
+    serves models with a rank head. `max_token_id`: larger ids would be read as others.
     """
 
     name: str
@@ -104,9 +105,11 @@ class EngineSpec:
     formats: frozenset[str]
     features: frozenset[str] = frozenset()
     embeddings: bool = False
+    reranking: bool = False
     chat_template: bool = False
     adapters: bool = False
     projectors: bool = False
+    max_token_id: int = 2**31 - 1
 
 
 # Hosts are imported when they are created, in the runner, so that no other process loads an engine's library.
@@ -124,8 +127,20 @@ def _echo() -> Host:
     return EchoHost()
 
 
-_LLAMA = EngineSpec("llama", _llama, frozenset({"gguf"}), embeddings=True, chat_template=True, adapters=True, projectors=True)
-_ECHO = EngineSpec("echo", _echo, frozenset({"echo"}), chat_template=True)
+_LLAMA = EngineSpec(
+    "llama",
+    _llama,
+    frozenset({"gguf"}),
+    frozenset({"thinking", "tools", "tool_calls", "format", "logprobs"}),
+    embeddings=True,
+    reranking=True,
+    chat_template=True,
+    adapters=True,
+    projectors=True,
+)
+_ECHO = EngineSpec(
+    "echo", _echo, frozenset({"echo"}), frozenset({"thinking", "tools", "tool_calls"}), chat_template=True, max_token_id=2**53
+)
 
 #: Every engine, by name.
 ENGINES: Final[Mapping[str, EngineSpec]] = {spec.name: spec for spec in (_LLAMA, _ECHO)}

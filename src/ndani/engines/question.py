@@ -7,39 +7,39 @@ truncated and sent as token ids, and the Done event tells how many tokens were l
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from ndani.engines.client import Chunk, PromptTooLong, PromptWithImages, RunnerClient, Timings
+from ndani.engines.client import PromptTooLong, RunnerClient
+from ndani.engines.completion import Completion
+from ndani.engines.constraint import engine_grammar
+from ndani.engines.engine_chat import EngineChat
+from ndani.engines.prompt import TOO_LONG, continued_prompt, fit_prompt, prompt_ids, prompt_renderer, prompt_with_images
 from ndani.engines.sampling import translate
+from ndani.engines.wire import PromptWithImages
 from ndani.errors import BadRequest
-from ndani.outputs import Accumulator
-from ndani.prompts import fill
-from ndani.prompts.fit import Fitted, RenderPrompt, fit
+from ndani.outputs import Accumulator, AnswerParser
+from ndani.prompts.fit import Fitted, RenderPrompt
 from ndani.prompts.image_tags import ImageTags
 from ndani.prompts.template import Template
-from ndani.types import Done, Event, Message, Rendered, Sampling, Sink, Text, Usage
-
-TOO_LONG = (
-    "the prompt is longer than the context length currently available to the model; shorten the prompt, "
-    "adjust the context length in settings, or use a model with a longer context length"
-)
+from ndani.types import Constraint, Event, Message, Rendered, Sampling, Sink, Tool, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A request to an engine, independent of the API dialect.
 
-    The images of a message stand before its text; with `typed_tags`, the text says where: `[img-0]`.
-
     `render` decides how the messages become a prompt: with the model's TEMPLATE, with the chat template that the engine has read
     from the weights, or plain: their texts joined. With `suffix`, the TEMPLATE fills in the middle. `think` is the thinking option
-    for templates. `render_only` asks for the prompt only. `context` is put before the prompt. `num_ctx` is the context of this
-    request, at most that of the slot, `slot_ctx`; both are known once a slot is leased.
+    for templates. `render_only` asks for the prompt only. `context` is put before the prompt, `prompt_end` after it. `num_ctx` is
+    the context of this request, at most that of the slot, `slot_ctx`; both are known once a slot is leased. `tags` say where the
+    images of the messages belong; None without images.
+
+    The answer: `constraint` is what its text must match, and `must_call` says that this makes it a call of one of the `tools`.
+    `thinking_tags` are the texts around thinking, `tool_tag` is what stands before a call (empty: nothing does); None where the
+    answer is not to be read for them. `engine_reads` leaves all this to the engine.
     """
 
     messages: tuple[Message, ...]
@@ -51,161 +51,223 @@ class Question:
     think: bool | str | None = None
     render_only: bool = False
     context: tuple[int, ...] = ()
+    prompt_end: str = ""
     truncate: bool = True
     shift: bool = True
     wants_context: bool = False
-    typed_tags: bool = False
+    tags: ImageTags | None = None
+    tools: tuple[Tool, ...] = ()
+    must_call: bool = False
+    one_call: bool = False
+    constraint: Constraint | None = None
+    logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    thinking_tags: tuple[str, str] | None = None
+    tool_tag: str | None = None
+    engine_reads: bool = False
 
     @property
     def silent(self) -> bool:
         """Whether only the prompt is to be processed and the answer left out: an engine generates one token anyway."""
         return self.sampling.num_predict == 0
 
+    @property
+    def thinks_first(self) -> bool:
+        """Whether the model thinks freely before it answers under a constraint: two passes."""
+        return bool(self.thinking_tags and self.constraint and self.think) and not self.engine_reads
+
 
 async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
-    """The events of an answer: Text…, then one Done; or one Rendered. Texts that `sink` has taken are not yielded.
+    """The events of an answer: pieces, then one Done; or one Rendered. Pieces that `sink` has taken are not yielded.
 
     Raises BadRequest, EngineFailed.
     """
-    render = _renderer(engine, question, await _context_text(engine, question.context) if question.context else "")
-    tags = ImageTags(question.messages, typed=question.typed_tags)
-    prompt = await render(tags.messages)
-    tags.require_all(prompt)
-    fitted = Fitted(prompt, 0, prompt)
+    options = await _engine_options(question)
+    render = await prompt_renderer(engine, question)
+    if question.engine_reads and not question.render_only:
+        answer = _chat(engine, question, options, render, sink)
+    elif question.thinks_first and not question.render_only:
+        answer = _think_then_obey(engine, question, options, render, sink)
+    else:
+        answer = _complete(engine, question, options, render, sink)
+    async with aclosing(answer) as events:
+        async for event in events:
+            yield event
+
+
+async def count_tokens(engine: RunnerClient, question: Question) -> int:
+    """How many tokens the prompt of a question has, as `ask` would send it."""
+    render = await prompt_renderer(engine, question)
+    prompt = await render(question.messages)
+    if question.thinks_first:
+        prompt = _with_thinking_opened(prompt, question)
+    if question.tags:
+        return (await engine.measure(question.tags.plain(prompt), 0, 0))[2] + question.tags.tokens(prompt)
+    return (await engine.measure(prompt, 0, 0))[2]
+
+
+async def _engine_options(question: Question) -> dict[str, Any]:
+    """The fields of the engine's request."""
+    options = translate(question.sampling, question.num_ctx)
+    if question.logprobs is not None:
+        # The engine gives as many alternatives as it gives probabilities; without any it gives no log-probability either.
+        options["n_probs"] = max(question.logprobs, 1)
+    if question.logit_bias:
+        options["logit_bias"] = [[token, False if bias == float("-inf") else bias] for token, bias in question.logit_bias]
+    if question.constraint:
+        options["grammar"] = await engine_grammar(question.constraint)
+    return options
+
+
+async def _fitted(engine: RunnerClient, question: Question, render: RenderPrompt) -> tuple[Fitted, bool]:
+    """The prompt, and whether it was counted and made to fit."""
+    prompt = await render(question.messages)
+    image_tokens = 0
+    if question.tags:
+        question.tags.require_all(prompt)
+        image_tokens = question.tags.tokens(prompt)
     # A token has at least one byte, so only a prompt with more bytes than the request's context has tokens can exceed it.
     # With the slot's whole context for the request, the engine itself refuses such a prompt, and then it is fitted; else it is now.
     engine_refuses_too_long = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
-    was_fitted = not engine_refuses_too_long and len(tags.plain(prompt).encode()) + tags.tokens(prompt) >= question.num_ctx
-    if was_fitted:
-        fitted = await _fit(engine, question, render, tags)
+    if not engine_refuses_too_long and len(prompt.encode()) + image_tokens >= question.num_ctx:
+        return await fit_prompt(engine, question, render), True
+    return Fitted(prompt, 0), False
+
+
+async def _complete(
+    engine: RunnerClient, question: Question, options: dict[str, Any], render: RenderPrompt, sink: Sink | None
+) -> AsyncGenerator[Event]:
+    """The answer as a completion of a prompt, read here."""
+    fitted, was_fitted = await _fitted(engine, question, render)
     if question.render_only:
-        text = fitted.text if tags.images or isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt)
-        yield Rendered(tags.shown(text), len(tags.placed(text, "")[1]))
+        prompt = fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt)
+        yield Rendered(question.tags.shown(prompt), question.tags.count(prompt)) if question.tags else Rendered(prompt)
         return
     while True:
-        options = translate(question.sampling, question.num_ctx)
-        if not question.shift and not tags.images:  # without a context shift the answer ends at the end of the context
-            options["n_predict"] = min(options["n_predict"], max(question.num_ctx - len(await _ids(engine, fitted, tags)), 1))
-        accumulator = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
-        completion = _Completion(accumulator)
+        if not question.shift and not question.tags:  # without a context shift the answer ends at the end of the context
+            left = max(question.num_ctx - len(await prompt_ids(engine, question, fitted)), 1)
+            options = options | {"n_predict": min(options["n_predict"], left)}
+        completion = _completion(question, options, fitted)
         try:
-            async with aclosing(engine.complete(_placed(engine, fitted, tags), options, completion.tap(sink) if sink else None)) as chunks:
+            async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            break
+        except PromptTooLong as refusal:
+            if was_fitted:
+                raise BadRequest(TOO_LONG) from None
+            fitted, was_fitted = await fit_prompt(engine, question, render, refusal), True
+    context = (*await prompt_ids(engine, question, fitted), *completion.tokens) if question.wants_context else None
+    yield completion.done(silent=question.silent, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
+
+
+def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> Completion:
+    accumulator = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
+    parser = None
+    if question.thinking_tags or question.tool_tag is not None or question.must_call:
+        opening = question.thinking_tags[0] if question.thinking_tags else ""
+        parser = AnswerParser(
+            thinking=question.thinking_tags,
+            thinking_began=bool(opening) and isinstance(fitted.prompt, str) and fitted.prompt.rstrip().endswith(opening),
+            tool_tag=question.tool_tag,
+            tools=question.tools,
+            called=question.must_call,
+        )
+    return Completion(accumulator, parser, logprobs=question.logprobs is not None, one_call=question.one_call)
+
+
+async def _pieces(
+    engine: RunnerClient, prompt: str | list[int] | PromptWithImages, options: dict[str, Any], completion: Completion, sink: Sink | None
+) -> AsyncGenerator[Event]:
+    """Run one completion; its pieces go into `sink` where that is ready, and are yielded elsewhere."""
+    async with aclosing(engine.complete(prompt, options, completion.tap(sink) if sink else None)) as chunks:
+        async for chunk in chunks:
+            # The pieces that the sink took may already have ended it.
+            if not completion.over:
+                for piece in completion.take(chunk):
+                    yield piece
+            if completion.over:
+                break
+    for piece in completion.end():
+        yield piece
+
+
+async def _think_then_obey(
+    engine: RunnerClient, question: Question, options: dict[str, Any], render: RenderPrompt, sink: Sink | None
+) -> AsyncGenerator[Event]:
+    """Two passes: the model thinks freely until it closes its thoughts, then its answer obeys the constraint."""
+    assert question.thinking_tags
+    _, closing = question.thinking_tags
+
+    async def render_open(messages: tuple[Message, ...]) -> str:
+        return _with_thinking_opened(await render(messages), question)
+
+    free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
+    fitted = await fit_prompt(engine, question, render_open)
+    logprobs = question.logprobs is not None
+    thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
+    async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
+        async for piece in pieces:
+            yield piece
+    first = thinking.done(silent=question.silent, slot_ctx=question.slot_ctx, context=None, truncated=fitted.truncated)
+    if first.reason == "length" or first.stop_sequence not in (None, closing) or question.silent:
+        yield first
+        return
+    prompt = await continued_prompt(engine, question, fitted, thinking.tokens, f"\n{closing}\n\n")
+    rest = options | {"n_predict": max(options["n_predict"] - first.usage.output_tokens, 1)}
+    obeying = Completion(Accumulator(rest["n_predict"], keep=question.wants_context), logprobs=logprobs)
+    try:
+        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, obeying, sink)) as pieces:
+            async for piece in pieces:
+                yield piece
+    except PromptTooLong:
+        raise BadRequest(TOO_LONG) from None
+    ids = await prompt_ids(engine, question, Fitted(prompt, 0)) if question.wants_context else []
+    context = (*ids, *obeying.tokens) if question.wants_context else None
+    last = obeying.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
+    yield replace(last, usage=_sum(first.usage, last.usage))
+
+
+def _with_thinking_opened(prompt: str, question: Question) -> str:
+    """The prompt, with the tag at its end that begins the thinking."""
+    assert question.thinking_tags
+    opening = question.thinking_tags[0]
+    return prompt if prompt.rstrip().endswith(opening) else prompt + opening + "\n"
+
+
+def _sum(first: Usage, last: Usage) -> Usage:
+    """The usage of two passes over one prompt."""
+    return replace(
+        first,
+        output_tokens=first.output_tokens + last.output_tokens,
+        prompt_ns=first.prompt_ns + last.prompt_ns,
+        output_ns=first.output_ns + last.output_ns,
+    )
+
+
+async def _chat(
+    engine: RunnerClient, question: Question, options: dict[str, Any], render: RenderPrompt, sink: Sink | None
+) -> AsyncGenerator[Event]:
+    """The answer as the engine reads it. Only whole turns can be left out of a conversation that is too long."""
+    options = options | {"parallel_tool_calls": not question.one_call} if question.tools else options
+    messages, truncated, was_fitted = question.messages, 0, False
+    while True:
+        chat = EngineChat(Accumulator(options["n_predict"], silent=question.silent), one_call=question.one_call)
+        tap = chat.tap(sink) if sink else None
+        try:
+            async with aclosing(engine.chat(messages, question.think, question.tools, options, tap)) as chunks:
                 async for chunk in chunks:
-                    # The texts that the sink took may already have ended it.
-                    if not completion.over and (event := completion.take(chunk)):
-                        yield event
-                    if completion.over:
+                    if not chat.over:
+                        for piece in chat.take(chunk):
+                            yield piece
+                    if chat.over:
                         break
             break
         except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            if tags.images:
-                tags.learn(prompt, len(await _ids(engine, fitted, tags)), refusal.tokens)
-            fitted, was_fitted = await _fit(engine, question, render, tags), True
-    context = (*await _ids(engine, fitted, tags), *accumulator.tokens) if question.wants_context else None
-    yield completion.done(question, context, fitted.truncated)
-
-
-class _Completion:
-    """One running completion: takes chunks of the engine, gives texts, and at the end the usage."""
-
-    def __init__(self, accumulator: Accumulator) -> None:
-        self._accumulator = accumulator
-        self._last = Chunk()  # the last chunk that arrived
-        self._began = time.monotonic_ns()
-
-    @property
-    def over(self) -> bool:
-        """Whether it is complete: the engine has ended it, or the accumulator stops it."""
-        return self._last.stop or self._accumulator.over
-
-    def take(self, chunk: Chunk) -> Text | None:
-        """The text of a chunk, or None."""
-        if chunk.stop:
-            self._last = chunk
-            return self._accumulator.finish(chunk.content, chunk.tokens)
-        if chunk.prompt_progress is not None:
-            return None
-        self._last = chunk
-        return self._accumulator.take(chunk.content, chunk.tokens)
-
-    def tap(self, sink: Sink) -> Callable[[Chunk], bool]:
-        """A tap that puts the texts of an answer into `sink` directly from the socket callback, past all waiting generators.
-
-        The engine has only two cores, and waking the generators costs more than everything else that is done for a token.
-        """
-        accumulator, accumulate, ready, put = self._accumulator, self._accumulator.take, sink.ready, sink.put
-
-        def offer(chunk: Chunk) -> bool:
-            if chunk.stop or chunk.error is not None or accumulator.over or not ready():
-                return False
-            if chunk.prompt_progress is None:
-                self._last = chunk
-                if text := accumulate(chunk.content, chunk.tokens):
-                    put(text)
-            return True
-
-        return offer
-
-    def done(self, question: Question, context: tuple[int, ...] | None, truncated: int) -> Done:
-        """The Done event with the usage. Each token beyond the slot's context has shifted one earlier token out."""
-        last, stopped_by_us = self._last, not self._last.stop
-        measured = Timings(predicted_n=self._accumulator.count, predicted_ms=(time.monotonic_ns() - self._began) / 1e6)
-        timings = last.timings if last.timings and not stopped_by_us else measured
-        usage = Usage(
-            prompt_tokens=max(last.tokens_evaluated, 0),
-            cached_tokens=max(timings.cache_n, 0),
-            output_tokens=0 if question.silent else max(timings.predicted_n, 0),
-            prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
-            output_ns=max(int(timings.predicted_ms * 1e6), 1),
-        )
-        shifted_out = max(0, usage.prompt_tokens + usage.output_tokens - question.slot_ctx) if question.slot_ctx else 0
-        return Done("length" if stopped_by_us or last.stop_type == "limit" else "stop", usage, context, truncated + shifted_out)
-
-
-async def _context_text(engine: RunnerClient, context: tuple[int, ...]) -> str:
-    """The text of an earlier exchange without the tokens that the model adds before every prompt: it adds them again."""
-    prefix = tuple(await engine.tokenize(""))
-    while prefix and context[: len(prefix)] == prefix:
-        context = context[len(prefix) :]
-    return await engine.detokenize(context) if context else ""
-
-
-def _renderer(engine: RunnerClient, question: Question, prefix: str) -> RenderPrompt:
-    """The function that turns messages into a prompt, as the request wants it."""
-    renderer, suffix, think = question.render, question.suffix, question.think
-
-    async def render(messages: tuple[Message, ...]) -> str:
-        if isinstance(renderer, Template):  # in a thread: it may take seconds
-            return prefix + await asyncio.to_thread(fill, renderer, messages, suffix, think)
-        if renderer == "engine":
-            return prefix + await engine.render(messages, think)
-        return prefix + "\n\n".join(m.content for m in messages)
-
-    return render
-
-
-async def _fit(engine: RunnerClient, question: Question, render: RenderPrompt, tags: ImageTags) -> Fitted:
-    keep = question.sampling.num_keep or 0
-
-    async def tokenize(text: str) -> list[int]:
-        return await engine.tokenize(tags.plain(text)) + [0] * tags.tokens(text)
-
-    # A prompt with images is sent as text, which cannot be cut.
-    fitted = await fit(tags.messages, question.num_ctx, keep, render, tokenize, cut=question.shift and not tags.images)
-    if fitted is None or (fitted.truncated and not question.truncate):
-        raise BadRequest(TOO_LONG)
-    return fitted
-
-
-def _placed(engine: RunnerClient, fitted: Fitted, tags: ImageTags) -> str | list[int] | PromptWithImages:
-    """A prompt as the engine gets it."""
-    return PromptWithImages(*tags.placed(fitted.text, engine.media_marker)) if tags.images else fitted.prompt
-
-
-async def _ids(engine: RunnerClient, fitted: Fitted, tags: ImageTags) -> list[int]:
-    """The ids of a prompt's tokens, without those of its images, which have none."""
-    if tags.images or isinstance(fitted.prompt, str):
-        return await engine.tokenize(tags.plain(fitted.text))
-    return fitted.prompt
+            fitted = await fit_prompt(engine, replace(question, shift=False), render, refusal)
+            messages, truncated, was_fitted = fitted.messages, fitted.truncated, True
+    for piece in chat.end():
+        yield piece
+    yield chat.done(silent=question.silent, slot_ctx=question.slot_ctx, truncated=truncated)

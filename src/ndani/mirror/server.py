@@ -33,6 +33,7 @@ from ndani.api.edge.host_guard import HostGuard
 from ndani.api.edge.library_log import capture_library_logs
 from ndani.api.edge.listening import addresses_of, listening, loopback_addresses
 from ndani.api.edge.redirects import redirect
+from ndani.api.edge.running_requests import RequestIds, RunningRequests
 from ndani.api.edge.signals import HangupServer
 from ndani.api.ollama.responses import ERRORS
 from ndani.api.server import SHUTDOWN_GRACE
@@ -127,6 +128,7 @@ def build(store: Store, loopback_addresses: frozenset[str], log: Log) -> Starlet
             Route("/v2/{name:path}/blobs/{digest}", mirror.blob, methods=methods),
         ],
         middleware=[
+            Middleware(RequestIds, running=RunningRequests()),
             Middleware(AccessLog, log=log, counts=Counts()),
             Middleware(ErrorBoundary, log=log, error_format=lambda _: ERRORS),
             Middleware(HostGuard, loopback_addresses=loopback_addresses),

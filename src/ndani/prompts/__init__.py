@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ndani.errors import BadRequest
 from ndani.prompts.template import Conversation, Template, Turn, parse
 from ndani.prompts.template.bounds import MAX_OUTPUT
-from ndani.types import Message
+from ndani.types import Message, Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,20 @@ def read_template(text: str | None) -> ChatTemplate:
         return ChatTemplate(error=str(error))
 
 
-def fill(template: Template, messages: tuple[Message, ...], suffix: str = "", think: bool | str | None = None) -> str:
+def fill(
+    template: Template,
+    messages: tuple[Message, ...],
+    suffix: str = "",
+    think: bool | str | None = None,
+    tools: tuple[Tool, ...] = (),
+) -> str:
     """Render messages with a template; with `suffix`, the model fills in between the last message and the suffix.
 
-    It may take a second or two. Raises BadRequest.
+    `think` is as in Conversation; a template sees `tools` as the request spelt them. It may take a second or two. Raises BadRequest.
     """
-    if sum(len(message.content) for message in messages) > MAX_OUTPUT:
+    if sum(len(message.content) + len(message.thinking) for message in messages) > MAX_OUTPUT:
         raise BadRequest(f"the prompt is longer than {MAX_OUTPUT:,} characters; shorten it")
-    turns = tuple(Turn(m.role, m.content, m.thinking, m.images, tool_name=m.tool_name, tool_call_id=m.tool_call_id) for m in messages)
-    return template.render(Conversation(turns, prompt=messages[-1].content if suffix else "", suffix=suffix, think=think))
+    turns = tuple(Turn(m.role, m.content, m.thinking, m.images, m.tool_calls, m.tool_name, m.tool_call_id) for m in messages)
+    definitions = [tool.definition for tool in tools] or None
+    prompt = messages[-1].content if suffix else ""
+    return template.render(Conversation(turns, definitions, prompt=prompt, suffix=suffix, think=think))

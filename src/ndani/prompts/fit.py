@@ -17,14 +17,11 @@ Tokenize = Callable[[str], Awaitable[list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A prompt that fits, as text or as token ids, and how many tokens were dropped.
-
-    `text` is the rendered prompt that `prompt` is the tokens of; empty if these were cut, since no text has them then.
-    """
+    """A prompt that fits, as text or as token ids, how many tokens were dropped, and the messages that are left where turns were."""
 
     prompt: str | list[int]
     truncated: int
-    text: str = ""
+    messages: tuple[Message, ...] = ()
 
 
 async def fit(
@@ -34,26 +31,26 @@ async def fit(
 
     A binary search finds the number of turns to drop, because rendering and counting cost milliseconds each.
     """
-    text = await render(messages)
-    all_tokens = await tokenize(text)
+    all_tokens = await tokenize(await render(messages))
     if len(all_tokens) < num_ctx:
-        return Fitted(all_tokens, 0, text)
+        return Fitted(all_tokens, 0, messages)
     droppable = [i for i, m in enumerate(messages[:-1]) if m.role != "system"]
     low, high = 1, len(droppable)
-    best: tuple[list[int], str] | None = None
+    best: list[int] | None = None
+    kept_messages = messages
     shortest = all_tokens
     while low <= high:
         middle = (low + high) // 2
         dropped = set(droppable[:middle])
-        text = await render(tuple(m for i, m in enumerate(messages) if i not in dropped))
-        tokens = await tokenize(text)
+        remaining = tuple(m for i, m in enumerate(messages) if i not in dropped)
+        tokens = await tokenize(await render(remaining))
         shortest = tokens if len(tokens) < len(shortest) else shortest
         if len(tokens) < num_ctx:
-            best, high = (tokens, text), middle - 1
+            best, kept_messages, high = tokens, remaining, middle - 1
         else:
             low = middle + 1
     if best is not None:
-        return Fitted(best[0], len(all_tokens) - len(best[0]), best[1])
+        return Fitted(best, len(all_tokens) - len(best), kept_messages)
     if not cut:
         return None
     kept = cut_middle(shortest, num_ctx, num_keep)

@@ -23,39 +23,51 @@ _TYPED = re.compile(r"\[img-(\d{1,4})\]")
 
 
 class ImageTags:
-    """The images of a conversation and their tags. `messages` is the conversation with tags in its texts.
+    """The images of one conversation, and their tags.
 
-    `typed`: the texts say themselves where the images belong, by their numbers: `[img-0]`. `image_tokens` is how many tokens each
+    `typed`: the texts say themselves where images belong, by their numbers: `[img-0]`. `image_tokens` is how many tokens each
     image has, as far as is known.
     """
 
     def __init__(self, messages: tuple[Message, ...], *, typed: bool = False) -> None:
         self.images = tuple(image for message in messages for image in message.images)
         self.image_tokens = IMAGE_TOKENS
-        self._key = secrets.token_hex(8) if self.images else ""
+        self._typed = typed
+        self._key = secrets.token_hex(8)
         self._tag = re.compile(rf"\[img-{self._key}-(\d+)\]")
-        self.messages = self._tagged(messages, typed) if self.images else messages
+        self._first: dict[int, int] = {}  # the number of a message's first image, by the message's identity
+        count = 0
+        for message in messages:
+            self._first[id(message)] = count
+            count += len(message.images)
+
+    def put(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Some messages of the conversation with tags in their texts."""
+        return tuple(replace(m, content=self._tagged(m, self._first[id(m)])) if m.images else m for m in messages)
 
     def plain(self, prompt: str) -> str:
         """A prompt without its tags."""
-        return self._tag.sub("", prompt) if self.images else prompt
+        return self._tag.sub("", prompt)
 
     def shown(self, prompt: str) -> str:
         """A prompt with tags as Ollama shows them: `[img-0]`."""
-        return self._tag.sub(r"[img-\1]", prompt) if self.images else prompt
+        return self._tag.sub(r"[img-\1]", prompt)
+
+    def count(self, prompt: str) -> int:
+        """How many images are in a prompt."""
+        return len(self._tag.findall(prompt))
 
     def tokens(self, prompt: str) -> int:
         """How many tokens the images in a prompt have, as far as is known."""
-        return self.image_tokens * len(self._tag.findall(prompt)) if self.images else 0
+        return self.image_tokens * self.count(prompt)
 
     def learn(self, prompt: str, text_tokens: int, all_tokens: int) -> None:
-        """Take from the engine's count of a whole prompt how many tokens an image has, on average."""
-        count = len(self._tag.findall(prompt))
-        self.image_tokens = max(1, -((text_tokens - all_tokens) // count)) if count else self.image_tokens
+        """Take from the engine's count of a whole prompt how many tokens an image has, on average, rounded up."""
+        self.image_tokens = max(1, -((text_tokens - all_tokens) // max(self.count(prompt), 1)))
 
     def require_all(self, prompt: str) -> None:
         """Raise BadRequest unless each image is in this prompt, once: a template may leave out or repeat any text."""
-        found = self._tag.findall(prompt) if self.images else []
+        found = self._tag.findall(prompt)
         if len(found) > len(set(found)):
             raise BadRequest("the template puts an image into the prompt more than once; use one that repeats no message")
         if len(found) < len(self.images):
@@ -63,26 +75,26 @@ class ImageTags:
 
     def placed(self, prompt: str, marker: str) -> tuple[str, list[bytes]]:
         """The prompt with the engine's marker at the place of each image, and the images in this order."""
-        if not self.images:
-            return prompt, []
         return self._tag.sub(lambda _: marker, prompt), [self.images[int(number)] for number in self._tag.findall(prompt)]
 
-    def _tagged(self, messages: tuple[Message, ...], typed: bool) -> tuple[Message, ...]:
-        tagged, number = [], 0
-        for message in messages:
-            content, before = message.content, ""
-            if typed:
-                content = _TYPED.sub(lambda match: self._make(int(match[1]), match[0]), content)
-            for own in range(number, number + len(message.images)):
-                if typed and self._make(own) in content:
-                    continue
-                if not typed and _PLACE in content:
-                    content = content.replace(_PLACE, self._make(own), 1)
-                else:
-                    before += self._make(own)
-            number += len(message.images)
-            tagged.append(replace(message, content=before + content))
-        return tuple(tagged)
+    def _tagged(self, message: Message, first: int) -> str:
+        content, before = message.content, ""
+        if self._typed:
+            content = _TYPED.sub(lambda found: self._make(int(found[1])) if int(found[1]) < len(self.images) else found[0], content)
+        for number in range(first, first + len(message.images)):
+            tag = self._make(number)
+            if self._typed and tag in content:
+                continue
+            if not self._typed and _PLACE in content:
+                content = content.replace(_PLACE, tag, 1)
+            else:
+                before += tag
+        return before + content
 
-    def _make(self, number: int, otherwise: str = "") -> str:
-        return f"[img-{self._key}-{number}]" if number < len(self.images) else otherwise
+    def _make(self, number: int) -> str:
+        return f"[img-{self._key}-{number}]"
+
+
+def image_tags(messages: tuple[Message, ...], *, typed: bool = False) -> ImageTags | None:
+    """The tags of a conversation, or None if it has no images."""
+    return ImageTags(messages, typed=typed) if any(message.images for message in messages) else None

@@ -113,7 +113,7 @@ class RunnerSpec:
             num_batch = max(self.num_batch, 1)
         if self.projector is not None:
             num_batch = max(num_batch, IMAGE_BATCH)
-        if self.embedding and not self.pooling:
+        if self.embedding and self.pooling != "last":
             num_batch = max(num_batch, num_ctx)  # each token attends to all others: a text must be processed in one batch
         return options | {"num_ctx": num_ctx, "num_batch": num_batch}
 

@@ -6,20 +6,23 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Literal
 
 from ndani import names
 from ndani.engines.image_files import check_images
-from ndani.engines.question import Question, ask
+from ndani.engines.question import Question, ask, count_tokens
 from ndani.engines.sampling import merge
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
 from ndani.prompts import ChatTemplate, read_template
+from ndani.prompts.image_tags import image_tags
 from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
 from ndani.runtime.spec import MIN_CTX, MIN_IMAGE_CTX
+from ndani.service.lending import lend
+from ndani.service.reading import Reading, decide_reading
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
 from ndani.types import AnswerRequest, ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
 
@@ -68,18 +71,22 @@ class Answers:
         if not request.raw:
             turns = entry.messages if request.context is None else ()
             messages = (*([Message("system", system)] if system else []), *turns, *messages)
+        render = "plain" if request.raw else _rendering(model, template)
+        reading = Reading(constraint=request.constraint) if request.raw or request.suffix else decide_reading(model, request, render)
         question = Question(
             messages,
             merge(request.sampling, model.options),
-            render="plain" if request.raw else _rendering(model, template),
+            render=render,
             suffix=request.suffix,
-            typed_tags=request.raw,
-            think=request.think,
+            logprobs=request.logprobs,
+            logit_bias=request.logit_bias,
+            **{field.name: getattr(reading, field.name) for field in fields(reading)},
             render_only=request.render_only,
             context=request.context or (),
             truncate=request.truncate,
             shift=request.shift,
             wants_context=not request.raw,
+            tags=image_tags(messages, typed=request.raw),
         )
         ignored_config = () if request.raw else model.ignored_config
         if request.template or request.suffix:  # then a renderer would not be used in Ollama either
@@ -96,19 +103,42 @@ class Answers:
         _reject_unsupported(model, request)
         if not request.messages:
             return self._load(model, request.sampling, request.keep_alive), ()
+        question = self._conversation(model, request)
+        return self._run(model, question, request.keep_alive, sink), model.ignored_config
+
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """How many tokens the prompt of a conversation has, as `chat` would send it; also of one that is too long."""
+        entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
+        model = await self._resolver.resolve(entry)
+        _check_model(model, request, "chat")
+        _reject_unsupported(model, request)
+        question = self._conversation(model, request)
+        spec = self._resolver.spec(model, question.sampling)
+        async with lend(self._pool, spec, self._resolver.keep_alive(request.keep_alive)) as lease:
+            return await count_tokens(lease.engine, question)
+
+    def _conversation(self, model: ResolvedModel, request: ChatRequest) -> Question:
+        """The question of a chat request."""
+        entry = model.entry
         messages = entry.messages + request.messages
         if entry.system and request.messages[0].role != "system":
             messages = (Message("system", entry.system), *messages)
-        question = Question(
+        render = _rendering(model, model.template)
+        reading = decide_reading(model, request, render)
+        if reading.engine_reads and reading.tools and request.logprobs is not None:
+            raise Unsupported("the engine gives no logprobs together with tools for this model; leave out one of them")
+        return Question(
             messages,
             merge(request.sampling, model.options),
-            render=_rendering(model, model.template),
-            think=request.think,
+            render=render,
             render_only=request.render_only,
             truncate=request.truncate,
             shift=request.shift,
+            logprobs=request.logprobs,
+            logit_bias=request.logit_bias,
+            tags=image_tags(messages),
+            **{field.name: getattr(reading, field.name) for field in fields(reading)},
         )
-        return self._run(model, question, request.keep_alive, sink), model.ignored_config
 
     def _unload(self, name: str) -> AsyncGenerator[Event]:
         """Unload a model. If its manifest was damaged after the load, it is found in memory by its name."""
@@ -149,7 +179,7 @@ async def _unloaded() -> AsyncGenerator[Event]:
 
 def _check_model(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
     """Refuse what the model cannot do, in Ollama's order: thinking, the verb, tools, images. `_reject_unsupported` comes after this."""
-    if request.think and "thinking" not in model.capabilities:
+    if request.think and not request.think_if_possible and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support {verb}')
@@ -173,11 +203,12 @@ def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatReq
 
 def _features(request: AnswerRequest) -> set[str]:
     """What a request needs beyond text."""
-    needed = {"thinking"} if request.think else set()
+    needed = {"thinking"} if request.think and not request.think_if_possible else set()
     needed |= {"format"} if request.constraint else set()
     needed |= {"logprobs"} if request.logprobs is not None else set()
     if isinstance(request, ChatRequest):
         needed |= {"tools"} if request.tools else set()
+        needed |= {"format"} if request.tools and request.tool_choice.mode == "required" else set()
         needed |= {"tool_calls"} if any(message.tool_calls for message in request.messages) else set()
     return needed
 

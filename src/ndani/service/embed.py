@@ -6,11 +6,13 @@ import time
 
 from ndani.engines.sampling import merge
 from ndani.engines.vectors import embed, shorten
-from ndani.errors import BadRequest, EngineFailed, Failed
+from ndani.errors import BadRequest
 from ndani.ledger.counts import Counts
 from ndani.runtime.pool import Pool
-from ndani.service.resolver import ModelResolver, runner_key
-from ndani.types import Done, EmbedRequest, Usage, Vectors
+from ndani.runtime.residence import Lease
+from ndani.service.lending import lend
+from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
+from ndani.types import Done, EmbedRequest, Sampling, Usage, Vectors
 
 
 class Embeddings:
@@ -36,18 +38,18 @@ class Embeddings:
         spec = self._resolver.spec_for_vectors(model, sampling)
         if request.options_error:
             raise BadRequest(request.options_error)
-        async with self._pool.lease(spec, self._resolver.keep_alive(request.keep_alive)) as lease:
-            num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
-            if "bert" not in model.spec.details.family:  # a causal model refuses a text that fills its slot completely
-                num_ctx = min(num_ctx, lease.num_ctx - 1)
-            try:
-                embedded = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
-            except EngineFailed:
-                if self._pool.closing:
-                    raise Failed("the server is stopping") from None
-                raise
+        async with lend(self._pool, spec, self._resolver.keep_alive(request.keep_alive)) as lease:
+            num_ctx = context_for_vectors(model, sampling, lease)
+            embedded = await embed(lease.engine, request.texts, num_ctx, truncate=request.truncate)
             total = time.monotonic_ns() - started
             usage = Usage(prompt_tokens=embedded.tokens, load_ns=max(lease.waited_ns, 1), total_ns=total)
         if request.texts:
             self._counts.count_answer(Done("stop", usage, truncated=embedded.truncated))
         return Vectors(tuple(shorten(vector, request.dimensions) for vector in embedded.vectors), usage, embedded.truncated)
+
+
+def context_for_vectors(model: ResolvedModel, sampling: Sampling, lease: Lease) -> int:
+    """How many tokens of a text are read: as many as the request asks for, at most those of its slot."""
+    num_ctx = lease.num_ctx if sampling.num_ctx is None else min(sampling.num_ctx, lease.num_ctx)
+    # A causal model refuses a text that fills its slot completely.
+    return num_ctx if "bert" in model.spec.details.family else min(num_ctx, lease.num_ctx - 1)

@@ -27,6 +27,9 @@ FILE_TYPES = {
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
 }  # fmt: skip
 
+#: llama.cpp's number for a model that makes a score of a text's tokens.
+RANK_POOLING = 4
+
 _HIDDEN = ("general.name", "tokenizer.chat_template")
 
 
@@ -96,6 +99,11 @@ class WeightsInfo:
     def value_length(self) -> int:
         """Numbers in one head's value."""
         return self._number("attention.value_length") or self._head_size()
+
+    @property
+    def has_rank_head(self) -> bool:
+        """Whether the model scores documents for a query (a reranker), and makes no vectors."""
+        return self._number("pooling_type") == RANK_POOLING
 
     @property
     def chat_template(self) -> str | None:

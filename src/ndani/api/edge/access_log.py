@@ -6,6 +6,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ndani.api.edge.running_requests import SCOPE_KEY, RunningRequest
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log
 
@@ -37,9 +38,10 @@ class AccessLog:
         try:
             await self.app(scope, receive, send_and_record)
         finally:
-            status = 499 if scope.get("ndani.disconnected") else status or 499  # the client left before the end of its response
+            request: RunningRequest = scope[SCOPE_KEY]
+            # The client left before the end of its response, or somebody cancelled it.
+            status = 499 if scope.get("ndani.disconnected") or request.cancelled else status or 499
             if counted:
                 self.counts.end_request(status)
-                route = scope.get("route")
-                path = getattr(route, "path", "-")  # the route's pattern: the client chooses the path, and may put anything there
-                self.log.info("request", method=scope["method"], route=path, status=status, seconds=f"{time.monotonic() - started:.3f}")
+                seconds = f"{time.monotonic() - started:.3f}"
+                self.log.info("request", method=scope["method"], route=request.path, status=status, seconds=seconds, id=request.id)

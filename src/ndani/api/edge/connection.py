@@ -18,6 +18,8 @@ import httptools
 from starlette.types import Message, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from ndani.api.edge.running_requests import REQUEST_ID, new_id
+
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
@@ -94,6 +96,14 @@ class Connection(HttpToolsProtocol):
         self._buffered = 0
         if not self._ignoring and not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no request: as uvicorn does, with an id as every response has one."""
+        head = b"HTTP/1.1 400 Bad Request\r\n%b: %b\r\n" % (REQUEST_ID.encode(), new_id().encode())
+        head += b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        head += b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(msg)
+        self.transport.write(head + msg.encode("ascii"))
+        self.transport.close()
 
     def _feed(self, data: bytes) -> None:
         try:

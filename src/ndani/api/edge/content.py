@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from ndani.errors import BadRequest
-from ndani.types import Tool
+from ndani.types import Tool, ToolChoice
 
 #: What a browser puts before the base64 of a file: `data:image/png;base64,`.
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.ASCII)
@@ -58,3 +58,15 @@ def tool_parameters(function: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise BadRequest(f"{where}.parameters must be a JSON Schema object")
     return parameters
+
+
+def parse_tool_choice(value: object) -> ToolChoice:
+    """ "auto", "none", "required", or `{"type": "function", "function": {"name": …}}`. Raises BadRequest."""
+    if value is None:
+        return ToolChoice()
+    if value in ("auto", "none", "required"):
+        return ToolChoice(value)
+    function = value.get("function") if isinstance(value, dict) else None
+    if not isinstance(function, dict):
+        raise BadRequest("tool_choice must be auto, none, required, or an object that names a function")
+    return ToolChoice("required", tool_name(function.get("name"), "tool_choice.function.name"))

@@ -6,6 +6,7 @@ dialect's. Steps of long work (pull, create, …) are in `long_work`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from ndani.api.edge.connection import ChunkedBody, chunked_body
 from ndani.api.edge.faults import ErrorFormat, fault
 from ndani.api.edge.json_response import JSON
+from ndani.api.edge.running_requests import take_cancellation
 from ndani.errors import NdaniError
 from ndani.types import Answer, Called, Done, Event, Piece, Rendered, Text, Thought, TokenLogprob, ToolCall
 
@@ -29,7 +31,8 @@ class ResponseFormat:
 
     `event` returns all bytes of one event in a stream, its end included: it is called for every token, so nothing is added to
     them later. `whole` returns the JSON of a whole answer, and of the event that ended it. `is_single` says of a first
-    event that it is the whole answer, and gets one JSON object even where a stream was asked for.
+    event that it is the whole answer, and gets one JSON object even where a stream was asked for. `measure` is told the size of
+    the prompt, and how much of it was in the prefix cache, before the first event of a stream.
     """
 
     media_type: str
@@ -37,18 +40,24 @@ class ResponseFormat:
     whole: Callable[[Answer, Done | Rendered], bytes]
     is_single: Callable[[Event], bool]
     errors: ErrorFormat
+    measure: Callable[[int, int], None] | None = None
 
 
 class StreamSink:
     """Writes the pieces of an answer straight to the socket. Ready once the response has begun there."""
 
-    def __init__(self, format_event: Callable[[Event], bytes]) -> None:
-        self._format_event = format_event
+    def __init__(self, format_event: Callable[[Event], bytes], measure: Callable[[int, int], None] | None = None) -> None:
+        self._format_event, self._measure = format_event, measure
         self._body: ChunkedBody | None = None
 
     def begin(self, body: ChunkedBody) -> None:
         """The response has begun: its head and its first event are sent."""
         self._body = body
+
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Tell the dialect the size of the prompt."""
+        if self._measure is not None:
+            self._measure(prompt_tokens, cached_tokens)
 
     def ready(self) -> bool:
         """Whether the response has begun and its client keeps up."""
@@ -68,6 +77,9 @@ class CollectedSink:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._logprobs: list[TokenLogprob] = []
+
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Not needed: the usage at the end has it."""
 
     def ready(self) -> bool:
         """Always true."""
@@ -89,7 +101,7 @@ class CollectedSink:
 
 def open_sink(stream: bool, response_format: ResponseFormat) -> StreamSink | CollectedSink:
     """The sink of a response: for a stream, or for one object."""
-    return StreamSink(response_format.event) if stream else CollectedSink()
+    return StreamSink(response_format.event, response_format.measure) if stream else CollectedSink()
 
 
 async def respond(
@@ -154,6 +166,11 @@ class StreamedResponse(Response):
             try:
                 async for part in parts:
                     await send({"type": "http.response.body", "body": self._to_bytes(part), "more_body": True})
+            except asyncio.CancelledError:
+                if not (cancelled := take_cancellation(scope)):
+                    raise
+                await parts.aclose()  # now, and not only when a slow client has read the rest
+                await send({"type": "http.response.body", "body": self._errors.stream_end(cancelled), "more_body": True})
             except NdaniError as error:
                 await send({"type": "http.response.body", "body": self._errors.stream_end(error), "more_body": True})
             except Exception as exception:

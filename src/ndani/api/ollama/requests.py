@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ndani.api.edge import fields
+from ndani.api.edge import content, fields
 from ndani.api.ollama import request_fields
 from ndani.errors import BadRequest
 from ndani.types import ChatRequest, GenerateRequest
@@ -40,6 +40,7 @@ def parse_chat(body: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
         model=name,
         messages=request_fields.messages(body),
         tools=request_fields.tools(body),
+        tool_choice=content.parse_tool_choice(body.get("tool_choice")),
         **shared,
     )
     return request, ignored

@@ -54,6 +54,10 @@ class Template:
         """The texts that stand before and after a turn's thinking; empty where the template shows none."""
         return survey.thinking_tags(self._root)
 
+    def tool_tag(self) -> str:
+        """The text that a call of a tool begins with; `{` where the template shows none: then a call is a JSON object."""
+        return survey.tool_tag(self._root)
+
     def capabilities(self) -> set[str]:
         """What the template makes a model capable of: any of tools, insert, thinking."""
         capabilities = {"tools"} if self.mentions("tools") else set()

@@ -1,6 +1,6 @@
-"""What can be read off a template's tree without running it: the names it mentions, its thinking tags, what comes after .Response.
+"""What can be read off a template's tree without running it: the names it mentions, its tags, what comes after .Response.
 
-All three are Ollama's own rules, oddities included, because a model's capabilities and its prompt follow from them.
+All are Ollama's own rules, oddities included, because a model's capabilities and its prompt follow from them.
 """
 
 from __future__ import annotations
@@ -103,6 +103,42 @@ def thinking_tags(body: NodeList) -> tuple[str, str]:
 
     walk(body, False)
     return tags[0], tags[1]
+
+
+def tool_tag(body: NodeList) -> str:
+    """The text that stands before a turn's tool calls, up to a first `{`; `{` where there is none.
+
+    It is the first text under the first `if` on `.ToolCalls`, if no value is printed before it.
+    """
+    branch = _tool_calls_branch(body)
+    text = _first_text(branch.body) if branch else ""
+    return text.replace("\r\n", "\n").partition("{")[0].strip() or "{"
+
+
+def _tool_calls_branch(nodes: NodeList) -> Branch | None:
+    for node in nodes:
+        if isinstance(node, Branch):
+            if node.kind is Kind.IF and any(
+                isinstance(arg, Field) and "ToolCalls" in arg.names for command in node.pipe.commands for arg in command.args
+            ):
+                return node
+            if found := _tool_calls_branch(node.body) or _tool_calls_branch(node.else_body or ()):
+                return found
+    return None
+
+
+def _first_text(nodes: NodeList) -> str:
+    for node in nodes:
+        match node:
+            case TextNode(_, text) if text.strip():
+                return text
+            case Branch():
+                return _first_text(node.body) or _first_text(node.else_body or ())
+            case Action():
+                return ""
+            case _:
+                pass
+    return ""
 
 
 class _Cut:
