@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ndani.api.edge import json_response, streaming
+from ndani.api.edge.ignored_fields import ignored_headers
 from ndani.api.edge.request_body import decode_exact
-from ndani.api.ollama.request_fields import ignored_headers
 from ndani.api.responses.answer import AnswerSink, ResponseAnswer
 from ndani.api.responses.forms import form_of
 from ndani.api.responses.input_items import parse_items, to_messages
