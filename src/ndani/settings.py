@@ -171,6 +171,7 @@ class Settings:
         _non_negative_seconds,
         "how long a response or conversation of /v1 is kept in memory after its last use (0: nothing is kept)",
     )
+    foundry_errors: bool = _setting(False, _flag, "errors of /v1/chat/completions as Foundry Local's service has them, not as Ollama")
     log_file: str = _setting("", lambda v: str(expand(v)), "file for log lines (empty: stderr)")
     value_sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
