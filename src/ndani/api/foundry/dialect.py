@@ -11,12 +11,15 @@ from ndani.api.foundry.responses import ERRORS
 from ndani.api.foundry.service_routes import FoundryServiceRoutes
 
 _COUNT = "/v1/chat/completions/tokenizer/encode/count"
+_CHAT = "/v1/chat/completions"
 _PREFIXES = ("/status", "/shutdown", "/models/", "/openai/", "/foundry/", _COUNT)
 
 
 def dialect(context: Context) -> Dialect:
     """The dialect over one service."""
     v2, daemon = FoundryServiceRoutes(context.service, context.stop), FoundryDaemonRoutes(context.service)
+    # Ollama and Foundry Local give an unknown model's error different types on one path, so only one of them can be obeyed.
+    shared = (_CHAT,) if context.service.settings.foundry_errors else ()
     return Dialect(
         routes=(
             get("/status", v2.status),
@@ -37,6 +40,6 @@ def dialect(context: Context) -> Dialect:
             post("/openai/register", daemon.register),
             post(_COUNT, daemon.count_tokens),
         ),
-        errors=tuple((prefix, ERRORS) for prefix in _PREFIXES),
+        errors=tuple((prefix, ERRORS) for prefix in (*_PREFIXES, *shared)),
         large_bodies=frozenset({_COUNT}),
     )
