@@ -179,7 +179,9 @@ class Pool:
 
     def _loaded(self, model: LoadedModel, runner: RunnerProcess) -> None:
         model.runner = runner
-        model.engine = RunnerClient(runner.socket, self._coalescer, without_template=runner.without_template)
+        model.engine = RunnerClient(
+            runner.socket, self._coalescer, without_template=runner.without_template, media_marker=runner.media_marker
+        )
         self._start_task(self._watch(model, runner))
         if self._closing:
             self._stop(model)
@@ -289,6 +291,7 @@ class Pool:
             self._log.debug(
                 "how it loads", model=spec.name, size=model.size, weights=spec.size, slot=need.slot, waiting=self.waiting,
                 num_batch=options.num_batch, num_thread=options.num_thread, num_gpu=options.num_gpu, adapter=spec.adapter is not None,
+                projector=spec.projector is not None,
             )  # fmt: skip
             self._models[spec.key] = model
             self._loading = self._start_task(self._load(model))

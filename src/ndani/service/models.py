@@ -165,7 +165,7 @@ class Models:
 
     def _unload_if_deleted(self, previous: StoredModel | None) -> None:
         """Unload a model whose files are no longer in the store: no request can use it again."""
-        if previous and not all(path.exists() for path in (previous.weights_path, previous.adapter) if path):
+        if previous and not all(path.exists() for path in previous.loaded_paths):
             self._pool.unload(runner_key(previous))
 
 

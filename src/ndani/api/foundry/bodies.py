@@ -119,7 +119,7 @@ class DownloadBody(msgspec.Struct, frozen=True):
 
 
 class DownloadResult(msgspec.Struct, frozen=True, rename="camel"):
-    """The last line of a download. One SDK reads `errorMessage`, the other `error`."""
+    """The last line of a download. One SDK reads errorMessage, the other `error`."""
 
     success: bool
     error_message: str | None = None

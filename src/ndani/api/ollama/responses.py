@@ -142,7 +142,7 @@ def _is_single(first: Event) -> bool:
 
 
 def _debug_info(event: Rendered) -> dict[str, Any]:
-    return {"_debug_info": {"rendered_template": event.prompt}}
+    return {"_debug_info": {"rendered_template": event.prompt} | ({"image_count": event.images} if event.images else {})}
 
 
 def _usage(done: Done) -> dict[str, int]:

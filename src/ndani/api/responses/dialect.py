@@ -1,10 +1,9 @@
-"""OpenAI's Responses API: every URL of it, and how its errors look. All routes share one state of what is kept."""
+"""OpenAI's Responses API: every URL of it. All routes share one state of what is kept; errors are those of every path of OpenAI's."""
 
 from __future__ import annotations
 
 from ndani.api.edge.dialect import Context, Dialect, delete, get, post
 from ndani.api.responses.conversations import ConversationRoutes
-from ndani.api.responses.errors import ERRORS
 from ndani.api.responses.routes import ResponseRoutes
 from ndani.api.responses.state import State
 from ndani.runtime.clock import SystemClock
@@ -17,6 +16,7 @@ def dialect(context: Context) -> Dialect:
     return Dialect(
         routes=(
             post("/v1/responses", responses.create),
+            post("/v1/responses/input_tokens", responses.input_tokens),
             get("/v1/responses/{id}", responses.retrieve),
             delete("/v1/responses/{id}", responses.delete),
             post("/v1/responses/{id}/cancel", responses.cancel),
@@ -30,6 +30,5 @@ def dialect(context: Context) -> Dialect:
             get("/v1/conversations/{id}/items/{item}", conversations.item),
             delete("/v1/conversations/{id}/items/{item}", conversations.delete_item),
         ),
-        errors=(("/v1/responses", ERRORS), ("/v1/conversations", ERRORS)),
-        large_bodies=frozenset({"/v1/responses", "/v1/conversations"}),
+        large_bodies=frozenset({"/v1/responses", "/v1/responses/input_tokens", "/v1/conversations"}),
     )
