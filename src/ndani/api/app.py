@@ -23,12 +23,14 @@ from ndani.api.ollama.create import CreateRoutes
 from ndani.api.ollama.embed import EmbedRoutes
 from ndani.api.ollama.responses import ERRORS as OLLAMA_ERRORS
 from ndani.api.ollama.routes import OllamaRoutes
+from ndani.api.openapi import document
 from ndani.api.ours.admin import AdminRoutes
 from ndani.api.ours.handover import HandoverRoutes
 from ndani.api.ours.maintenance import MaintenanceRoutes
 from ndani.api.ours.requests import RequestRoutes
 from ndani.api.ours.rerank import RerankRoutes
 from ndani.api.ours.tokens import TokenRoutes
+from ndani.api.page import PageRoutes
 from ndani.errors import NdaniError
 from ndani.service import Service
 
@@ -60,6 +62,7 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
     maintenance, admin, handover = MaintenanceRoutes(service), AdminRoutes(service), HandoverRoutes(service)
     running = RunningRequests()
     requests, tokens, rerank = RequestRoutes(running), TokenRoutes(service), RerankRoutes(service)
+    page = PageRoutes(document)
     settings = service.settings
     app = Starlette(
         routes=[
@@ -92,6 +95,10 @@ def build(service: Service, loopback_addresses: frozenset[str]) -> Starlette:
             Route("/rerank", rerank.rerank, methods=["POST"]),
             Route("/api/tokenize", tokens.tokenize, methods=["POST"]),
             Route("/api/detokenize", tokens.detokenize, methods=["POST"]),
+            Route("/openapi.json", page.openapi, methods=["GET"]),
+            Route("/docs", page.page, methods=["GET"]),
+            Route("/docs/page.js", page.script, methods=["GET"]),
+            Route("/docs/page.css", page.style, methods=["GET"]),
             Route("/api/requests", requests.requests, methods=["GET"]),
             Route("/api/requests/{id}", requests.cancel, methods=["DELETE"]),
             Route("/api/doctor", admin.doctor, methods=["POST"]),
