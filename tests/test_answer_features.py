@@ -24,8 +24,8 @@ CALLING = """{{- if .Tools }}<|im_start|>system
 You may call functions: {{ .Tools }}
 For each call write <tool_call>{"name": function, "arguments": object}</tool_call><|im_end|>
 {{ end }}{{ range .Messages }}<|im_start|>{{ .Role }}
-{{ .Content }}{{ range .ToolCalls }}<tool_call>
-{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}</tool_call>{{ end }}<|im_end|>
+{{ .Content }}{{ if .ToolCalls }}<tool_call>
+{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}</tool_call>{{ end }}<|im_end|>
 {{ end }}<|im_start|>assistant
 """
 WEATHER: dict[str, Any] = {

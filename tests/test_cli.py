@@ -321,7 +321,7 @@ def test_ctrl_c_ends_a_shells_loop_too(smollm2: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("value", "traceback"), [("1", True), ("true", True), ("0", False), ("false", False), ("off", False), ("", False)])
 def test_a_traceback_is_shown_to_who_asks_for_it(value: str, traceback: bool) -> None:
-    code = "import sys; from ndani import cli; cli._run = lambda argv: 1 / 0; sys.exit(cli.main([]))"
+    code = "import sys; from ndani import cli; cli._run = lambda *_: 1 / 0; sys.exit(cli.main([]))"
     environment = {**os.environ, "NDANI_DEBUG": value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

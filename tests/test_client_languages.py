@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,25 +20,11 @@ import pytest
 
 from server import Server, serving, slowness
 from stores import EMBEDDER, link
+from toolchains import BUILDS, built, environment
 from weights import file, small
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
-CLIENTS = Path(__file__).parent / "clients"
-BUILDS = Path(__file__).parents[1] / ".cache" / "clients"
-#: Per language: the oldest version of the tool that will do, how it says its version, how it builds, how it runs.
-TOOLS: dict[str, tuple[str, tuple[int, int], list[str], list[str] | None, list[str]]] = {
-    "go": ("go", (1, 26), ["go", "version"], ["go", "build", "-o", "client", "."], ["./client"]),
-    "rust": ("cargo", (1, 85), ["cargo", "--version"], ["cargo", "build", "--quiet"], ["target/debug/client"]),
-    "node": (
-        "node",
-        (18, 0),
-        ["node", "--version"],
-        ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
-        ["node", "client.mjs"],
-    ),
-    "java": ("java", (17, 0), ["java", "-version"], None, ["java", "Client.java"]),
-}
 PIRATE = "You are a pirate called Zebulon. Answer with your name only."
 
 Said = dict[str, list[dict[str, Any]]]
@@ -62,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path, minilm: Path)
         yield started
 
 
-@pytest.fixture(scope="module", params=list(TOOLS))
+@pytest.fixture(scope="module", params=["go", "rust", "node", "java"])
 def said(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Said:
     """What one client was answered, by verb; an item per line of a stream."""
     language = request.param
@@ -72,7 +57,7 @@ def said(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytes
     ran = subprocess.run(
         [*command, server.url, str(model)],
         cwd=BUILDS / language,
-        env=_environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300 * slowness(),
@@ -83,28 +68,6 @@ def said(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytes
         verb, _, text = line.partition("\t")
         found[verb].append(json.loads(text))
     return found
-
-
-def built(language: str) -> list[str]:
-    """The command that runs a client, built in a folder that is kept between runs; skips where its toolchain is absent."""
-    tool, oldest, version, build, run = TOOLS[language]
-    if not shutil.which(tool):
-        pytest.skip(f"{tool} is not installed")
-    done = subprocess.run(version, capture_output=True, text=True, timeout=60)
-    match = re.search(r"(\d+)\.(\d+)", done.stdout + done.stderr)
-    if not match:
-        pytest.skip(f"{tool} does not run here: {done.stderr.strip()[:100]}")
-    if (int(match[1]), int(match[2])) < oldest:
-        pytest.skip(f"{tool} is older than {oldest[0]}.{oldest[1]}")
-    shutil.copytree(CLIENTS / language, BUILDS / language, dirs_exist_ok=True)
-    if build:
-        made = subprocess.run(build, cwd=BUILDS / language, env=_environment(), capture_output=True, text=True, timeout=600 * slowness())
-        assert made.returncode == 0, made.stdout[-1000:] + made.stderr[-2000:]
-    return run
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "NDANI_"))}
 
 
 def test_lists(said: Said) -> None:

@@ -218,6 +218,9 @@ async def test_a_fault_of_ours_is_not_the_runners(tmp_path: Path) -> None:
     taken: list[str] = []
 
     class Failing:
+        def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+            pass
+
         def ready(self) -> bool:
             return True
 

@@ -34,6 +34,9 @@ def option(**said: Any) -> dict[str, Any]:
 
 CROOKED = "the model crooked:latest has a template that cannot be used (the template is wrong at line 2, column "
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+NAMELESS = {"role": "assistant", "tool_calls": [{"function": {}}]}
+
 #: Path, body (bytes as they are, else as JSON), status, and how the sentence begins. The method is POST, or DELETE for deletions.
 TABLE: list[tuple[str, Any, int, str]] = [
     # Bytes that are no JSON object.
@@ -171,18 +174,24 @@ TABLE: list[tuple[str, Any, int, str]] = [
     (CHAT, option(stop=[1]), 400, 'option "stop" must be of an array of strings'),
     # What a later version brings.
     (CHAT, chat_body(tools={}), 400, "tools must be an array"),
-    (CHAT, chat_body(tools=[{"type": "function"}]), 400, "registry.ollama.ai/library/echo:latest does not support tools"),
+    (CHAT, chat_body(tools=TOOLS), 400, "registry.ollama.ai/library/echo:latest does not support tools"),
     (CHAT, chat_body(think=True), 400, '"echo" does not support thinking'),
     (CHAT, chat_body(think="high"), 400, '"echo" does not support thinking'),
     (CHAT, chat_body(think="hard"), 400, "invalid think value"),
     (GENERATE, generate_body(think=3), 400, "think must be a boolean or string"),
     (CHAT, chat_body(format="json"), 400, "format is not in this version"),
     (GENERATE, generate_body(format={"type": "object"}), 400, "format is not in this version"),
-    (CHAT, chat_body(format=7), 400, "format is not in this version"),
+    (CHAT, chat_body(format=7), 400, "invalid format"),
+    (CHAT, chat_body(regex="a", grammar="b"), 400, "format, grammar and regex exclude each other"),
+    (CHAT, chat_body(regex=7), 400, "regex must be a string"),
+    (CHAT, chat_body(tools=[{"type": "function"}]), 400, "tools[0].function must be an object with a name"),
+    (CHAT, chat_body(tools=[{"type": "other"}]), 400, "tools[0].type must be function"),
+    (CHAT, chat_body(tool_choice="must"), 400, "tool_choice must be auto, none, required"),
+    (GENERATE, generate_body(images=["%"]), 400, "images[0] must be base64"),
     (GENERATE, generate_body(images="aGk="), 400, "images must be an array"),
     (GENERATE, generate_body(images=["aGk="]), 400, "images are not in this version"),
     (CHAT, chat_body(messages=[{"role": "user", "content": "x", "images": ["aGk="]}]), 400, "images are not in this version"),
-    (CHAT, chat_body(messages=[{"role": "assistant", "tool_calls": [{"function": {}}]}]), 400, "tool_calls are not in this version"),
+    (CHAT, chat_body(messages=[NAMELESS]), 400, "messages[0].tool_calls[0].function must have a name"),
     (GENERATE, generate_body(suffix="x"), 400, "registry.ollama.ai/library/echo:latest does not support insert"),
     (GENERATE, generate_body(suffix="x", template="{{ .Prompt }}"), 400, "registry.ollama.ai/library/echo:latest does not support insert"),
     (GENERATE, generate_body(suffix=1), 400, "suffix must be a string"),

@@ -17,7 +17,7 @@ from ndani.api.ollama.embed import parse_embed, parse_embeddings
 from ndani.api.ollama.show import parse_show
 from ndani.engines.sampling import merge, parse_options, translate
 from ndani.errors import BadRequest
-from ndani.service.resolver import FOREVER
+from ndani.runtime.residence import FOREVER
 from ndani.store.parameters import TYPES, check_parameters, format_parameters
 from stores import put_echo
 

@@ -46,6 +46,9 @@ class Reader:
         self.taken: list[Text] = []
         self._every, self._order, self._looks = every, order, 0
 
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        pass
+
     def ready(self) -> bool:
         self._looks += 1
         return self._looks % self._every == 0

@@ -56,7 +56,7 @@ def _seconds(value: str) -> float:
 
 def _non_negative_seconds(value: str) -> float:
     if (seconds := parse_duration(value)) < 0:
-        raise ValueError("a duration of 0 or more is needed, such as 10m (0: never)")
+        raise ValueError("a duration of 0 or more is needed, such as 10m (0: off)")
     return seconds
 
 
@@ -165,6 +165,12 @@ class Settings:
     require_jail: bool = _setting(False, _flag, "refuse to run a model where the system cannot confine it")
     max_body: int = _setting(256 * 2**20, _count(1), "largest request body, in bytes")
     idle_exit: float = _setting(0.0, _non_negative_seconds, "stop the server after this long without a request (0: never)")
+    allow_shutdown: bool = _setting(False, _flag, "let a program on this machine stop the server with POST /shutdown")
+    responses_ttl: float = _setting(
+        3600.0,
+        _non_negative_seconds,
+        "how long a response or conversation of /v1 is kept in memory after its last use (0: nothing is kept)",
+    )
     log_file: str = _setting("", lambda v: str(expand(v)), "file for log lines (empty: stderr)")
     value_sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 

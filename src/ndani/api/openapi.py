@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from ndani import __version__
-from ndani.api.edge.operation import JSON, Description, Operation
+from ndani.api.edge.dialect import Dialect
+from ndani.api.edge.faults import ErrorFormat
+from ndani.api.edge.operation import JSON, DescribedRoute, Operation
 from ndani.api.edge.running_requests import REQUEST_ID
-from ndani.api.ollama.operations import DESCRIPTION as OLLAMA
-from ndani.api.ours.operations import DESCRIPTION as OURS
 
-#: Every dialect's description; a test compares them with the route table.
-DESCRIPTIONS: tuple[Description, ...] = (OLLAMA, OURS)
-
-_REASONS = {200: "Done", 201: "Made", 202: "Accepted", 204: "Done", 503: "Not now"}
+_REASONS = {200: "Done", 201: "Made", 503: "Not now"}
 
 #: A parameter in the path of a route, with Starlette's word for what it matches.
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
-def document(descriptions: tuple[Description, ...] = DESCRIPTIONS) -> dict[str, Any]:
-    """The whole description."""
+def document(dialects: Sequence[Dialect], error_format: Callable[[str], ErrorFormat]) -> dict[str, Any]:
+    """The whole description of these dialects; `error_format` says by its path how a request's errors look."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
-    for description in descriptions:
-        types = _Schemas(description)
-        for operation in description.operations:
-            path = _PARAMETER.sub(r"{\1}", operation.path)
-            paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, description, types)
+    for dialect in dialects:
+        types = _Schemas(dialect.name, (one for route in dialect.routes for one in _types(route.operation)))
         schemas |= types.components
+        for route in dialect.routes:
+            error_type = error_format(route.path).body_type
+            # An error's type belongs to the dialect that it is defined in, which may be another one.
+            errors = _Schemas(error_type.__module__.split(".")[2], [error_type])
+            schemas |= errors.components
+            path = _PARAMETER.sub(r"{\1}", route.path)
+            paths.setdefault(path, {})[route.method.lower()] = _operation(route, dialect, types, errors.of(error_type))
     return {
         "openapi": "3.1.0",
         "info": {"title": "ndani", "version": __version__, "description": "A server of small language models on this machine."},
-        "tags": [{"name": description.name, "description": description.title} for description in descriptions],
+        "tags": [{"name": dialect.name, "description": dialect.title} for dialect in dialects],
         "paths": paths,
         "components": {"schemas": schemas, "headers": {REQUEST_ID: _REQUEST_ID_HEADER}},
     }
@@ -50,14 +51,13 @@ _REQUEST_ID_HEADER = {
 
 
 class _Schemas:
-    """The JSON Schemas of one dialect's types. Each name begins with the dialect's: several have a Message."""
+    """The JSON Schemas of some types. Each name begins with its dialect's: several have a Message."""
 
-    def __init__(self, description: Description) -> None:
-        self._types = [description.error, *(one for operation in description.operations for one in _types(operation))]
-        template = f"#/components/schemas/{description.name}.{{name}}"
-        found, components = msgspec.json.schema_components(self._types, ref_template=template)
-        self._found = found
-        self.components = {f"{description.name}.{name}": schema for name, schema in sorted(components.items())}
+    def __init__(self, dialect: str, types: Iterable[Any]) -> None:
+        self._types = list(types)
+        template = f"#/components/schemas/{dialect}.{{name}}"
+        self._found, components = msgspec.json.schema_components(self._types, ref_template=template)
+        self.components = {f"{dialect}.{name}": schema for name, schema in sorted(components.items())}
 
     def of(self, wanted: Any) -> dict[str, Any]:
         """The schema of a type, or of any of several."""
@@ -74,13 +74,14 @@ def _each(wanted: Any) -> tuple[Any, ...]:
     return () if wanted is None else wanted if isinstance(wanted, tuple) else (wanted,)
 
 
-def _operation(operation: Operation, description: Description, types: _Schemas) -> dict[str, Any]:
+def _operation(route: DescribedRoute, dialect: Dialect, types: _Schemas, error: dict[str, Any]) -> dict[str, Any]:
+    operation = route.operation
     described: dict[str, Any] = {
-        "tags": [description.name],
+        "tags": [dialect.name],
         "summary": operation.summary,
-        "operationId": re.sub(r"\W+", "_", f"{operation.method.lower()}{operation.path}").strip("_"),
-        "parameters": [*_parameters(operation, types)],
-        "responses": _responses(operation, description, types),
+        "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").strip("_"),
+        "parameters": [*_parameters(route, types)],
+        "responses": _responses(operation, types, {} if route.method == "HEAD" else {JSON: {"schema": error}}),
     }
     if operation.body is not None:
         content = {"schema": types.of(operation.body)} if operation.body_media == JSON else {}
@@ -88,14 +89,14 @@ def _operation(operation: Operation, description: Description, types: _Schemas) 
     return described
 
 
-def _parameters(operation: Operation, types: _Schemas) -> Iterator[dict[str, Any]]:
-    for name in _PARAMETER.findall(operation.path):
+def _parameters(route: DescribedRoute, types: _Schemas) -> Iterator[dict[str, Any]]:
+    for name in _PARAMETER.findall(route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    for name, wanted in operation.query.items():
+    for name, wanted in route.operation.query.items():
         yield {"name": name, "in": "query", "required": False, "schema": types.of(wanted)}
 
 
-def _responses(operation: Operation, description: Description, types: _Schemas) -> dict[str, Any]:
+def _responses(operation: Operation, types: _Schemas, error: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.answer is not None:
         content[operation.answer_media] = {"schema": types.of(operation.answer)}
@@ -106,8 +107,7 @@ def _responses(operation: Operation, description: Description, types: _Schemas) 
     responses = {str(status): _response(_REASONS[status], content) for status in operation.statuses}
     for status, wanted in operation.failures.items():
         responses[str(status)] = _response(_REASONS[status], {JSON: {"schema": types.of(wanted)}})
-    is_bodiless = operation.method == "HEAD"
-    responses["default"] = _response("An error", {} if is_bodiless else {JSON: {"schema": types.of(description.error)}})
+    responses["default"] = _response("An error", error)
     return responses
 
 

@@ -79,7 +79,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     pool = Pool(settings, spawn, Coalescer(), log, hardware.detect, SystemClock(), pool_failed)
     service = Service(settings, store, pool, Fetcher(settings), log, counts)
     config = uvicorn.Config(
-        build(service, loopback_addresses(listeners)), lifespan="off", log_config=None, access_log=False, server_header=False,
+        build(service, loopback_addresses(listeners), lambda: server.end()), lifespan="off", log_config=None,
+        access_log=False, server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE, http=Connection, ws="none", timeout_keep_alive=75, date_header=True, proxy_headers=False,
     )  # fmt: skip
     server = Server(config, service)

@@ -1,6 +1,6 @@
 """The entry point of the command line: the table of commands, and the exit code of the program.
 
-Each family of commands has a file (`run`, `models`, `show`, `server`, `doctor`); all talk to the server over HTTP only.
+Each family of commands has a file (`run`, `models`, `show`, `server`, `doctor`, …); all talk to the server over HTTP only.
 To add a command: a function with `cls=Command` in such a file, and a line in `commands()`. Modules are imported when they
 are used, so that `ndani list` starts fast.
 """
@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ndani.cli.command import CommandEntry
+    from ndani.cli.command import CommandEntry, LazyGroup
 
 #: The exit code that a shell reports for a program that SIGPIPE has ended: 128 + 13.
 EXIT_BROKEN_PIPE = 141
@@ -41,13 +41,16 @@ def commands() -> dict[str, CommandEntry]:
         "mirror": CommandEntry("ndani.cli.mirror", "mirror", "Let others pull the models of this store"),
         "doctor": CommandEntry("ndani.cli.doctor", "doctor", "Check this machine, and that a running model cannot get out"),
         "config": CommandEntry("ndani.cli.config", "config", "Show the settings"),
+        "shims": CommandEntry("ndani.cli.shims", "shims", "Answer to the names ollama, foundry and foundry-local"),
         "completion": CommandEntry("ndani.cli.completion", "completion", "Print what makes a shell complete ndani's words"),
         "help": CommandEntry("ndani.cli.about", "help_", "Help about any command"),
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, program: str = "ndani") -> int:
     """Run one command line (without the program's name) and return its exit code; every failure is reported as one sentence.
+
+    `program` is the name that it was called by: `ndani`, or one of the shims (`shims`).
 
     Ctrl-C, Ctrl-\\, SIGTERM and SIGHUP unwind the stack; then the process ends by the same signal.
     """
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a character that the encoding does not have becomes a question mark
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
+        code = _run(sys.argv[1:] if argv is None else argv, program)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return exit_by_signal(signal.SIGINT)
@@ -86,18 +89,26 @@ def _reopen_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 (it stays open until the process ends)
 
 
-def _run(argv: list[str]) -> int:
-    import click
+def _root(program: str) -> LazyGroup:
+    if program in ("foundry", "foundry-local"):
+        from ndani.cli.foundry import root as foundry_root
 
+        return foundry_root(program)
     from ndani.cli.about import root
 
-    root_command = root(commands())
+    return root(commands(), program)
+
+
+def _run(argv: list[str], program: str) -> int:
+    import click
+
+    root_command = _root(program)
     if instruction := os.environ.get("_NDANI_COMPLETE"):
         from ndani.cli.completion import print_completions
 
         return print_completions(root_command, instruction)
     try:
-        with root_command.make_context("ndani", list(argv)) as ctx:
+        with root_command.make_context(program, list(argv)) as ctx:
             return int(root_command.invoke(ctx) or 0)
     except click.exceptions.Exit as exit_request:
         return exit_request.exit_code

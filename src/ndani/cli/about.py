@@ -6,18 +6,20 @@ from collections.abc import Mapping
 
 import click
 
-from ndani import __version__
+from ndani import OLLAMA_API, __version__
 from ndani.cli.command import Command, CommandEntry, LazyGroup
 from ndani.cli.output import emit
 from ndani.errors import BadRequest, Failed
 
 
-def root(entries: Mapping[str, CommandEntry]) -> LazyGroup:
-    """The root command; without a subcommand it shows the help."""
+def root(entries: Mapping[str, CommandEntry], program: str = "ndani") -> LazyGroup:
+    """The root command; without a subcommand it shows the help. As `ollama` it also states the version of Ollama's that it answers for."""
 
     @click.pass_context
     def show_help(ctx: click.Context, version: bool) -> None:
         if version:
+            if program == "ollama":  # scripts read this line
+                emit(f"ollama version is {OLLAMA_API}")
             _print_version()
             ctx.exit()
         if ctx.invoked_subcommand is None:
@@ -25,7 +27,7 @@ def root(entries: Mapping[str, CommandEntry]) -> LazyGroup:
 
     version_flag = click.Option(["-v", "--version"], is_flag=True, help="Show version information")
     return LazyGroup(
-        name="ndani", entries=entries, help="Small language models inside your own walls", callback=show_help, params=[version_flag]
+        name=program, entries=entries, help="Small language models inside your own walls", callback=show_help, params=[version_flag]
     )
 
 

@@ -81,6 +81,20 @@ class ServerClient:
             raise Failed(self._not_ndani_message)
         return response
 
+    def request_names(self, path: str) -> list[str]:
+        """GET a route that answers with a list of names."""
+        names = self._parse_list(self._read_all("GET", path, None))
+        if not all(isinstance(name, str) for name in names):
+            raise Failed(self._not_ndani_message)
+        return names
+
+    def request_records(self, path: str) -> list[dict[str, Any]]:
+        """GET a route that answers with a list of objects."""
+        records = self._parse_list(self._read_all("GET", path, None))
+        if not all(isinstance(record, dict) for record in records):
+            raise Failed(self._not_ndani_message)
+        return records
+
     def list_models(self, path: str) -> dict[str, Any]:
         """Return the answer of a route that lists models: its `models` is a list of objects, each with a `name`."""
         response = self.request_json("GET", path, required_field="models")
@@ -138,6 +152,12 @@ class ServerClient:
                 return value
         if text.startswith(b"{") and not text.endswith(b"\n"):
             raise Failed("the server broke off in the middle of a line; its log says why")
+        raise Failed(self._not_ndani_message)
+
+    def _parse_list(self, text: bytes) -> list[Any]:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(value := json.loads(text), list):
+                return value
         raise Failed(self._not_ndani_message)
 
     @property

@@ -110,7 +110,12 @@ def rm(args: tuple[str, ...]) -> None:
     """Unload models from memory and remove them; stops at the first that cannot be removed."""
     client = ServerClient(load())
     for name in args:
-        with contextlib.suppress(NotFound):  # the delete request below reports it
-            client.request_json("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, required_field="done")
-        client.request_empty("DELETE", "/api/delete", {"model": name})
+        remove_model(client, name)
         emit(f"deleted '{name}'")
+
+
+def remove_model(client: ServerClient, name: str) -> None:
+    """Have the server unload a model and remove it."""
+    with contextlib.suppress(NotFound):  # the delete request below reports it
+        client.request_json("POST", "/api/generate", {"model": name, "prompt": "", "keep_alive": 0}, required_field="done")
+    client.request_empty("DELETE", "/api/delete", {"model": name})

@@ -88,10 +88,9 @@ class EngineSpec:
     """One engine: how to create its host, and which of its features this version supports. Other requests are refused.
 
     `formats` are the weights formats that it runs, as written in models' configs. `features` are what a request may use besides
-    text, with the names of `ChatRequest.features`. `chat_template`: it applies the chat template in the weights. `adapters` and
-    `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights. `reranking`: it serves models with
-    a rank head. `max_token_id`: larger ids would
-    be read as others.
+    text: names of `UNSUPPORTED_FEATURES` in `service.answers`. `chat_template`: it applies the chat template in the weights.
+    `adapters` and `projectors`: it can load a LoRA adapter, or the projector of a vision model, with the weights. `reranking`: it
+    serves models with a rank head. `max_token_id`: larger ids would be read as others.
     """
 
     name: str

@@ -9,11 +9,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
 from ndani.engines.stream import Coalescer, exchange
+from ndani.engines.wire import (
+    ChatChunk,
+    Chunk,
+    ContentResponse,
+    EngineError,
+    PromptResponse,
+    RawTokensResponse,
+    Refusal,
+    ScoresResponse,
+    TokensResponse,
+    VectorsResponse,
+)
 from ndani.errors import BadRequest, EngineFailed
 from ndani.types import Message, Tool
 
@@ -33,158 +45,16 @@ class PromptTooLong(Exception):
         self.tokens = tokens
 
 
-#: The range of numbers that an engine can really send. They are added up and logged, and a compromised runner may send absurd ones.
-_Token = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**53)]
-_Count = Annotated[int, msgspec.Meta(ge=-1, le=2**31)]
-_Milliseconds = Annotated[float, msgspec.Meta(ge=-1.0, le=1e12)]
-
-
-class Timings(msgspec.Struct):
-    """What the engine measured: tokens and milliseconds, of the prompt (without cached ones) and of the answer."""
-
-    cache_n: _Count = 0
-    prompt_n: _Count = 0
-    prompt_ms: _Milliseconds = 0.0
-    predicted_n: _Count = 0
-    predicted_ms: _Milliseconds = 0.0
-
-
-class _Error(msgspec.Struct):
-    type: str = ""
-    n_prompt_tokens: _Count = 0
-
-
-class _Refusal(msgspec.Struct):
-    error: _Error = msgspec.field(default_factory=_Error)
-
-
-class PromptProgress(msgspec.Struct):
-    """How much of a prompt has been processed, in tokens."""
-
-    total: _Count = 0
-    processed: _Count = 0
-
-
-class Probability(msgspec.Struct):
-    """A token's natural log-probability, its bytes, and the most probable tokens at its place."""
-
-    token: str = ""
-    bytes: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=255)]], msgspec.Meta(max_length=4096)] = []
-    logprob: Annotated[float, msgspec.Meta(le=0.001)] = 0.0
-    top_logprobs: Annotated[list[Probability], msgspec.Meta(max_length=64)] = []
-
-
-class Chunk(msgspec.Struct):
-    """One event of `/completion`. `prompt_progress` is set while the prompt is processed, `stop` only in the last event."""
-
-    content: str = ""
-    tokens: Annotated[list[_Token], msgspec.Meta(max_length=1024)] = []
-    stop: bool = False
-    stop_type: str = ""
-    stopping_word: str = ""
-    completion_probabilities: Annotated[list[Probability], msgspec.Meta(max_length=64)] = []
-    tokens_evaluated: _Count = 0
-    timings: Timings | None = None
-    prompt_progress: PromptProgress | None = None
-    error: _Error | None = None
-
-
-class CallDelta(msgspec.Struct):
-    """A part of a tool call: the parts of one `index` are joined."""
-
-    class Function(msgspec.Struct):
-        name: str = ""
-        arguments: str = ""
-
-    index: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-    function: Function = msgspec.field(default_factory=Function)
-
-
-class Delta(msgspec.Struct):
-    """What one event of a chat adds to the answer."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: Annotated[list[CallDelta], msgspec.Meta(max_length=256)] = []
-
-
-class _Choice(msgspec.Struct):
-    delta: Delta = msgspec.field(default_factory=Delta)
-    finish_reason: str | None = None
-
-
-class ChatChunk(msgspec.Struct):
-    """One event of `/v1/chat/completions`. `finish_reason` is set only in the last event."""
-
-    choices: Annotated[list[_Choice], msgspec.Meta(max_length=1)] = []
-    timings: Timings | None = None
-    prompt_progress: PromptProgress | None = None
-    error: _Error | None = None
-
-    @property
-    def delta(self) -> Delta:
-        """What this event adds."""
-        return self.choices[0].delta if self.choices else Delta()
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the answer has ended, or None."""
-        return self.choices[0].finish_reason if self.choices else None
-
-
 _Event = TypeVar("_Event", Chunk, ChatChunk)
-
-
-class _Vector(msgspec.Struct):
-    """One vector, as base64 of little-endian 32-bit floats: a quarter of the size of decimal numbers."""
-
-    index: _Count
-    embedding: bytes
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: _Count = 0
-
-
-class _Vectors(msgspec.Struct):
-    data: list[_Vector]
-    usage: _Usage = msgspec.field(default_factory=_Usage)
-
-
-class _Score(msgspec.Struct):
-    index: _Count
-    relevance_score: float
-
-
-class _Scores(msgspec.Struct):
-    results: list[_Score]
-    usage: _Usage = msgspec.field(default_factory=_Usage)
-
-
-class _Prompt(msgspec.Struct):
-    prompt: str
-
-
-class _Content(msgspec.Struct):
-    content: str
-
-
-class _Tokens(msgspec.Struct):
-    tokens: list[_Token]
-
-
-class _Raw(msgspec.Struct):
-    tokens: msgspec.Raw
-
 
 #: Maximum bytes of a token id in a JSON list, and maximum number of tokens that a model adds around a text.
 _MAX_TOKEN_ID_BYTES, _MAX_SPECIAL_TOKENS = 12, 64
 #: Bytes of the longest encoded vector of any known model: 24,000 numbers.
 _MAX_VECTOR_BYTES = 1 << 17
-_vectors_decoder = msgspec.json.Decoder(_Vectors)
+_vectors_decoder = msgspec.json.Decoder(VectorsResponse)
 _chunk_decoder = msgspec.json.Decoder(Chunk)
 _chat_chunk_decoder = msgspec.json.Decoder(ChatChunk)
-_refusal_decoder = msgspec.json.Decoder(_Refusal)
+_refusal_decoder = msgspec.json.Decoder(Refusal)
 
 #: The fields that we read of the last event. Without this list it would repeat the prompt and every setting.
 _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "stopping_word", "completion_probabilities", "tokens_evaluated", "timings"]
@@ -203,7 +73,7 @@ class _Route:
     always_bad_request: bool = False
     fills_context: bool = False
 
-    def refuse(self, status: int, error: _Error) -> NoReturn:
+    def refuse(self, status: int, error: EngineError) -> NoReturn:
         """Raise the error for an engine's error response: PromptTooLong, BadRequest or EngineFailed. The engine's message is not read."""
         if error.type == "exceed_context_size_error":
             raise PromptTooLong(error.n_prompt_tokens) if self.fills_context else EngineFailed(_INVALID_RESPONSE)
@@ -239,7 +109,7 @@ class RunnerClient:
         Raises BadRequest when the template refuses the conversation (an unknown role, a forbidden order of turns), or when the
         engine cannot read the template.
         """
-        return (await self._request(_APPLY_TEMPLATE, self._conversation(messages, think, tools), _Prompt)).prompt
+        return (await self._request(_APPLY_TEMPLATE, self._conversation(messages, think, tools), PromptResponse)).prompt
 
     def _conversation(self, messages: tuple[Message, ...], think: bool | str | None, tools: tuple[Tool, ...]) -> dict[str, Any]:
         """The fields of a conversation, for the engine's own chat template."""
@@ -264,7 +134,7 @@ class RunnerClient:
             # A token has at least one byte, and a model adds few around a text: a longer list could use any amount of memory.
             if response.count(b",") > _MAX_SPECIAL_TOKENS + 4 * len(text.encode()):
                 raise ValueError("more tokens than there is text")
-            return msgspec.json.decode(response, type=_Tokens).tokens
+            return msgspec.json.decode(response, type=TokensResponse).tokens
 
     async def measure(self, text: str, head_count: int, tail_count: int) -> tuple[list[int], list[int], int]:
         """The ids of a prompt's first `head_count` and last `tail_count` tokens, and the number of all its tokens.
@@ -273,7 +143,7 @@ class RunnerClient:
         """
         response = await self._send(_TOKENIZE, {"content": text, "add_special": True, "parse_special": True})
         with _checked_decoding():
-            ids = bytes(msgspec.json.decode(response, type=_Raw).tokens)[1:-1]
+            ids = bytes(msgspec.json.decode(response, type=RawTokensResponse).tokens)[1:-1]
             if not ids:
                 return [], [], 0
             # Only the ends of the list are split: an id with its separators is at most _MAX_TOKEN_ID_BYTES long.
@@ -283,7 +153,7 @@ class RunnerClient:
 
     async def detokenize(self, tokens: tuple[int, ...] | list[int]) -> str:
         """The text of token ids. Raises BadRequest for ids that this model does not have."""
-        return (await self._request(_DETOKENIZE, {"tokens": list(tokens)}, _Content)).content
+        return (await self._request(_DETOKENIZE, {"tokens": list(tokens)}, ContentResponse)).content
 
     async def embed(self, inputs: list[str | list[int]]) -> tuple[list[bytes], int]:
         """A vector for each input (a text, or token ids that are used unchanged), in order, and how many tokens were processed.
@@ -305,7 +175,7 @@ class RunnerClient:
 
     async def rank(self, query: str, documents: list[str]) -> tuple[list[float], int]:
         """A rank head's score for each document, in order, and how many tokens were processed. The engine does not stop in between."""
-        scores = await self._request(_RERANK, {"query": query, "documents": documents}, _Scores)
+        scores = await self._request(_RERANK, {"query": query, "documents": documents}, ScoresResponse)
         found = sorted(scores.results, key=lambda score: score.index)
         if [score.index for score in found] != list(range(len(documents))):
             raise EngineFailed(_INVALID_RESPONSE)
@@ -413,11 +283,11 @@ def _event_tap(tap: Callable[[_Event], bool], decode: Callable[[memoryview], _Ev
     return offer
 
 
-def _error_of(body: bytes) -> _Error:
+def _error_of(body: bytes) -> EngineError:
     try:
         return _refusal_decoder.decode(body).error
     except _DECODE_ERRORS:
-        return _Error()
+        return EngineError()
 
 
 @contextmanager

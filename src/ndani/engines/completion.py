@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ndani.engines.client import Chunk, Probability, Timings
+from ndani.engines.wire import Chunk, Probability, Timings
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.types import Called, Done, Piece, Sink, Text, Thought, TokenLogprob, Usage
 
@@ -30,6 +30,7 @@ class Completion:
         self._called = False  # with `one_call`: the call has come
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self._last = Chunk()  # the last chunk that arrived
+        self._sink: Sink | None = None
         self._began = time.monotonic_ns()
 
     @property
@@ -50,6 +51,8 @@ class Completion:
     def take(self, chunk: Chunk) -> Sequence[Piece]:
         """The pieces of a chunk."""
         if chunk.prompt_progress is not None:
+            if self._sink is not None:
+                self._sink.measure(chunk.prompt_progress.total, chunk.prompt_progress.cache)
             return ()
         self._last = chunk
         accumulate = self._accumulator.finish if chunk.stop else self._accumulator.take
@@ -87,6 +90,7 @@ class Completion:
         The engine has only two cores, and waking the generators costs more than everything else that is done for a token.
         """
         accumulator, accumulate, ready, put = self._accumulator, self._accumulator.take, sink.ready, sink.put
+        self._sink = sink
         plain = self._parser is None and not self._keeps_logprobs and not self._thought
 
         def offer(chunk: Chunk) -> bool:

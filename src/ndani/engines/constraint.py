@@ -105,7 +105,7 @@ def _schema(value: object) -> dict[str, Any]:
 
 
 def _without_extras(value: Any, depth: int, *, combined: bool = False) -> Any:
-    """Close the objects of a schema. `combined`: it is one part of an `allOf`, whose other parts may list further properties."""
+    """Close the objects of a schema. `combined`: it is one part of an allOf, whose other parts may list further properties."""
     if depth > 200:
         raise BadRequest("the JSON Schema is nested more than 200 deep")
     if isinstance(value, list):

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from ndani.engines.client import ChatChunk, Timings
+from ndani.engines.wire import ChatChunk, PromptProgress, Timings
 from ndani.outputs import Accumulator
 from ndani.outputs.tool_calls import new_call_id
 from ndani.types import Called, Done, Piece, Sink, Text, Thought, ToolCall, Usage
@@ -27,6 +27,8 @@ class EngineChat:
         self._timings: Timings | None = None
         self._call: tuple[int, str, list[str]] | None = None  # the call in progress: its index, its name, parts of its arguments
         self._calls = 0
+        self._prompt = PromptProgress()
+        self._sink: Sink | None = None
         self._began = time.monotonic_ns()
 
     @property
@@ -37,6 +39,9 @@ class EngineChat:
     def take(self, chunk: ChatChunk) -> Sequence[Piece]:
         """The pieces of a chunk."""
         if chunk.prompt_progress is not None:
+            self._prompt = chunk.prompt_progress
+            if self._sink is not None:
+                self._sink.measure(self._prompt.total, self._prompt.cache)
             return ()
         delta, pieces = chunk.delta, list[Piece]()
         self._timings, self._finish_reason = chunk.timings or self._timings, chunk.finish_reason
@@ -73,6 +78,7 @@ class EngineChat:
 
     def tap(self, sink: Sink) -> Callable[[ChatChunk], bool]:
         """As `Completion.tap`."""
+        self._sink = sink
         ready, put = sink.ready, sink.put
 
         def offer(chunk: ChatChunk) -> bool:
@@ -86,7 +92,12 @@ class EngineChat:
 
     def done(self, *, silent: bool, slot_ctx: int, truncated: int) -> Done:
         """The Done event with the usage."""
-        timings = self._timings or Timings(predicted_n=self._accumulator.count, predicted_ms=(time.monotonic_ns() - self._began) / 1e6)
+        timings = self._timings or Timings(  # it was stopped here, so the engine has not said
+            cache_n=self._prompt.cache,
+            prompt_n=self._prompt.total - self._prompt.cache,
+            predicted_n=self._accumulator.count,
+            predicted_ms=(time.monotonic_ns() - self._began) / 1e6,
+        )
         usage = Usage(
             prompt_tokens=max(timings.prompt_n, 0) + max(timings.cache_n, 0),
             cached_tokens=max(timings.cache_n, 0),

@@ -67,6 +67,11 @@ class Question:
         """Whether only the prompt is to be processed and the answer left out: an engine generates one token anyway."""
         return self.sampling.num_predict == 0
 
+    @property
+    def thinks_first(self) -> bool:
+        """Whether the model thinks freely before it answers under a constraint: two passes."""
+        return bool(self.thinking_tags and self.constraint and self.think) and not self.engine_reads
+
 
 async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
     """The events of an answer: pieces, then one Done; or one Rendered. Pieces that `sink` has taken are not yielded.
@@ -77,7 +82,7 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
     render = await prompt_renderer(engine, question)
     if question.engine_reads and not question.render_only:
         answer = _chat(engine, question, options, render, sink)
-    elif question.thinking_tags and question.constraint and question.think and not question.render_only:
+    elif question.thinks_first and not question.render_only:
         answer = _think_then_obey(engine, question, options, render, sink)
     else:
         answer = _complete(engine, question, options, render, sink)
@@ -89,7 +94,10 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
 async def count_tokens(engine: RunnerClient, question: Question) -> int:
     """How many tokens the prompt of a question has, as `ask` would send it."""
     render = await prompt_renderer(engine, question)
-    return len(await engine.tokenize(await render(question.messages)))
+    prompt = await render(question.messages)
+    if question.thinks_first:
+        prompt = _with_thinking_opened(prompt, question)
+    return (await engine.measure(prompt, 0, 0))[2]
 
 
 async def _engine_options(question: Question) -> dict[str, Any]:
@@ -178,11 +186,10 @@ async def _think_then_obey(
 ) -> AsyncGenerator[Event]:
     """Two passes: the model thinks freely until it closes its thoughts, then its answer obeys the constraint."""
     assert question.thinking_tags
-    opening, closing = question.thinking_tags
+    _, closing = question.thinking_tags
 
     async def render_open(messages: tuple[Message, ...]) -> str:
-        prompt = await render(messages)
-        return prompt if prompt.rstrip().endswith(opening) else prompt + opening + "\n"
+        return _with_thinking_opened(await render(messages), question)
 
     free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
     fitted = await fit_prompt(engine, question, render_open)
@@ -207,6 +214,13 @@ async def _think_then_obey(
     context = (*prompt, *obeying.tokens) if question.wants_context else None
     last = obeying.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
     yield replace(last, usage=_sum(first.usage, last.usage))
+
+
+def _with_thinking_opened(prompt: str, question: Question) -> str:
+    """The prompt, with the tag at its end that begins the thinking."""
+    assert question.thinking_tags
+    opening = question.thinking_tags[0]
+    return prompt if prompt.rstrip().endswith(opening) else prompt + opening + "\n"
 
 
 def _sum(first: Usage, last: Usage) -> Usage:

@@ -41,7 +41,7 @@ from ndani.runtime import eviction
 from ndani.runtime.clock import Clock
 from ndani.runtime.hardware import Hardware
 from ndani.runtime.queue import PendingRequest, Queue
-from ndani.runtime.residence import Lease, LoadedModel, RunnerProcess
+from ndani.runtime.residence import Lease, LoadedModel, RunnerProcess, without_end_of_time
 from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_options
 from ndani.runtime.starting import Spawn, start
 from ndani.settings import Settings
@@ -128,6 +128,10 @@ class Pool:
         """The runner of a model in memory."""
         model = self._models.get(key)
         return model.runner if model else None
+
+    def is_ready(self, key: str) -> bool:
+        """Whether a model is in memory for text or for vectors, and is not leaving."""
+        return any(model.ready for runner_key in (key, key + EMBEDDING_KEY_SUFFIX) if (model := self._models.get(runner_key)))
 
     def unload(self, key: str) -> None:
         """Unload a model as soon as it is idle; does nothing when it is not loaded."""
@@ -279,7 +283,8 @@ class Pool:
                 )  # fmt: skip
             self._drain(evicted)
         if decision.action == "load" and not decision.evict:
-            model = LoadedModel(spec, replace(options, slots=decision.slots), need.size(decision.slots), self._settings.keep_alive)
+            keep_alive = without_end_of_time(self._settings.keep_alive)
+            model = LoadedModel(spec, replace(options, slots=decision.slots), need.size(decision.slots), keep_alive)
             self._log.info("loading a model", model=spec.name, why=decision.reason, slots=decision.slots, num_ctx=options.num_ctx)
             self._log.debug(
                 "how it loads", model=spec.name, size=model.size, weights=spec.size, slot=need.slot, waiting=self.waiting,

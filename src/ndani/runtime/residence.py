@@ -15,6 +15,14 @@ from ndani.runtime.eviction import EvictionCandidate
 from ndani.runtime.spec import RunnerSpec
 from ndani.types import Resident
 
+#: A keep-alive above this is for ever: Go's longest duration, in seconds. Its end would be beyond any printable date.
+FOREVER = 2**63 / 1e9
+
+
+def without_end_of_time(keep_alive: float) -> float:
+    """A keep-alive in seconds; one that no date can express is negative, as every one for ever."""
+    return -1.0 if keep_alive > FOREVER else keep_alive
+
 
 class RunnerProcess(Protocol):
     """What the pool needs of a runner's process (`runtime.runner.Runner`)."""

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Literal
 
 from ndani import names
-from ndani.engines.question import Question, ask
+from ndani.engines.question import Question, ask, count_tokens
 from ndani.engines.sampling import merge
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
@@ -19,6 +19,7 @@ from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
 from ndani.runtime.spec import MIN_CTX
+from ndani.service.lending import lend
 from ndani.service.reading import Reading, decide_reading
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
 from ndani.types import AnswerRequest, ChatRequest, Done, Event, GenerateRequest, Message, Sampling, Sink
@@ -102,6 +103,17 @@ class Answers:
             return self._load(model, request.sampling, request.keep_alive), ()
         question = self._conversation(model, request)
         return self._run(model, question, request.keep_alive, sink), model.ignored_config
+
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """How many tokens the prompt of a conversation has, as `chat` would send it; also of one that is too long."""
+        entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
+        model = await self._resolver.resolve(entry)
+        _check_model(model, request, "chat")
+        _reject_unsupported(model, request)
+        question = self._conversation(model, request)
+        spec = self._resolver.spec(model, question.sampling)
+        async with lend(self._pool, spec, self._resolver.keep_alive(request.keep_alive)) as lease:
+            return await count_tokens(lease.engine, question)
 
     def _conversation(self, model: ResolvedModel, request: ChatRequest) -> Question:
         """The question of a chat request."""

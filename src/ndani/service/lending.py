@@ -12,7 +12,7 @@ from ndani.runtime.spec import RunnerSpec
 
 
 @asynccontextmanager
-async def lend(pool: Pool, spec: RunnerSpec, keep_alive: float) -> AsyncGenerator[Lease]:
+async def lend(pool: Pool, spec: RunnerSpec, keep_alive: float | None) -> AsyncGenerator[Lease]:
     """Lease a runner for the block. Raises Failed where the runner ended because the server does, and all that a lease raises."""
     async with pool.lease(spec, keep_alive) as lease:
         try:

@@ -141,10 +141,10 @@ class Models:
         await asyncio.to_thread(_check_recipe, recipe)
         if base:
             try:
-                entry = self._resolver.find(base, missing="")
+                entry = self._resolver.find_exactly(base, missing="")
             except NotFound:
                 await self._fetcher.pull(names.parse(base), False, without_success(report))
-                entry = self._resolver.find(base, missing=f"model '{base}' not found")
+                entry = self._resolver.find_exactly(base, missing=f"model '{base}' not found")
             recipe = replace(recipe, base=entry)
         previous = self._loadable(name)
         async with prepared_weights(self.store, self._supervisor, recipe, report) as prepared:

@@ -12,7 +12,9 @@ from ndani.engines.sampling import parse_options
 from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.hardware import processors
+from ndani.runtime.residence import without_end_of_time
 from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_num_ctx
+from ndani.service import model_ids
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
 from ndani.types import Sampling
@@ -20,9 +22,6 @@ from ndani.types import Sampling
 #: Bounds of a batch, in prompt tokens. Between two batches the engine checks whether the client left.
 MAX_BATCH = 512
 MIN_BATCH = 32
-
-#: A keep-alive above this is for ever: Go's longest duration, in seconds. Its end would be beyond any printable date.
-FOREVER = 2**63 / 1e9
 
 #: Resolved models in the cache.
 MAX_CACHED_MODELS = 1000
@@ -58,7 +57,19 @@ class ModelResolver:
         self._file_states: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {}
 
     def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> StoredModel:
-        """The model of a name. Raises NotFound with the sentence `missing`, BadName, or Forbidden with `remote` for a cloud model."""
+        """The model of a name; where there is none, the one of an alias or an id (`model_ids`).
+
+        Raises NotFound with the sentence `missing`, BadName, or Forbidden with `remote` for a cloud model.
+        """
+        try:
+            return self.find_exactly(model, missing, remote)
+        except (BadName, NotFound):
+            if not model or not (name := model_ids.match(model, self.store.names())):
+                raise
+        return self.store.find(name, not_found=missing)
+
+    def find_exactly(self, model: str, missing: str, remote: str = "remote model is unavailable") -> StoredModel:
+        """As `find`, but no alias: for what is made of the model, which could as well come from its source by that name."""
         if not model:
             raise NotFound("model '' not found")
         name = names.parse(model)
@@ -148,10 +159,11 @@ class ModelResolver:
         spec = self.spec(model, sampling)
         return spec if spec.embedding else replace(spec, key=spec.key + EMBEDDING_KEY_SUFFIX, embedding=True, pooling="last")
 
-    def keep_alive(self, requested: float | None) -> float:
-        """Seconds that a model stays loaded after a request: as requested, else as in the settings; negative: for ever."""
-        seconds = self.settings.keep_alive if requested is None else requested
-        return -1.0 if seconds > FOREVER else seconds
+    def keep_alive(self, requested: float | None) -> float | None:
+        """Seconds that a model stays loaded after a request, negative: for ever. None, where the request does not say it, leaves them
+        as they are: a model that was loaded for an hour is not sent away by the next question. A new one has those of the settings.
+        """
+        return None if requested is None else without_end_of_time(requested)
 
 
 def require_local(name: names.Name) -> None:

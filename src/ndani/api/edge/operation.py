@@ -1,19 +1,23 @@
-"""What a route reads and answers, said once: `openapi` makes its description of it. Each dialect says it in its `operations`."""
+"""What a route reads and answers, said in its row of the dialect's table: `openapi` makes its description of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from starlette.routing import Route
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
+TEXT = "text/plain"
+BYTES = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Operation:
-    """One route. `method` and `path` are as in the route table.
+    """What one route reads and answers.
 
     `body` is the type of a JSON body, which may be missing if `body_optional`; with another `body_media` it is bytes. `query` has
     the types of the query's parameters. `answer` is the type of the JSON answer, None for one without a body; with another
@@ -22,26 +26,22 @@ class Operation:
     of answers that are neither a success nor in the dialect's form of an error, by status.
     """
 
-    method: str
-    path: str
     summary: str
     body: Any = None
-    body_media: str = JSON
-    body_optional: bool = False
-    query: Mapping[str, Any] = field(default_factory=dict)
     answer: Any = None
-    answer_media: str = JSON
     item: Any = None
     item_media: str = NDJSON
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body_media: str = JSON
+    body_optional: bool = False
+    answer_media: str = JSON
     statuses: tuple[int, ...] = (200,)
     failures: Mapping[int, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """A dialect: its routes, and the type of its errors' bodies. `name` is short, and begins the names of its types."""
+class DescribedRoute(Route):
+    """A route that says what it reads and answers. It has one method, besides the HEAD of a GET."""
 
-    name: str
-    title: str
-    error: Any
-    operations: tuple[Operation, ...]
+    def __init__(self, method: str, path: str, endpoint: Callable[..., object], operation: Operation) -> None:
+        super().__init__(path, endpoint, methods=[method])
+        self.method, self.operation = method, operation

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -23,6 +24,10 @@ SCOPE_KEY = "ndani.request"
 
 #: What a client may choose. It is written into the log and into a URL, so it is short and holds nothing that either would escape.
 _CHOSEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+#: The id of the request that the current task answers.
+_current_id: ContextVar[str] = ContextVar("ndani.request-id")
 
 
 @dataclass(slots=True)
@@ -96,6 +101,11 @@ def id_of(scope: Scope) -> str:
     return request.id
 
 
+def current_id() -> str:
+    """The id of the request that the current task answers, for a dialect that writes it into its errors."""
+    return _current_id.get()
+
+
 def take_cancellation(scope: Scope) -> Cancelled | None:
     """The error of a request whose task was cancelled by its id, so that it can go on and say so; None where it was not."""
     request: RunningRequest | None = scope.get(SCOPE_KEY)
@@ -117,6 +127,7 @@ class RequestIds:
             await self.app(scope, receive, send)
             return
         request = self.running.begin(scope)
+        _current_id.set(request.id)
         header = REQUEST_ID.encode(), request.id.encode()
 
         async def send_with_id(message: Message) -> None:

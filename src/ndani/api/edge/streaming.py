@@ -31,7 +31,8 @@ class ResponseFormat:
 
     `event` returns all bytes of one event in a stream, its end included: it is called for every token, so nothing is added to
     them later. `whole` returns the JSON of a whole answer, and of the event that ended it. `is_single` says of a first
-    event that it is the whole answer, and gets one JSON object even where a stream was asked for.
+    event that it is the whole answer, and gets one JSON object even where a stream was asked for. `measure` is told the size of
+    the prompt, and how much of it was in the prefix cache, before the first event of a stream.
     """
 
     media_type: str
@@ -39,18 +40,24 @@ class ResponseFormat:
     whole: Callable[[Answer, Done | Rendered], bytes]
     is_single: Callable[[Event], bool]
     errors: ErrorFormat
+    measure: Callable[[int, int], None] | None = None
 
 
 class StreamSink:
     """Writes the pieces of an answer straight to the socket. Ready once the response has begun there."""
 
-    def __init__(self, format_event: Callable[[Event], bytes]) -> None:
-        self._format_event = format_event
+    def __init__(self, format_event: Callable[[Event], bytes], measure: Callable[[int, int], None] | None = None) -> None:
+        self._format_event, self._measure = format_event, measure
         self._body: ChunkedBody | None = None
 
     def begin(self, body: ChunkedBody) -> None:
         """The response has begun: its head and its first event are sent."""
         self._body = body
+
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Tell the dialect the size of the prompt."""
+        if self._measure is not None:
+            self._measure(prompt_tokens, cached_tokens)
 
     def ready(self) -> bool:
         """Whether the response has begun and its client keeps up."""
@@ -70,6 +77,9 @@ class CollectedSink:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._logprobs: list[TokenLogprob] = []
+
+    def measure(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Not needed: the usage at the end has it."""
 
     def ready(self) -> bool:
         """Always true."""
@@ -91,7 +101,7 @@ class CollectedSink:
 
 def open_sink(stream: bool, response_format: ResponseFormat) -> StreamSink | CollectedSink:
     """The sink of a response: for a stream, or for one object."""
-    return StreamSink(response_format.event) if stream else CollectedSink()
+    return StreamSink(response_format.event, response_format.measure) if stream else CollectedSink()
 
 
 async def respond(

@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from ndani.api.edge import fields, json_response
 from ndani.api.edge.described_fields import read
+from ndani.api.edge.ignored_fields import ignored_headers
+from ndani.api.edge.rounded import rounded
 from ndani.api.ollama import request_fields
 from ndani.api.ollama.bodies import EmbedBody, EmbeddingsBody
 from ndani.errors import BadRequest, NotFound
@@ -30,7 +32,7 @@ class EmbedRoutes:
         parsed, ignored = parse_embed(await read(request, EmbedBody))
         embeddings = await self._service.embeddings.embed(parsed)
         body = format_embed(parsed.model, embeddings) | {"embeddings": await _rounded(embeddings.vectors)}
-        return await json_response.respond_large(body, request_fields.ignored_headers(ignored))
+        return await json_response.respond_large(body, ignored_headers(ignored))
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings, the older form: one `prompt`, one vector."""
@@ -39,7 +41,7 @@ class EmbedRoutes:
         body: dict[str, Any] = {"embedding": embeddings.vectors[0] if embeddings.vectors else []}
         if embeddings.truncated:
             body["truncated"] = embeddings.truncated
-        return json_response.respond(body, headers=request_fields.ignored_headers(ignored))
+        return json_response.respond(body, headers=ignored_headers(ignored))
 
 
 def parse_embed(body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
@@ -107,9 +109,8 @@ def format_embed(model: str, embeddings: Vectors) -> dict[str, Any]:
 
 
 async def _rounded(vectors: tuple[tuple[float, ...], ...]) -> list[list[float]]:
-    """The vectors with nine digits per number: enough to restore every 32-bit float; all 17 digits of a 64-bit one would be half noise."""
     time_slice, rows = json_response.TimeSlice(), []
     for vector in vectors:
-        rows.append([float(f"{number:.9g}") for number in vector])
+        rows.append(rounded(vector))
         await time_slice.yield_if_over()
     return rows

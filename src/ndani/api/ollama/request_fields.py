@@ -1,8 +1,7 @@
-"""Fields that several of Ollama's requests share: options, messages, tools, format, …; and the header of ignored options."""
+"""Fields that several of Ollama's requests share: options, messages, tools, format, …."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ndani.api.edge import content
@@ -150,9 +149,3 @@ def logprobs(body: dict[str, Any]) -> int | None:
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20):
         raise BadRequest("top_logprobs must be between 0 and 20")
     return top or 0 if flag(body, "logprobs", False) or top else None
-
-
-def ignored_headers(ignored: Sequence[str]) -> dict[str, str]:
-    """The header that names ignored options. Only short plain names, and not too many: clients accept headers of a few KiB."""
-    names = [name for name in ignored if len(name) <= 64 and name.isascii() and name.isidentifier()][:32]
-    return {"X-Ndani-Ignored": ", ".join(names)} if names else {}

@@ -16,7 +16,8 @@ from starlette.responses import PlainTextResponse, Response
 from ndani import OLLAMA_API, __version__
 from ndani.api.edge import fields, json_response, long_work, streaming
 from ndani.api.edge.described_fields import read
-from ndani.api.ollama import bodies, request_fields, requests, responses, timestamps
+from ndani.api.edge.ignored_fields import ignored_headers
+from ndani.api.ollama import bodies, requests, responses, timestamps
 from ndani.api.ollama.show import format_show, parse_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
@@ -48,7 +49,7 @@ class OllamaRoutes:
         response_format = responses.format_generate(parsed.model, self._clock)
         sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
         events, ignored_config = await self._service.answers.generate(parsed, sink)
-        headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
+        headers = ignored_headers([*ignored_options, *ignored_config])
         return await streaming.respond(events, sink, response_format, headers)
 
     async def chat(self, request: Request) -> Response:
@@ -58,7 +59,7 @@ class OllamaRoutes:
         response_format = responses.format_chat(parsed.model, self._clock)
         sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
         events, ignored_config = await self._service.answers.chat(parsed, sink)
-        headers = request_fields.ignored_headers([*ignored_options, *ignored_config])
+        headers = ignored_headers([*ignored_options, *ignored_config])
         return await streaming.respond(events, sink, response_format, headers)
 
     async def tags(self, request: Request) -> Response:

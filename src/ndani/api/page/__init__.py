@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import resources
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ndani.api.edge import json_response
+from ndani.api.edge.dialect import Dialect, get
+from ndani.api.edge.operation import Operation
 
 #: What the page may do: run its own script, use its own style, and ask this server. No other page may frame it.
 POLICY = (
@@ -17,6 +20,21 @@ POLICY = (
 )
 
 _HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+
+
+def page(describe: Callable[[], object]) -> Dialect:
+    """The routes of the page and of the description, as one more dialect; `describe` returns the description."""
+    routes = PageRoutes(describe)
+    return Dialect(
+        name="page",
+        title="This description",
+        routes=(
+            get("/openapi.json", routes.openapi, Operation("The description of all routes", answer=dict[str, Any])),
+            get("/docs", routes.page, Operation("A page to read it", answer=str, answer_media="text/html")),
+            get("/docs/page.js", routes.script, Operation("The page's script", answer=str, answer_media="text/javascript")),
+            get("/docs/page.css", routes.style, Operation("The page's style", answer=str, answer_media="text/css")),
+        ),
+    )
 
 
 class PageRoutes:

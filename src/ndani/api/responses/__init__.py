@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: answers made of items, and conversations that the server keeps for a while, in memory."""
