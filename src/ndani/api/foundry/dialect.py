@@ -11,6 +11,7 @@ from ndani.api.foundry import bodies
 from ndani.api.foundry.daemon_routes import FoundryDaemonRoutes
 from ndani.api.foundry.responses import ERRORS
 from ndani.api.foundry.service_routes import FoundryServiceRoutes
+from ndani.api.openai.bodies import ChatBody
 
 _COUNT = "/v1/chat/completions/tokenizer/encode/count"
 _CHAT = "/v1/chat/completions"
@@ -54,7 +55,7 @@ def dialect(context: Context) -> Dialect:
             get("/openai/getgpudevice", daemon.gpu, Operation("The GPU that is used", answer=int)),
             get("/openai/setgpudevice/{id}", daemon.choose_gpu, Operation("Choose a GPU: only the one that is used")),
             post("/openai/register", daemon.register, Operation("Refused: every model runs on this machine", statuses=())),
-            post(_COUNT, daemon.count_tokens, Operation("How many tokens a conversation has", bodies.CountBody, bodies.TokenCount)),
+            post(_COUNT, daemon.count_tokens, Operation("How many tokens a conversation has", ChatBody, bodies.TokenCount)),
         ),
         errors=tuple((prefix, ERRORS) for prefix in (*_PREFIXES, *shared)),
         large_bodies=frozenset({_COUNT}),
