@@ -132,6 +132,7 @@ class Answers:
             render_only=request.render_only,
             truncate=request.truncate,
             shift=request.shift,
+            think_budget=request.think_budget,
             logprobs=request.logprobs,
             logit_bias=request.logit_bias,
             **{field.name: getattr(reading, field.name) for field in fields(reading)},
