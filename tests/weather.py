@@ -38,14 +38,15 @@ SHOWN = "".join(
     for city in ("Paris", "Lima", "Tokyo")
 )
 TURNS = (
-    '{{- range .Messages }}<|im_start|>{{ if eq .Role "tool" }}user\n<tool_response>\n{{ .Content }}\n</tool_response>'
-    "{{ else }}{{ .Role }}\n{{ .Content }}{{ range .ToolCalls }}<tool_call>\n"
-    '{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}\n</tool_call>{{ end }}{{ end }}<|im_end|>\n{{ end }}'
-    "<|im_start|>assistant\n"
+    '{{- range .Messages }}{{ if ne .Role "system" }}<|im_start|>{{ if eq .Role "tool" }}user\n<tool_response>\n{{ .Content }}\n'
+    "</tool_response>{{ else }}{{ .Role }}\n{{ .Content }}{{ if .ToolCalls }}{{ range .ToolCalls }}<tool_call>\n"
+    '{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}\n</tool_call>{{ end }}{{ end }}{{ end }}<|im_end|>\n'
+    "{{ end }}{{ end }}<|im_start|>assistant\n"
 )
 TEMPLATE = (
     '{{- $last := "" }}{{ range .Messages }}{{ $last = .Role }}{{ end }}'
-    '{{- if and .Tools (ne $last "tool") }}<|im_start|>system\nTools: {{ .Tools }}<|im_end|>\n' + SHOWN + "{{ end }}" + TURNS
+    "{{- if or .System .Tools }}<|im_start|>system\n{{ .System }}{{ if .Tools }}\nTools: {{ .Tools }}{{ end }}<|im_end|>\n{{ end }}"
+    '{{- if and .Tools (ne $last "tool") }}' + SHOWN + "{{ end }}" + TURNS
 )
 WITHOUT_TOOLS = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 
@@ -53,5 +54,5 @@ WITHOUT_TOOLS = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|
 def make_models(server: Server) -> None:
     """Create both models from smollm2."""
     for name, template in ((CALLER, TEMPLATE), (PLAIN, WITHOUT_TOOLS)):
-        body = {"model": name, "from": "smollm2", "system": "", "template": template, "stream": False}
+        body = {"model": name, "from": "smollm2", "template": template, "stream": False}
         assert server.post("/api/create", body).json() == {"status": "success"}

@@ -16,11 +16,13 @@ from ndani.engines.client import PromptTooLong, RunnerClient
 from ndani.engines.completion import Completion
 from ndani.engines.constraint import engine_grammar
 from ndani.engines.engine_chat import EngineChat
-from ndani.engines.prompt import TOO_LONG, fit_prompt, prompt_ids, prompt_renderer
+from ndani.engines.prompt import TOO_LONG, continued_prompt, fit_prompt, prompt_ids, prompt_renderer, prompt_with_images
 from ndani.engines.sampling import translate
+from ndani.engines.wire import PromptWithImages
 from ndani.errors import BadRequest
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.prompts.fit import Fitted, RenderPrompt
+from ndani.prompts.image_tags import ImageTags
 from ndani.prompts.template import Template
 from ndani.types import Constraint, Event, Message, Rendered, Sampling, Sink, Tool, Usage
 
@@ -32,7 +34,8 @@ class Question:
     `render` decides how the messages become a prompt: with the model's TEMPLATE, with the chat template that the engine has read
     from the weights, or plain: their texts joined. With `suffix`, the TEMPLATE fills in the middle. `think` is the thinking option
     for templates. `render_only` asks for the prompt only. `context` is put before the prompt, `prompt_end` after it. `num_ctx` is
-    the context of this request, at most that of the slot, `slot_ctx`; both are known once a slot is leased.
+    the context of this request, at most that of the slot, `slot_ctx`; both are known once a slot is leased. `tags` say where the
+    images of the messages belong; None without images.
 
     The answer: `constraint` is what its text must match, and `must_call` says that this makes it a call of one of the `tools`.
     `thinking_tags` are the texts around thinking, `tool_tag` is what stands before a call (empty: nothing does); None where the
@@ -53,6 +56,7 @@ class Question:
     truncate: bool = True
     shift: bool = True
     wants_context: bool = False
+    tags: ImageTags | None = None
     tools: tuple[Tool, ...] = ()
     must_call: bool = False
     one_call: bool = False
@@ -99,6 +103,8 @@ async def count_tokens(engine: RunnerClient, question: Question) -> int:
     prompt = await render(question.messages)
     if question.thinks_first:
         prompt = _with_thinking_opened(prompt, question)
+    if question.tags:
+        return (await engine.measure(question.tags.plain(prompt), 0, 0))[2] + question.tags.tokens(prompt)
     return (await engine.measure(prompt, 0, 0))[2]
 
 
@@ -118,10 +124,14 @@ async def _engine_options(question: Question) -> dict[str, Any]:
 async def _fitted(engine: RunnerClient, question: Question, render: RenderPrompt) -> tuple[Fitted, bool]:
     """The prompt, and whether it was counted and made to fit."""
     prompt = await render(question.messages)
+    image_tokens = 0
+    if question.tags:
+        question.tags.require_all(prompt)
+        image_tokens = question.tags.tokens(prompt)
     # A token has at least one byte, so only a prompt with more bytes than the request's context has tokens can exceed it.
     # With the slot's whole context for the request, the engine itself refuses such a prompt, and then it is fitted; else it is now.
     engine_refuses_too_long = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
-    if not engine_refuses_too_long and len(prompt.encode()) >= question.num_ctx:
+    if not engine_refuses_too_long and len(prompt.encode()) + image_tokens >= question.num_ctx:
         return await fit_prompt(engine, question, render), True
     return Fitted(prompt, 0), False
 
@@ -132,27 +142,30 @@ async def _complete(
     """The answer as a completion of a prompt, read here."""
     fitted, was_fitted = await _fitted(engine, question, render)
     if question.render_only:
-        yield Rendered(fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt))
+        prompt = fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt)
+        yield Rendered(question.tags.shown(prompt), question.tags.count(prompt)) if question.tags else Rendered(prompt)
         return
     while True:
         if not question.shift:
-            options = _within_context(options, question, len(await prompt_ids(engine, fitted)))
+            options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
         completion = _completion(question, options, fitted)
         try:
-            async with aclosing(_pieces(engine, fitted.prompt, options, completion, sink)) as pieces:
+            async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
                 async for piece in pieces:
                     yield piece
             break
-        except PromptTooLong:
+        except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            fitted, was_fitted = await fit_prompt(engine, question, render), True
-    context = (*await prompt_ids(engine, fitted), *completion.tokens) if question.wants_context else None
+            fitted, was_fitted = await fit_prompt(engine, question, render, refusal), True
+    context = (*await prompt_ids(engine, question, fitted), *completion.tokens) if question.wants_context else None
     yield completion.done(silent=question.silent, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
 
 
 def _within_context(options: dict[str, Any], question: Question, prompt_tokens: int) -> dict[str, Any]:
-    """Without a context shift the answer ends at the end of the context."""
+    """Without a context shift the answer ends at the end of the context; with images the engine never shifts it."""
+    if question.tags:
+        return options
     return options | {"n_predict": min(options["n_predict"], max(question.num_ctx - prompt_tokens, 1))}
 
 
@@ -172,7 +185,7 @@ def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> 
 
 
 async def _pieces(
-    engine: RunnerClient, prompt: str | list[int], options: dict[str, Any], completion: Completion, sink: Sink | None
+    engine: RunnerClient, prompt: str | list[int] | PromptWithImages, options: dict[str, Any], completion: Completion, sink: Sink | None
 ) -> AsyncGenerator[Event]:
     """Run one completion; its pieces go into `sink` where that is ready, and are yielded elsewhere."""
     async with aclosing(engine.complete(prompt, options, completion.tap(sink) if sink else None)) as chunks:
@@ -199,13 +212,13 @@ async def _think_then_answer(
 
     fitted = await fit_prompt(engine, question, render_open)
     if not question.shift:
-        options = _within_context(options, question, len(await prompt_ids(engine, fitted)))
+        options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
     free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
     if question.think_budget is not None:
         free["n_predict"] = min(question.think_budget, options["n_predict"])
     logprobs = question.logprobs is not None
     thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
-    async with aclosing(_pieces(engine, fitted.prompt, free, thinking, sink)) as pieces:
+    async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
         async for piece in pieces:
             yield piece
     first = thinking.done(silent=question.silent, slot_ctx=question.slot_ctx, context=None, truncated=fitted.truncated)
@@ -213,16 +226,17 @@ async def _think_then_answer(
     if used_up or first.stop_sequence not in (None, closing) or question.silent:
         yield first
         return
-    prompt = [*await prompt_ids(engine, fitted), *thinking.tokens, *await engine.tokenize(f"\n{closing}\n\n", special=False)]
+    prompt = await continued_prompt(engine, question, fitted, thinking.tokens, f"\n{closing}\n\n")
     rest = options | {"n_predict": max(options["n_predict"] - first.usage.output_tokens, 1)}
     answering = _completion(replace(question, thinking_tags=None), rest, fitted)
     try:
-        async with aclosing(_pieces(engine, prompt, rest, answering, sink)) as pieces:
+        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, answering, sink)) as pieces:
             async for piece in pieces:
                 yield piece
     except PromptTooLong:
         raise BadRequest(TOO_LONG) from None
-    context = (*prompt, *answering.tokens) if question.wants_context else None
+    ids = await prompt_ids(engine, question, Fitted(prompt, 0)) if question.wants_context else []
+    context = (*ids, *answering.tokens) if question.wants_context else None
     last = answering.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
     yield replace(last, usage=_sum(first.usage, last.usage))
 
@@ -264,10 +278,10 @@ async def _chat(
                     if chat.over:
                         break
             break
-        except PromptTooLong:
+        except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            fitted = await fit_prompt(engine, replace(question, shift=False), render)
+            fitted = await fit_prompt(engine, replace(question, shift=False), render, refusal)
             messages, truncated, was_fitted = fitted.messages, fitted.truncated, True
     for piece in chat.end():
         yield piece

@@ -1,11 +1,14 @@
-"""What the package `anthropic` does: messages, their stream, tools, the count of tokens, refusals."""
+"""What the package `anthropic` does: messages, their stream, tools, the count of tokens, refusals.
+
+The package has no temperature of its own any more; it goes in the body all the same.
+"""
 
 from anthropic import Anthropic, APIStatusError
-from said import CALLER, CHAT, DESCRIBE, HELLO, URL, WEATHER, City, say
+from said import CALLER, CHAT, DESCRIBE, HELLO, URL, WEATHER, City, Kind, say
 
 client = Anthropic(base_url=URL, api_key="none", max_retries=0)
 hello = [{"role": "user", "content": HELLO}]
-few = {"model": CHAT, "messages": hello, "max_tokens": 8, "temperature": 0}
+few = {"model": CHAT, "messages": hello, "max_tokens": 8, "extra_body": {"temperature": 0}}
 whole = client.messages.create(**few)
 say("chat", whole.content[0].text)
 say("usage", whole.usage.model_dump())
@@ -23,7 +26,7 @@ tools = [
     for name, text in {"get_weather": "The weather in a city now", "get_time": "The time in a city now"}.items()
 ]
 weather = [{"role": "user", "content": WEATHER}]
-sure = {"model": CALLER, "messages": weather, "tools": tools, "max_tokens": 80, "temperature": 0}
+sure = {"model": CALLER, "messages": weather, "tools": tools, "max_tokens": 80, "extra_body": {"temperature": 0}}
 
 
 def said(message):
@@ -47,6 +50,8 @@ made = client.messages.create(
     model=CHAT, messages=[{"role": "user", "content": DESCRIBE}], tools=city, tool_choice={"type": "tool", "name": "city"}, max_tokens=300
 )
 say("structured", City.model_validate(said(made)[0]["arguments"]).model_dump())
+made = client.messages.parse(model=CHAT, messages=[{"role": "user", "content": DESCRIBE}], output_format=Kind, max_tokens=300)
+say("structured-own", made.parsed_output.model_dump())
 for verb, call in {
     "unknown": lambda: client.messages.create(model="nobody", messages=hello, max_tokens=8),
     "incapable": lambda: client.messages.create(**(sure | {"model": "plain"})),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -21,7 +21,14 @@ class City(BaseModel):
 
     name: str = Field(max_length=16)
     kind: Literal["capital", "port", "village"]
-    districts: list[str] = Field(min_length=1, max_length=2)
+    districts: list[Annotated[str, Field(max_length=16)]] = Field(min_length=1, max_length=2)
+
+
+class Kind(BaseModel):
+    """What a city is; nothing in it has a length, for a package may keep lengths to itself."""
+
+    kind: Literal["capital", "port", "village"]
+    old: bool
 
 
 def get_weather(city: str) -> str:

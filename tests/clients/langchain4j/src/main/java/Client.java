@@ -22,6 +22,7 @@ import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
 import dev.langchain4j.model.ollama.OllamaChatModel;
 import dev.langchain4j.model.ollama.OllamaEmbeddingModel;
 import dev.langchain4j.model.ollama.OllamaStreamingChatModel;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -36,12 +37,12 @@ public class Client {
     }
 
     static OllamaChatModel model(String name, int count, double temperature) {
-        return OllamaChatModel.builder().baseUrl(url).modelName(name).numPredict(count).temperature(temperature).maxRetries(0).build();
+        return OllamaChatModel.builder().baseUrl(url).modelName(name).numPredict(count).temperature(temperature).maxRetries(0).timeout(Duration.ofMinutes(5)).build();
     }
 
     static ChatResponse streamed(String name, int count, ChatRequest request, List<String> pieces) throws Exception {
         CompletableFuture<ChatResponse> end = new CompletableFuture<>();
-        OllamaStreamingChatModel.builder().baseUrl(url).modelName(name).numPredict(count).temperature(0.0).build()
+        OllamaStreamingChatModel.builder().baseUrl(url).modelName(name).numPredict(count).temperature(0.0).timeout(Duration.ofMinutes(5)).build()
             .chat(request, new StreamingChatResponseHandler() {
                 @Override public void onPartialResponse(String piece) { pieces.add(piece); }
                 @Override public void onCompleteResponse(ChatResponse whole) { end.complete(whole); }
@@ -81,7 +82,7 @@ public class Client {
         say("tool-result", model("caller", 60, 0).chat(ChatRequest.builder().messages(turns).toolSpecifications(tool).build()).aiMessage().text());
 
         JsonSchema city = JsonSchema.builder().name("city").rootElement(JsonObjectSchema.builder()
-            .addStringProperty("name")
+            .addProperty("name", JsonEnumSchema.builder().enumValues("Paris", "Lima").build())
             .addProperty("kind", JsonEnumSchema.builder().enumValues("capital", "port", "village").build())
             .addProperty("districts", JsonArraySchema.builder().items(JsonEnumSchema.builder().enumValues("north", "south").build()).build())
             .required("name", "kind", "districts").build()).build();
