@@ -49,6 +49,7 @@ class Question:
     render: Template | Literal["engine", "plain"] = "engine"
     suffix: str = ""
     think: bool | str | None = None
+    think_budget: int | None = None
     render_only: bool = False
     context: tuple[int, ...] = ()
     prompt_end: str = ""
@@ -73,8 +74,9 @@ class Question:
 
     @property
     def thinks_first(self) -> bool:
-        """Whether the model thinks freely before it answers under a constraint: two passes."""
-        return bool(self.thinking_tags and self.constraint and self.think) and not self.engine_reads
+        """Whether thinking and answer are two passes: the answer has a constraint, which is not for thoughts, or these a budget."""
+        limited = self.constraint is not None or self.think_budget is not None
+        return bool(self.thinking_tags and self.think) and limited and not self.engine_reads
 
 
 async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
@@ -87,7 +89,7 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
     if question.engine_reads and not question.render_only:
         answer = _chat(engine, question, options, render, sink)
     elif question.thinks_first and not question.render_only:
-        answer = _think_then_obey(engine, question, options, render, sink)
+        answer = _think_then_answer(engine, question, options, render, sink)
     else:
         answer = _complete(engine, question, options, render, sink)
     async with aclosing(answer) as events:
@@ -144,9 +146,8 @@ async def _complete(
         yield Rendered(question.tags.shown(prompt), question.tags.count(prompt)) if question.tags else Rendered(prompt)
         return
     while True:
-        if not question.shift and not question.tags:  # without a context shift the answer ends at the end of the context
-            left = max(question.num_ctx - len(await prompt_ids(engine, question, fitted)), 1)
-            options = options | {"n_predict": min(options["n_predict"], left)}
+        if not question.shift:
+            options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
         completion = _completion(question, options, fitted)
         try:
             async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
@@ -159,6 +160,13 @@ async def _complete(
             fitted, was_fitted = await fit_prompt(engine, question, render, refusal), True
     context = (*await prompt_ids(engine, question, fitted), *completion.tokens) if question.wants_context else None
     yield completion.done(silent=question.silent, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
+
+
+def _within_context(options: dict[str, Any], question: Question, prompt_tokens: int) -> dict[str, Any]:
+    """Without a context shift the answer ends at the end of the context; with images the engine never shifts it."""
+    if question.tags:
+        return options
+    return options | {"n_predict": min(options["n_predict"], max(question.num_ctx - prompt_tokens, 1))}
 
 
 def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> Completion:
@@ -192,39 +200,44 @@ async def _pieces(
         yield piece
 
 
-async def _think_then_obey(
+async def _think_then_answer(
     engine: RunnerClient, question: Question, options: dict[str, Any], render: RenderPrompt, sink: Sink | None
 ) -> AsyncGenerator[Event]:
-    """Two passes: the model thinks freely until it closes its thoughts, then its answer obeys the constraint."""
+    """Two passes: the model thinks freely until it closes its thoughts or has used up their budget, then it answers."""
     assert question.thinking_tags
     _, closing = question.thinking_tags
 
     async def render_open(messages: tuple[Message, ...]) -> str:
         return _with_thinking_opened(await render(messages), question)
 
-    free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
     fitted = await fit_prompt(engine, question, render_open)
+    if not question.shift:
+        options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
+    free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
+    if question.think_budget is not None:
+        free["n_predict"] = min(question.think_budget, options["n_predict"])
     logprobs = question.logprobs is not None
     thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
     async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
         async for piece in pieces:
             yield piece
     first = thinking.done(silent=question.silent, slot_ctx=question.slot_ctx, context=None, truncated=fitted.truncated)
-    if first.reason == "length" or first.stop_sequence not in (None, closing) or question.silent:
+    used_up = first.reason == "length" and free["n_predict"] == options["n_predict"]
+    if used_up or first.stop_sequence not in (None, closing) or question.silent:
         yield first
         return
     prompt = await continued_prompt(engine, question, fitted, thinking.tokens, f"\n{closing}\n\n")
     rest = options | {"n_predict": max(options["n_predict"] - first.usage.output_tokens, 1)}
-    obeying = Completion(Accumulator(rest["n_predict"], keep=question.wants_context), logprobs=logprobs)
+    answering = _completion(replace(question, thinking_tags=None), rest, fitted)
     try:
-        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, obeying, sink)) as pieces:
+        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, answering, sink)) as pieces:
             async for piece in pieces:
                 yield piece
     except PromptTooLong:
         raise BadRequest(TOO_LONG) from None
     ids = await prompt_ids(engine, question, Fitted(prompt, 0)) if question.wants_context else []
-    context = (*ids, *obeying.tokens) if question.wants_context else None
-    last = obeying.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
+    context = (*ids, *answering.tokens) if question.wants_context else None
+    last = answering.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
     yield replace(last, usage=_sum(first.usage, last.usage))
 
 
@@ -251,6 +264,8 @@ async def _chat(
     """The answer as the engine reads it. Only whole turns can be left out of a conversation that is too long."""
     options = options | {"parallel_tool_calls": not question.one_call} if question.tools else options
     messages, truncated, was_fitted = question.messages, 0, False
+    if not question.shift:
+        options = _within_context(options, question, await count_tokens(engine, question))
     while True:
         chat = EngineChat(Accumulator(options["n_predict"], silent=question.silent), one_call=question.one_call)
         tap = chat.tap(sink) if sink else None

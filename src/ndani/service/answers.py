@@ -134,6 +134,7 @@ class Answers:
             render_only=request.render_only,
             truncate=request.truncate,
             shift=request.shift,
+            think_budget=request.think_budget,
             logprobs=request.logprobs,
             logit_bias=request.logit_bias,
             tags=image_tags(messages),
