@@ -17,6 +17,11 @@ _BOOLEANS = {"": True, "true": True, "t": True, "1": True, "false": False, "f": 
 
 def is_embedding_model(client: ServerClient, model: str, insecure: bool) -> bool:
     """Whether the model is an embedding model; a model that is missing is pulled first."""
+    return "embedding" in capabilities(client, model, insecure)
+
+
+def capabilities(client: ServerClient, model: str, insecure: bool) -> list[str]:
+    """What the model is capable of; a model that is missing is pulled first."""
     try:
         info = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
     except NotFound:
@@ -24,7 +29,7 @@ def is_embedding_model(client: ServerClient, model: str, insecure: bool) -> bool
 
         pull_with_progress(client, model, insecure=insecure)
         info = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
-    return "embedding" in (info.get("capabilities") or [])
+    return list(info.get("capabilities") or [])
 
 
 def parse_flags(dimensions: str, truncate: str) -> dict[str, Any]:
