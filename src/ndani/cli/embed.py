@@ -47,8 +47,7 @@ def embed_prompt(client: ServerClient, request: Mapping[str, Any], embed_fields:
     if not request.get("prompt"):
         raise BadRequest(f'a text is needed: ndani run {request["model"]} "your text"')
     body = {"model": request["model"], "input": request["prompt"], **embed_fields}
-    if "keep_alive" in request:
-        body["keep_alive"] = request["keep_alive"]
+    body |= {field: request[field] for field in ("keep_alive", "options") if field in request}
     response = client.request_json("POST", "/api/embed", body, required_field="embeddings")
     if truncated_tokens := response.get("truncated"):
         emit(f"Warning: the text is longer than the model's context; {truncated_tokens} of its tokens were not read", err=True)

@@ -23,7 +23,7 @@ from ndani.cli.output import emit
 from ndani.cli.word_wrap import WordWrapper
 from ndani.durations import parse_duration
 from ndani.errors import BadRequest, Failed, NotFound
-from ndani.settings import load
+from ndani.settings import Settings, load
 
 _THINK_VALUES = {"": True, "true": True, "false": False} | {level: level for level in ("high", "medium", "low", "max")}
 _ENVIRONMENT = (
@@ -58,7 +58,7 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
 
     model, *words = args
     embed_fields = parse_flags(request_flags.pop("dimensions"), request_flags.pop("truncate"))
-    request: dict[str, Any] = {"model": model} | _request_fields(**request_flags)
+    request: dict[str, Any] = {"model": model} | _request_fields(**request_flags) | _environment_options(load())
     if keepalive:
         parse_duration(keepalive)
         is_number = keepalive.lstrip("+-").replace(".", "").isdigit()
@@ -94,6 +94,11 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     if request["prompt"] or request.get("images"):
         emit("\n")
     return print_answer_summary(final_event, verbose=verbose)
+
+
+def _environment_options(settings: Settings) -> dict[str, Any]:
+    """The option that a variable of this command sets: the server may run already, with another environment."""
+    return {"options": {"num_gpu": settings.num_gpu}} if settings.value_sources["num_gpu"] in os.environ else {}
 
 
 def _prompt_with_images(prompt: str, words: list[str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Completion:
         self._accumulator, self._parser = accumulator, parser
         self._keeps_logprobs, self._one_call, self._thought = logprobs, one_call, thought
         self._called = False  # with `one_call`: the call has come
+        self._thoughts = 0  # tokens that were thoughts
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self._last = Chunk()  # the last chunk that arrived
         self._sink: Sink | None = None
@@ -69,8 +70,11 @@ class Completion:
             return ()
         logprobs, self._logprobs = tuple(self._logprobs), []
         if self._parser is not None:
-            return self._first_call(self._parser.take(text.text, text.tokens, logprobs))
+            pieces = self._first_call(self._parser.take(text.text, text.tokens, logprobs))
+            self._thoughts += any(isinstance(piece, Thought) for piece in pieces)
+            return pieces
         if self._thought:
+            self._thoughts += 1
             return (Thought(text.text, text.tokens, logprobs),)
         return (Text(text.text, text.tokens, logprobs) if logprobs else text,)
 
@@ -119,6 +123,7 @@ class Completion:
             prompt_tokens=max(last.tokens_evaluated, 0),
             cached_tokens=max(timings.cache_n, 0),
             output_tokens=0 if silent else max(timings.predicted_n, 0),
+            thinking_tokens=self._thoughts,
             prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
             output_ns=max(int(timings.predicted_ms * 1e6), 1),
         )

@@ -26,7 +26,7 @@ class EngineChat:
         self._finish_reason: str | None = None
         self._timings: Timings | None = None
         self._call: tuple[int, str, list[str]] | None = None  # the call in progress: its index, its name, parts of its arguments
-        self._calls = 0
+        self._calls = self._thoughts = 0  # of thoughts, the tokens
         self._prompt = PromptProgress()
         self._sink: Sink | None = None
         self._began = time.monotonic_ns()
@@ -47,6 +47,7 @@ class EngineChat:
         self._timings, self._finish_reason = chunk.timings or self._timings, chunk.finish_reason
         if delta.reasoning_content and (text := self._accumulator.take(delta.reasoning_content, ())):
             pieces.append(Thought(text.text))
+            self._thoughts += 1
         if delta.content and (text := self._accumulator.take(delta.content, ())):
             pieces.append(Text(text.text))
         for part in delta.tool_calls:
@@ -102,6 +103,7 @@ class EngineChat:
             prompt_tokens=max(timings.prompt_n, 0) + max(timings.cache_n, 0),
             cached_tokens=max(timings.cache_n, 0),
             output_tokens=0 if silent else max(timings.predicted_n, 0),
+            thinking_tokens=self._thoughts,
             prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
             output_ns=max(int(timings.predicted_ms * 1e6), 1),
         )

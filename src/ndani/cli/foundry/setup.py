@@ -18,7 +18,9 @@ def init(args: tuple[str, ...]) -> None:
     emit(f"ndani keeps its settings and logs in {home()}, and models in {settings.models}")
 
 
-@click.command("deploy", cls=Command, usage="deploy", arity=at_least(0), help="Not in this version")
+@click.command(
+    "deploy", cls=Command, usage="deploy", arity=at_least(0), context_settings={"ignore_unknown_options": True}, help="Not in this version"
+)
 def deploy(args: tuple[str, ...]) -> None:
     """Refuse: deployments are not in this version."""
     raise BadRequest("deployments are not in this version; `ndani serve` with the settings of docs/settings.md is what there is")

@@ -147,7 +147,8 @@ class Session:
         return WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if self.wordwrap else 0, terminal=True)
 
     def _request(self, messages: list[ChatMessage]) -> dict[str, Any]:
-        return {**self.request_fields, "messages": messages} | ({"options": self.options} if self.options else {})
+        options = {**self.request_fields.get("options", {}), **self.options}
+        return {**self.request_fields, "messages": messages} | ({"options": options} if options else {})
 
 
 @contextlib.contextmanager
