@@ -18,6 +18,7 @@ from ndani.prompts.image_tags import IMAGE_TOKENS, ImageTags, image_tags
 from ndani.types import Message
 from vision_models import GIF, JPEG, WEBP, bmp, png
 
+MORE = "and may have 50,000,000 of them; make it smaller"
 ALL = (png(), JPEG, GIF, bmp(), bmp(height=-4))
 
 
@@ -48,11 +49,11 @@ def test_usual_files_pass() -> None:
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        (png_head(50_000, 1001), "the image has 50000 x 1001 pixels, and may have 50,000,000 of them; make it smaller"),
-        (png_head(2**31, 2**31), "the image has 2147483648 x 2147483648 pixels, and may have 50,000,000 of them; make it smaller"),
-        (jpeg(width=65535, height=65535), "the image has 65535 x 65535 pixels, and may have 50,000,000 of them; make it smaller"),
-        (b"GIF89a\xff\xff\xff\xff", "the image has 65535 x 65535 pixels, and may have 50,000,000 of them; make it smaller"),
-        (bmp()[:18] + struct.pack("<ii", 8000, -8000), "the image has 8000 x 8000 pixels, and may have 50,000,000 of them; make it smaller"),
+        (png_head(50_000, 1001), f"the image has 50000 x 1001 pixels, {MORE}"),
+        (png_head(2**31, 2**31), f"the image has 2147483648 x 2147483648 pixels, {MORE}"),
+        (jpeg(width=65535, height=65535), f"the image has 65535 x 65535 pixels, {MORE}"),
+        (b"GIF89a\xff\xff\xff\xff", f"the image has 65535 x 65535 pixels, {MORE}"),
+        (bmp()[:18] + struct.pack("<ii", 8000, -8000), f"the image has 8000 x 8000 pixels, {MORE}"),
         (png_head(0, 5), "the image cannot be read: its head is damaged or cut off; send the whole file"),
         (bmp()[:14] + b"\x99" + bmp()[15:], "the image cannot be read: its head is damaged or cut off; send the whole file"),
         (jpeg(b"\xff\xda\0\2"), "the image cannot be read: its head is damaged or cut off; send the whole file"),
