@@ -39,7 +39,11 @@ CLIENTS: dict[str, tuple[str, str, str]] = {
         "complete complete-stream responses responses-stream responses-events responses-next responses-structured responses-tool "
         "embed embed-float dimensions refused",
     ),
-    "anthropic": ("python", "anthropic_client.py", f"{BASE} {TOOLS} usage stream-end count named required none structured structured-tool refused"),
+    "anthropic": (
+        "python",
+        "anthropic_client.py",
+        f"{BASE} {TOOLS} usage stream-end count named required none structured structured-tool refused",
+    ),
     "langchain-ollama": ("python", "langchain_ollama_client.py", f"{BASE} {TOOLS} structured json embed"),
     "langchain-openai": (
         "python",

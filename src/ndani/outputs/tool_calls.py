@@ -83,14 +83,14 @@ class ToolCallParser:
             position = self._state(text, position, found)
         return found
 
-    def finish(self) -> str:
+    def finish(self) -> list[str | ToolCall]:
         """The answer has ended: what was held back and has not become a call, as text."""
         rest = "".join(self._raw) + self._held
         if self._state == self._follow and _CLOSING_BEGUN.fullmatch(self._held):
             rest = ""
         self._raw.clear()
         self._held, self._state = "", self._pass
-        return rest
+        return [rest] if rest else []
 
     # Each state takes the text from a position and returns the position up to which it is done with it.
 
