@@ -28,6 +28,11 @@ JINJA = """{%- if tools -%}{{- '<tools>' + (tools | tojson) + '</tools>' -}}{%- 
 {{- '<|over|>' -}}{%- endfor -%}{{- '<|assistant|>' -}}"""
 
 
+HARMONY = """{%- for m in messages -%}{%- if m.tool_calls -%}
+{{- '<|start|>assistant<|channel|>commentary to=functions.' + m.tool_calls[0].function.name + '<|message|>' -}}{%- else -%}
+{{- '<|start|>' + m.role + '<|message|>' + (m.content or '') + '<|end|>' -}}{%- endif -%}{%- endfor -%}{{- '<|start|>assistant' -}}"""
+
+
 def jinja(call: str) -> str:
     """The chat template with this expression for a call."""
     return JINJA.replace("CALL", "{{- " + call + " -}}")
@@ -38,7 +43,8 @@ def go(before: str, each: str, after: str = "", thinking: tuple[str, str] = ("<t
     return (
         "{{ if .Tools }}{{ .Tools }}{{ end }}{{ range .Messages }}<|{{ .Role }}|>"
         f"{{{{ if .Thinking }}}}{thinking[0]}{{{{ .Thinking }}}}{thinking[1]}{{{{ end }}}}{{{{ .Content }}}}"
-        f"{{{{ if .ToolCalls }}}}{before}{{{{ range .ToolCalls }}}}{each}{{{{ end }}}}{after}{{{{ end }}}}<|over|>{{{{ end }}}}<|assistant|>"
+        f"{{{{ if .ToolCalls }}}}{before}{{{{ range .ToolCalls }}}}{each}{{{{ end }}}}{after}{{{{ end }}}}<|over|>{{{{ end }}}}"
+        "<|assistant|>"
     )
 
 
@@ -122,6 +128,26 @@ CASES = [
         chat_template="{{- 'Write <|tool_call|> and a list of calls.' -}}" + JINJA.replace("m.tool_calls", "m.calls").replace("CALL", ""),
     ),
     Case(
+        "harmony, read by the engine",
+        "<|channel|>analysis<|message|>Hm, so.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
+        '<|constrain|>json<|message|>{"city": "Oslo"}',
+        (OSLO,),
+        "Hm, so.",
+        special=("<|channel|>", "<|start|>", "<|constrain|>"),
+        template="<|start|>{{ .Prompt }}<|end|>",  # gives way to the chat template
+        chat_template=HARMONY,
+        config={"model_family": "gptoss"},
+    ),
+    Case(
+        "harmony without a call",
+        "<|channel|>analysis<|message|>Hm, so.<|end|><|start|>assistant<|channel|>final<|message|>It rains.",
+        (),
+        "Hm, so.",
+        "It rains.",
+        chat_template=HARMONY,
+        config={"model_family": "gptoss"},
+    ),
+    Case(
         "hermes, read by the engine",
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>',
         (OSLO,),
@@ -161,3 +187,18 @@ def test_without_tools_the_text_comes_as_it_is(server: Server) -> None:
     number = next(index for index, case in enumerate(CASES) if case.name == "llama")
     answer = server.ask("/api/chat", {"model": f"m{number}", "messages": [{"role": "user", "content": "Weather?"}]})
     assert answer["message"] == {"role": "assistant", "content": CASES[number].text}
+
+
+def test_what_the_engine_cannot_give_with_its_reading_is_refused(server: Server) -> None:
+    """Log-probabilities and a context, where an answer has channels that only the engine takes apart."""
+    model = f"m{next(index for index, case in enumerate(CASES) if case.name == 'harmony without a call')}"
+    chat = server.post("/api/chat", {"model": model, "messages": [{"role": "user", "content": "a"}], "logprobs": True})
+    assert (chat.status_code, chat.json()["error"]) == (
+        400,
+        "the engine gives no logprobs with this form of thinking for this model; leave them out",
+    )
+    generate = server.post("/api/generate", {"model": model, "prompt": "a", "context": [1, 2]})
+    assert generate.status_code == 400
+    assert "takes no context" in generate.json()["error"]
+    answer = server.ask("/api/generate", {"model": model, "prompt": "a"})
+    assert (answer["thinking"], answer["response"]) == ("Hm, so.", "It rains.")

@@ -53,8 +53,9 @@ class ToolCallParser:
     )  # fmt: skip
 
     def __init__(self, tag: str, tools: tuple[Tool, ...]) -> None:
-        self._tag = tag[:_MAX_GAP]
         self._bare = tag in ("{", "[")
+        # Models put no blank, or another one, before the list that a template ends a tag with.
+        self._tag = (tag.rstrip("[ \n\t") or tag)[:_MAX_GAP]
         self._names = frozenset(tool.name for tool in tools if tool.name)
         longest_first = sorted(self._names, key=len, reverse=True)
         self._names_pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
