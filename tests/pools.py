@@ -94,6 +94,7 @@ class FakeRunner:
         self.pid = pid
         self.socket = f"/run/{pid}.sock"
         self.without_template = False
+        self.media_marker = ""
         self.confinement = Confinement()
         self.exited = asyncio.Event()
         self.launch = launch
@@ -113,10 +114,11 @@ class FakeRunner:
 class Load:
     """A load under way: the test lets it `succeed` or `fail`."""
 
-    def __init__(self, launch: LaunchOptions, weights: int, adapter: int) -> None:
+    def __init__(self, launch: LaunchOptions, weights: int, adapter: int, projector: int) -> None:
         self.launch = launch
         self.weights = weights
         self.adapter = adapter
+        self.projector = projector
         self.result: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def succeed(self) -> None:
@@ -179,8 +181,8 @@ class Bench:
     def look(self) -> Hardware:
         return Hardware(2, PLENTY, self.available)
 
-    async def _spawn(self, launch: LaunchOptions, weights: int, adapter: int) -> FakeRunner:
-        load = Load(launch, weights, adapter)
+    async def _spawn(self, launch: LaunchOptions, weights: int, adapter: int, projector: int) -> FakeRunner:
+        load = Load(launch, weights, adapter, projector)
         self.loads.append(load)
         if not self.ready:
             await load.result

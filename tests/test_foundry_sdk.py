@@ -126,7 +126,7 @@ def test_what_it_says_where_something_is_missing(house: Path, mirror: Mirror) ->
         manager.load_model("nope")
     with pytest.raises(ValueError, match="has not been downloaded yet"):
         manager.load_model("qwen2.5-0.5b")
-    with pytest.raises(RuntimeError, match="Failed to download model with error: .*does not exist"):
+    with pytest.raises(RuntimeError, match=r"Failed to download model with error: .*does not exist"):
         manager.download_model("smollm2-360m")  # no registry has it
     assert manager.list_cached_models() == []
     manager.unload_model("qwen2.5-0.5b")

@@ -35,6 +35,13 @@ def test_an_adapter_reaches_the_engine_by_its_descriptor() -> None:
     assert (one.path, one.scale) == ("/proc/self/fd/9", 1.0)
 
 
+def test_a_projector_reaches_the_engine_by_its_descriptor() -> None:
+    assert parameters(LAUNCH).mmproj.path == ""  # type: ignore[attr-defined]
+    found = parameters(replace(with_options(num_gpu=0), projector=9))
+    assert (found.mmproj.path, found.mmproj_use_gpu) == ("/proc/self/fd/9", False)  # type: ignore[attr-defined]
+    assert parameters(replace(LAUNCH, projector=9)).mmproj_use_gpu  # type: ignore[attr-defined]
+
+
 def test_a_library_for_processors_alone_asks_for_no_gpu() -> None:
     host = LlamaHost()
     host.prepare(with_options(num_gpu=1))

@@ -303,13 +303,14 @@ async def test_a_load_has_so_much_time(bench: Begin) -> None:
 
 @pytest.mark.parametrize("end", ["succeeds", "fails", "closes"])
 async def test_the_files_are_open_while_it_loads_and_closed_however_it_ends(bench: Begin, tmp_path: Path, end: str) -> None:
-    weights, adapter = tmp_path / "weights", tmp_path / "adapter"
+    weights, adapter, projector = tmp_path / "weights", tmp_path / "adapter", tmp_path / "projector"
     weights.write_bytes(b"w")
     adapter.write_bytes(b"a")
+    projector.write_bytes(b"p")
     b = bench(ready=False)
-    client: Client = await b.ask(replace(ONE, weights=weights, adapter=adapter))
-    held = b.loads[0].weights, b.loads[0].adapter
-    assert [os.pread(descriptor, 9, 0) for descriptor in held] == [b"w", b"a"]
+    client: Client = await b.ask(replace(ONE, weights=weights, adapter=adapter, projector=projector))
+    held = b.loads[0].weights, b.loads[0].adapter, b.loads[0].projector
+    assert [os.pread(descriptor, 9, 0) for descriptor in held] == [b"w", b"a", b"p"]
     if end == "closes":
         await b.pool.close()
     elif end == "fails":

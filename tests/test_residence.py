@@ -39,7 +39,7 @@ async def pool(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Pool, lis
     launched: list[LaunchOptions] = []
     with runtime_folder() as folder:
 
-        async def spawn(options: LaunchOptions, weights: int, adapter: int) -> Runner:
+        async def spawn(options: LaunchOptions, weights: int, adapter: int, projector: int) -> Runner:
             launched.append(options)
             child = await Runner.spawn(options, -1, folder)
             await child.ready()

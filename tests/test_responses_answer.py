@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from ndani.api.ollama.responses import format_chat
 from ndani.api.ollama.timestamps import Timestamps
@@ -109,6 +111,19 @@ def test_a_stream_folds_to_the_response_that_is_not_streamed(pieces: list[Piece]
     assert without_chance(last) == without_chance(whole(pieces, done, form))
 
 
+@pytest.mark.parametrize("form", [OLLAMA, FOUNDRY])
+@pytest.mark.parametrize("pieces", ANSWERS.values(), ids=ANSWERS)
+def test_every_event_is_one_of_openais_schema(pieces: list[Piece], form: Form) -> None:
+    schema: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    for event in events(streamed(pieces, CUT, form)):
+        assert schema.validate_python(event).type == event["type"]
+    response = Response.model_validate(whole(pieces, CUT, form))
+    assert not [item for item in response.output if item.type not in ("message", "reasoning", "function_call")]
+    failed = ResponseAnswer(opening(), form)
+    for event in events(failed.event(Text("x")) + failed.fail(EngineFailed("it broke"))):
+        schema.validate_python(event)
+
+
 def test_the_events_of_a_text() -> None:
     stream = events(streamed(ANSWERS["text"]))
     assert [event["type"].removeprefix("response.") for event in stream] == [
@@ -149,8 +164,9 @@ def test_a_call_without_an_id_gets_one() -> None:
     assert calls[1]["arguments"] == "{}"
 
 
-def test_thoughts_are_counted_by_their_tokens() -> None:
-    assert whole(ANSWERS["thoughts"])["usage"]["output_tokens_details"] == {"reasoning_tokens": 3}
+def test_thoughts_are_counted() -> None:
+    done = Done("stop", Usage(output_tokens=5, thinking_tokens=3))
+    assert whole(ANSWERS["thoughts"], done)["usage"]["output_tokens_details"] == {"reasoning_tokens": 3}
 
 
 def test_logprobs_are_those_of_the_text() -> None:

@@ -70,6 +70,16 @@ def test_a_response_continues_another_without_its_instructions(echo: Server) -> 
     assert second["instructions"] is None
 
 
+def test_tokens_are_counted_before_they_are_sent(echo: Server) -> None:
+    first = create(echo)
+    for body in (HI, HI | {"instructions": "be brief"}, HI | {"previous_response_id": first["id"]}):
+        counted = echo.post(
+            f"{RESPONSES}/input_tokens", {name: value for name, value in body.items() if name != "max_output_tokens"}
+        ).json()
+        assert counted == {"object": "response.input_tokens", "input_tokens": create(echo, **body)["usage"]["input_tokens"]}
+    assert "input is required" in refused(echo, 400, "POST", f"{RESPONSES}/input_tokens", {"model": "echo"})
+
+
 def test_what_is_kept_can_be_listed_and_deleted(echo: Server) -> None:
     items = [{"role": "user", "content": str(number)} for number in range(3)]
     path = f"{RESPONSES}/{create(echo, input=items)['id']}"
@@ -182,7 +192,7 @@ def test_bodies_and_paths_that_are_none(echo: Server) -> None:
         assert answer.json()["error"]["message"].startswith(sentence)
     answer = echo.http.put(RESPONSES)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    assert "does not take this method" in answer.json()["error"]["message"]
+    assert "does not have that method" in answer.json()["error"]["message"]
     assert "no such path" in refused(echo, 404, "GET", f"{RESPONSES}/a/b/c")
 
 

@@ -86,7 +86,7 @@ def test_logprobs_are_wanted_by_include_or_by_number() -> None:
         ({"model": ""}, "model is required"),
         ({"model": None}, "model must be a string"),
         ({"input": 5}, "input must be a string or an array"),
-        ({"messages": []}, "there is no parameter messages of a response; leave it out"),
+        ({"messages": []}, "messages is of another API; send input"),
         ({"background": True}, "background is not served here"),
         ({"prompt": {"id": "p"}}, "prompt is not served here"),
         ({"context_management": [{"type": "compaction"}]}, "context_management is not served here"),
@@ -97,7 +97,7 @@ def test_logprobs_are_wanted_by_include_or_by_number() -> None:
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type has a value that is not one of those allowed"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation is not served here"),
         ({"include": ["file_search_call.results"]}, "include may have message.output_text.logprobs,"),
-        ({"max_output_tokens": 0}, "max_output_tokens must be 1 or more"),
+        ({"max_output_tokens": 0}, "max_output_tokens must be between 1 and"),
         ({"max_output_tokens": "9"}, "max_output_tokens must be an integer"),
         ({"max_tool_calls": 0}, "max_tool_calls must be 1 or more"),
         ({"temperature": 3}, "temperature must be between 0 and 2"),
@@ -127,6 +127,10 @@ def test_what_is_not_served_is_one_sentence(body: dict[str, Any], sentence: str)
         parsed(**body)
     assert str(met.value).startswith(sentence)
     assert "\n" not in str(met.value)
+
+
+def test_what_nobody_knows_is_named_as_ignored() -> None:
+    assert parsed(client_metadata={}, user="u").ignored == ["client_metadata"]
 
 
 def test_a_text_is_a_message_of_the_user() -> None:
@@ -203,14 +207,20 @@ def test_a_reference_is_the_item_itself() -> None:
         ({"role": "user", "content": ["x"]}, "input[0].content[0] must be an object"),
         ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0].type must be one of input_text,"),
         ({"role": "user", "content": [{"type": "input_text"}]}, "input[0].content[0].text is required"),
-        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "[]"}, "input[0].arguments must be a JSON object as a text"),
-        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}, "input[0].arguments must be a JSON object as a text"),
+        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "[]"}, "input[0].arguments must be the text of a JSON object"),
+        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}, "input[0].arguments must be the text of a JSON object"),
         ({"type": "function_call", "name": "f"}, "input[0].call_id is required"),
         ({"type": "function_call_output", "call_id": "c", "output": "x"}, "a function_call_output has a call_id that no function_call"),
         ({"type": "item_reference", "id": "nothing"}, "input[0].id names no item that is kept here"),
         ({"role": "user", "content": "x", "id": "a b"}, "input[0].id must be a text of 1 to 128"),
-        ({"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}, "image_url must be a data URL"),
-        ({"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,!"}]}, "image_url must be base64"),
+        (
+            {"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]},
+            "image URLs are not currently supported",
+        ),
+        (
+            {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,!"}]},
+            "input_image.image_url must be base64",
+        ),
         ({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}, "an input_image needs an image_url"),
     ],
 )

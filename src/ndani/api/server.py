@@ -63,8 +63,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], folder: Pat
     counts = Counts()
     store = Store(settings.models, template_capabilities)
 
-    async def spawn(options: LaunchOptions, weights: int, adapter: int) -> Runner:
-        child = await Runner.spawn(options, weights, folder, adapter=adapter, require_jail=settings.require_jail)
+    async def spawn(options: LaunchOptions, weights: int, adapter: int, projector: int) -> Runner:
+        child = await Runner.spawn(options, weights, folder, adapter=adapter, projector=projector, require_jail=settings.require_jail)
         await child.ready()
         if child.confinement.status != "confined":
             log.warn("a runner is unconfined", pid=child.pid, why=" ".join(child.confinement.missing))

@@ -56,6 +56,13 @@ class Launch:
     socket: str  # a path of at most 107 bytes, new for each process
     weights: int = -1  # an inherited descriptor open for reading; -1 if the engine needs none
     adapter: int = -1  # a second descriptor, of a LoRA adapter for the weights; -1 if there is none
+    projector: int = -1  # a third, of the file that makes tokens of images; -1 if there is none
+    media_marker: str = ""  # stands in a prompt where an image belongs; only the front knows it, so nobody else can write it
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The inherited descriptors that there are."""
+        return tuple(descriptor for descriptor in (self.weights, self.adapter, self.projector) if descriptor >= 0)
 
 
 class Host(Protocol):
@@ -129,6 +136,7 @@ _LLAMA = EngineSpec(
     reranking=True,
     chat_template=True,
     adapters=True,
+    projectors=True,
 )
 _ECHO = EngineSpec(
     "echo", _echo, frozenset({"echo"}), frozenset({"thinking", "tools", "tool_calls"}), chat_template=True, max_token_id=2**53

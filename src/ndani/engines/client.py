@@ -6,9 +6,10 @@ quote prompts.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from ndani.engines.wire import (
     ContentResponse,
     EngineError,
     PromptResponse,
+    PromptWithImages,
     RawTokensResponse,
     Refusal,
     ScoresResponse,
@@ -31,6 +33,7 @@ from ndani.types import Message, Tool
 
 _UNREADABLE_TEMPLATE = "the chat template cannot be read that this model's file carries; create the model again with a TEMPLATE of its own"
 _ENDED_EARLY = "the engine ended an answer too early; ask again"
+_UNREADABLE_IMAGE = "an image cannot be read; send the whole file, and check that it opens"
 _INVALID_RESPONSE = "the engine gave an answer that is none; ask again"
 _DECODE_ERRORS = (msgspec.DecodeError, ValueError, RecursionError)
 
@@ -73,6 +76,10 @@ class _Route:
     always_bad_request: bool = False
     fills_context: bool = False
 
+    def with_images(self) -> _Route:
+        """The same route for a request that has images: what is wrong may be one of them."""
+        return replace(self, refusal_message=f"{_UNREADABLE_IMAGE}; or {self.refusal_message}")
+
     def refuse(self, status: int, error: EngineError) -> NoReturn:
         """Raise the error for an engine's error response: PromptTooLong, BadRequest or EngineFailed. The engine's message is not read."""
         if error.type == "exceed_context_size_error":
@@ -95,10 +102,12 @@ _RERANK = _Route("/v1/rerank", "the engine refuses these documents; send texts t
 class RunnerClient:
     """The routes of one runner, called over its socket. Every method raises EngineFailed when the runner exits.
 
-    `without_template`: the engine cannot read the chat template in the weights, so `render` refuses.
+    `without_template`: the engine cannot read the chat template in the weights, so `render` refuses. `media_marker` stands for an
+    image in a prompt.
     """
 
-    def __init__(self, socket: str, coalescer: Coalescer, *, without_template: bool = False) -> None:
+    def __init__(self, socket: str, coalescer: Coalescer, *, without_template: bool = False, media_marker: str = "") -> None:
+        self.media_marker = media_marker
         self._socket = socket
         self._coalescer = coalescer
         self._without_template = without_template
@@ -182,7 +191,7 @@ class RunnerClient:
         return [score.relevance_score for score in found], max(scores.usage.prompt_tokens, 0)
 
     async def complete(
-        self, prompt: str | list[int], options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
+        self, prompt: str | list[int] | PromptWithImages, options: dict[str, Any], tap: Callable[[Chunk], bool] | None = None
     ) -> AsyncGenerator[Chunk]:
         """Continue a prompt, chunk by chunk; the last chunk has `stop` set.
 
@@ -196,7 +205,8 @@ class RunnerClient:
             "return_tokens": True,
             "response_fields": _LAST_FIELDS,
         }
-        async for chunk in self._stream(_COMPLETION, body, _chunk_decoder, tap):
+        route = _COMPLETION.with_images() if isinstance(prompt, PromptWithImages) else _COMPLETION
+        async for chunk in self._stream(route, body, _chunk_decoder, tap):
             yield chunk
             if chunk.stop:
                 return
@@ -212,7 +222,11 @@ class RunnerClient:
     ) -> AsyncGenerator[ChatChunk]:
         """Continue a conversation; the engine renders it and reads the answer's thinking and tool calls. The rest is as in `complete`."""
         body = self._conversation(messages, think, tools) | options
-        async for chunk in self._stream(_CHAT, body, _chat_chunk_decoder, tap):
+        route = _CHAT
+        if any(message.images for message in messages):
+            route = _CHAT.with_images()
+            body["messages"] = [_with_images(message, fields) for message, fields in zip(messages, body["messages"], strict=True)]
+        async for chunk in self._stream(route, body, _chat_chunk_decoder, tap):
             yield chunk
             if chunk.finish_reason:
                 return
@@ -266,6 +280,13 @@ def _message_body(message: Message) -> dict[str, Any]:
             for index, call in enumerate(message.tool_calls)
         ]
     return body
+
+
+def _with_images(message: Message, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a message with its images before its text. The engine reads a file's format from its first bytes."""
+    urls = [f"data:image/png;base64,{base64.b64encode(image).decode()}" for image in message.images]
+    parts = [*({"type": "image_url", "image_url": {"url": url}} for url in urls), {"type": "text", "text": message.content}]
+    return fields | {"content": parts} if urls else fields
 
 
 def _event_tap(tap: Callable[[_Event], bool], decode: Callable[[memoryview], _Event]) -> Callable[[bytes], bool]:

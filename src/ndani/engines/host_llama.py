@@ -7,6 +7,7 @@ below that looks odd avoids a problem that was found by experiment, and says whi
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 from pathlib import Path
@@ -20,10 +21,13 @@ from ndani.errors import LoadFailed, Misconfigured
 SPARE_HTTP_THREADS = 6
 
 _LOAD_FAILED = "the engine could not load this model: the file is damaged, of a kind it does not know, or memory is short"
-_LOAD_FAILED_WITH_ADAPTER = (
-    "the engine could not load this model with its adapter: the adapter was made for another model, a file is damaged "
+_LOAD_FAILED_WITH_MORE = (
+    "the engine could not load this model with its {0}: the {0} was made for another model, a file is damaged "
     "or of a kind it does not know, or memory is short"
 )
+
+#: The variable from which the library takes the text that stands for an image in a prompt, once, before it loads a model.
+_MEDIA_MARKER = "LLAMA_MEDIA_MARKER"
 
 _CACHE_TYPES = {
     "f32": "F32",
@@ -78,6 +82,8 @@ class LlamaHost:
         # Otherwise the only error is "Failed to init server".
         if len(socket_without_template(launch.socket).encode()) > 107 or Path(launch.socket).exists():
             raise LoadFailed("the runner's socket path is too long or already there; set TMPDIR to a shorter folder")
+        if launch.projector >= 0:
+            os.environ[_MEDIA_MARKER] = launch.media_marker
         parameters = self._parameters(launch)
         for template in (_PLACEHOLDER_TEMPLATE,) if launch.options.embedding else ("", _PLACEHOLDER_TEMPLATE):
             parameters.chat_template = template  # empty: the template in the weights
@@ -86,12 +92,15 @@ class LlamaHost:
                 return
             except RuntimeError:  # its message is dropped on purpose: it can quote the input
                 self.without_template, parameters.hostnames = True, [socket_without_template(launch.socket)]
-        raise LoadFailed(_LOAD_FAILED if launch.adapter < 0 else _LOAD_FAILED_WITH_ADAPTER)
+        others = " or ".join(name for name in ("adapter", "projector") if getattr(launch, name) >= 0)
+        raise LoadFailed(_LOAD_FAILED_WITH_MORE.format(others) if others else _LOAD_FAILED)
 
     def _parameters(self, launch: Launch) -> Any:
         lib, options = self._library, launch.options
         p = lib.CommonParams()
         p.model.path = f"/proc/self/fd/{launch.weights}"
+        if launch.projector >= 0:
+            p.mmproj.path, p.mmproj_use_gpu = f"/proc/self/fd/{launch.projector}", options.num_gpu != 0
         if launch.adapter >= 0:
             lora = lib.CommonAdapterLoraInfo()
             lora.path, lora.scale = f"/proc/self/fd/{launch.adapter}", 1.0

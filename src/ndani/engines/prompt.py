@@ -6,9 +6,11 @@ Rendering is done by a model's own TEMPLATE, or by the chat template that the en
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ndani.engines.client import RunnerClient
+from ndani.engines.client import PromptTooLong, RunnerClient
+from ndani.engines.wire import PromptWithImages
 from ndani.errors import BadRequest
 from ndani.prompts import fill
 from ndani.prompts.fit import Fitted, RenderPrompt, fit
@@ -30,6 +32,8 @@ async def prompt_renderer(engine: RunnerClient, question: Question) -> RenderPro
     renderer, tools = question.render, question.tools
 
     async def render(messages: tuple[Message, ...]) -> str:
+        if question.tags:
+            messages = question.tags.put(messages)
         if isinstance(renderer, Template):  # in a thread: it may take seconds
             prompt = await asyncio.to_thread(fill, renderer, messages, question.suffix, question.think, tools)
         elif renderer == "engine":
@@ -41,18 +45,48 @@ async def prompt_renderer(engine: RunnerClient, question: Question) -> RenderPro
     return render
 
 
-async def fit_prompt(engine: RunnerClient, question: Question, render: RenderPrompt) -> Fitted:
-    """The prompt of as much of the conversation as fits, as token ids. Raises BadRequest when nothing may be left out."""
-    keep = question.sampling.num_keep or 0
-    fitted = await fit(question.messages, question.num_ctx, keep, render, engine.tokenize, cut=question.shift)
+async def fit_prompt(engine: RunnerClient, question: Question, render: RenderPrompt, refusal: PromptTooLong | None = None) -> Fitted:
+    """The prompt of as much of the conversation as fits, as token ids. Raises BadRequest when nothing may be left out.
+
+    One with images stays text, whose middle cannot be cut. The `refusal` of the whole prompt tells how many tokens an image has.
+    """
+    keep, tags = question.sampling.num_keep or 0, question.tags
+    if tags is None:
+        fitted = await fit(question.messages, question.num_ctx, keep, render, engine.tokenize, cut=question.shift)
+    else:
+        if refusal:
+            prompt = await render(question.messages)
+            tags.learn(prompt, len(await engine.tokenize(tags.plain(prompt))), refusal.tokens)
+
+        async def tokenize(prompt: str) -> list[int]:
+            return await engine.tokenize(tags.plain(prompt)) + [0] * tags.tokens(prompt)
+
+        fitted = await fit(question.messages, question.num_ctx, keep, render, tokenize, cut=False)
+        fitted = fitted and replace(fitted, prompt=await render(fitted.messages))
     if fitted is None or (fitted.truncated and not question.truncate):
         raise BadRequest(TOO_LONG)
     return fitted
 
 
-async def prompt_ids(engine: RunnerClient, fitted: Fitted) -> list[int]:
-    """The token ids of a prompt."""
-    return fitted.prompt if isinstance(fitted.prompt, list) else await engine.tokenize(fitted.prompt)
+async def prompt_ids(engine: RunnerClient, question: Question, fitted: Fitted) -> list[int]:
+    """The token ids of a prompt; its images have none."""
+    if isinstance(fitted.prompt, list):
+        return fitted.prompt
+    return await engine.tokenize(question.tags.plain(fitted.prompt) if question.tags else fitted.prompt)
+
+
+def prompt_with_images(engine: RunnerClient, question: Question, prompt: str | list[int]) -> str | list[int] | PromptWithImages:
+    """A prompt as the engine gets it."""
+    if question.tags is None or isinstance(prompt, list):
+        return prompt
+    return PromptWithImages(*question.tags.placed(prompt, engine.media_marker))
+
+
+async def continued_prompt(engine: RunnerClient, question: Question, fitted: Fitted, answer: list[int], end: str) -> str | list[int]:
+    """The prompt together with a part of its answer, and a text."""
+    if question.tags and isinstance(fitted.prompt, str):
+        return fitted.prompt + (await engine.detokenize(answer) if answer else "") + end
+    return [*await prompt_ids(engine, question, fitted), *answer, *await engine.tokenize(end, special=False)]
 
 
 async def _context_text(engine: RunnerClient, context: tuple[int, ...]) -> str:

@@ -16,11 +16,13 @@ from ndani.engines.client import PromptTooLong, RunnerClient
 from ndani.engines.completion import Completion
 from ndani.engines.constraint import engine_grammar
 from ndani.engines.engine_chat import EngineChat
-from ndani.engines.prompt import TOO_LONG, fit_prompt, prompt_ids, prompt_renderer
+from ndani.engines.prompt import TOO_LONG, continued_prompt, fit_prompt, prompt_ids, prompt_renderer, prompt_with_images
 from ndani.engines.sampling import translate
+from ndani.engines.wire import PromptWithImages
 from ndani.errors import BadRequest
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.prompts.fit import Fitted, RenderPrompt
+from ndani.prompts.image_tags import ImageTags
 from ndani.prompts.template import Template
 from ndani.types import Constraint, Event, Message, Rendered, Sampling, Sink, Tool, Usage
 
@@ -32,7 +34,8 @@ class Question:
     `render` decides how the messages become a prompt: with the model's TEMPLATE, with the chat template that the engine has read
     from the weights, or plain: their texts joined. With `suffix`, the TEMPLATE fills in the middle. `think` is the thinking option
     for templates. `render_only` asks for the prompt only. `context` is put before the prompt, `prompt_end` after it. `num_ctx` is
-    the context of this request, at most that of the slot, `slot_ctx`; both are known once a slot is leased.
+    the context of this request, at most that of the slot, `slot_ctx`; both are known once a slot is leased. `tags` say where the
+    images of the messages belong; None without images.
 
     The answer: `constraint` is what its text must match, and `must_call` says that this makes it a call of one of the `tools`.
     `thinking_tags` are the texts around thinking, `tool_tag` is what stands before a call, `call_tags` are the texts around calls that
@@ -52,6 +55,7 @@ class Question:
     truncate: bool = True
     shift: bool = True
     wants_context: bool = False
+    tags: ImageTags | None = None
     tools: tuple[Tool, ...] = ()
     must_call: bool = False
     one_call: bool = False
@@ -98,6 +102,8 @@ async def count_tokens(engine: RunnerClient, question: Question) -> int:
     prompt = await render(question.messages)
     if question.thinks_first:
         prompt = _with_thinking_opened(prompt, question)
+    if question.tags:
+        return (await engine.measure(question.tags.plain(prompt), 0, 0))[2] + question.tags.tokens(prompt)
     return (await engine.measure(prompt, 0, 0))[2]
 
 
@@ -128,10 +134,14 @@ def _marks(question: Question) -> list[str]:
 async def _fitted(engine: RunnerClient, question: Question, render: RenderPrompt) -> tuple[Fitted, bool]:
     """The prompt, and whether it was counted and made to fit."""
     prompt = await render(question.messages)
+    image_tokens = 0
+    if question.tags:
+        question.tags.require_all(prompt)
+        image_tokens = question.tags.tokens(prompt)
     # A token has at least one byte, so only a prompt with more bytes than the request's context has tokens can exceed it.
     # With the slot's whole context for the request, the engine itself refuses such a prompt, and then it is fitted; else it is now.
     engine_refuses_too_long = question.num_ctx >= question.slot_ctx and question.shift and not question.render_only
-    if not engine_refuses_too_long and len(prompt.encode()) >= question.num_ctx:
+    if not engine_refuses_too_long and len(prompt.encode()) + image_tokens >= question.num_ctx:
         return await fit_prompt(engine, question, render), True
     return Fitted(prompt, 0), False
 
@@ -142,23 +152,24 @@ async def _complete(
     """The answer as a completion of a prompt, read here."""
     fitted, was_fitted = await _fitted(engine, question, render)
     if question.render_only:
-        yield Rendered(fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt))
+        prompt = fitted.prompt if isinstance(fitted.prompt, str) else await engine.detokenize(fitted.prompt)
+        yield Rendered(question.tags.shown(prompt), question.tags.count(prompt)) if question.tags else Rendered(prompt)
         return
     while True:
-        if not question.shift:  # without a context shift the answer ends at the end of the context
-            left = max(question.num_ctx - len(await prompt_ids(engine, fitted)), 1)
+        if not question.shift and not question.tags:  # without a context shift the answer ends at the end of the context
+            left = max(question.num_ctx - len(await prompt_ids(engine, question, fitted)), 1)
             options = options | {"n_predict": min(options["n_predict"], left)}
         completion = _completion(question, options, fitted)
         try:
-            async with aclosing(_pieces(engine, fitted.prompt, options, completion, sink)) as pieces:
+            async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
                 async for piece in pieces:
                     yield piece
             break
-        except PromptTooLong:
+        except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            fitted, was_fitted = await fit_prompt(engine, question, render), True
-    context = (*await prompt_ids(engine, fitted), *completion.tokens) if question.wants_context else None
+            fitted, was_fitted = await fit_prompt(engine, question, render, refusal), True
+    context = (*await prompt_ids(engine, question, fitted), *completion.tokens) if question.wants_context else None
     yield completion.done(silent=question.silent, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
 
 
@@ -179,7 +190,7 @@ def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> 
 
 
 async def _pieces(
-    engine: RunnerClient, prompt: str | list[int], options: dict[str, Any], completion: Completion, sink: Sink | None
+    engine: RunnerClient, prompt: str | list[int] | PromptWithImages, options: dict[str, Any], completion: Completion, sink: Sink | None
 ) -> AsyncGenerator[Event]:
     """Run one completion; its pieces go into `sink` where that is ready, and are yielded elsewhere."""
     async with aclosing(engine.complete(prompt, options, completion.tap(sink) if sink else None)) as chunks:
@@ -208,23 +219,24 @@ async def _think_then_obey(
     fitted = await fit_prompt(engine, question, render_open)
     logprobs = question.logprobs is not None
     thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
-    async with aclosing(_pieces(engine, fitted.prompt, free, thinking, sink)) as pieces:
+    async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
         async for piece in pieces:
             yield piece
     first = thinking.done(silent=question.silent, slot_ctx=question.slot_ctx, context=None, truncated=fitted.truncated)
     if first.reason == "length" or first.stop_sequence not in (None, closing) or question.silent:
         yield first
         return
-    prompt = [*await prompt_ids(engine, fitted), *thinking.tokens, *await engine.tokenize(f"\n{closing}\n\n", special=False)]
+    prompt = await continued_prompt(engine, question, fitted, thinking.tokens, f"\n{closing}\n\n")
     rest = options | {"n_predict": max(options["n_predict"] - first.usage.output_tokens, 1)}
     obeying = Completion(Accumulator(rest["n_predict"], keep=question.wants_context), logprobs=logprobs)
     try:
-        async with aclosing(_pieces(engine, prompt, rest, obeying, sink)) as pieces:
+        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, obeying, sink)) as pieces:
             async for piece in pieces:
                 yield piece
     except PromptTooLong:
         raise BadRequest(TOO_LONG) from None
-    context = (*prompt, *obeying.tokens) if question.wants_context else None
+    ids = await prompt_ids(engine, question, Fitted(prompt, 0)) if question.wants_context else []
+    context = (*ids, *obeying.tokens) if question.wants_context else None
     last = obeying.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
     yield replace(last, usage=_sum(first.usage, last.usage))
 
@@ -264,10 +276,10 @@ async def _chat(
                     if chat.over:
                         break
             break
-        except PromptTooLong:
+        except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            fitted = await fit_prompt(engine, replace(question, shift=False), render)
+            fitted = await fit_prompt(engine, replace(question, shift=False), render, refusal)
             messages, truncated, was_fitted = fitted.messages, fitted.truncated, True
     for piece in chat.end():
         yield piece

@@ -162,3 +162,10 @@ class RawTokensResponse(msgspec.Struct):
     """As TokensResponse, its list not decoded."""
 
     tokens: msgspec.Raw
+
+
+class PromptWithImages(msgspec.Struct, frozen=True):
+    """A prompt that has the engine's marker where an image belongs, and the images, in this order."""
+
+    text: str = msgspec.field(name="prompt_string")
+    images: list[bytes] = msgspec.field(name="multimodal_data")

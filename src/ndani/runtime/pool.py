@@ -179,7 +179,9 @@ class Pool:
 
     def _loaded(self, model: LoadedModel, runner: RunnerProcess) -> None:
         model.runner = runner
-        model.engine = RunnerClient(runner.socket, self._coalescer, without_template=runner.without_template)
+        model.engine = RunnerClient(
+            runner.socket, self._coalescer, without_template=runner.without_template, media_marker=runner.media_marker
+        )
         self._start_task(self._watch(model, runner))
         if self._closing:
             self._stop(model)
@@ -289,6 +291,7 @@ class Pool:
             self._log.debug(
                 "how it loads", model=spec.name, size=model.size, weights=spec.size, slot=need.slot, waiting=self.waiting,
                 num_batch=options.num_batch, num_thread=options.num_thread, num_gpu=options.num_gpu, adapter=spec.adapter is not None,
+                projector=spec.projector is not None,
             )  # fmt: skip
             self._models[spec.key] = model
             self._loading = self._start_task(self._load(model))
@@ -313,11 +316,15 @@ class Pool:
         options = spec.launch_options(replaced, default_options(spec.engine, self._settings, hardware.cores, self._slots))
         need = eviction.MemoryNeed(spec.size, options.num_ctx * spec.kv_bytes, options.slots)
         candidates = [model.eviction_candidate() for model in self._models.values()]
-        return options, need, eviction.decide(need, candidates, hardware.available, self._max_models)
+        available = hardware.available
+        if limit := self._settings.max_memory:
+            available = min(available, eviction.available_within(limit, candidates))
+        return options, need, eviction.decide(need, candidates, available, self._max_models)
 
     def _refuse(self, request: PendingRequest, decision: eviction.Decision) -> bool:
         self._log.debug("no room for a model", model=request.spec.name, why=decision.reason)
-        request.outcome.set_exception(OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
+        limit = " or set a higher NDANI_MAX_MEMORY," if self._settings.max_memory else ""
+        request.outcome.set_exception(OutOfMemory(f"{decision.reason}; unload other models,{limit} or ask for a smaller num_ctx"))
         return False
 
     def _drain(self, model: LoadedModel) -> None:

@@ -30,6 +30,7 @@ class RunnerProcess(Protocol):
     pid: int
     socket: str
     without_template: bool
+    media_marker: str
     confinement: Confinement
     exited: asyncio.Event
 

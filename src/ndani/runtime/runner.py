@@ -53,6 +53,7 @@ class Runner:
         self.confinement = Confinement()
         self.load_ns = 0
         self.without_template = False
+        self.media_marker = launch.media_marker
         self._process = process
         self._commands: int | None = commands
         #: Its events that nobody has read yet; None at the end.
@@ -64,24 +65,26 @@ class Runner:
         self._watcher = asyncio.create_task(self._watch(events), name=f"runner {process.pid}")
 
     @classmethod
-    async def spawn(cls, options: LaunchOptions, weights: int, folder: Path, *, adapter: int = -1, require_jail: bool = False) -> Runner:
+    async def spawn(
+        cls, options: LaunchOptions, weights: int, folder: Path, *, adapter: int = -1, projector: int = -1, require_jail: bool = False
+    ) -> Runner:
         """Start a child with a new subfolder of `folder` for its socket.
 
-        `weights` and `adapter` are descriptors open for reading, -1 for none. The child inherits them, so the caller may close them
-        afterwards. Raises LoadFailed when no process can be started.
+        `weights`, `adapter` and `projector` are descriptors open for reading, -1 for none. The child inherits them, so the caller
+        may close them afterwards. Raises LoadFailed when no process can be started.
         """
         socket_folder = folder / secrets.token_hex(4)
         if not is_private(folder):  # a cleanup job has removed it, and another user may have created one with its name
             recreate(folder)
         # llama.cpp treats a name as a Unix socket only when it ends in .sock, and resolves any other name as a host.
-        launch = Launch(options, str(socket_folder / "r.sock"), weights, adapter)
+        marker = f"<__media_{secrets.token_hex(16)}__>"
+        launch = Launch(options, str(socket_folder / "r.sock"), weights, adapter, projector, marker)
         decoy = -1
         try:
             socket_folder.mkdir(mode=0o700)
             decoy = create_decoy(socket_folder / "decoy")
             order = runner_main.RunnerOrder(launch, os.getpid(), require_jail, hardware.detect().available, decoy)
-            inherited = tuple(descriptor for descriptor in (launch.weights, launch.adapter, decoy) if descriptor >= 0)
-            process, commands, events = start_child("ndani.runtime.runner_main", order, inherited)
+            process, commands, events = start_child("ndani.runtime.runner_main", order, (*launch.descriptors, decoy))
         except OSError as error:
             shutil.rmtree(socket_folder, ignore_errors=True)
             raise _not_started(error, folder) from None

@@ -101,7 +101,7 @@ def max_threads(options: engines.LaunchOptions) -> int:
 def _policy(order: RunnerOrder, gpu: bool) -> jail.Policy:
     launch = order.launch
     folder = os.path.dirname(launch.socket)  # noqa: PTH120 - pathlib would be one more import inside the jail
-    files = tuple(descriptor for descriptor in (launch.weights, launch.adapter, order.decoy) if descriptor >= 0)
+    files = (*launch.descriptors, *((order.decoy,) if order.decoy >= 0 else ()))
     memory, mapped = order.available_memory + _EXTRA_MEMORY, sum(os.fstat(descriptor).st_size for descriptor in files)
     limits = jail.Limits(max_threads(launch.options), _EXTRA_DESCRIPTORS + 8 * launch.options.slots, 0, memory, mapped)
     return jail.Policy(folder, files, order.require_jail, gpu, limits)

@@ -13,6 +13,11 @@ from ndani.types import Details
 #: Tokens of context where nobody says how many.
 DEFAULT_CTX = 4096
 MIN_CTX = 4
+#: The least batch of a model with a projector: in some (Gemma 3) all tokens of an image attend to each other, so they must come in
+#: one batch, and there are up to 256.
+IMAGE_BATCH = 256
+#: The least context of such a model, as in Ollama: one image may take a thousand tokens.
+MIN_IMAGE_CTX = 2048
 #: Appended to the key of a chat model that is loaded for embeddings: a runner does either text or embeddings.
 EMBEDDING_KEY_SUFFIX = "/vectors"
 
@@ -50,8 +55,8 @@ def default_options(engine: str, settings: Settings, cores: int, slots: int) -> 
 class RunnerSpec:
     """A model and what one request needs of its runner. `None` means that the request accepts any value.
 
-    `key` identifies a runner (the digests of the weights and of their adapter), `size` is the size of these files in bytes,
-    `kv_bytes` is the size of one token of context in bytes.
+    `key` identifies a runner (the digests of the weights, of their adapter and of their projector), `size` is the size of these
+    files in bytes, `kv_bytes` is the size of one token of context in bytes.
     """
 
     key: str
@@ -64,6 +69,7 @@ class RunnerSpec:
     trained_ctx: int
     engine: str
     adapter: Path | None = None
+    projector: Path | None = None
     num_ctx: int | None = None
     num_batch: int | None = None
     num_thread: int | None = None
@@ -105,6 +111,8 @@ class RunnerSpec:
             num_ctx = self._cap(1 << (self._cap(self.num_ctx) - 1).bit_length())
         if self.num_batch is not None:
             num_batch = max(self.num_batch, 1)
+        if self.projector is not None:
+            num_batch = max(num_batch, IMAGE_BATCH)
         if self.embedding and self.pooling != "last":
             num_batch = max(num_batch, num_ctx)  # each token attends to all others: a text must be processed in one batch
         return options | {"num_ctx": num_ctx, "num_batch": num_batch}

@@ -12,17 +12,18 @@ from ndani.errors import LoadFailed, NdaniError
 from ndani.runtime.clock import Clock
 from ndani.runtime.residence import LoadedModel, RunnerProcess
 
-#: Starts a runner. Parameters: its options, and the descriptors of the weights and of the adapter (-1: none).
-Spawn = Callable[[LaunchOptions, int, int], Awaitable[RunnerProcess]]
+#: Starts a runner. Parameters: its options, and the descriptors of the weights, of the adapter and of the projector (-1: none).
+Spawn = Callable[[LaunchOptions, int, int, int], Awaitable[RunnerProcess]]
 
 
 async def start(model: LoadedModel, spawn: Spawn, clock: Clock, timeout: float) -> RunnerProcess:
     """A runner that is ready, within `timeout` seconds (0: no limit). Raises only NdaniError."""
     with ExitStack() as files:  # the child process inherits the descriptors; ours are always closed
         try:
-            weights, adapter = (_open(path, files) for path in (model.spec.weights, model.spec.adapter))
+            spec = model.spec
+            weights, adapter, projector = (_open(path, files) for path in (spec.weights, spec.adapter, spec.projector))
             async with clock.timeout(timeout if timeout > 0 else None):
-                return await spawn(model.options, weights, adapter)
+                return await spawn(model.options, weights, adapter, projector)
         except TimeoutError:
             reason = f"timed out waiting for the runner to start - the model did not load within {timeout:.0f} s"
         except NdaniError:

@@ -10,15 +10,17 @@ from dataclasses import fields, replace
 from typing import Literal
 
 from ndani import names
+from ndani.engines.image_files import check_images
 from ndani.engines.question import Question, ask, count_tokens
 from ndani.engines.sampling import merge
 from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
 from ndani.prompts import ChatTemplate, read_template
+from ndani.prompts.image_tags import image_tags
 from ndani.prompts.template import Template
 from ndani.runtime.pool import Pool
 from ndani.runtime.residence import Lease
-from ndani.runtime.spec import MIN_CTX
+from ndani.runtime.spec import MIN_CTX, MIN_IMAGE_CTX
 from ndani.service.lending import lend
 from ndani.service.reading import Reading, decide_reading
 from ndani.service.resolver import ModelResolver, ResolvedModel, runner_key
@@ -29,7 +31,6 @@ UNSUPPORTED_FEATURES = {
     "thinking": "thinking is not in this version; leave out think, or set it to false",
     "tools": "tools are not in this version; leave them out",
     "tool_calls": "tool_calls are not in this version; leave them out",
-    "images": "images are not in this version; leave them out",
     "format": "format is not in this version; ask for free text",
     "logprobs": "logprobs are not in this version; leave out logprobs and top_logprobs",
 }
@@ -52,7 +53,7 @@ class Answers:
 
         Texts that are put into `sink` are not among the events.
         """
-        if not request.prompt and request.keep_alive == 0:
+        if not request.prompt and not request.images and request.keep_alive == 0:
             return self._unload(request.model), ()
         entry = self._resolver.find(request.model, missing=f"model '{request.model}' not found")
         if request.raw and (request.template or request.system or request.context):
@@ -63,9 +64,9 @@ class Answers:
         if request.suffix and not template.mentions("suffix"):
             raise Unsupported(f"{entry.name.full} does not support insert")
         _reject_unsupported(model, request)
-        if not request.prompt:
+        if not request.prompt and not request.images:
             return self._load(model, request.sampling, request.keep_alive), ()
-        messages: tuple[Message, ...] = (Message("user", request.prompt),)
+        messages: tuple[Message, ...] = (Message("user", request.prompt, images=request.images),)
         system = request.system or entry.system
         if not request.raw:
             turns = entry.messages if request.context is None else ()
@@ -87,6 +88,7 @@ class Answers:
             truncate=request.truncate,
             shift=request.shift,
             wants_context=not request.raw,
+            tags=image_tags(messages, typed=request.raw),
         )
         own_template = bool(request.template or request.suffix) and not request.raw
         ignored_config = model.ignored_config if own_template else ()
@@ -134,6 +136,7 @@ class Answers:
             shift=request.shift,
             logprobs=request.logprobs,
             logit_bias=request.logit_bias,
+            tags=image_tags(messages),
             **{field.name: getattr(reading, field.name) for field in fields(reading)},
         )
 
@@ -154,7 +157,8 @@ class Answers:
         """Lease a runner, run the engine, count the usage. Every answer takes this path."""
         started = time.monotonic_ns()
         async with self._pool.lease(self._resolver.spec(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
-            fitted = replace(question, num_ctx=_context_length(question.sampling.num_ctx, lease), slot_ctx=lease.num_ctx)
+            least = MIN_IMAGE_CTX if model.spec.projector else MIN_CTX
+            fitted = replace(question, num_ctx=_context_length(question.sampling.num_ctx, lease, least), slot_ctx=lease.num_ctx)
             try:
                 async with aclosing(ask(lease.engine, fitted, sink)) as events:
                     async for event in events:
@@ -174,13 +178,17 @@ async def _unloaded() -> AsyncGenerator[Event]:
 
 
 def _check_model(model: ResolvedModel, request: GenerateRequest | ChatRequest, verb: str) -> None:
-    """Refuse what the model cannot do, in Ollama's order: thinking, the verb, tools. `_reject_unsupported` checks options, after this."""
+    """Refuse what the model cannot do, in Ollama's order: thinking, the verb, tools, images. `_reject_unsupported` comes after this."""
     if request.think and not request.think_if_possible and "thinking" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities:
         raise Unsupported(f'"{request.model}" does not support {verb}')
     if isinstance(request, ChatRequest) and request.tools and "tools" not in model.capabilities:
         raise Unsupported(f"{model.entry.name.full} does not support tools")
+    if images := _images(request):
+        if model.spec.projector is None:
+            raise Unsupported(f'"{request.model}" does not support images; leave them out, or use a model with a projector')
+        check_images(images)
 
 
 def _reject_unsupported(model: ResolvedModel, request: GenerateRequest | ChatRequest) -> None:
@@ -201,10 +209,7 @@ def _features(request: AnswerRequest) -> set[str]:
     if isinstance(request, ChatRequest):
         needed |= {"tools"} if request.tools else set()
         needed |= {"format"} if request.tools and request.tool_choice.mode == "required" else set()
-        needed |= {"images"} if any(message.images for message in request.messages) else set()
         needed |= {"tool_calls"} if any(message.tool_calls for message in request.messages) else set()
-    if isinstance(request, GenerateRequest) and request.images:
-        needed.add("images")
     return needed
 
 
@@ -214,11 +219,17 @@ def _require_served(model: ResolvedModel) -> None:
         raise Unsupported(f"{model.entry.name.full} cannot be asked here: {model.unserved}; use weights with a chat template")
 
 
+def _images(request: GenerateRequest | ChatRequest) -> tuple[bytes, ...]:
+    if isinstance(request, GenerateRequest):
+        return request.images
+    return tuple(image for message in request.messages for image in message.images)
+
+
 def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Literal["engine", "plain"]:
     """How the messages of a request become a prompt. Raises BadRequest for an invalid template."""
     return template.required() or ("engine" if model.has_chat_template else "plain")
 
 
-def _context_length(num_ctx: int | None, lease: Lease) -> int:
-    """The context length of one request: what it asks for, at most what its slot has."""
-    return max(min(num_ctx, lease.num_ctx), MIN_CTX) if num_ctx else lease.num_ctx
+def _context_length(num_ctx: int | None, lease: Lease, least: int) -> int:
+    """The context length of one request: what it asks for but no less than `least`, at most what its slot has."""
+    return min(max(num_ctx, least), lease.num_ctx) if num_ctx else lease.num_ctx

@@ -13,7 +13,7 @@ from ndani.errors import BadName, BadRequest, Forbidden, NotFound, Unsupported
 from ndani.prompts import ChatTemplate, read_template
 from ndani.runtime.hardware import processors
 from ndani.runtime.residence import without_end_of_time
-from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, RunnerSpec, default_num_ctx
+from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, MIN_IMAGE_CTX, RunnerSpec, default_num_ctx
 from ndani.service import model_ids
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
@@ -99,7 +99,7 @@ class ModelResolver:
     def _resolve(self, entry: StoredModel) -> ResolvedModel:
         engine = engine_for(entry.config.model_format)
         if entry.projector and not engine.projectors:
-            raise Unsupported("models with a projector are not in this version")
+            raise Unsupported(f"models with a projector are not in this version of the engine {engine.name}")
         if entry.adapter and not engine.adapters:
             raise Unsupported(f"models with an adapter are not in this version of the engine {engine.name}")
         listing, header = self.store.describe(entry), self.store.header(entry)
@@ -111,8 +111,9 @@ class ModelResolver:
             digest=entry.digest,
             details=listing.details,
             weights=entry.weights_path,
-            size=entry.weights.size + (entry.adapter_layer.size if entry.adapter_layer else 0),
+            size=sum(layer.size for layer in entry.loaded_layers),
             adapter=entry.adapter,
+            projector=None if is_embedder else entry.projector,
             # A model without causal attention reads a text as a whole, and needs no key/value cache.
             kv_bytes=0 if bidirectional else header.kv_bytes_per_token(self.settings.kv_cache_type),
             trained_ctx=header.context_length,
@@ -144,9 +145,10 @@ class ModelResolver:
 
     def spec(self, model: ResolvedModel, sampling: Sampling) -> RunnerSpec:
         """What a request needs of a runner; `sampling` is already merged, and the settings fill what it leaves open."""
+        num_ctx = sampling.num_ctx or default_num_ctx(self.settings)
         return replace(
             model.spec,
-            num_ctx=sampling.num_ctx or default_num_ctx(self.settings),
+            num_ctx=max(num_ctx, MIN_IMAGE_CTX) if model.spec.projector else num_ctx,
             # llama.cpp aborts if a batch is smaller than the number of slots, and notices a disconnect only between batches.
             num_batch=None
             if sampling.num_batch is None
@@ -163,7 +165,9 @@ class ModelResolver:
         if not model.engine.embeddings or model.has_rank_head:
             raise Unsupported(f'"{model.spec.name}" does not support embeddings')
         spec = self.spec(model, sampling)
-        return spec if spec.embedding else replace(spec, key=spec.key + EMBEDDING_KEY_SUFFIX, embedding=True, pooling="last")
+        if spec.embedding:
+            return spec
+        return replace(spec, key=spec.key + EMBEDDING_KEY_SUFFIX, embedding=True, pooling="last", projector=None)
 
     def keep_alive(self, requested: float | None) -> float | None:
         """Seconds that a model stays loaded after a request, negative: for ever. None, where the request does not say it, leaves them
@@ -197,11 +201,10 @@ def _own_options(entry: StoredModel) -> Sampling:
 
 def _file_states(entry: StoredModel) -> tuple[tuple[int, int], ...]:
     """Inode and modification time of the files that a runner of this model opens: they change when a damaged file is replaced."""
-    states = [path.stat() for path in (entry.weights_path, entry.adapter) if path and path.exists()]
+    states = [path.stat() for path in entry.loaded_paths if path.exists()]
     return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
 
 def runner_key(entry: StoredModel) -> str:
-    """The key of a model's runner. Models with the same weights and the same adapter (or none) share a runner."""
-    adapter = entry.adapter_layer
-    return f"{entry.weights.digest}+{adapter.digest}" if adapter else entry.weights.digest
+    """The key of a model's runner. Models with the same weights and the same adapter and projector (or none) share a runner."""
+    return "+".join(layer.digest for layer in entry.loaded_layers)

@@ -132,14 +132,24 @@ class StoredModel:
         return self.layout.blob(self.weights.digest)
 
     @property
-    def projector(self) -> Path | None:
-        """The file that turns images into tokens, where there is one."""
-        return self._path(layout.PROJECTOR)
+    def loaded_layers(self) -> tuple[Layer, ...]:
+        """The layers that a runner loads: the weights, and the adapter and the projector where there are any. Raises StoreFailed."""
+        return self.weights, *(layer for kind in (layout.ADAPTER, layout.PROJECTOR) if (layer := self._first(kind)))
 
     @property
-    def adapter_layer(self) -> Layer | None:
-        """The layer with the adapter (LoRA), where there is one."""
-        return self._first(layout.ADAPTER)
+    def loaded_paths(self) -> tuple[Path, ...]:
+        """The files of these layers, which may be missing."""
+        return tuple(self.layout.blob(layer.digest) for layer in self.loaded_layers)
+
+    @property
+    def projector_layer(self) -> Layer | None:
+        """The layer that turns images into tokens, where there is one."""
+        return self._first(layout.PROJECTOR)
+
+    @property
+    def projector(self) -> Path | None:
+        """The file of that layer, where there is one."""
+        return self._path(layout.PROJECTOR)
 
     @property
     def adapter(self) -> Path | None:

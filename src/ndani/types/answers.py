@@ -116,9 +116,10 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The prompt as it would be sent to the engine: the only event of a `render_only` request."""
+    """The prompt as it would be sent to the engine, and how many images are in it: the only event of a `render_only` request."""
 
     prompt: str
+    images: int = 0
 
 
 Event = Piece | Done | Rendered

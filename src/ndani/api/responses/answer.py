@@ -14,7 +14,7 @@ import msgspec
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
 from ndani.api.edge.streaming import CollectedSink, ResponseFormat
-from ndani.api.responses.errors import ERRORS
+from ndani.api.openai.errors import ERRORS
 from ndani.api.responses.forms import Form
 from ndani.api.responses.items import (
     FunctionCall,
@@ -74,11 +74,10 @@ class ResponseAnswer:
         self._open: _OpenItem | None = None
         self._began = False
         self._sequence = -1  # of the last event
-        self._reasoning_tokens = 0
 
     def response_format(self) -> ResponseFormat:
         """How `streaming` writes this answer."""
-        errors = ErrorFormat(ERRORS.body, self.fail, ERRORS.no_route)
+        errors = ErrorFormat(ERRORS.body, self.fail, ERRORS.no_route, ERRORS.body_type)
         return ResponseFormat(SSE, self.event, lambda _, end: self.whole(end), lambda first: False, errors)
 
     def event(self, event: Event) -> bytes:
@@ -130,9 +129,7 @@ class ResponseAnswer:
         opened = self._open
         assert opened is not None
         opened.texts.append(piece.text)
-        if is_thought:
-            self._reasoning_tokens += len(piece.tokens) or 1
-        elif piece.logprobs:
+        if piece.logprobs and not is_thought:
             logprobs = [_logprob(token) for token in piece.logprobs]
             opened.logprobs += logprobs
             return frames + self._frame("response.output_text.delta", **_place(opened), delta=piece.text, logprobs=logprobs)
@@ -210,7 +207,7 @@ class ResponseAnswer:
                 input_tokens=usage.prompt_tokens,
                 input_tokens_details=InputTokensDetails(usage.cached_tokens, max(usage.prompt_tokens - usage.cached_tokens, 0)),
                 output_tokens=usage.output_tokens,
-                output_tokens_details=OutputTokensDetails(min(self._reasoning_tokens, usage.output_tokens)),
+                output_tokens_details=OutputTokensDetails(usage.thinking_tokens),
                 total_tokens=usage.prompt_tokens + usage.output_tokens,
             ),
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ndani.api.edge import json_response
@@ -24,7 +25,7 @@ from ndani.api.responses.objects import (
 )
 from ndani.api.responses.paging import page_of
 from ndani.api.responses.state import Conversation, State
-from ndani.errors import NotFound
+from ndani.errors import Cancelled, NotFound
 
 
 class ConversationRoutes:
@@ -35,7 +36,7 @@ class ConversationRoutes:
 
     async def create(self, request: Request) -> Response:
         """POST /v1/conversations; its body may be missing."""
-        body = convert(await decode_exact(request) if await request.body() else {}, CreateConversation)
+        body = convert(await _optional_body(request), CreateConversation)
         head = ConversationObject(id=new_id("conv"), created_at=int(time.time()), metadata=require_metadata(body.metadata))
         items = parse_items(body.items or [], "items", self._state.items_by_id)
         to_messages(items)  # what no answer could continue is refused now
@@ -92,3 +93,12 @@ class ConversationRoutes:
             if item.id == request.path_params["item"]:
                 return found, item
         raise NotFound("the conversation has no item of this id")
+
+
+async def _optional_body(request: Request) -> dict[str, Any]:
+    """The body, or an empty one. Raises BadRequest, and Cancelled when the client disconnects before its end."""
+    try:
+        content = await request.body()
+    except ClientDisconnect:
+        raise Cancelled("request canceled") from None
+    return await decode_exact(request) if content else {}

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from ndani.api.edge.body_type import convert
-from ndani.api.edge.content import decode_base64
+from ndani.api.openai.messages import image_of, parse_arguments
 from ndani.api.responses.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -82,7 +80,7 @@ def _parse_item(raw: dict[str, Any]) -> Item:
             fields[name] = _parts(fields[name], name, str(raw.get("role")))
     item = convert(fields, item_type)
     if isinstance(item, FunctionCall):
-        _arguments(item)
+        parse_arguments(item.arguments, "arguments")
     return item
 
 
@@ -116,13 +114,13 @@ def _parts(value: object, where: str, role: str) -> object:
 class _Turn:
     """The assistant's turn in progress: several items make one message."""
 
-    thinking: str = ""
-    content: str = ""
+    thoughts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
 
     def message(self) -> Message:
-        return Message("assistant", self.content, self.thinking, images=tuple(self.images), tool_calls=tuple(self.calls))
+        return Message("assistant", "".join(self.texts), "".join(self.thoughts), images=tuple(self.images), tool_calls=tuple(self.calls))
 
 
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
@@ -154,28 +152,18 @@ def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
 def _begins_turn(item: Item, turn: _Turn) -> bool:
     """Whether an item of the assistant belongs to a turn after the one in progress: thoughts come before texts, texts before calls."""
     if isinstance(item, ReasoningItem):
-        return bool(turn.content or turn.calls)
+        return bool(turn.texts or turn.calls)
     return isinstance(item, MessageItem) and bool(turn.calls)
 
 
 def _add(item: Item, turn: _Turn) -> None:
     if isinstance(item, ReasoningItem):
-        turn.thinking += "".join(part.text for part in item.summary) or "".join(part.text for part in item.content or ())
+        turn.thoughts += [part.text for part in item.summary] or [part.text for part in item.content or ()]
     elif isinstance(item, MessageItem):
-        turn.content += text_of(item.content)
+        turn.texts.append(text_of(item.content))
         turn.images += _images(item.content)
     elif isinstance(item, FunctionCall):
-        turn.calls.append(ToolCall(item.name, _arguments(item), item.call_id, len(turn.calls)))
-
-
-def _arguments(call: FunctionCall) -> dict[str, Any]:
-    try:
-        arguments = msgspec.json.decode(call.arguments or "{}")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise BadRequest("arguments must be a JSON object as a text")
-    return arguments
+        turn.calls.append(ToolCall(item.name, parse_arguments(item.arguments, "arguments"), item.call_id, len(turn.calls)))
 
 
 def _tool_message(item: FunctionCallOutput, names: dict[str, str]) -> Message:
@@ -192,6 +180,4 @@ def _images(parts: Iterable[Part]) -> tuple[bytes, ...]:
 def _image(part: InputImage) -> bytes:
     if part.image_url is None:
         raise BadRequest("an input_image needs an image_url; files are not kept here")
-    if not part.image_url.startswith("data:"):
-        raise BadRequest("image_url must be a data URL with base64, since nothing is fetched from here")
-    return decode_base64(part.image_url, "image_url")
+    return image_of(part.image_url, "input_image")

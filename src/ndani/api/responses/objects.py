@@ -31,7 +31,7 @@ class TextOptions(msgspec.Struct, kw_only=True):
 class ReasoningOptions(msgspec.Struct, kw_only=True):
     """Whether and how long a model thinks, and whether its thoughts are wanted."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
     context: Literal["auto", "current_turn", "all_turns"] | None = None
@@ -83,6 +83,7 @@ class CreateResponse(msgspec.Struct, kw_only=True):
     background: bool | None = None
     prompt: dict[str, Any] | None = None
     context_management: list[Any] | None = None
+    moderation: dict[str, Any] | None = None
     num_ctx: int | None = None
     keep_alive: float | str | None = None
     seed: int | None = None
@@ -175,6 +176,13 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     usage: ResponseUsage | None = None
+
+
+class InputTokens(msgspec.Struct, kw_only=True):
+    """How many tokens the prompt of a request has."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
 
 
 class ItemList(msgspec.Struct, kw_only=True):

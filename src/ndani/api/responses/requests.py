@@ -1,6 +1,7 @@
 """Parses bodies of POST /v1/responses. Pure functions: what a request refers to is resolved by the route.
 
-Every parameter of OpenAI's is obeyed, or refused with a sentence; one that nobody knows is refused too, as OpenAI does.
+Every parameter of OpenAI's is obeyed, or refused with a sentence; one that this file does not know is named in the header of
+ignored fields.
 """
 
 from __future__ import annotations
@@ -22,7 +23,21 @@ _LOGPROBS, _ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_con
 _INCLUDABLE = (_LOGPROBS, _ENCRYPTED, "message.input_image.image_url")
 
 #: How far a model is to think, for each effort.
-_THINK: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max"}
+_THINK: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
+
+#: What other APIs call a parameter, with its name here.
+_ELSEWHERE = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "functions": "tools",
+}
+
+#: The largest number of tokens that an engine reads.
+_MAX_TOKENS = 2**31 - 1
 
 #: The names of sampling options, where they differ from those in the body.
 _OPTIONS = {"max_output_tokens": "num_predict"}
@@ -47,13 +62,14 @@ class ResponseRequest:
     keep_alive: float | None
     conversation: str
     shows_encrypted: bool
+    ignored: list[str]
 
 
 def parse_response(body: dict[str, Any]) -> ResponseRequest:
     """Parse a body. Raises BadRequest, and Unsupported for what no model could do here."""
-    unknown = sorted(set(body) - set(CreateResponse.__struct_fields__))
-    if unknown:
-        raise BadRequest(f"there is no parameter {_printable(unknown[0])} of a response; leave it out")
+    for name, ours in _ELSEWHERE.items():
+        if body.get(name) is not None:
+            raise BadRequest(f"{name} is of another API; send {ours}")
     given = convert(body, CreateResponse)
     if not given.model.strip():
         raise BadRequest("model is required")
@@ -75,11 +91,8 @@ def parse_response(body: dict[str, Any]) -> ResponseRequest:
         keep_alive=_keep_alive(given.keep_alive),
         conversation=given.conversation.id if isinstance(given.conversation, ConversationReference) else given.conversation or "",
         shows_encrypted=_ENCRYPTED in (given.include or ()),
+        ignored=[name for name in body if name not in CreateResponse.__struct_fields__],
     )
-
-
-def _printable(name: str) -> str:
-    return "".join(letter for letter in name[:64] if letter.isprintable())
 
 
 def _refuse(given: CreateResponse) -> None:
@@ -88,6 +101,7 @@ def _refuse(given: CreateResponse) -> None:
         "background is not served here: leave it out, and the answer comes in this response": given.background,
         "prompt is not served here, since no prompts are kept: send its text as instructions and input": given.prompt is not None,
         "context_management is not served here: set truncation to auto to have the oldest turns left out": given.context_management,
+        "moderation is not served here; leave it out": given.moderation,
         "service_tier must be auto or default; there is one tier here": given.service_tier not in (None, "auto", "default"),
         "prompt_cache_retention must be in_memory; the prefix cache is nowhere else": given.prompt_cache_retention
         not in (None, "in_memory", "in-memory"),
@@ -96,7 +110,8 @@ def _refuse(given: CreateResponse) -> None:
         "stream_options.include_obfuscation is not served here; leave it out, or set it to false": given.stream_options
         and given.stream_options.include_obfuscation,
         f"include may have {', '.join(_INCLUDABLE)}; nothing else is kept here": set(given.include or ()) - set(_INCLUDABLE),
-        "max_output_tokens must be 1 or more": given.max_output_tokens is not None and given.max_output_tokens < 1,
+        f"max_output_tokens must be between 1 and {_MAX_TOKENS}": given.max_output_tokens is not None
+        and not 1 <= given.max_output_tokens <= _MAX_TOKENS,
         "max_tool_calls must be 1 or more": given.max_tool_calls is not None and given.max_tool_calls < 1,
         "temperature must be between 0 and 2": given.temperature is not None and not 0 <= given.temperature <= 2,
         "top_logprobs must be between 0 and 20": given.top_logprobs is not None and not 0 <= given.top_logprobs <= 20,
@@ -198,4 +213,6 @@ def _logprobs(given: CreateResponse) -> int | None:
 
 
 def _keep_alive(value: float | str | None) -> float | None:
-    return parse_duration(value.strip()) if isinstance(value, str) else value
+    if value is None:
+        return None
+    return parse_duration(value.strip()) if isinstance(value, str) else max(-1.0, min(value, 1e12))

@@ -15,7 +15,7 @@ from ndani.api.responses.answer import AnswerSink, ResponseAnswer
 from ndani.api.responses.forms import form_of
 from ndani.api.responses.input_items import parse_items, to_messages
 from ndani.api.responses.items import Item, new_id
-from ndani.api.responses.objects import ConversationReference, DeletedObject, ResponseObject
+from ndani.api.responses.objects import ConversationReference, DeletedObject, InputTokens, ResponseObject
 from ndani.api.responses.paging import page_of
 from ndani.api.responses.requests import ResponseRequest, parse_response
 from ndani.api.responses.state import KeptResponse, State
@@ -35,10 +35,7 @@ class ResponseRoutes:
         """POST /v1/responses."""
         parsed = parse_response(await decode_exact(request))
         given = parsed.given
-        items = parse_items(given.input if given.input is not None else [], "input", self._state.items_by_id)
-        history = self._history(parsed)
-        if not items and not history:
-            raise BadRequest("input is required: a text, or an array of items")
+        items, chat = self._conversation(parsed)
         keeps = self._keeps(parsed, items)
         opening = _opening(parsed, keeps)
 
@@ -51,8 +48,14 @@ class ResponseRoutes:
         answer = ResponseAnswer(opening, form_of(given.model), keep, shows_encrypted=parsed.shows_encrypted)
         response_format = answer.response_format()
         sink = streaming.StreamSink(answer.event) if given.stream else AnswerSink(answer)
-        events, ignored = await self._service.answers.chat(_chat(parsed, to_messages((*history, *items))), sink)
-        return await streaming.respond(events, sink, response_format, ignored_headers(ignored))
+        events, ignored = await self._service.answers.chat(chat, sink)
+        return await streaming.respond(events, sink, response_format, ignored_headers([*parsed.ignored, *ignored]))
+
+    async def input_tokens(self, request: Request) -> Response:
+        """POST /v1/responses/input_tokens: exact, since the model's own tokenizer counts the prompt that would be sent."""
+        parsed = parse_response(await decode_exact(request))
+        _, chat = self._conversation(parsed)
+        return json_response.respond(InputTokens(input_tokens=await self._service.answers.count_tokens(chat)))
 
     async def retrieve(self, request: Request) -> Response:
         """GET /v1/responses/{id}."""
@@ -75,6 +78,15 @@ class ResponseRoutes:
         """GET /v1/responses/{id}/input_items."""
         kept = self._state.response(request.path_params["id"])
         return await json_response.respond_large(msgspec.to_builtins(page_of(kept.input, request.query_params)))
+
+    def _conversation(self, parsed: ResponseRequest) -> tuple[tuple[Item, ...], ChatRequest]:
+        """The items of the request, and the request to the service with all that came before them. Raises BadRequest, NotFound."""
+        given = parsed.given.input
+        items = parse_items(given if given is not None else [], "input", self._state.items_by_id)
+        history = self._history(parsed)
+        if not items and not history:
+            raise BadRequest("input is required: a text, or an array of items")
+        return items, _chat(parsed, to_messages((*history, *items)))
 
     def _history(self, parsed: ResponseRequest) -> tuple[Item, ...]:
         """The items before those of the request. Raises NotFound for a response, BadRequest for a conversation that is not here."""

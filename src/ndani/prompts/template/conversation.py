@@ -1,7 +1,7 @@
 """What Ollama adds to Go's templates: a conversation as values, with adjacent turns of one role merged.
 
 Texts arrive as the API parsed them and leave as valid Unicode; an invalid character becomes U+FFFD, as in Go. Images
-are only counted here: their tags (`[img-0]`) are put into the texts by the code that has the images.
+are only counted here: their tags are put into the texts before (`prompts.image_tags`).
 """
 
 from __future__ import annotations
