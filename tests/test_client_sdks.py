@@ -42,7 +42,7 @@ CLIENTS: dict[str, tuple[str, str, str]] = {
     "anthropic": (
         "python",
         "anthropic_client.py",
-        f"{BASE} {TOOLS} usage stream-end count named required none structured structured-tool refused",
+        f"{BASE} {TOOLS} usage stream-end count named required none structured structured-own refused",
     ),
     "langchain-ollama": ("python", "langchain_ollama_client.py", f"{BASE} {TOOLS} structured json embed"),
     "langchain-openai": (
@@ -76,7 +76,7 @@ REFUSED = {
     "incapable": (400, "does not support tools"),
     "unthinking": (400, "does not support thinking"),
     "impossible": (400, "$ref"),
-    "range": (400, "temperature"),
+    "range": (400, "top_logprobs"),
     "unknown-response": (404, "resp_nobody"),
     "empty": (400, "messages"),
 }
@@ -229,6 +229,7 @@ def test_anthropic_counts_and_ends(server: Server) -> None:
     assert said["stream-end"] == ["max_tokens"]
     assert said["finish"] == ["tool_use"]
     assert said["usage"][0]["output_tokens"] == 8
+    assert said["structured-own"][0]["kind"] in ("capital", "port", "village")
     assert said["count"] == [said["usage"][0]["input_tokens"] + (said["usage"][0].get("cache_read_input_tokens") or 0)]
 
 

@@ -144,8 +144,13 @@ class StoredModel:
         return tuple(self.layout.blob(layer.digest) for layer in self.loaded_layers)
 
     @property
+    def projector_layer(self) -> Layer | None:
+        """The layer that turns images into tokens, where there is one."""
+        return self._first(layout.PROJECTOR)
+
+    @property
     def projector(self) -> Path | None:
-        """The file that turns images into tokens, where there is one."""
+        """The file of that layer, where there is one."""
         return self._path(layout.PROJECTOR)
 
     @property

@@ -4,7 +4,7 @@ The package has no temperature of its own any more; it goes in the body all the 
 """
 
 from anthropic import Anthropic, APIStatusError
-from said import CALLER, CHAT, DESCRIBE, HELLO, URL, WEATHER, City, say
+from said import CALLER, CHAT, DESCRIBE, HELLO, URL, WEATHER, City, Kind, say
 
 client = Anthropic(base_url=URL, api_key="none", max_retries=0)
 hello = [{"role": "user", "content": HELLO}]
@@ -49,9 +49,9 @@ city = [{"name": "city", "description": "Say what a city is like", "input_schema
 made = client.messages.create(
     model=CHAT, messages=[{"role": "user", "content": DESCRIBE}], tools=city, tool_choice={"type": "tool", "name": "city"}, max_tokens=300
 )
-say("structured-tool", City.model_validate(said(made)[0]["arguments"]).model_dump())
-made = client.messages.parse(model=CHAT, messages=[{"role": "user", "content": DESCRIBE}], output_format=City, max_tokens=300)
-say("structured", made.parsed_output.model_dump())
+say("structured", City.model_validate(said(made)[0]["arguments"]).model_dump())
+made = client.messages.parse(model=CHAT, messages=[{"role": "user", "content": DESCRIBE}], output_format=Kind, max_tokens=300)
+say("structured-own", made.parsed_output.model_dump())
 for verb, call in {
     "unknown": lambda: client.messages.create(model="nobody", messages=hello, max_tokens=8),
     "incapable": lambda: client.messages.create(**(sure | {"model": "plain"})),

@@ -85,7 +85,7 @@ say("dimensions", [len(item.embedding) for item in client.embeddings.create(mode
 for verb, call in {
     "unknown": lambda: client.chat.completions.create(model="nobody", messages=hello),
     "incapable": lambda: client.chat.completions.create(**(sure | {"model": "plain"})),
-    "range": lambda: client.chat.completions.create(**(few | {"temperature": 9})),
+    "range": lambda: client.chat.completions.create(**few, logprobs=True, top_logprobs=99),
     "impossible": lambda: client.chat.completions.create(
         **few, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#/nowhere"}}}
     ),

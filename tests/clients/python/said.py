@@ -24,6 +24,13 @@ class City(BaseModel):
     districts: list[Annotated[str, Field(max_length=16)]] = Field(min_length=1, max_length=2)
 
 
+class Kind(BaseModel):
+    """What a city is; nothing in it has a length, for a package may keep lengths to itself."""
+
+    kind: Literal["capital", "port", "village"]
+    old: bool
+
+
 def get_weather(city: str) -> str:
     """The weather in a city now.
 

@@ -132,7 +132,12 @@ def keep_alive(body: AnswerBody | EmbeddingsBody) -> float | None:
     value = body.ttl if body.keep_alive is None else body.keep_alive
     if value is None:
         return None
-    return parse_duration(value.strip()) if isinstance(value, str) else max(-1.0, min(value, 1e12))
+    if not isinstance(value, str):
+        return max(-1.0, min(value, 1e12))
+    try:
+        return parse_duration(value.strip())
+    except BadRequest:
+        raise BadRequest("keep_alive must be a number of seconds, or a duration such as 5m") from None
 
 
 def logit_bias(biases: dict[str, float] | None) -> tuple[tuple[int, float], ...]:
