@@ -245,8 +245,6 @@ def error_of(path: str) -> Any:
         "": ollama.response_bodies,
         "/v1": openai.errors,
         "/v1/messages": anthropic.bodies,
-        "/v1/responses": openai.errors,
-        "/v1/conversations": openai.errors,
         "/openai": foundry.bodies,
         "/models": foundry.bodies,
     }
