@@ -16,38 +16,38 @@ from ndani.runtime.clock import SystemClock
 def dialect(context: Context) -> Dialect:
     """The dialect over one service."""
     state = State(context.service.settings.responses_ttl, SystemClock())
+    responses, conversations = ResponseRoutes(context.service, state), ConversationRoutes(state)
     return Dialect(
         name="responses",
         title="OpenAI's Responses API",
-        routes=(*_response_routes(ResponseRoutes(context.service, state)), *_conversation_routes(ConversationRoutes(state))),
+        routes=(
+            post(
+                "/v1/responses",
+                responses.create,
+                Operation("Answer an input", objects.CreateResponse, objects.ResponseObject, ResponseEvent, EVENTS),
+            ),
+            post(
+                "/v1/responses/input_tokens",
+                responses.input_tokens,
+                Operation("Count an input's tokens", objects.CreateResponse, objects.InputTokens),
+            ),
+            get(
+                "/v1/responses/{id}",
+                responses.retrieve,
+                Operation("A response that is kept", answer=objects.ResponseObject, query={"stream": str}),
+            ),
+            delete("/v1/responses/{id}", responses.delete, Operation("Forget a response", answer=objects.DeletedObject)),
+            post(
+                "/v1/responses/{id}/cancel", responses.cancel, Operation("Refused: a response that has an id here is finished", statuses=())
+            ),
+            get(
+                "/v1/responses/{id}/input_items",
+                responses.input_items,
+                Operation("What a response answers", answer=objects.ItemList, query=QUERY),
+            ),
+            *_conversation_routes(conversations),
+        ),
         large_bodies=frozenset({"/v1/responses", "/v1/responses/input_tokens", "/v1/conversations"}),
-    )
-
-
-def _response_routes(responses: ResponseRoutes) -> tuple[DescribedRoute, ...]:
-    return (
-        post(
-            "/v1/responses",
-            responses.create,
-            Operation("Answer an input", objects.CreateResponse, objects.ResponseObject, ResponseEvent, EVENTS),
-        ),
-        post(
-            "/v1/responses/input_tokens",
-            responses.input_tokens,
-            Operation("Count an input's tokens", objects.CreateResponse, objects.InputTokens),
-        ),
-        get(
-            "/v1/responses/{id}",
-            responses.retrieve,
-            Operation("A response that is kept", answer=objects.ResponseObject, query={"stream": str}),
-        ),
-        delete("/v1/responses/{id}", responses.delete, Operation("Forget a response", answer=objects.DeletedObject)),
-        post("/v1/responses/{id}/cancel", responses.cancel, Operation("Refused: a response that has an id here is finished", statuses=())),
-        get(
-            "/v1/responses/{id}/input_items",
-            responses.input_items,
-            Operation("What a response answers", answer=objects.ItemList, query=QUERY),
-        ),
     )
 
 
