@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ndani import settings
-from ndani.api import anthropic, foundry, ollama, openai, responses
+from ndani.api import anthropic, foundry, ollama, openai
 from ndani.api.app import build
 from ndani.api.edge.described_fields import only_described
 from ndani.api.edge.operation import JSON, NDJSON, DescribedRoute
@@ -245,8 +245,6 @@ def error_of(path: str) -> Any:
         "": ollama.response_bodies,
         "/v1": openai.errors,
         "/v1/messages": anthropic.bodies,
-        "/v1/responses": responses.errors,
-        "/v1/conversations": responses.errors,
         "/openai": foundry.bodies,
         "/models": foundry.bodies,
     }

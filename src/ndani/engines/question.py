@@ -38,8 +38,8 @@ class Question:
     images of the messages belong; None without images.
 
     The answer: `constraint` is what its text must match, and `must_call` says that this makes it a call of one of the `tools`.
-    `thinking_tags` are the texts around thinking, `tool_tag` is what stands before a call (empty: nothing does); None where the
-    answer is not to be read for them. `engine_reads` leaves all this to the engine.
+    `thinking_tags` are the texts around thinking, `tool_tag` is what stands before a call, `call_tags` are the texts around calls that
+    are spelt as in a program; None where the answer is not to be read for them. `engine_reads` leaves all this to the engine.
     """
 
     messages: tuple[Message, ...]
@@ -65,6 +65,7 @@ class Question:
     logit_bias: tuple[tuple[int, float], ...] = ()
     thinking_tags: tuple[str, str] | None = None
     tool_tag: str | None = None
+    call_tags: tuple[str, str] | None = None
     engine_reads: bool = False
 
     @property
@@ -116,9 +117,20 @@ async def _engine_options(question: Question) -> dict[str, Any]:
         options["n_probs"] = max(question.logprobs, 1)
     if question.logit_bias:
         options["logit_bias"] = [[token, False if bias == float("-inf") else bias] for token, bias in question.logit_bias]
+    if marks := _marks(question):
+        options["preserved_tokens"] = marks
     if question.constraint:
         options["grammar"] = await engine_grammar(question.constraint)
     return options
+
+
+def _marks(question: Question) -> list[str]:
+    """The marks that an answer is read by. Where a model has control tokens for them, the engine leaves those out unless told."""
+    read = [*(question.thinking_tags or ()), *([question.tool_tag] if question.tool_tag else []), *(question.call_tags or ())]
+    if question.engine_reads or not read:
+        return []
+    marks = question.render.answer_marks() if isinstance(question.render, Template) else ()
+    return list(dict.fromkeys([*read, *marks]))
 
 
 async def _fitted(engine: RunnerClient, question: Question, render: RenderPrompt) -> tuple[Fitted, bool]:
@@ -172,12 +184,13 @@ def _within_context(options: dict[str, Any], question: Question, prompt_tokens: 
 def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> Completion:
     accumulator = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
     parser = None
-    if question.thinking_tags or question.tool_tag is not None or question.must_call:
+    if question.thinking_tags or question.tool_tag is not None or question.call_tags or question.must_call:
         opening = question.thinking_tags[0] if question.thinking_tags else ""
         parser = AnswerParser(
             thinking=question.thinking_tags,
             thinking_began=bool(opening) and isinstance(fitted.prompt, str) and fitted.prompt.rstrip().endswith(opening),
             tool_tag=question.tool_tag,
+            call_tags=question.call_tags,
             tools=question.tools,
             called=question.must_call,
         )
