@@ -219,6 +219,8 @@ CALLED = {"role": "assistant", "content": [use("a")]}
         ({"max_tokens": "9"}, "max_tokens must be an integer"),
         ({"messages": None}, "messages is required"),
         ({"messages": []}, "messages is required"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content must not be an empty array"),
+        ({"messages": [{"role": "system", "content": ""}]}, "messages holds no words to answer"),
         ({"messages": [{"role": "user"}]}, "messages[0].content is required"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role has a value that is not one of those allowed"),
         (
