@@ -105,7 +105,7 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
     "anthropic.MessagesBody": {"messages": _TURNS, "max_tokens": {"type": "integer", "minimum": 1, "maximum": 30}},
     "anthropic.CountTokensBody": {"messages": _TURNS},
     "responses.CreateResponse": {"input": {"type": "string", "minLength": 1}, "prompt": _NOTHING, "text": _NOTHING},
-    "foundry.CountBody": {"messages": _TURNS},
+    "foundry.ChatBody": {"messages": _TURNS},
     "ollama.CreateBody": {"parameters": {"enum": [{"seed": 1}, None]}, "messages": {"enum": [[], None]}},
     "ours.RerankBody": {"documents": {"enum": [["a", {"text": "b"}]]}},
 }
