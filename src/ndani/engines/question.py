@@ -19,7 +19,7 @@ from ndani.engines.engine_chat import EngineChat
 from ndani.engines.prompt import TOO_LONG, continued_prompt, fit_prompt, prompt_ids, prompt_renderer, prompt_with_images
 from ndani.engines.sampling import translate
 from ndani.engines.wire import PromptWithImages
-from ndani.errors import BadRequest
+from ndani.errors import BadRequest, EngineFailed
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.prompts.fit import Fitted, RenderPrompt
 from ndani.prompts.image_tags import ImageTags
@@ -105,8 +105,22 @@ async def count_tokens(engine: RunnerClient, question: Question) -> int:
     if question.thinks_first:
         prompt = _with_thinking_opened(prompt, question)
     if question.tags:
-        return (await engine.measure(question.tags.plain(prompt), 0, 0))[2] + question.tags.tokens(prompt)
+        question.tags.require_all(prompt)
+        return await _count_with_images(engine, question, prompt)
     return (await engine.measure(prompt, 0, 0))[2]
+
+
+async def _count_with_images(engine: RunnerClient, question: Question, prompt: str) -> int:
+    """Only the engine knows how many tokens an image has: it gets the prompt, and is stopped once it has told the size."""
+    options = translate(replace(question.sampling, num_predict=1), question.num_ctx)
+    try:
+        async with aclosing(engine.complete(prompt_with_images(engine, question, prompt), options)) as chunks:
+            async for chunk in chunks:
+                if chunk.prompt_progress or chunk.stop:
+                    return chunk.prompt_progress.total if chunk.prompt_progress else chunk.tokens_evaluated
+    except PromptTooLong as refusal:
+        return refusal.tokens
+    raise EngineFailed("the engine did not tell the size of a prompt; ask again")
 
 
 async def _engine_options(question: Question) -> dict[str, Any]:
@@ -277,7 +291,7 @@ async def _chat(
     """The answer as the engine reads it. Only whole turns can be left out of a conversation that is too long."""
     options = options | {"parallel_tool_calls": not question.one_call} if question.tools else options
     messages, truncated, was_fitted = question.messages, 0, False
-    if not question.shift:
+    if not question.shift and not question.tags:
         options = _within_context(options, question, await count_tokens(engine, question))
     while True:
         chat = EngineChat(Accumulator(options["n_predict"], silent=question.silent), one_call=question.one_call)
