@@ -290,6 +290,8 @@ async def _chat(
 ) -> AsyncGenerator[Event]:
     """The answer as the engine reads it. Only whole turns can be left out of a conversation that is too long."""
     options = options | {"parallel_tool_calls": not question.one_call} if question.tools else options
+    if question.think and question.think_budget is not None:
+        options = options | {"thinking_budget_tokens": question.think_budget}
     messages, truncated, was_fitted = question.messages, 0, False
     if not question.shift and not question.tags:
         options = _within_context(options, question, await count_tokens(engine, question))
