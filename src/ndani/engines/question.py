@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ndani.engines.client import PromptTooLong, RunnerClient
+from ndani.engines.client import MAX_SPECIAL_TOKENS, PromptTooLong, RunnerClient
 from ndani.engines.completion import Completion
 from ndani.engines.constraint import engine_grammar
 from ndani.engines.engine_chat import EngineChat
@@ -172,8 +172,7 @@ async def _complete(
         yield Rendered(question.tags.shown(prompt), question.tags.count(prompt)) if question.tags else Rendered(prompt)
         return
     while True:
-        if not question.shift:
-            options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
+        options = await _within_context(engine, question, options, fitted.prompt)
         completion = _completion(question, options, fitted)
         try:
             async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
@@ -188,11 +187,16 @@ async def _complete(
     yield completion.done(silent=question.silent, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
 
 
-def _within_context(options: dict[str, Any], question: Question, prompt_tokens: int) -> dict[str, Any]:
-    """Without a context shift the answer ends at the end of the context; with images the engine never shifts it."""
-    if question.tags:
+async def _within_context(engine: RunnerClient, question: Question, options: dict[str, Any], prompt: str | list[int]) -> dict[str, Any]:
+    """Without a context shift the answer ends at the end of the context. With images the engine never shifts it."""
+    if question.shift or question.tags:
         return options
-    return options | {"n_predict": min(options["n_predict"], max(question.num_ctx - prompt_tokens, 1))}
+    # A token has at least one byte, so only a prompt and an answer that could be longer together are counted.
+    most = len(prompt) if isinstance(prompt, list) else len(prompt.encode()) + MAX_SPECIAL_TOKENS
+    if most + options["n_predict"] <= question.num_ctx:
+        return options
+    count = len(prompt) if isinstance(prompt, list) else (await engine.measure(prompt, 0, 0))[2]
+    return options | {"n_predict": min(options["n_predict"], max(question.num_ctx - count, 1))}
 
 
 def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> Completion:
@@ -238,8 +242,7 @@ async def _think_then_answer(
         return _with_thinking_opened(await render(messages), question)
 
     fitted = await fit_prompt(engine, question, render_open)
-    if not question.shift:
-        options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
+    options = await _within_context(engine, question, options, fitted.prompt)
     free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
     if question.think_budget is not None:
         free["n_predict"] = min(question.think_budget, options["n_predict"])
@@ -293,13 +296,12 @@ async def _chat(
     if question.think and question.think_budget is not None:
         options = options | {"thinking_budget_tokens": question.think_budget}
     messages, truncated, was_fitted = question.messages, 0, False
-    if not question.shift and not question.tags:
-        options = _within_context(options, question, await count_tokens(engine, question))
     while True:
-        chat = EngineChat(Accumulator(options["n_predict"], silent=question.silent), one_call=question.one_call)
+        limited = options if question.shift else await _within_context(engine, question, options, await render(messages))
+        chat = EngineChat(Accumulator(limited["n_predict"], silent=question.silent), one_call=question.one_call)
         tap = chat.tap(sink) if sink else None
         try:
-            async with aclosing(engine.chat(messages, question.think, question.tools, options, tap)) as chunks:
+            async with aclosing(engine.chat(messages, question.think, question.tools, limited, tap)) as chunks:
                 async for chunk in chunks:
                     if not chat.over:
                         for piece in chat.take(chunk):
