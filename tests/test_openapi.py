@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import msgspec
 import pytest
 
 from ndani import settings
-from ndani.api import anthropic, foundry, ollama, openai, responses
+from ndani.api import anthropic, foundry, ollama, openai
 from ndani.api.app import build
 from ndani.api.edge.described_fields import only_described
 from ndani.api.edge.operation import JSON, NDJSON, DescribedRoute
@@ -31,7 +33,7 @@ from ndani.runtime.pool import Pool
 from ndani.service import Service
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
-from server import Server
+from server import PATIENCE, Server
 
 
 @pytest.fixture
@@ -245,8 +247,6 @@ def error_of(path: str) -> Any:
         "": ollama.response_bodies,
         "/v1": openai.errors,
         "/v1/messages": anthropic.bodies,
-        "/v1/responses": responses.errors,
-        "/v1/conversations": responses.errors,
         "/openai": foundry.bodies,
         "/models": foundry.bodies,
     }
@@ -361,3 +361,19 @@ def test_the_page_loads_nothing_from_anywhere_else(echo: Server) -> None:
     for path in ("/docs", "/docs/page.js", "/docs/page.css"):
         text = echo.http.get(path).text
         assert not re.search(r"https?://|//\w+\.|innerHTML|eval\(|@import|url\(", text), path
+
+
+@pytest.mark.slow
+def test_a_browser_shows_every_route(echo: Server, described: dict[str, Any], tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom"]
+    shown = subprocess.run(
+        [browser, *flags, f"{echo.url}/docs#post_api_chat"], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    count = sum(len(methods) for methods in described["paths"].values())
+    assert f">{count} of {count} routes<" in shown.stdout
+    assert re.search(r'<details id="post_api_chat"[^>]* open="">', shown.stdout), "a link to a route opens it"
+    assert "_debug_render_only" in shown.stdout
+    assert 'href="#type-ollama.Message"' in shown.stdout

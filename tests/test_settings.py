@@ -90,6 +90,7 @@ def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, tex
         ({}, 'log_file = "\\u0000"', ": a path holds no NUL"),
         ({}, 'sources = ["/a", "\\u0000"]', ": a path holds no NUL"),
         ({"NDANI_IDLE_EXIT": "-5m"}, "", "NDANI_IDLE_EXIT is '-5m': a duration of 0 or more is needed"),
+        ({"NDANI_RESPONSES_TTL": "-1h"}, "", "NDANI_RESPONSES_TTL is '-1h': a duration of 0 or more is needed"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_sentence(tmp_path: Path, environ: dict[str, str], file: str, sentence: str) -> None:

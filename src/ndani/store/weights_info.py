@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ndani.store.answer_formats import format_of_chat_template
 from ndani.store.gguf import Tensor, read_header, translate_gguf_errors
 
 #: Bytes per number of a key/value cache, by the type's name: block bytes over numbers per block.
@@ -138,7 +139,7 @@ class WeightsInfo:
         capabilities = ["embedding" if f"{arch}.pooling_type" in self.metadata else "completion"]
         jinja = self.chat_template or ""
         if template_capabilities is None:
-            calls, thinks = "tools" in jinja or "tool_call" in jinja, "<think>" in jinja or "</think>" in jinja
+            calls, thinks = "tools" in jinja or "tool_call" in jinja, format_of_chat_template(jinja).thinks
             template_capabilities = {word for word, true in {"tools": calls, "thinking": thinks}.items() if true}
         capabilities += [word for word in ("vision", "audio") if word in projector_senses or word in self.senses()]
         return (*capabilities, *(word for word in ("tools", "insert", "thinking") if word in template_capabilities))

@@ -40,7 +40,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "audio is not supported; no model here makes audio"),
     "prediction": ((), "prediction is not supported; leave it out"),
     "web_search_options": ((), "web_search_options is not supported; this server connects to nothing"),
-    "store": ((False,), "store is not supported; this server keeps no conversations"),
+    "store": ((False,), "store is not supported for a chat; /v1/responses keeps what it answers for a while"),
     "service_tier": (("auto", "default"), "service_tier must be auto or default; there is one tier here"),
     "verbosity": (("medium",), "verbosity is not supported; say in the prompt how long the answer should be"),
     "prompt_cache_retention": (("in-memory", "in_memory"), "prompt_cache_retention must be in-memory; prompts are never kept on disk"),

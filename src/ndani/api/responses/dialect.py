@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ndani.api.edge.dialect import Context, Dialect, delete, get, post
-from ndani.api.edge.operation import EVENTS, Operation
+from ndani.api.edge.operation import EVENTS, DescribedRoute, Operation
 from ndani.api.responses import items, objects
 from ndani.api.responses.conversations import ConversationRoutes
 from ndani.api.responses.events import ResponseEvent
@@ -45,38 +45,44 @@ def dialect(context: Context) -> Dialect:
                 responses.input_items,
                 Operation("What a response answers", answer=objects.ItemList, query=QUERY),
             ),
-            post(
-                "/v1/conversations",
-                conversations.create,
-                Operation("Begin a conversation", objects.CreateConversation, objects.ConversationObject, body_optional=True),
-            ),
-            get(
-                "/v1/conversations/{id}",
-                conversations.retrieve,
-                Operation("A conversation, without its items", answer=objects.ConversationObject),
-            ),
-            post(
-                "/v1/conversations/{id}",
-                conversations.update,
-                Operation("Give a conversation other metadata", objects.UpdateConversation, objects.ConversationObject),
-            ),
-            delete("/v1/conversations/{id}", conversations.delete, Operation("Forget a conversation", answer=objects.DeletedObject)),
-            get(
-                "/v1/conversations/{id}/items",
-                conversations.items,
-                Operation("The items of a conversation", answer=objects.ItemList, query=QUERY),
-            ),
-            post(
-                "/v1/conversations/{id}/items",
-                conversations.add_items,
-                Operation("Add items to a conversation", objects.CreateItems, objects.ItemList),
-            ),
-            get("/v1/conversations/{id}/items/{item}", conversations.item, Operation("An item of a conversation", answer=items.Item)),
-            delete(
-                "/v1/conversations/{id}/items/{item}",
-                conversations.delete_item,
-                Operation("Remove an item of a conversation", answer=objects.ConversationObject),
-            ),
+            *_conversation_routes(conversations),
         ),
         large_bodies=frozenset({"/v1/responses", "/v1/responses/input_tokens", "/v1/conversations"}),
+    )
+
+
+def _conversation_routes(conversations: ConversationRoutes) -> tuple[DescribedRoute, ...]:
+    return (
+        post(
+            "/v1/conversations",
+            conversations.create,
+            Operation("Begin a conversation", objects.CreateConversation, objects.ConversationObject, body_optional=True),
+        ),
+        get(
+            "/v1/conversations/{id}",
+            conversations.retrieve,
+            Operation("A conversation, without its items", answer=objects.ConversationObject),
+        ),
+        post(
+            "/v1/conversations/{id}",
+            conversations.update,
+            Operation("Give a conversation other metadata", objects.UpdateConversation, objects.ConversationObject),
+        ),
+        delete("/v1/conversations/{id}", conversations.delete, Operation("Forget a conversation", answer=objects.DeletedObject)),
+        get(
+            "/v1/conversations/{id}/items",
+            conversations.items,
+            Operation("The items of a conversation", answer=objects.ItemList, query=QUERY),
+        ),
+        post(
+            "/v1/conversations/{id}/items",
+            conversations.add_items,
+            Operation("Add items to a conversation", objects.CreateItems, objects.ItemList),
+        ),
+        get("/v1/conversations/{id}/items/{item}", conversations.item, Operation("An item of a conversation", answer=items.Item)),
+        delete(
+            "/v1/conversations/{id}/items/{item}",
+            conversations.delete_item,
+            Operation("Remove an item of a conversation", answer=objects.ConversationObject),
+        ),
     )
