@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.dialects import dialect_costs
 from bench.load import Endpoint, burst
 from bench.unjailed import compare
 
@@ -32,16 +34,21 @@ LIMITS = {
     "time to first token of a chat, added ms": ("<=", 4.0),
     "jail, 1 stream": (">=", 0.97),
     "serve is ready, s": ("<=", 0.7),
+    **{
+        f"{name}, us per token over ollama": ("<=", 25.0)
+        for name in ("openai", "responses", "anthropic", "ollama, thinking", "ollama, tools")
+    },
 }
 
 
 class Server:
     """A real server for the benchmark, with its own port, a private folder for sockets, and eight slots."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.port = 11599
         env = os.environ | {"NDANI_HOST": f"127.0.0.1:{self.port}", "TMPDIR": str(folder), "NDANI_NUM_PARALLEL": "8", "NDANI_NOPRUNE": "1"}
+        env |= environment
         env.pop("XDG_RUNTIME_DIR", None)
         self.started = time.perf_counter()
         self.process = subprocess.Popen([sys.executable, "-m", "ndani", "serve"], env=env, stderr=subprocess.DEVNULL)
@@ -122,6 +129,29 @@ async def first_token(server: Server, pairs: int, chat: bool) -> float:
     return statistics.median(added)
 
 
+def _dialects(pairs: int, tokens: int) -> dict[str, float]:
+    """What each dialect costs over Ollama's. A store of hard links of its own is used, since a model is created for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder, "models")
+        shutil.copytree(os.environ.get("NDANI_MODELS", Path.home() / ".ndani" / "models"), models, copy_function=_link)
+        server = Server(Path(folder), NDANI_MODELS=str(models))
+        try:
+            server.ready()
+            costs = asyncio.run(dialect_costs(server, pairs, 8, tokens))
+        finally:
+            server.stop()
+    for name, cost in costs.items():
+        print(f"{name:<20} {cost:>7.1f} us of the front's processor per token, 8 streams")
+    return {f"{name}, us per token over ollama": cost - costs["ollama"] for name, cost in costs.items() if name != "ollama"}
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def main() -> int:
     """Run all comparisons and print them. Returns 1 if a limit is missed."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,6 +176,7 @@ def main() -> int:
             results["time to first token of a chat, added ms"] = asyncio.run(first_token(server, 40, True))
         finally:
             server.stop()
+    results |= _dialects(arguments.pairs, arguments.tokens)
     results["jail, 1 stream"] = asyncio.run(compare(arguments.pairs * 3, arguments.tokens))
     missed = 0
     for name, value in results.items():

@@ -21,7 +21,8 @@ _SURE = 4.0
 
 def scripted(text: str, *, special: Collection[str] = (), chat_template: str | None = None, width: int = 256) -> bytes:
     """A GGUF file that answers with `text`. Where one of `special` first occurs in it, that is a control token."""
-    pieces = list(_pieces(text, special))
+    pieces = _pieces(text, special)
+    assert pieces, "the text cannot be cut into pieces that are all different; change it"
     assert len(pieces) < width - 1, "the text is too long; give a greater width"
     letters = [letter for _, letter in sorted(_BYTES.items())]
     tokens = [*letters, *("".join(_BYTES[byte] for byte in piece.encode()) for piece in pieces), "<end>"]
@@ -76,22 +77,17 @@ def _weights(count: int, tokens: int, width: int) -> Iterator[tuple[str, np.typi
     yield "blk.0.ffn_down.weight", zeros(width, 32)
 
 
-def _pieces(text: str, special: Collection[str]) -> Iterator[str]:
+def _pieces(text: str, special: Collection[str], used: frozenset[str] = frozenset()) -> list[str] | None:
     """The text in pieces of two characters or more, none of them twice: a token is what tells the place in the text."""
-    used: set[str] = set()
-    while text:
-        unused = [mark for mark in special if mark not in used]
-        piece = next((mark for mark in unused if text.startswith(mark)), "")
-        limit = min([len(text), *(at for mark in unused if (at := text.find(mark)) > 0)])
-        for length in range(2, limit + 1):
-            if piece:
-                break
-            if text[:length] not in used and limit - length != 1:
-                piece = text[:length]
-        assert piece, "the text repeats itself before a special token or the end; change it"
-        used.add(piece)
-        yield piece
-        text = text[len(piece) :]
+    if not text:
+        return []
+    unused = [mark for mark in special if mark not in used]
+    marks = [mark for mark in unused if text.startswith(mark)]
+    limit = min([len(text), *(at for mark in unused if (at := text.find(mark)) > 0)])
+    for piece in marks or [text[:length] for length in range(2, limit + 1)]:
+        if piece not in used and (rest := _pieces(text[len(piece) :], special, used | {piece})) is not None:
+            return [piece, *rest]
+    return None
 
 
 def _byte_letters() -> dict[int, str]:

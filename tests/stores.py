@@ -75,21 +75,23 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def put_echo(root: Path, name: str, weights: bytes | None = None, engine: str = "echo", **layers: object) -> str:
-    """Put an echo model into a store; its weights' digest. `layers`: system, params, messages, license, template."""
+def put_echo(
+    root: Path, name: str, weights: bytes | None = None, engine: str = "echo", config: dict[str, str] | None = None, **layers: object
+) -> str:
+    """Put an echo model into a store; its weights' digest. `layers`: system, params, messages, license, template; `config`: more of it."""
     store = Store(root)
     weights = gguf(salt=name, tensors={}) if weights is None else weights
 
     def layer(kind: str, content: bytes) -> dict[str, Any]:
         return {"mediaType": kind, "digest": store.blobs.put(content), "size": len(content)}
 
-    config = {"model_format": engine, "model_family": "llama", "model_type": "1M", "file_type": "F16"}
+    said = {"model_format": engine, "model_family": "llama", "model_type": "1M", "file_type": "F16"} | (config or {})
     model = layer(layout.MODEL, weights)
     texts = [layer(layout.media_type_of(k), v.encode() if isinstance(v, str) else json.dumps(v).encode()) for k, v in layers.items()]
     manifest = {
         "schemaVersion": 2,
         "mediaType": layout.MANIFEST,
-        "config": layer(layout.CONFIG, json.dumps(config).encode()),
+        "config": layer(layout.CONFIG, json.dumps(said).encode()),
         "layers": [model, *texts],
     }
     store.commit(names.parse(name), json.dumps(manifest).encode())

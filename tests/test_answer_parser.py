@@ -121,6 +121,13 @@ def test_the_tag_of_calls_stands_in_the_template(template: str, tag: str) -> Non
     assert parse(template).tool_tag() == tag
 
 
+def test_the_marks_of_calls_stand_in_the_template() -> None:
+    text = "{{ range .Messages }}{{ if .Thinking }}[THINK]{{ .Thinking }}[/THINK]{{ end }}<|im_end|>{{ if .ToolCalls }}[TOOL_CALLS] ["
+    text += '{{ range .ToolCalls }}<|sep|>{"name": <{{ .Function.Name }}> "b<c>"{{ else }}<x y>{{ end }}]</s>{{ end }}{{ end }}[AFTER]'
+    assert parse(text).answer_marks() == ("[THINK]", "[/THINK]", "[TOOL_CALLS]", "<|sep|>", "<c>", "</s>")
+    assert parse("{{ .Prompt }}<a>").answer_marks() == ()
+
+
 DEEPSEEK = "<|tool▁calls▁begin|>"
 DEEPSEEK_CALL = "<|tool▁call▁begin|>function<|tool▁sep|>{}\n```json\n{}\n```<|tool▁call▁end|>"
 GIVEN_CALLS = [
@@ -145,6 +152,7 @@ GIVEN_CALLS = [
     ("<call>", '<call>{"name": "Bob", "arguments": {"get_weather": {}}}</call>',
      [("text", '<call>{"name": "Bob", "arguments": {"get_weather": {}}}</call>')]),
     ("<call>", '<call>add <call>{"name": "Bob", "age": 3}', [("add", {"name": "Bob", "age": 3})]),
+    ("[TOOL_CALLS] [", f"a [TOOL_CALLS][{call(*OSLO)}]", [("text", "a "), OSLO]),
     ("{", call(*OSLO, "parameters"), [OSLO]),
     ("{", f" \n[{call(*OSLO)},\n{call(*ADD)}]\n", [OSLO, ADD]),
     ("{", f"{call(*OSLO)}; {call(*ADD)} So.", [OSLO, ADD, ("text", "So.")]),
@@ -271,4 +279,4 @@ def test_a_hostile_text_takes_time_that_grows_with_its_length_only(text: str) ->
     part = text[: MEGABYTE // 4]
     run([part[start : start + 4] for start in range(0, len(part), 4)], tool_tag="<tool_call>")
     run([part[start : start + 4] for start in range(0, len(part), 4)], tool_tag="{", thinking=THINK)
-    assert time.process_time() - started < 6 * slowness()
+    assert time.process_time() - started < 12 * slowness()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ndani.runtime.eviction import RUNNER_OVERHEAD, USABLE_SHARE, Decision, EvictionCandidate, MemoryNeed, decide
+from ndani.runtime.eviction import RUNNER_OVERHEAD, USABLE_SHARE, Decision, EvictionCandidate, MemoryNeed, available_within, decide
 
 MB = 2**20
 NEED = MemoryNeed(weights=100 * MB, slot=10 * MB, slots=4)
@@ -71,3 +71,16 @@ def test_what_can_never_fit_is_refused_with_figures() -> None:
     decision = decide(MemoryNeed(8 * 10**9, 10**9, 4), [held("a"), held("b", idle=False)], 10**9, 3)
     assert action(decision) == ("refuse", 0, ())
     assert "needs 9.1 GB of memory with one slot, 7.8 GB more than this machine can free" in decision.reason
+
+
+def test_a_limit_of_our_own_holds_for_all_models_together() -> None:
+    held_now = [held("a", 200), held("b", 200, expires=200)]
+
+    def within(megabytes: int) -> tuple[str, int, tuple[str, ...]]:
+        limit = megabytes * MB + RUNNER_OVERHEAD + 2
+        return action(decide(NEED, held_now, available_within(limit, held_now), 9))
+
+    assert within(540) == ("load", 4, ())
+    assert within(539) == ("load", 4, ("a",))
+    assert within(139) == ("load", 3, ("a", "b")), "both leave, and one slot is lost"
+    assert within(109)[0] == "refuse", "also where those in memory take more than it"

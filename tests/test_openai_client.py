@@ -14,21 +14,13 @@ import pytest
 
 from server import Server, serving
 from stores import EMBEDDER, link
+from test_answer_features import CALLING, THINKING
 
 pytestmark = pytest.mark.weights
 
 HI: Any = [{"role": "user", "content": "What is the capital of France?"}]
 FEW: Any = {"model": "smollm2", "messages": HI, "max_tokens": 8, "temperature": 0}
 
-#: A template in the way of Hermes, under which a model may call tools; and one under which it may think.
-TOOLY = (
-    "{{ if .Tools }}<|im_start|>system\nTools: {{ json .Tools }}\n"
-    "Answer with <tool_call>{\"name\": …, \"arguments\": …}</tool_call><|im_end|>\n{{ end }}"
-    "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}"
-    "{{ range .ToolCalls }}"
-    "<tool_call>{\"name\": \"{{ .Function.Name }}\", \"arguments\": {{ .Function.Arguments }}}</tool_call>{{ end }}<|im_end|>\n"
-    "{{ end }}<|im_start|>assistant\n"
-)  # fmt: skip
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -51,8 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path, minilm: Path)
     link(models, folder / "models", "smollm2")
     link(minilm, folder / "models")
     with serving(folder, folder / "models") as started:
-        last = started.post("/api/create", {"model": "tooly", "from": "smollm2:135m", "template": TOOLY, "stream": False})
-        assert last.json() == {"status": "success"}, last.text
+        for name, template in (("thinky", THINKING), ("tooly", CALLING)):
+            started.ask("/api/create", {"model": name, "from": "smollm2", "template": template})
         yield started
 
 
@@ -216,6 +208,32 @@ def test_a_call_that_must_be_made(client: openai.OpenAI, choice: Any) -> None:
     last = client.chat.completions.create(**(asked | {"messages": turns, "tool_choice": "none", "max_tokens": 8})).choices[0]
     assert last.message.tool_calls is None
     assert last.message.content
+
+
+def test_reasoning(client: openai.OpenAI) -> None:
+    asked = FEW | {"model": "thinky", "max_tokens": 24}
+    for more in ({}, {"reasoning_effort": "low"}, {"extra_body": {"think": True}}):
+        answer = client.chat.completions.create(**asked, **more)
+        thought = (answer.choices[0].message.model_extra or {})["reasoning"]
+        assert thought
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens_details is not None
+        assert 0 < (answer.usage.completion_tokens_details.reasoning_tokens or 0) <= answer.usage.completion_tokens
+    deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**asked, stream=True)]
+    assert "".join((delta.model_extra or {}).get("reasoning", "") for delta in deltas) == thought
+    quiet = client.chat.completions.create(**asked, reasoning_effort="none").choices[0].message
+    assert quiet.content
+    assert not quiet.model_extra
+    turns: Any = [
+        *HI,
+        {"role": "assistant", "content": "Paris.", "reasoning": "France, so Paris."},
+        {"role": "user", "content": "And of Kenya?"},
+    ]
+    assert client.chat.completions.create(**asked | {"messages": turns}).choices
+    with pytest.raises(openai.BadRequestError, match="does not support thinking"):
+        client.chat.completions.create(**FEW, reasoning_effort="high")
+    text = client.completions.create(model="thinky", prompt="Say hello.", max_tokens=8, temperature=0).choices[0].text
+    assert text
 
 
 def test_completions(client: openai.OpenAI) -> None:

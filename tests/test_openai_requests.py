@@ -142,7 +142,7 @@ def test_labels_have_no_effect_and_unknown_fields_are_named() -> None:
         ({"stream": "yes"}, "stream must be true or false"),
         ({"options": {"nope": 1}}, "options has a name"),
         ({"options": []}, "options must be an object"),
-        ({"keep_alive": "soon"}, ""),
+        ({"keep_alive": "soon"}, "keep_alive must be a number of seconds"),
         ({"keep_alive": True}, "keep_alive must be"),
         ({"metadata": {"a": 1}}, "metadata[...] must be a string"),
         ({"logit_bias": {"the": 1}}, "logit_bias must have token ids"),

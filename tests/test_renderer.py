@@ -1,4 +1,4 @@
-"""A model that asks for a renderer or a parser of Ollama's own is answered in another way, and that is said wherever it is met."""
+"""A model that asks for a renderer or a parser of Ollama's own is served by the chat template in its weights, or refused."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from stores import gguf, put_echo
 CHAT, GENERATE, SHOW = (f"/api/{verb}" for verb in ("chat", "generate", "show"))
 HI = [{"role": "user", "content": "hi"}]
 IGNORED = "x-ndani-ignored"
-SAID = (
-    "this model asks for the renderer qwen3-coder and the parser qwen3-coder of Ollama's own, which this version does not have; "
-    "its chat template makes the prompts and answers come as the model writes them"
-)
+INSTEAD = "the chat template in its weights is used instead, and without one it cannot be asked"
+SAID = f"this model asks for the renderer qwen3-coder and the parser qwen3-coder of Ollama's own; {INSTEAD}"
 
 
 def configure(root: Path, model: str, **more: Any) -> None:
@@ -42,22 +40,33 @@ def server(start: Start, tmp_path: Path) -> Server:
     for name, more in (("coder", {"renderer": "qwen3-coder", "parser": "qwen3-coder"}), ("parsed", {"parser": "harmony"})):
         put_echo(root, name, gguf(name, template=""), template="<{{ .Prompt }}>{{ if .Suffix }}{{ .Suffix }}{{ end }}")
         configure(root, name, **more)
+    put_echo(root, "served", template="<{{ .Prompt }}>")  # its weights hold a chat template
+    configure(root, "served", renderer="qwen3-coder", parser="qwen3-coder")
+    put_echo(root, "readable", gguf("readable", template=""), template="<{{ .Prompt }}>")
+    configure(root, "readable", parser="qwen3")
     put_echo(root, "nothing")
     configure(root, "nothing", renderer="", parser=None)
     return start(root)
 
 
-def test_an_answer_names_what_nothing_obeyed(server: Server) -> None:
-    body = {"options": {"num_predict": 1, "numa": 1}, "prompt": "hi", "messages": HI}
-    for stream in (True, False):
+def test_the_chat_template_in_the_weights_serves_it(server: Server) -> None:
+    body = {"options": {"num_predict": 1}, "prompt": "hi", "messages": HI}
+    by_weights = "<|user|>\nhi\n<|end|>\n<|assistant|>"
+    for model, prompt in (("served", by_weights), ("readable", "<hi>"), ("plain", by_weights), ("nothing", by_weights)):
         for path in (CHAT, GENERATE):
-            for model, ignored in (("coder", "numa, renderer, parser"), ("parsed", "numa, parser"), ("plain", "numa"), ("nothing", "numa")):
-                answer = server.post(path, body | {"model": model, "stream": stream})
-                assert answer.status_code == 200
-                assert answer.headers[IGNORED] == ignored
-    shown = server.post(CHAT, {"model": "coder", "messages": HI, "_debug_render_only": True})
-    assert shown.headers[IGNORED] == "renderer, parser"
-    assert shown.json()["_debug_info"]["rendered_template"] == "<hi>"
+            answer = server.post(path, body | {"model": model, "stream": False, "_debug_render_only": True})
+            assert answer.status_code == 200
+            assert IGNORED not in answer.headers
+            assert answer.json()["_debug_info"]["rendered_template"] == prompt
+
+
+def test_without_a_chat_template_it_is_refused(server: Server) -> None:
+    body = {"options": {"num_predict": 1}, "prompt": "hi", "messages": HI}
+    for model, asked in (("coder", "the renderer qwen3-coder"), ("parsed", "the parser harmony")):
+        for path in (CHAT, GENERATE):
+            answer = server.post(path, body | {"model": model})
+            assert answer.status_code == 400
+            assert f"cannot be asked here: it asks for {asked} of Ollama's own, and its weights hold no" in answer.json()["error"]
 
 
 def test_what_no_renderer_would_be_asked_is_not_said(server: Server) -> None:
@@ -79,9 +88,8 @@ def test_it_is_said_where_the_model_is_made_and_where_it_is_shown(server: Server
         assert shown["warnings"] == [SAID]
         assert (shown["renderer"], shown["parser"]) == ("qwen3-coder", "qwen3-coder")
     (parsed,) = server.post(SHOW, {"model": "parsed"}).json()["warnings"]
-    assert parsed.startswith("this model asks for the parser harmony of Ollama's own,")
-    assert "prompts" not in parsed
-    for name in ("plain", "nothing"):
+    assert parsed == f"this model asks for the parser harmony of Ollama's own; {INSTEAD}"
+    for name in ("plain", "nothing", "readable"):
         assert "warnings" not in server.post(SHOW, {"model": name}).json()
     plain = [line["status"] for line in server.lines("/api/create", {"model": "mine", "from": "plain"})]
     assert not any("warning" in status for status in plain)

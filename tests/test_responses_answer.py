@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 from ndani.api.ollama.responses import format_chat
 from ndani.api.ollama.timestamps import Timestamps
 from ndani.api.responses.answer import AnswerSink, ResponseAnswer
+from ndani.api.responses.events import ResponseEvent
 from ndani.api.responses.forms import FOUNDRY, OLLAMA, Form, form_of
 from ndani.api.responses.objects import ResponseObject
 from ndani.errors import BadRequest, Busy, EngineFailed
@@ -109,6 +111,13 @@ def test_a_stream_folds_to_the_response_that_is_not_streamed(pieces: list[Piece]
     last = stream[-1]["response"]
     assert folded(stream) == last["output"]
     assert without_chance(last) == without_chance(whole(pieces, done, form))
+
+
+@pytest.mark.parametrize("form", [OLLAMA, FOUNDRY])
+@pytest.mark.parametrize("pieces", ANSWERS.values(), ids=ANSWERS)
+def test_every_event_is_as_it_is_described(pieces: list[Piece], form: Form) -> None:
+    for event in events(streamed(pieces, CUT, form)):
+        msgspec.convert(event, ResponseEvent)
 
 
 @pytest.mark.parametrize("form", [OLLAMA, FOUNDRY])

@@ -139,6 +139,16 @@ def test_a_conversation_grows_with_its_responses(echo: Server) -> None:
     assert echo.http.get(f"{RESPONSES}/{response['id']}").status_code == 200
 
 
+def test_an_answer_whose_client_has_left_is_not_kept(echo: Server) -> None:
+    path = f"{CONVERSATIONS}/{echo.http.post(CONVERSATIONS).json()['id']}"
+    slow = HI | {"input": "one two @delay=0.05", "max_output_tokens": 40, "stream": True, "conversation": path.rpartition("/")[2]}
+    with echo.http.stream("POST", RESPONSES, json=slow) as answer:
+        created = next(line for line in answer.iter_lines() if line.startswith("data: "))
+    until(lambda: not echo.busy(), "the computation stops")
+    refused(echo, 404, "GET", f"{RESPONSES}/{json.loads(created.partition(': ')[2])['response']['id']}")
+    assert echo.http.get(f"{path}/items").json()["data"] == []
+
+
 def test_items_of_a_conversation(echo: Server) -> None:
     path = f"{CONVERSATIONS}/{echo.http.post(CONVERSATIONS).json()['id']}"
     added = echo.post(f"{path}/items", {"items": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}).json()

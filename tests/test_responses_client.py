@@ -170,6 +170,13 @@ def test_a_conversation(client: openai.OpenAI) -> None:
         client.conversations.retrieve(conversation.id)
 
 
+def test_input_tokens_are_those_of_the_response(client: openai.OpenAI) -> None:
+    counted = client.responses.input_tokens.count(model=MODEL, input="What is the capital of France?", instructions="Be brief.")
+    response = client.responses.create(input="What is the capital of France?", instructions="Be brief.", **SHORT)
+    assert response.usage is not None
+    assert counted.input_tokens == response.usage.input_tokens
+
+
 def test_refusals_are_the_clients_own_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="model 'nope' not found"):
         client.responses.create(input="Hi", **SHORT | {"model": "nope"})

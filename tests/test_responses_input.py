@@ -108,7 +108,7 @@ def test_logprobs_are_wanted_by_include_or_by_number() -> None:
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata may have 16 texts"),
         ({"metadata": {"a": "x" * 513}}, "metadata may have 16 texts"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type must be function"),
-        ({"tools": [{"type": "function"}]}, "name must be a string"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name must be a string"),
         ({"tools": [WEATHER, TIME | {"name": ""}]}, "tools[1].name must be a text of 1 to"),
         ({"tool_choice": "any"}, "tool_choice must be auto, none, required"),
         ({"tool_choice": "required"}, "tool_choice is required, but there are no tools"),

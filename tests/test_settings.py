@@ -90,6 +90,7 @@ def test_values_are_read_as_ollama_reads_them(tmp_path: Path, variable: str, tex
         ({}, 'log_file = "\\u0000"', ": a path holds no NUL"),
         ({}, 'sources = ["/a", "\\u0000"]', ": a path holds no NUL"),
         ({"NDANI_IDLE_EXIT": "-5m"}, "", "NDANI_IDLE_EXIT is '-5m': a duration of 0 or more is needed"),
+        ({"NDANI_RESPONSES_TTL": "-1h"}, "", "NDANI_RESPONSES_TTL is '-1h': a duration of 0 or more is needed"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_sentence(tmp_path: Path, environ: dict[str, str], file: str, sentence: str) -> None:
@@ -186,3 +187,17 @@ def test_a_variable_that_nothing_obeys_is_named() -> None:
 def test_a_registry_is_a_host(tmp_path: Path, text: str) -> None:
     with pytest.raises(Misconfigured, match=r"^NDANI_REGISTRY is .*: a registry's host is needed, as in registry.example:5000"):
         read(tmp_path, {"NDANI_REGISTRY": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("123", 123), ("8G", 8 << 30), ("8g", 8 << 30), ("8GiB", 8 << 30), ("512 MB", 512 << 20), ("1T", 1 << 40), ("7B", 7)],
+)
+def test_sizes(tmp_path: Path, text: str, size: int) -> None:
+    assert read(tmp_path, {"OLLAMA_MAX_VRAM": text}).max_memory == size
+
+
+@pytest.mark.parametrize("text", ["-1", "8 X", "G", "1.5G", "8Gb/s", "8" * 16])
+def test_a_size_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(Misconfigured, match="a size is needed, in bytes or as 8G"):
+        read(tmp_path, {"NDANI_MAX_MEMORY": text})

@@ -5,6 +5,7 @@ The engine runs both like real ones, in milliseconds. Also images, as small file
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -66,3 +67,19 @@ def png(colour: tuple[int, int, int] = (200, 30, 30), width: int = 16, height: i
     parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
     chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def bmp(width: int = 4, height: int = 4) -> bytes:
+    """A green BMP; a negative height means that its first row is the top one."""
+    rows = (b"\x1e\xc8\x1e" * width + bytes(-3 * width % 4)) * abs(height)
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(rows), 2835, 2835, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(rows), 0, 0, 54) + head + rows
+
+
+#: 8 x 8 pixels each, as usual programs write them.
+JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19iZ2hnPk1xeXBkeFxl"
+    "Z2P/wAALCAAIAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAAP/EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8AP//Z"
+)
+GIF = base64.b64decode("R0lGODdhCAAIAIEAAMgeHgAAAAAAAAAAACwAAAAACAAIAAAIDwABCBxIsKDBgwgTKkwYEAA7")
+WEBP = base64.b64decode("UklGRh4AAABXRUJQVlA4TBEAAAAvB8ABAAdQjyLXo/+BiOh/AAA=")

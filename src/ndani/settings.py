@@ -25,7 +25,6 @@ UNSUPPORTED_VARIABLES = {
     "OLLAMA_SCHED_SPREAD": "spreading a model over GPUs",
     "OLLAMA_IGPU_ENABLE": "integrated GPUs",
     "OLLAMA_GPU_OVERHEAD": "GPU memory reserves",
-    "OLLAMA_MAX_VRAM": "a GPU memory limit",
     "OLLAMA_LLM_LIBRARY": "choosing llama.cpp's library",
     "OLLAMA_VULKAN": "Vulkan",
     "OLLAMA_GO_TEMPLATE": "Go templates",
@@ -84,6 +83,13 @@ def _registry_host(value: str) -> str:
     if scheme not in ("", "http", "https") or not match or not 0 < int(match[1] or 1) < 1 << 16:
         raise ValueError("a registry's host is needed, as in registry.example:5000 or http://127.0.0.1:11435")
     return value.rstrip("/")
+
+
+def _size(value: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,15})\s*(?:([KMGT])i?)?B?", value, re.IGNORECASE)
+    if not match:
+        raise ValueError("a size is needed, in bytes or as 8G (0: no limit)")
+    return int(match[1]) << 10 * (" KMGT".index(match[2].upper()) if match[2] else 0)
 
 
 def _cache_type(value: str) -> str:
@@ -145,6 +151,9 @@ class Settings:
         0, _count(0, 256), "answers a model gives at once (0: four, fewer where memory is short)", "OLLAMA_NUM_PARALLEL"
     )
     max_loaded_models: int = _setting(0, _count(0), "models in memory at once (0: three)", "OLLAMA_MAX_LOADED_MODELS")
+    max_memory: int = _setting(
+        0, _size, "memory that all models in memory may take, as 8G (0: what the machine has free)", "OLLAMA_MAX_VRAM"
+    )
     max_queue: int = _setting(512, _count(0), "requests that may wait for their turn", "OLLAMA_MAX_QUEUE")
     context_length: int = _setting(0, _count(0, 2**31 - 1), "context length where nobody says one (0: 4096)", "OLLAMA_CONTEXT_LENGTH")
     flash_attention: bool | None = _setting(None, _flag, "flash attention in the engine (unset: where it helps)", "OLLAMA_FLASH_ATTENTION")
@@ -171,6 +180,7 @@ class Settings:
         _non_negative_seconds,
         "how long a response or conversation of /v1 is kept in memory after its last use (0: nothing is kept)",
     )
+    foundry_errors: bool = _setting(False, _flag, "errors of /v1/chat/completions as Foundry Local's service has them, not as Ollama")
     log_file: str = _setting("", lambda v: str(expand(v)), "file for log lines (empty: stderr)")
     value_sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 

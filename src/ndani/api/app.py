@@ -25,7 +25,9 @@ from ndani.api.edge.running_requests import CancelById, RequestIds, RunningReque
 from ndani.api.foundry.dialect import dialect as foundry
 from ndani.api.ollama.dialect import dialect as ollama
 from ndani.api.openai.dialect import dialect as openai
+from ndani.api.openapi import document
 from ndani.api.ours.dialect import dialect as ours
+from ndani.api.page import page
 from ndani.api.responses.dialect import dialect as responses
 from ndani.errors import NdaniError
 from ndani.service import Service
@@ -45,6 +47,7 @@ def build(service: Service, loopback_addresses: frozenset[str], stop: Callable[[
     running = RunningRequests()
     dialects = [dialect(Context(service, running, stop)) for dialect in DIALECTS]
     error_format = _error_formats(dialects)
+    dialects.append(page(lambda: document(dialects, error_format)))
     app = Starlette(
         routes=[route for dialect in dialects for route in dialect.routes],
         middleware=[

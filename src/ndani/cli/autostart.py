@@ -29,11 +29,12 @@ _MAX_LOG_BYTES = 4_000_000
 _LOCKS_UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errors of a file system without locks
 
 
-def connect_or_start(settings: Settings, *, quiet: bool = False, stay: bool = False) -> ServerClient:
+def connect_or_start(settings: Settings, *, quiet: bool = False, as_service: bool = False) -> ServerClient:
     """Return a client whose server answers; starts a server in the background when the address is loopback and none runs.
 
-    Prints on stderr what was started unless `quiet`. With `stay` the server does not stop when it is idle. Raises NoServer when a
-    server on another machine does not answer, and Failed with the last error of a server that could not start.
+    Prints on stderr what was started unless `quiet`. `as_service` starts it as Foundry Local's service: it does not stop when it is
+    idle, and has that service's errors. Raises NoServer when a server on another machine does not answer, and Failed with the last
+    error of a server that could not start.
     """
     client = ServerClient(settings)
     if client.is_alive():
@@ -47,7 +48,7 @@ def connect_or_start(settings: Settings, *, quiet: bool = False, stay: bool = Fa
         with _start_lock(folder / f"start-{settings.address[1]}.lock"):
             # Another process may have started a server while this one waited for the lock.
             if not client.is_alive():
-                message = _start(client, settings, folder / "server.log", stay)
+                message = _start(client, settings, folder / "server.log", as_service)
                 if message and not quiet:
                     emit(message, err=True)
     except OSError as error:
@@ -72,14 +73,16 @@ def _start_lock(path: Path) -> Iterator[None]:
         yield  # closing the file releases the lock, also when this process is killed
 
 
-def _start(client: ServerClient, settings: Settings, log: Path, stay: bool) -> str:
+def _start(client: ServerClient, settings: Settings, log: Path, as_service: bool) -> str:
     """Start a server and wait for it. Returns the message for the user, empty when the server of another process answers."""
     # A wildcard address would admit other machines, which a user of `ndani run` did not request.
     environment = {**os.environ, "NDANI_HOST": client.url}
     if settings.value_sources.get("allow_shutdown", "default") == "default":
         environment["NDANI_ALLOW_SHUTDOWN"] = "1"  # nobody has it in a terminal of theirs, to stop it there
     idle_seconds = settings.idle_exit
-    if not stay and settings.value_sources.get("idle_exit", "default") == "default":
+    if as_service and settings.value_sources.get("foundry_errors", "default") == "default":
+        environment["NDANI_FOUNDRY_ERRORS"] = "1"
+    if not as_service and settings.value_sources.get("idle_exit", "default") == "default":
         idle_seconds = _IDLE_EXIT_S
         environment["NDANI_IDLE_EXIT"] = "10m"
     if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:

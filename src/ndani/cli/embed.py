@@ -17,6 +17,11 @@ _BOOLEANS = {"": True, "true": True, "t": True, "1": True, "false": False, "f": 
 
 def is_embedding_model(client: ServerClient, model: str, insecure: bool) -> bool:
     """Whether the model is an embedding model; a model that is missing is pulled first."""
+    return "embedding" in capabilities(client, model, insecure)
+
+
+def capabilities(client: ServerClient, model: str, insecure: bool) -> list[str]:
+    """What the model is capable of; a model that is missing is pulled first."""
     try:
         info = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
     except NotFound:
@@ -24,7 +29,7 @@ def is_embedding_model(client: ServerClient, model: str, insecure: bool) -> bool
 
         pull_with_progress(client, model, insecure=insecure)
         info = client.request_json("POST", "/api/show", {"model": model}, required_field="details")
-    return "embedding" in (info.get("capabilities") or [])
+    return list(info.get("capabilities") or [])
 
 
 def parse_flags(dimensions: str, truncate: str) -> dict[str, Any]:
@@ -42,8 +47,7 @@ def embed_prompt(client: ServerClient, request: Mapping[str, Any], embed_fields:
     if not request.get("prompt"):
         raise BadRequest(f'a text is needed: ndani run {request["model"]} "your text"')
     body = {"model": request["model"], "input": request["prompt"], **embed_fields}
-    if "keep_alive" in request:
-        body["keep_alive"] = request["keep_alive"]
+    body |= {field: request[field] for field in ("keep_alive", "options") if field in request}
     response = client.request_json("POST", "/api/embed", body, required_field="embeddings")
     if truncated_tokens := response.get("truncated"):
         emit(f"Warning: the text is longer than the model's context; {truncated_tokens} of its tokens were not read", err=True)

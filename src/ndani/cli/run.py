@@ -18,11 +18,12 @@ import click
 from ndani.cli.answer_summary import print_answer_summary
 from ndani.cli.client import ServerClient
 from ndani.cli.command import HOST_VARIABLE, Command, at_least
+from ndani.cli.image_paths import take_images
 from ndani.cli.output import emit
 from ndani.cli.word_wrap import WordWrapper
 from ndani.durations import parse_duration
 from ndani.errors import BadRequest, Failed, NotFound
-from ndani.settings import load
+from ndani.settings import Settings, load
 
 _THINK_VALUES = {"": True, "true": True, "false": False} | {level: level for level in ("high", "medium", "low", "max")}
 _ENVIRONMENT = (
@@ -53,11 +54,11 @@ _ENVIRONMENT = (
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **request_flags: Any) -> None:
     """Answer one prompt: the text from stdin, then the arguments. Without either, start the interactive prompt."""
     from ndani.cli.autostart import connect_or_start
-    from ndani.cli.embed import embed_prompt, is_embedding_model, parse_flags
+    from ndani.cli.embed import capabilities, embed_prompt, is_embedding_model, parse_flags
 
     model, *words = args
     embed_fields = parse_flags(request_flags.pop("dimensions"), request_flags.pop("truncate"))
-    request: dict[str, Any] = {"model": model} | _request_fields(**request_flags)
+    request: dict[str, Any] = {"model": model} | _request_fields(**request_flags) | _environment_options(load())
     if keepalive:
         parse_duration(keepalive)
         is_number = keepalive.lstrip("+-").replace(".", "").isdigit()
@@ -74,9 +75,12 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
         return run_repl(settings, request, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
     request["prompt"] = read_prompt(words)
     client = connect_or_start(load())
-    if is_embedding_model(client, model, insecure):
+    able = capabilities(client, model, insecure)
+    if "embedding" in able:
         emit(embed_prompt(client, request, embed_fields))
         return
+    if "vision" in able and words:  # text from stdin may be anybody's: its paths are left alone
+        request |= _prompt_with_images(request["prompt"], words)
     _refuse_embed_fields(embed_fields)
     wrap = sys.stdout.isatty() and not nowordwrap
     writer = WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
@@ -87,9 +91,21 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
 
         pull_with_progress(client, model, insecure=insecure)
         final_event = _stream_answer(client, request, writer)
-    if request["prompt"]:
+    if request["prompt"] or request.get("images"):
         emit("\n")
     return print_answer_summary(final_event, verbose=verbose)
+
+
+def _environment_options(settings: Settings) -> dict[str, Any]:
+    """The option that a variable of this command sets: the server may run already, with another environment."""
+    return {"options": {"num_gpu": settings.num_gpu}} if settings.value_sources["num_gpu"] in os.environ else {}
+
+
+def _prompt_with_images(prompt: str, words: list[str]) -> dict[str, Any]:
+    """The fields of a prompt whose end, the arguments, may name images."""
+    typed = " ".join(words)
+    text, images = take_images(typed)
+    return {"prompt": prompt.removesuffix(typed) + text, "images": images} if images else {}
 
 
 def _refuse_embed_fields(embed_fields: Mapping[str, Any]) -> None:

@@ -51,6 +51,7 @@ def card(response: Mapping[str, Any], *, verbose: bool = False) -> str:
     """The sections of an answer of `/api/show`, as text."""
     info = response.get("model_info") or {}
     text = _section("Model", _model_rows(response, info))
+    text += _section("Projector", _projector_rows(response.get("projector_info") or {}))
     text += _section("Capabilities", [(word,) for word in response.get("capabilities") or ()])
     lines = [line.split(None, 1) for line in (response.get("parameters") or "").split("\n")]
     text += _section("Parameters", [(words[0], words[1].strip()) for words in lines if len(words) == 2])
@@ -78,6 +79,17 @@ def _model_rows(response: Mapping[str, Any], info: Mapping[str, Any]) -> list[tu
         ("embedding length", format_value(info.get(f"{family}.embedding_length", ""))),
         ("quantization", details.get("quantization_level") or ""),
         ("requires", response.get("requires") or ""),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _projector_rows(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    family, count = info.get("general.architecture") or "", info.get("general.parameter_count")
+    rows = [
+        ("architecture", family),
+        ("parameters", formatting.parameter_count(int(count)) if count else ""),
+        ("embedding length", format_value(info.get(f"{family}.vision.embedding_length", ""))),
+        ("dimensions", format_value(info.get(f"{family}.vision.projection_dim", ""))),
     ]
     return [row for row in rows if row[1]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ndani.engines.wire import Chunk, Probability, Timings
+from ndani.engines.wire import Chunk, Probability, PromptProgress, Timings
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.types import Called, Done, Piece, Sink, Text, Thought, TokenLogprob, Usage
 
@@ -31,6 +31,7 @@ class Completion:
         self._thoughts = 0  # tokens that were thoughts
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self._last = Chunk()  # the last chunk that arrived
+        self._prompt = PromptProgress()
         self._sink: Sink | None = None
         self._began = time.monotonic_ns()
 
@@ -52,8 +53,9 @@ class Completion:
     def take(self, chunk: Chunk) -> Sequence[Piece]:
         """The pieces of a chunk."""
         if chunk.prompt_progress is not None:
+            self._prompt = chunk.prompt_progress
             if self._sink is not None:
-                self._sink.measure(chunk.prompt_progress.total, chunk.prompt_progress.cache)
+                self._sink.measure(self._prompt.total, self._prompt.cache)
             return ()
         self._last = chunk
         accumulate = self._accumulator.finish if chunk.stop else self._accumulator.take
@@ -101,6 +103,7 @@ class Completion:
             if chunk.stop or chunk.error is not None or accumulator.over or self._called or not ready():
                 return False
             if chunk.prompt_progress is not None:
+                self._prompt = chunk.prompt_progress
                 return True
             self._last = chunk
             text = accumulate(chunk.content, chunk.tokens)
@@ -117,7 +120,8 @@ class Completion:
     def done(self, *, silent: bool, slot_ctx: int, context: tuple[int, ...] | None, truncated: int) -> Done:
         """The Done event with the usage. Each token beyond the slot's context has shifted one earlier token out."""
         last, stopped_by_us = self._last, not self._last.stop
-        measured = Timings(predicted_n=self._accumulator.count, predicted_ms=(time.monotonic_ns() - self._began) / 1e6)
+        elapsed = (time.monotonic_ns() - self._began) / 1e6
+        measured = Timings(cache_n=self._prompt.cache, predicted_n=self._accumulator.count, predicted_ms=elapsed)
         timings = last.timings if last.timings and not stopped_by_us else measured
         usage = Usage(
             prompt_tokens=max(last.tokens_evaluated, 0),

@@ -55,7 +55,7 @@ def _size(image: bytes, name: str) -> tuple[int, int]:
         else:
             found = _format_name(image)
             raise BadRequest(f"{name} is {found}; send it as {_FORMATS}" if found else f"{name} is not a {_FORMATS} file; send it as one")
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError):  # the head ends before its numbers
         size = (0, 0)
     if min(size) < 1:
         raise BadRequest(f"{name} cannot be read: its head is damaged or cut off; send the whole file")

@@ -38,8 +38,8 @@ class Question:
     images of the messages belong; None without images.
 
     The answer: `constraint` is what its text must match, and `must_call` says that this makes it a call of one of the `tools`.
-    `thinking_tags` are the texts around thinking, `tool_tag` is what stands before a call (empty: nothing does); None where the
-    answer is not to be read for them. `engine_reads` leaves all this to the engine.
+    `thinking_tags` are the texts around thinking, `tool_tag` is what stands before a call, `call_tags` are the texts around calls that
+    are spelt as in a program; None where the answer is not to be read for them. `engine_reads` leaves all this to the engine.
     """
 
     messages: tuple[Message, ...]
@@ -49,6 +49,7 @@ class Question:
     render: Template | Literal["engine", "plain"] = "engine"
     suffix: str = ""
     think: bool | str | None = None
+    think_budget: int | None = None
     render_only: bool = False
     context: tuple[int, ...] = ()
     prompt_end: str = ""
@@ -64,6 +65,7 @@ class Question:
     logit_bias: tuple[tuple[int, float], ...] = ()
     thinking_tags: tuple[str, str] | None = None
     tool_tag: str | None = None
+    call_tags: tuple[str, str] | None = None
     engine_reads: bool = False
 
     @property
@@ -73,8 +75,9 @@ class Question:
 
     @property
     def thinks_first(self) -> bool:
-        """Whether the model thinks freely before it answers under a constraint: two passes."""
-        return bool(self.thinking_tags and self.constraint and self.think) and not self.engine_reads
+        """Whether thinking and answer are two passes: the answer has a constraint, which is not for thoughts, or these a budget."""
+        limited = self.constraint is not None or self.think_budget is not None
+        return bool(self.thinking_tags and self.think) and limited and not self.engine_reads
 
 
 async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None) -> AsyncGenerator[Event]:
@@ -87,7 +90,7 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
     if question.engine_reads and not question.render_only:
         answer = _chat(engine, question, options, render, sink)
     elif question.thinks_first and not question.render_only:
-        answer = _think_then_obey(engine, question, options, render, sink)
+        answer = _think_then_answer(engine, question, options, render, sink)
     else:
         answer = _complete(engine, question, options, render, sink)
     async with aclosing(answer) as events:
@@ -114,9 +117,20 @@ async def _engine_options(question: Question) -> dict[str, Any]:
         options["n_probs"] = max(question.logprobs, 1)
     if question.logit_bias:
         options["logit_bias"] = [[token, False if bias == float("-inf") else bias] for token, bias in question.logit_bias]
+    if marks := _marks(question):
+        options["preserved_tokens"] = marks
     if question.constraint:
         options["grammar"] = await engine_grammar(question.constraint)
     return options
+
+
+def _marks(question: Question) -> list[str]:
+    """The marks that an answer is read by. Where a model has control tokens for them, the engine leaves those out unless told."""
+    read = [*(question.thinking_tags or ()), *([question.tool_tag] if question.tool_tag else []), *(question.call_tags or ())]
+    if question.engine_reads or not read:
+        return []
+    marks = question.render.answer_marks() if isinstance(question.render, Template) else ()
+    return list(dict.fromkeys([*read, *marks]))
 
 
 async def _fitted(engine: RunnerClient, question: Question, render: RenderPrompt) -> tuple[Fitted, bool]:
@@ -144,9 +158,8 @@ async def _complete(
         yield Rendered(question.tags.shown(prompt), question.tags.count(prompt)) if question.tags else Rendered(prompt)
         return
     while True:
-        if not question.shift and not question.tags:  # without a context shift the answer ends at the end of the context
-            left = max(question.num_ctx - len(await prompt_ids(engine, question, fitted)), 1)
-            options = options | {"n_predict": min(options["n_predict"], left)}
+        if not question.shift:
+            options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
         completion = _completion(question, options, fitted)
         try:
             async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
@@ -161,15 +174,23 @@ async def _complete(
     yield completion.done(silent=question.silent, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
 
 
+def _within_context(options: dict[str, Any], question: Question, prompt_tokens: int) -> dict[str, Any]:
+    """Without a context shift the answer ends at the end of the context; with images the engine never shifts it."""
+    if question.tags:
+        return options
+    return options | {"n_predict": min(options["n_predict"], max(question.num_ctx - prompt_tokens, 1))}
+
+
 def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> Completion:
     accumulator = Accumulator(options["n_predict"], silent=question.silent, keep=question.wants_context)
     parser = None
-    if question.thinking_tags or question.tool_tag is not None or question.must_call:
+    if question.thinking_tags or question.tool_tag is not None or question.call_tags or question.must_call:
         opening = question.thinking_tags[0] if question.thinking_tags else ""
         parser = AnswerParser(
             thinking=question.thinking_tags,
             thinking_began=bool(opening) and isinstance(fitted.prompt, str) and fitted.prompt.rstrip().endswith(opening),
             tool_tag=question.tool_tag,
+            call_tags=question.call_tags,
             tools=question.tools,
             called=question.must_call,
         )
@@ -192,39 +213,44 @@ async def _pieces(
         yield piece
 
 
-async def _think_then_obey(
+async def _think_then_answer(
     engine: RunnerClient, question: Question, options: dict[str, Any], render: RenderPrompt, sink: Sink | None
 ) -> AsyncGenerator[Event]:
-    """Two passes: the model thinks freely until it closes its thoughts, then its answer obeys the constraint."""
+    """Two passes: the model thinks freely until it closes its thoughts or has used up their budget, then it answers."""
     assert question.thinking_tags
     _, closing = question.thinking_tags
 
     async def render_open(messages: tuple[Message, ...]) -> str:
         return _with_thinking_opened(await render(messages), question)
 
-    free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
     fitted = await fit_prompt(engine, question, render_open)
+    if not question.shift:
+        options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
+    free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
+    if question.think_budget is not None:
+        free["n_predict"] = min(question.think_budget, options["n_predict"])
     logprobs = question.logprobs is not None
     thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
     async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
         async for piece in pieces:
             yield piece
     first = thinking.done(silent=question.silent, slot_ctx=question.slot_ctx, context=None, truncated=fitted.truncated)
-    if first.reason == "length" or first.stop_sequence not in (None, closing) or question.silent:
+    used_up = first.reason == "length" and free["n_predict"] == options["n_predict"]
+    if used_up or first.stop_sequence not in (None, closing) or question.silent:
         yield first
         return
     prompt = await continued_prompt(engine, question, fitted, thinking.tokens, f"\n{closing}\n\n")
     rest = options | {"n_predict": max(options["n_predict"] - first.usage.output_tokens, 1)}
-    obeying = Completion(Accumulator(rest["n_predict"], keep=question.wants_context), logprobs=logprobs)
+    answering = _completion(replace(question, thinking_tags=None), rest, fitted)
     try:
-        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, obeying, sink)) as pieces:
+        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, answering, sink)) as pieces:
             async for piece in pieces:
                 yield piece
     except PromptTooLong:
         raise BadRequest(TOO_LONG) from None
     ids = await prompt_ids(engine, question, Fitted(prompt, 0)) if question.wants_context else []
-    context = (*ids, *obeying.tokens) if question.wants_context else None
-    last = obeying.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
+    context = (*ids, *answering.tokens) if question.wants_context else None
+    last = answering.done(silent=False, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
     yield replace(last, usage=_sum(first.usage, last.usage))
 
 
@@ -251,6 +277,8 @@ async def _chat(
     """The answer as the engine reads it. Only whole turns can be left out of a conversation that is too long."""
     options = options | {"parallel_tool_calls": not question.one_call} if question.tools else options
     messages, truncated, was_fitted = question.messages, 0, False
+    if not question.shift:
+        options = _within_context(options, question, await count_tokens(engine, question))
     while True:
         chat = EngineChat(Accumulator(options["n_predict"], silent=question.silent), one_call=question.one_call)
         tap = chat.tap(sink) if sink else None

@@ -13,10 +13,10 @@ from typing import Any
 from ndani.errors import BadRequest
 from ndani.types import Sampling
 
-_INT = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "num_predict", "top_k", "repeat_last_n")
-_FLOAT = ("top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty")
+INTEGER_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "num_predict", "top_k", "repeat_last_n")
+FLOAT_OPTIONS = ("top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty")
 _BOOL = ("use_mmap",)
-OPTIONS = frozenset((*_INT, *_FLOAT, *_BOOL, "stop"))
+OPTIONS = frozenset((*INTEGER_OPTIONS, *FLOAT_OPTIONS, *_BOOL, "stop"))
 
 #: The valid range of each option, both ends included. Other values make no sense to any sampler.
 _RANGE = {
@@ -32,6 +32,7 @@ _RANGE = {
     "num_ctx": (0, 2**31 - 1),
     "num_keep": (-1, 2**31 - 1),
     "num_batch": (1, 2**31 - 1),
+    "seed": (-(2**63), 2**64 - 1),  # a time in nanoseconds is a common seed; it is reduced to the engine's 32 bits
     "num_thread": (-1, 512),  # llama.cpp aborts above its limit of 512; 0 and below mean automatic
 }
 
@@ -85,15 +86,18 @@ def _parse_option(name: str, value: Any) -> Any:
             raise BadRequest(f'option "{name}" must be of type boolean')
         return value
     if not is_number:
-        raise BadRequest(f'option "{name}" must be of type {"integer" if name in _INT else "float32"}')
-    low, high = _RANGE.get(name, (-(2**31), 2**31 - 1) if name in _INT else (-1e38, 1e38))
-    if name == "seed":
-        low, high = -(2**63), 2**64 - 1  # a time in nanoseconds is a common seed; it is reduced to the engine's 32 bits
+        raise BadRequest(f'option "{name}" must be of type {"integer" if name in INTEGER_OPTIONS else "float32"}')
+    low, high = range_of(name)
     if not low <= value <= high:
         raise BadRequest(f'option "{name}" must be between {_format_number(low)} and {_format_number(high)}')
     if name == "seed":
         return int(value) if value < 0 else int(value) & 0x7FFFFFFF
-    return int(value) if name in _INT else float(value)
+    return int(value) if name in INTEGER_OPTIONS else float(value)
+
+
+def range_of(name: str) -> tuple[float, float]:
+    """The smallest and the largest value of an option that is a number."""
+    return _RANGE.get(name, (-(2**31), 2**31 - 1) if name in INTEGER_OPTIONS else (-1e38, 1e38))
 
 
 def _format_number(number: float) -> str:

@@ -53,8 +53,9 @@ class ToolCallParser:
     )  # fmt: skip
 
     def __init__(self, tag: str, tools: tuple[Tool, ...]) -> None:
-        self._tag = tag[:_MAX_GAP]
         self._bare = tag in ("{", "[")
+        # Models put no blank, or another one, before the list that a template ends a tag with.
+        self._tag = (tag.rstrip("[ \n\t") or tag)[:_MAX_GAP]
         self._names = frozenset(tool.name for tool in tools if tool.name)
         longest_first = sorted(self._names, key=len, reverse=True)
         self._names_pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
@@ -83,14 +84,14 @@ class ToolCallParser:
             position = self._state(text, position, found)
         return found
 
-    def finish(self) -> str:
+    def finish(self) -> list[str | ToolCall]:
         """The answer has ended: what was held back and has not become a call, as text."""
         rest = "".join(self._raw) + self._held
         if self._state == self._follow and _CLOSING_BEGUN.fullmatch(self._held):
             rest = ""
         self._raw.clear()
         self._held, self._state = "", self._pass
-        return rest
+        return [rest] if rest else []
 
     # Each state takes the text from a position and returns the position up to which it is done with it.
 

@@ -91,6 +91,14 @@ def decide(need: MemoryNeed, candidates: list[EvictionCandidate], available: int
     )
 
 
+def available_within(limit: int, candidates: list[EvictionCandidate]) -> int:
+    """The free memory of a machine that would leave just this much for all models: what `decide` takes its share of.
+
+    It is below 0 where those in memory take more than that.
+    """
+    return int((limit - sum(candidate.size for candidate in candidates)) / USABLE_SHARE)
+
+
 def _evict_reason(evict: tuple[str, ...]) -> str:
     return f"{len(evict)} idle model(s) leave" if evict else "there is room"
 

@@ -316,11 +316,15 @@ class Pool:
         options = spec.launch_options(replaced, default_options(spec.engine, self._settings, hardware.cores, self._slots))
         need = eviction.MemoryNeed(spec.size, options.num_ctx * spec.kv_bytes, options.slots)
         candidates = [model.eviction_candidate() for model in self._models.values()]
-        return options, need, eviction.decide(need, candidates, hardware.available, self._max_models)
+        available = hardware.available
+        if limit := self._settings.max_memory:
+            available = min(available, eviction.available_within(limit, candidates))
+        return options, need, eviction.decide(need, candidates, available, self._max_models)
 
     def _refuse(self, request: PendingRequest, decision: eviction.Decision) -> bool:
         self._log.debug("no room for a model", model=request.spec.name, why=decision.reason)
-        request.outcome.set_exception(OutOfMemory(f"{decision.reason}; unload other models, or ask for a smaller num_ctx"))
+        limit = " or set a higher NDANI_MAX_MEMORY," if self._settings.max_memory else ""
+        request.outcome.set_exception(OutOfMemory(f"{decision.reason}; unload other models,{limit} or ask for a smaller num_ctx"))
         return False
 
     def _drain(self, model: LoadedModel) -> None:

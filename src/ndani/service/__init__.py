@@ -5,10 +5,10 @@ From below it they import only values and pure functions: a recipe, the parser o
 `StoredModel`, as in `models.ModelDescription`, reads its small blobs when it is asked for them.) Failures are errors of
 `errors.py`.
 
-`answers` generates answers, `embed` makes vectors, `rank` scores documents, `tokenizer` asks a model's tokenizer, `token_counts` counts
-those of a conversation, `loading` only loads and unloads, `available` has what may be chosen, `models` has the operations on models
-(`weights` prepares what create needs), `maintenance` those on the store itself, `doctor` looks for a way out of a runner, and
-`resolver` has what all need to know of a model; `lending` lends them its runner.
+`answers` generates answers, `embed` makes vectors, `rank` scores documents, `tokenizer` asks a model's tokenizer, `loading` only
+loads and unloads, `available` has what may be chosen, `models` has the operations on models (`weights` prepares what create needs),
+`maintenance` those on the store itself, `doctor` looks for a way out of a runner, and `resolver` has what all need to know of a model
+(`model_ids` is the other scheme of names that it takes); `lending` lends them its runner.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from ndani.service.maintenance import Maintenance
 from ndani.service.models import Models
 from ndani.service.rank import Rankings
 from ndani.service.resolver import ModelResolver
-from ndani.service.token_counts import TokenCounts
 from ndani.service.tokenizer import Tokenizer
 from ndani.settings import Settings
 from ndani.sources.fetcher import Fetcher
@@ -52,7 +51,6 @@ class Service:
         self.answers = Answers(self.resolver, pool, counts)
         self.embeddings = Embeddings(self.resolver, pool, counts)
         self.ranking = Rankings(self.resolver, pool, counts)
-        self.token_counts = TokenCounts(self.resolver, self.answers, pool)
         self.loading = Loading(self.resolver, pool)
         self.tokenizer = Tokenizer(self.resolver, pool)
         self.supervisor = Supervisor(settings.require_jail)

@@ -71,6 +71,8 @@ class Answers:
         if not request.raw:
             turns = entry.messages if request.context is None else ()
             messages = (*([Message("system", system)] if system else []), *turns, *messages)
+        if not (request.raw or request.template or request.suffix):  # with those, Ollama uses no renderer either
+            _require_served(model)
         render = "plain" if request.raw else _rendering(model, template)
         reading = Reading(constraint=request.constraint) if request.raw or request.suffix else decide_reading(model, request, render)
         question = Question(
@@ -88,9 +90,8 @@ class Answers:
             wants_context=not request.raw,
             tags=image_tags(messages, typed=request.raw),
         )
-        ignored_config = () if request.raw else model.ignored_config
-        if request.template or request.suffix:  # then a renderer would not be used in Ollama either
-            ignored_config = tuple(feature for feature in ignored_config if feature != "renderer")
+        own_template = bool(request.template or request.suffix) and not request.raw
+        ignored_config = model.ignored_config if own_template else ()
         return self._run(model, question, request.keep_alive, sink), ignored_config
 
     async def chat(self, request: ChatRequest, sink: Sink | None = None) -> AnswerStream:
@@ -104,7 +105,7 @@ class Answers:
         if not request.messages:
             return self._load(model, request.sampling, request.keep_alive), ()
         question = self._conversation(model, request)
-        return self._run(model, question, request.keep_alive, sink), model.ignored_config
+        return self._run(model, question, request.keep_alive, sink), ()
 
     async def count_tokens(self, request: ChatRequest) -> int:
         """How many tokens the prompt of a conversation has, as `chat` would send it; also of one that is too long."""
@@ -124,9 +125,8 @@ class Answers:
         if entry.system and request.messages[0].role != "system":
             messages = (Message("system", entry.system), *messages)
         render = _rendering(model, model.template)
+        _require_served(model)
         reading = decide_reading(model, request, render)
-        if reading.engine_reads and reading.tools and request.logprobs is not None:
-            raise Unsupported("the engine gives no logprobs together with tools for this model; leave out one of them")
         return Question(
             messages,
             merge(request.sampling, model.options),
@@ -134,6 +134,7 @@ class Answers:
             render_only=request.render_only,
             truncate=request.truncate,
             shift=request.shift,
+            think_budget=request.think_budget,
             logprobs=request.logprobs,
             logit_bias=request.logit_bias,
             tags=image_tags(messages),
@@ -211,6 +212,12 @@ def _features(request: AnswerRequest) -> set[str]:
         needed |= {"format"} if request.tools and request.tool_choice.mode == "required" else set()
         needed |= {"tool_calls"} if any(message.tool_calls for message in request.messages) else set()
     return needed
+
+
+def _require_served(model: ResolvedModel) -> None:
+    """Refuse a model whose prompts or answers need what is only in Ollama. Raises Unsupported."""
+    if model.unserved:
+        raise Unsupported(f"{model.entry.name.full} cannot be asked here: {model.unserved}; use weights with a chat template")
 
 
 def _images(request: GenerateRequest | ChatRequest) -> tuple[bytes, ...]:

@@ -37,6 +37,7 @@ class ModelDescription:
     entry: StoredModel
     header: WeightsInfo
     weights: Path
+    projector: WeightsInfo | None = None
 
 
 class Models:
@@ -74,7 +75,8 @@ class Models:
     def _describe(self, model: str) -> ModelDescription:
         name = names.parse(model)
         entry = self._resolver.find(model, missing=f"model '{name}' not found", remote="remote model details are unavailable")
-        return ModelDescription(self.store.describe(entry), entry, self.store.header(entry), entry.weights_path)
+        headers = self.store.header(entry), self.store.projector_header(entry)
+        return ModelDescription(self.store.describe(entry), entry, headers[0], entry.weights_path, headers[1])
 
     async def copy(self, source: str, destination: str) -> None:
         """Give a model another name. Runs in a thread, since another process may hold the store's lock."""

@@ -1,7 +1,8 @@
 """How an answer will be read: what a request's think, tools and constraint mean for this model. Pure decisions.
 
 Ollama's rules: a model that can think does so unless it is told not to; a TEMPLATE shows the tags around thinking and before tool
-calls. A chat template in the weights is the engine's, and the engine reads what it makes the model write.
+calls. A chat template in the weights is the engine's, and the engine reads what it makes the model write; `store.answer_formats`
+has the exceptions.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ndani.engines.constraint import call_constraint
-from ndani.errors import BadRequest
+from ndani.errors import BadRequest, Unsupported
 from ndani.prompts.template import Template
 from ndani.service.resolver import ResolvedModel
-from ndani.types import AnswerRequest, ChatRequest, Constraint, Tool
-
-#: The tags around thinking in every chat template of weights that thinks in plain text.
-_TAGS = ("<think>", "</think>")
+from ndani.store.answer_formats import THINK_TAGS, AnswerFormat
+from ndani.types import AnswerRequest, ChatRequest, Constraint, GenerateRequest, Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +30,43 @@ class Reading:
     prompt_end: str = ""
     thinking_tags: tuple[str, str] | None = None
     tool_tag: str | None = None
+    call_tags: tuple[str, str] | None = None
     engine_reads: bool = False
 
 
 def decide_reading(model: ResolvedModel, request: AnswerRequest, render: Template | Literal["engine", "plain"]) -> Reading:
-    """How the answer to a request is read. Raises BadRequest for a tool choice that names no tool, or with no tool to call."""
+    """How the answer to a request is read. Raises BadRequest for a wrong tool choice, Unsupported."""
     tools, must_call, one_call = _tools(request)
     think = False if must_call and "thinking" in model.capabilities else effective_think(model, request)
-    thinking_tags, engine_reads = _thinking(model, render) if think else (None, False)
-    tag = render.tool_tag() if isinstance(render, Template) and tools else None
+    answers = _format(model, render)
     if must_call:
-        is_text = bool(tag) and tag[0] not in "{["  # type: ignore[index]
-        return Reading(think, tools, True, True, call_constraint(tools), prompt_end=tag or "" if is_text else "")
+        tag = (answers.tool_tag or "") if isinstance(render, Template) else ""
+        return Reading(think, tools, True, True, call_constraint(tools), prompt_end="" if tag[:1] in ("{", "[") else tag)
     constraint = request.constraint
-    if tools and render == "engine":
-        # The engine cannot read calls and obey a grammar at once; a grammar leaves no room for a call.
-        engine_reads = constraint is None
+    reads_calls = bool(tools) and constraint is None  # a constraint leaves no room for a call
+    # The engine cannot read an answer and obey a grammar at once.
+    engine_reads = constraint is None and render == "engine" and (answers.engine_reads or (reads_calls and not answers.calls_are_ours))
+    if engine_reads:
+        _check_engine_reads(request)
     return Reading(
         think,
         tools,
         one_call=one_call,
         constraint=constraint,
-        thinking_tags=thinking_tags,
-        tool_tag=tag if constraint is None else None,
+        thinking_tags=answers.thinking if think else None,
+        tool_tag=answers.tool_tag if reads_calls else None,
+        call_tags=answers.call_tags if reads_calls else None,
         engine_reads=engine_reads,
     )
+
+
+def _check_engine_reads(request: AnswerRequest) -> None:
+    """Refuse what an answer cannot have that the engine reads. Raises Unsupported."""
+    if request.logprobs is not None:
+        together = "together with tools" if isinstance(request, ChatRequest) and request.tools else "with this form of thinking"
+        raise Unsupported(f"the engine gives no logprobs {together} for this model; leave them out")
+    if isinstance(request, GenerateRequest) and request.context:
+        raise Unsupported("the engine takes no context with this model's form of thinking; send the conversation to /api/chat")
 
 
 def effective_think(model: ResolvedModel, request: AnswerRequest) -> bool | str | None:
@@ -82,11 +93,10 @@ def _tools(request: AnswerRequest) -> tuple[tuple[Tool, ...], bool, bool]:
     return tools, must_call, not request.parallel_tool_calls
 
 
-def _thinking(model: ResolvedModel, render: Template | Literal["engine", "plain"]) -> tuple[tuple[str, str] | None, bool]:
-    """The tags around thinking, or that the engine reads it, since it has a form of its own."""
+def _format(model: ResolvedModel, render: Template | Literal["engine", "plain"]) -> AnswerFormat:
+    """How the answers to a prompt are read that is made in this way."""
     if isinstance(render, Template):
         opening, closing = render.thinking_tags()
-        return ((opening, closing) if opening and closing else _TAGS), False
-    if render == "engine":
-        return (_TAGS, False) if model.thinks_in_tags else (None, True)
-    return None, False
+        shown = AnswerFormat((opening, closing) if opening and closing else THINK_TAGS, render.tool_tag())
+        return model.parser_format or shown
+    return model.answer_format if render == "engine" else AnswerFormat()

@@ -17,6 +17,7 @@ from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, MIN_IMAGE_CTX, RunnerSpec, 
 from ndani.service import model_ids
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
+from ndani.store.answer_formats import PARSERS, AnswerFormat, format_of_chat_template, unserved
 from ndani.types import Sampling
 
 #: Bounds of a batch, in prompt tokens. Between two batches the engine checks whether the client left.
@@ -38,8 +39,10 @@ class ResolvedModel:
     template: ChatTemplate
     has_rank_head: bool  # it scores documents for a query
     has_chat_template: bool  # its weights hold a chat template, and the engine applies it
-    ignored_config: tuple[str, ...]  # names of fields of its config that have no effect here: renderer, parser
-    thinks_in_tags: bool  # the chat template in its weights puts thoughts between <think> and </think>
+    ignored_config: tuple[str, ...]  # fields of its config that have no effect after a template of the request: parser, or none
+    answer_format: AnswerFormat  # how answers are read that the chat template in its weights leads to
+    parser_format: AnswerFormat | None  # how answers are read after its TEMPLATE, where its config names one of Ollama's parsers
+    unserved: str  # why it cannot be answered as its config asks, as a clause, or an empty text
     capabilities: frozenset[str]  # Ollama's words: completion, embedding, tools, insert, vision, thinking, …
 
 
@@ -120,7 +123,7 @@ class ModelResolver:
         )
         has_chat_template = engine.chat_template and header.chat_template is not None
         # A model with a renderer built into Ollama has only a placeholder as its template; the weights hold the real one.
-        template = read_template(None if has_chat_template and entry.config.renderer else entry.template)
+        template = read_template(None if has_chat_template and entry.prefers_chat_template else entry.template)
         if template.error:
             problem = f"the model {entry.name} has a template that cannot be used ({template.error})"
             template = ChatTemplate(error=f"{problem}; create it again with another one")
@@ -132,8 +135,10 @@ class ModelResolver:
             template,
             header.has_rank_head,
             has_chat_template,
-            tuple(entry.config.unsupported_parts),
-            "</think>" in (header.chat_template or ""),
+            ("parser",) if entry.parser and PARSERS.get(entry.parser) is None else (),
+            format_of_chat_template(header.chat_template or ""),
+            PARSERS.get(entry.parser),
+            unserved(entry.config.renderer, entry.parser, has_chat_template=has_chat_template),
             frozenset(listing.capabilities),
         )
 

@@ -189,6 +189,7 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_RecipeLay
     parts: list[_RecipeLayer] = []
     config: dict[str, Any] = {}
     model: WeightsInfo | None = None
+    projector: WeightsInfo | None = None
     base = recipe.base
     if base is not None:
         _ = base.weights, base.config  # a model without them is of no use, nor is one made from it
@@ -209,6 +210,7 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_RecipeLay
             raise BadRequest(f"{path} is an adapter, not a model; name it with ADAPTER")
         if is_projector(header):
             parts = _replace_kind(parts, _RecipeLayer(msgspec.structs.replace(layer, media_type=layout.PROJECTOR)))
+            projector = header
             continue
         _require_model(path, header)
         if base is not None:
@@ -219,6 +221,9 @@ def _weights(store: Store, recipe: Recipe, whole: bool) -> tuple[list[_RecipeLay
         parts.append(_RecipeLayer(layer))
     if base is None and model is None:
         raise BadRequest("there is a projector, but no model; give the model's own file as well")
+    if projector is not None:
+        families = [*(config.get("model_families") or ()), excerpt(projector.architecture)]
+        config = config | {"model_families": list(dict.fromkeys(families))}
     if base is not None and recipe.adapters:
         model = store.header(base)
     return parts, config, model

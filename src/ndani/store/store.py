@@ -122,6 +122,10 @@ class Store:
         """The header of a model's weights. Raises StoreFailed when they are missing or not a GGUF file."""
         return self._headers.header(entry.weights.digest)
 
+    def projector_header(self, entry: StoredModel) -> WeightsInfo | None:
+        """The header of a model's projector, where there is one. Raises StoreFailed when that is missing or not a GGUF file."""
+        return self._headers.header(entry.projector_layer.digest) if entry.projector_layer else None
+
     def inspect(self, digest: str) -> WeightsInfo:
         """The header of any GGUF file in the store. Raises ValueError with a short reason if it is not one, OSError."""
         return self._headers.inspect(digest)
@@ -302,8 +306,18 @@ class Store:
             return config.capabilities or ("completion",)
         template_capabilities: Collection[str] | None = None
         with contextlib.suppress(StoreFailed):
-            template_capabilities = None if entry.template is None else self._template_capabilities(entry.template)
-        return header.capabilities(template_capabilities, projector=entry.projector is not None)
+            if entry.template is not None and not (header.chat_template and entry.prefers_chat_template):
+                template_capabilities = self._template_capabilities(entry.template)
+        return header.capabilities(template_capabilities, self._projector_senses(entry))
+
+    def _projector_senses(self, entry: StoredModel) -> tuple[str, ...]:
+        """What a model's projector lets it take; images, for one that does not say it."""
+        layer = entry.projector_layer
+        if layer is None:
+            return ()
+        with contextlib.suppress(StoreFailed):
+            return self._headers.summary(layer.digest).senses() or ("vision",)
+        return ("vision",)
 
     def _sweep(self, candidates: set[str]) -> tuple[str, ...]:
         """Remove those blobs that no name and no claim needs. Called under the store lock."""

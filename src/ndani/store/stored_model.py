@@ -13,6 +13,7 @@ from ndani import untrusted_json
 from ndani.errors import BadRequest, StoreFailed
 from ndani.names import Name
 from ndani.store import layout
+from ndani.store.answer_formats import implied_parser, prefers_chat_template
 from ndani.store.blobs import Blobs
 from ndani.store.layout import Layout
 from ndani.store.parameters import excerpt
@@ -20,8 +21,8 @@ from ndani.types import Message
 
 T = TypeVar("T")
 
-#: What happens instead of a built-in part of Ollama that a model names.
-_FALLBACKS = {"renderer": "its chat template makes the prompts", "parser": "answers come as the model writes them"}
+#: What is done about a renderer and a parser of Ollama.
+_INSTEAD = "the chat template in its weights is used instead, and without one it cannot be asked"
 
 
 class Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "source": "from"}, omit_defaults=True):
@@ -61,16 +62,13 @@ class Config(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] | None = None
 
     @property
-    def unsupported_parts(self) -> dict[str, str]:
-        """The built-in renderer and parser of Ollama that this model names; this version has neither."""
-        return {part: name for part, name in (("renderer", self.renderer), ("parser", self.parser)) if name}
-
-    @property
     def warnings(self) -> list[str]:
-        """A sentence about the unsupported parts, for when the model is created or shown; empty if there are none."""
-        parts = " and ".join(f"the {part} {excerpt(name)}" for part, name in self.unsupported_parts.items())
-        fallbacks = " and ".join(_FALLBACKS[part] for part in self.unsupported_parts)
-        return [f"this model asks for {parts} of Ollama's own, which this version does not have; {fallbacks}"] if parts else []
+        """A sentence about the renderer and parser of Ollama that this model needs, for when it is created or shown; empty without."""
+        if not prefers_chat_template(self.renderer, self.parser or ""):
+            return []
+        named = [("renderer", self.renderer), ("parser", self.parser)]
+        parts = " and ".join(f"the {part} {excerpt(name)}" for part, name in named if name)
+        return [f"this model asks for {parts} of Ollama's own; {_INSTEAD}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +142,13 @@ class StoredModel:
         return tuple(self.layout.blob(layer.digest) for layer in self.loaded_layers)
 
     @property
+    def projector_layer(self) -> Layer | None:
+        """The layer that turns images into tokens, where there is one."""
+        return self._first(layout.PROJECTOR)
+
+    @property
     def projector(self) -> Path | None:
-        """The file that turns images into tokens, where there is one."""
+        """The file of that layer, where there is one."""
         return self._path(layout.PROJECTOR)
 
     @property
@@ -157,6 +160,16 @@ class StoredModel:
     def template(self) -> str | None:
         """The Go template, where the model has one of its own."""
         return self._text(layout.TEMPLATE)
+
+    @property
+    def parser(self) -> str:
+        """The parser of Ollama that reads its answers there, by its config or its TEMPLATE; an empty text for the general one."""
+        return self.config.parser or implied_parser(self.config.model_family, self.template or "")
+
+    @property
+    def prefers_chat_template(self) -> bool:
+        """Whether the chat template in its weights, where they hold one, makes its prompts rather than its TEMPLATE."""
+        return prefers_chat_template(self.config.renderer, self.parser)
 
     @property
     def system(self) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ndani.store.answer_formats import format_of_chat_template
 from ndani.store.gguf import Tensor, read_header, translate_gguf_errors
 
 #: Bytes per number of a key/value cache, by the type's name: block bytes over numbers per block.
@@ -119,17 +120,28 @@ class WeightsInfo:
         numbers = sum(self._kv_heads()) * (self.key_length + self.value_length)
         return math.ceil(numbers * CACHE_BYTES[cache_type])
 
-    def capabilities(self, template_capabilities: Collection[str] | None, *, projector: bool = False) -> tuple[str, ...]:
-        """The model's capabilities in Ollama's words; those of its Go template, if it has one, replace those of its chat template."""
+    def senses(self) -> tuple[str, ...]:
+        """What this file has an encoder for, as a projector or as part of the weights: any of vision, audio."""
+        arch = self.architecture
+        encoders = {"vision": "has_vision_encoder", "audio": "has_audio_encoder"}
+        return tuple(
+            word
+            for word, key in encoders.items()
+            if f"{arch}.{word}.block_count" in self.metadata or self.metadata.get(f"{arch}.{key}") is True
+        )
+
+    def capabilities(self, template_capabilities: Collection[str] | None, projector_senses: Collection[str] = ()) -> tuple[str, ...]:
+        """The model's capabilities in Ollama's words; those of its Go template, if it has one, replace those of its chat template.
+
+        `projector_senses` are what its projector lets it take.
+        """
         arch = self.architecture
         capabilities = ["embedding" if f"{arch}.pooling_type" in self.metadata else "completion"]
         jinja = self.chat_template or ""
         if template_capabilities is None:
-            calls, thinks = "tools" in jinja or "tool_call" in jinja, "<think>" in jinja or "</think>" in jinja
+            calls, thinks = "tools" in jinja or "tool_call" in jinja, format_of_chat_template(jinja).thinks
             template_capabilities = {word for word, true in {"tools": calls, "thinking": thinks}.items() if true}
-        vision = projector or f"{arch}.vision.block_count" in self.metadata
-        audio = f"{arch}.audio.block_count" in self.metadata
-        capabilities += [word for word, true in {"vision": vision, "audio": audio}.items() if true]
+        capabilities += [word for word in ("vision", "audio") if word in projector_senses or word in self.senses()]
         return (*capabilities, *(word for word in ("tools", "insert", "thinking") if word in template_capabilities))
 
     def model_info(self, *, verbose: bool = False) -> dict[str, Any]:

@@ -46,12 +46,12 @@ def parse_messages(body: dict[str, Any]) -> tuple[MessagesBody, ChatRequest]:
     return parsed, _chat_request(parsed, sampling)
 
 
-def parse_count_tokens(body: dict[str, Any]) -> ChatRequest:
+def parse_count_tokens(body: dict[str, Any]) -> tuple[CountTokensBody, ChatRequest]:
     """Parse a body of /v1/messages/count_tokens. Raises BadRequest."""
     parsed = convert(body, CountTokensBody)
     if not parsed.model:
         raise BadRequest("model is required")
-    return _chat_request(parsed, parse_options({"num_ctx": parsed.num_ctx})[0])
+    return parsed, _chat_request(parsed, parse_options({"num_ctx": parsed.num_ctx})[0])
 
 
 def _chat_request(body: ConversationBody, sampling: Sampling) -> ChatRequest:
@@ -76,6 +76,7 @@ def _chat_request(body: ConversationBody, sampling: Sampling) -> ChatRequest:
         keep_alive=parse_duration(body.keep_alive.strip()) if isinstance(body.keep_alive, str) else body.keep_alive,
         think=_think(body),
         think_if_possible=True,
+        think_budget=_think_budget(body),
         constraint=_constraint(body),
         truncate=False,
         shift=False,
@@ -145,12 +146,17 @@ def _think(body: ConversationBody) -> bool | str:
         return level or False
     if body.thinking.type == "disabled":
         return False
-    budget = body.thinking.budget_tokens
+    budget = _think_budget(body)
     if level is None and budget is not None:
-        if budget <= 0:
-            raise BadRequest("thinking.budget_tokens must be positive")
         return "low" if budget < _LOW_BUDGET else "medium" if budget < _MEDIUM_BUDGET else "high"
     return level or True
+
+
+def _think_budget(body: ConversationBody) -> int | None:
+    budget = body.thinking.budget_tokens if body.thinking and body.thinking.type != "disabled" else None
+    if budget is not None and budget <= 0:
+        raise BadRequest("thinking.budget_tokens must be positive")
+    return budget
 
 
 def _constraint(body: ConversationBody) -> Constraint | None:

@@ -62,6 +62,7 @@ ERRORS = ErrorFormat(
     lambda error: _error_body(error.status, str(error)),
     lambda error: _frame("error", _error_body(error.status, str(error))),
     _no_route,
+    ErrorBody,
     id_header,
 )
 

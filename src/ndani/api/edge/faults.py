@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.responses import Response
 
@@ -19,13 +20,14 @@ from ndani.errors import Failed, NdaniError
 class ErrorFormat:
     """How a dialect writes an error: as the JSON body of a response, and as the last bytes of a stream that has begun.
 
-    `headers` are those of every response with an error.
+    `body_type` is the type of that body, for the description of the routes. `headers` are those of every response with an error.
     `no_route` is its response to a path that is no route (404) or not with this method (405), with the headers that belong to it.
     """
 
     body: Callable[[NdaniError], object]
     stream_end: Callable[[NdaniError], bytes]
     no_route: Callable[[int, Mapping[str, str]], Response]
+    body_type: Any
     headers: Callable[[], dict[str, str]] = dict
 
 

@@ -126,28 +126,6 @@ class DownloadResult(msgspec.Struct, frozen=True, rename="camel"):
     error: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class CountPart(msgspec.Struct, frozen=True):
-    """A part of a message; only texts are counted."""
-
-    type: Literal["text"]
-    text: str
-
-
-class CountMessage(msgspec.Struct, frozen=True):
-    """A message of the conversation whose tokens are counted."""
-
-    role: str
-    content: str | list[CountPart]
-
-
-class CountBody(msgspec.Struct, frozen=True):
-    """POST /v1/chat/completions/tokenizer/encode/count: the body of a chat, of which model and messages decide."""
-
-    model: str
-    messages: list[CountMessage]
-    tools: list[Any] | None = None
-
-
 class TokenCount(msgspec.Struct, frozen=True, rename="camel"):
     """POST /v1/chat/completions/tokenizer/encode/count."""
 

@@ -15,6 +15,7 @@ from ndani.api.foundry.bodies import DaemonStatus, TokenCount
 from ndani.api.foundry.download import ERRORS, PercentLines
 from ndani.api.foundry.responses import error_body, format_models, uri_of
 from ndani.api.foundry.service_routes import endpoints, loaded_ids
+from ndani.api.openai.requests import parse_chat
 from ndani.errors import BadRequest, NdaniError, NotFound, Unsupported
 from ndani.names import Name
 from ndani.service import Service, model_ids
@@ -90,8 +91,8 @@ class FoundryDaemonRoutes:
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/chat/completions/tokenizer/encode/count: the tokens that a chat's prompt has."""
-        parsed = requests.parse_count(await request_body.decode_exact(request))
-        return json_response.respond(TokenCount(await self._service.token_counts.count(parsed)))
+        parsed, _, _ = parse_chat(await request_body.decode_exact(request))
+        return json_response.respond(TokenCount(await self._service.answers.count_tokens(parsed)))
 
     async def register(self, request: Request) -> Response:
         """POST /openai/register: refused, since questions would go to another server."""

@@ -15,7 +15,7 @@ def failure(error: NdaniError) -> bytes:
     return encode(DownloadResult(False, str(error), str(error))) + b"\n"
 
 
-ERRORS = ErrorFormat(FOUNDRY_ERRORS.body, failure, FOUNDRY_ERRORS.no_route)
+ERRORS = ErrorFormat(FOUNDRY_ERRORS.body, failure, FOUNDRY_ERRORS.no_route, FOUNDRY_ERRORS.body_type)
 
 
 class PercentLines:

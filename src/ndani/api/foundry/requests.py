@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from ndani.api.edge.body_type import convert
-from ndani.api.foundry.bodies import CountBody, CountPart, DownloadBody, DownloadModel
+from ndani.api.foundry.bodies import DownloadBody, DownloadModel
 from ndani.api.foundry.responses import PROVIDER
 from ndani.errors import BadRequest, Forbidden
-from ndani.types import ChatRequest, Message, Sampling
+from ndani.types import Sampling
 
 #: Seconds that the daemon keeps a model which it was told to load, where nobody says more.
 DEFAULT_TTL = 600.0
@@ -86,20 +86,6 @@ def parse_download(body: dict[str, Any]) -> DownloadBody:
         if value:
             raise BadRequest(f"{name} has no effect here ({reason}); leave it out")
     return parsed
-
-
-def parse_count(body: dict[str, Any]) -> ChatRequest:
-    """The conversation whose tokens are to be counted. Raises BadRequest."""
-    parsed = convert(body, CountBody)
-    if not parsed.messages:
-        raise BadRequest("messages must not be empty: there is nothing to count")
-    if parsed.tools:
-        raise BadRequest("tools are not counted yet; leave them out")
-    return ChatRequest(model=parsed.model, messages=tuple(Message(message.role, _joined(message.content)) for message in parsed.messages))
-
-
-def _joined(content: str | list[CountPart]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def _cased(body: dict[str, Any], body_type: type[msgspec.Struct]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def _no_route(status: int, headers: Mapping[str, str]) -> Response:
     return json_response.respond(ErrorBody(Problem(message, "invalid_request_error")), status, dict(headers))
 
 
-ERRORS = ErrorFormat(error_body, lambda error: encode(error_body(error)) + b"\n", _no_route)
+ERRORS = ErrorFormat(error_body, lambda error: encode(error_body(error)) + b"\n", _no_route, ErrorBody)
 
 
 def uri_of(name: Name) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.edge import fields, json_response, long_work
+from ndani.api.edge.described_fields import read
 from ndani.api.ollama import request_fields, responses
+from ndani.api.ollama.bodies import CreateBody
 from ndani.errors import BadName, BadRequest, Cancelled, Unsupported
 from ndani.service import Service
 from ndani.store.create import Recipe
@@ -40,7 +42,7 @@ class CreateRoutes:
 
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
-        body = await request_body.decode(request)
+        body = await read(request, CreateBody)
         name, base, recipe = parse_create(body)
         stream = fields.flag(body, "stream", True)
         work = partial(self._service.models.create, name, base, recipe)

@@ -7,10 +7,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api.edge import fields, json_response, request_body
+from ndani.api.edge import fields, json_response
+from ndani.api.edge.described_fields import read
 from ndani.api.edge.ignored_fields import ignored_headers
 from ndani.api.edge.rounded import rounded
 from ndani.api.ollama import request_fields
+from ndani.api.ollama.bodies import EmbedBody, EmbeddingsBody
 from ndani.errors import BadRequest, NotFound
 from ndani.service import Service
 from ndani.types import EmbedRequest, Sampling, Vectors
@@ -27,14 +29,14 @@ class EmbedRoutes:
 
     async def embed(self, request: Request) -> Response:
         """POST /api/embed: a vector for each text of `input`, each of length 1."""
-        parsed, ignored = parse_embed(await request_body.decode(request))
+        parsed, ignored = parse_embed(await read(request, EmbedBody))
         embeddings = await self._service.embeddings.embed(parsed)
         body = format_embed(parsed.model, embeddings) | {"embeddings": await _rounded(embeddings.vectors)}
         return await json_response.respond_large(body, ignored_headers(ignored))
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings, the older form: one `prompt`, one vector."""
-        parsed, ignored = parse_embeddings(await request_body.decode(request))
+        parsed, ignored = parse_embeddings(await read(request, EmbeddingsBody))
         embeddings = await self._service.embeddings.embed(parsed)
         body: dict[str, Any] = {"embedding": embeddings.vectors[0] if embeddings.vectors else []}
         if embeddings.truncated:

@@ -15,6 +15,7 @@ from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
 from ndani.api.edge.long_work import NDJSON
 from ndani.api.edge.streaming import ResponseFormat
+from ndani.api.ollama.response_bodies import ErrorBody
 from ndani.api.ollama.timestamps import Timestamps, local_stamp
 from ndani.errors import NdaniError
 from ndani.types import (
@@ -46,7 +47,7 @@ def _no_route(status: int, headers: Mapping[str, str]) -> Response:
 
 
 #: An error is an object with one field, also as the last line of a stream; a path that is no route is told in plain text.
-ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\n", _no_route)
+ERRORS = ErrorFormat(_error_body, lambda error: encode(_error_body(error)) + b"\n", _no_route, ErrorBody)
 
 
 def format_step(step: Progress) -> bytes:

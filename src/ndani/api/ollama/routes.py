@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from ndani import OLLAMA_API, __version__
-from ndani.api.edge import fields, json_response, long_work, request_body, streaming
+from ndani.api.edge import fields, json_response, long_work, streaming
+from ndani.api.edge.described_fields import read
 from ndani.api.edge.ignored_fields import ignored_headers
-from ndani.api.ollama import requests, responses, timestamps
+from ndani.api.ollama import bodies, requests, responses, timestamps
 from ndani.api.ollama.show import format_show, parse_show
 from ndani.errors import BadName, BadRequest
 from ndani.service import Service
@@ -43,7 +44,7 @@ class OllamaRoutes:
 
     async def generate(self, request: Request) -> Response:
         """POST /api/generate."""
-        body = await request_body.decode(request)
+        body = await read(request, bodies.GenerateBody)
         parsed, ignored_options = requests.parse_generate(body)
         response_format = responses.format_generate(parsed.model, self._clock)
         sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
@@ -53,7 +54,7 @@ class OllamaRoutes:
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat."""
-        body = await request_body.decode(request)
+        body = await read(request, bodies.ChatBody)
         parsed, ignored_options = requests.parse_chat(body)
         response_format = responses.format_chat(parsed.model, self._clock)
         sink = streaming.open_sink(fields.flag(body, "stream", True), response_format)
@@ -71,7 +72,7 @@ class OllamaRoutes:
 
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
-        body = await request_body.decode(request)
+        body = await read(request, bodies.ShowBody)
         name = _required(fields.model(body))
         show_request = parse_show(body)
         description = await self._service.models.show(name)
@@ -84,19 +85,19 @@ class OllamaRoutes:
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""
-        body = await request_body.decode(request)
+        body = await read(request, bodies.CopyBody)
         await self._service.models.copy(fields.text(body, "source"), fields.text(body, "destination"))
         return Response(status_code=200)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /api/delete."""
-        body = await request_body.decode(request)
+        body = await read(request, bodies.DeleteBody)
         await self._service.models.delete(_required(fields.model(body, exact=True)))
         return Response(status_code=200)
 
     async def pull(self, request: Request) -> Response:
         """POST /api/pull."""
-        body = await request_body.decode(request)
+        body = await read(request, bodies.PullBody)
         name = fields.model(body)
         if not name:
             raise BadName("invalid model name")
@@ -105,7 +106,7 @@ class OllamaRoutes:
 
     async def push(self, request: Request) -> Response:
         """POST /api/push."""
-        body = await request_body.decode(request)
+        body = await read(request, bodies.PushBody)
         name, insecure = _required(fields.model(body, exact=True)), fields.flag(body, "insecure", False)
         stream = fields.flag(body, "stream", True)
         return await long_work.respond(partial(self._service.models.push, name, insecure), stream, responses.format_step, responses.ERRORS)

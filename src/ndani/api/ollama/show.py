@@ -67,6 +67,8 @@ def format_show(description: ModelDescription, request: ShowRequest) -> dict[str
     response = {key: value for key, value in response.items() if value}
     response["details"] = format_details(model.details, listed=False)
     response["model_info"] = description.header.model_info(verbose=request.verbose)
+    if description.projector:
+        response["projector_info"] = description.projector.model_info(verbose=request.verbose)
     response["tensors"] = [
         {"name": t.name, "type": t.type, "shape": list(t.shape)} for t in sorted(description.header.tensors, key=_tensor_order)
     ]

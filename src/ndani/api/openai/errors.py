@@ -45,7 +45,7 @@ def _error_format(types: Mapping[int, str]) -> ErrorFormat:
         sentence = "this path does not have that method; see its Allow header" if status == 405 else "there is no such path on this server"
         return json_response.respond(written(sentence, status), status, dict(headers))
 
-    return ErrorFormat(body, stream_end, no_route)
+    return ErrorFormat(body, stream_end, no_route, ErrorBody)
 
 
 #: An error is an object in an object, also as the last event of a stream, and for a path that is no route.

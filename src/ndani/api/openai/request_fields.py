@@ -40,7 +40,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "audio is not supported; no model here makes audio"),
     "prediction": ((), "prediction is not supported; leave it out"),
     "web_search_options": ((), "web_search_options is not supported; this server connects to nothing"),
-    "store": ((False,), "store is not supported; this server keeps no conversations"),
+    "store": ((False,), "store is not supported for a chat; /v1/responses keeps what it answers for a while"),
     "service_tier": (("auto", "default"), "service_tier must be auto or default; there is one tier here"),
     "verbosity": (("medium",), "verbosity is not supported; say in the prompt how long the answer should be"),
     "prompt_cache_retention": (("in-memory", "in_memory"), "prompt_cache_retention must be in-memory; prompts are never kept on disk"),
@@ -132,7 +132,12 @@ def keep_alive(body: AnswerBody | EmbeddingsBody) -> float | None:
     value = body.ttl if body.keep_alive is None else body.keep_alive
     if value is None:
         return None
-    return parse_duration(value.strip()) if isinstance(value, str) else max(-1.0, min(value, 1e12))
+    if not isinstance(value, str):
+        return max(-1.0, min(value, 1e12))
+    try:
+        return parse_duration(value.strip())
+    except BadRequest:
+        raise BadRequest("keep_alive must be a number of seconds, or a duration such as 5m") from None
 
 
 def logit_bias(biases: dict[str, float] | None) -> tuple[tuple[int, float], ...]:

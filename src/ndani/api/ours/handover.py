@@ -7,8 +7,10 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.edge import fields, json_response, long_work
+from ndani.api.edge.described_fields import read
 from ndani.api.ollama import responses
+from ndani.api.ours.bodies import HandoverBody
 from ndani.service import Service
 
 
@@ -20,7 +22,7 @@ class HandoverRoutes:
 
     async def hand_over(self, request: Request) -> Response:
         """POST /api/handover: without `place`, returns a place to link a file to; with it, makes a blob of the file linked there."""
-        body = await request_body.decode(request)
+        body = await read(request, HandoverBody)
         place = fields.text(body, "place")
         if not place:
             return json_response.respond({"place": await self._service.models.prepare_handover()})

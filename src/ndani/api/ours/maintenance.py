@@ -8,8 +8,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ndani.api.edge import fields, json_response, long_work, request_body
+from ndani.api.edge import fields, json_response, long_work
+from ndani.api.edge.described_fields import read
 from ndani.api.ollama import responses
+from ndani.api.ours.bodies import PruneBody, VerifyBody
 from ndani.errors import BadRequest
 from ndani.service import Service
 from ndani.service.maintenance import MaintenanceStep
@@ -25,7 +27,7 @@ class MaintenanceRoutes:
 
     async def verify(self, request: Request) -> Response:
         """POST /api/verify: `model` (empty: all), `repair`, `insecure`, `digests` (check only these files)."""
-        body = await request_body.decode(request)
+        body = await read(request, VerifyBody)
         digests = frozenset(normalize_digest(digest) for digest in _texts(body, "digests"))
         repair, insecure = fields.flag(body, "repair", False), fields.flag(body, "insecure", False)
         work = partial(self._service.maintenance.verify, fields.model(body), digests, repair, insecure)
@@ -33,7 +35,7 @@ class MaintenanceRoutes:
 
     async def prune(self, request: Request) -> Response:
         """POST /api/prune; with `dry_run` nothing is removed."""
-        body = await request_body.decode(request)
+        body = await read(request, PruneBody)
         work = partial(self._service.maintenance.prune, fields.flag(body, "dry_run", False))
         return await long_work.respond(work, fields.flag(body, "stream", True), _format_step, responses.ERRORS)
 

@@ -77,7 +77,7 @@ class ResponseAnswer:
 
     def response_format(self) -> ResponseFormat:
         """How `streaming` writes this answer."""
-        errors = ErrorFormat(ERRORS.body, self.fail, ERRORS.no_route)
+        errors = ErrorFormat(ERRORS.body, self.fail, ERRORS.no_route, ERRORS.body_type)
         return ResponseFormat(SSE, self.event, lambda _, end: self.whole(end), lambda first: False, errors)
 
     def event(self, event: Event) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,7 +46,7 @@ class OutputText(msgspec.Struct, tag="output_text", kw_only=True):
     """A text that a model wrote. Nothing here cites sources, so it has no annotations."""
 
     text: str
-    annotations: list[object] = []
+    annotations: list[Any] = []
     logprobs: list[Logprob] | None = []
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from ndani.api.responses.items import Item
 from ndani.api.responses.objects import ItemList
 from ndani.errors import BadRequest
 
 _DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
+
+#: The parameters of a query that `page_of` reads, and their types.
+QUERY: Mapping[str, Any] = {
+    "limit": Annotated[int, msgspec.Meta(ge=1, le=_MAX_LIMIT)],
+    "order": Literal["asc", "desc"],
+    "after": str,
+}
 
 
 def page_of(items: Sequence[Item], query: Mapping[str, str]) -> ItemList:

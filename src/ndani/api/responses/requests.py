@@ -138,7 +138,10 @@ def _tool(raw: dict[str, Any], where: str) -> FunctionTool:
         raise BadRequest(
             f"{where}.type must be function; tools that a server runs itself (web_search, file_search, mcp, …) are not served here"
         )
-    tool = convert({key: raw.get(key) for key in FunctionTool.__struct_fields__} | {"type": "function"}, FunctionTool)
+    try:
+        tool = convert({key: raw.get(key) for key in FunctionTool.__struct_fields__} | {"type": "function"}, FunctionTool)
+    except BadRequest as error:
+        raise BadRequest(f"{where}.{error}") from None
     tool_name(tool.name, f"{where}.name")
     return tool
 

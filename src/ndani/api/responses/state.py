@@ -1,6 +1,6 @@
 """What is kept for later requests: answers with their input, and conversations. In memory only, bounded, and for a while.
 
-Nothing is written to a disk, and a restart forgets everything. What was last used longest ago goes first where there is too
+Nothing is written to a file, and a restart forgets everything. What was last used longest ago goes first where there is too
 much. An answer is not copied into those that continue it: deleting it breaks that chain.
 """
 

@@ -71,7 +71,7 @@ def diag(args: tuple[str, ...]) -> None:
 
 
 def _start() -> None:
-    client = connect_or_start(load(), quiet=True, stay=True)
+    client = connect_or_start(load(), quiet=True, as_service=True)
     server = client.request_json("GET", "/status", required_field="pid")
     emit(f"Service is Started on {client.url}/, PID {server['pid']}!")
 

@@ -15,6 +15,7 @@ from ndani import names
 from ndani.cli.answer_summary import print_answer_summary
 from ndani.cli.autostart import connect_or_start
 from ndani.cli.client import ServerClient
+from ndani.cli.image_paths import names_images, take_images
 from ndani.cli.output import emit
 from ndani.cli.suspend import restoring_cursor_on_suspend, restoring_on_suspend
 from ndani.cli.word_wrap import WordWrapper
@@ -22,7 +23,7 @@ from ndani.control_characters import replace_controls
 from ndani.errors import Failed, NdaniError, NotFound
 from ndani.settings import Settings
 
-ChatMessage = dict[str, str]
+ChatMessage = dict[str, Any]
 
 
 class Session:
@@ -39,6 +40,7 @@ class Session:
         self.options: dict[str, Any] = {}
         self.messages: list[ChatMessage] = []
         self.preset_messages: list[ChatMessage] = []  # the messages that are part of the model
+        self._sees = False  # whether the model takes images
 
     def client(self) -> ServerClient:
         """A client for one call. Starts the background server again when it has exited because it was idle."""
@@ -72,6 +74,7 @@ class Session:
     def _begin_conversation(self, model: str) -> None:
         info = self.client().request_json("POST", "/api/show", {"model": model})
         self.request_fields["model"] = model
+        self._sees = "vision" in (info.get("capabilities") or ())
         self.preset_messages = [{"role": message["role"], "content": message["content"]} for message in info.get("messages") or ()]
         self.messages = []
 
@@ -86,7 +89,11 @@ class Session:
     def send(self, text: str) -> None:
         """Send a message and stream the answer to the screen. Ctrl-C ends the answer; the part that arrived stays in the conversation."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        messages = [*self.messages, {"role": "user", "content": text}]
+        message: ChatMessage = {"role": "user", "content": text}
+        if self._sees and names_images(text):
+            text, images = take_images(text)
+            message = {"role": "user", "content": text} | ({"images": images} if images else {})
+        messages = [*self.messages, message]
         writer = self.writer()
         answer_chunks: list[str] = []
         final_event: Mapping[str, Any] | None = None
@@ -140,7 +147,8 @@ class Session:
         return WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if self.wordwrap else 0, terminal=True)
 
     def _request(self, messages: list[ChatMessage]) -> dict[str, Any]:
-        return {**self.request_fields, "messages": messages} | ({"options": self.options} if self.options else {})
+        options = {**self.request_fields.get("options", {}), **self.options}
+        return {**self.request_fields, "messages": messages} | ({"options": options} if options else {})
 
 
 @contextlib.contextmanager

@@ -58,6 +58,10 @@ class Template:
         """The text that a call of a tool begins with; `{` where the template shows none: then a call is a JSON object."""
         return survey.tool_tag(self._root)
 
+    def answer_marks(self) -> tuple[str, ...]:
+        """The texts around thinking and in tool calls. A model may have control tokens for them, which an engine leaves out unasked."""
+        return tuple(dict.fromkeys([*(tag for tag in self.thinking_tags() if tag), *survey.call_marks(self._root)]))
+
     def capabilities(self) -> set[str]:
         """What the template makes a model capable of: any of tools, insert, thinking."""
         capabilities = {"tools"} if self.mentions("tools") else set()

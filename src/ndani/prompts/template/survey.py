@@ -5,6 +5,7 @@ All are Ollama's own rules, oddities included, because a model's capabilities an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -22,6 +23,9 @@ from ndani.prompts.template.nodes import (
     TextNode,
     Variable,
 )
+
+_MARK = re.compile(r"<[^<>\s{}\"]{1,64}>|\[/?[A-Z_]{2,64}\]")
+_MAX_MARKS = 32
 
 
 def names(body: NodeList) -> frozenset[str]:
@@ -113,6 +117,20 @@ def tool_tag(body: NodeList) -> str:
     branch = _tool_calls_branch(body)
     text = _first_text(branch.body) if branch else ""
     return text.replace("\r\n", "\n").partition("{")[0].strip() or "{"
+
+
+def call_marks(body: NodeList) -> tuple[str, ...]:
+    """The texts in `<…>` or `[…]` that a turn's tool calls are printed with: a model may have tokens of their own for them."""
+    branch = _tool_calls_branch(body)
+    texts: list[str] = []
+    pending: list[Node] = [*branch.body] if branch else []
+    while pending:
+        node = pending.pop(0)
+        if isinstance(node, TextNode):
+            texts += _MARK.findall(node.text)
+        elif isinstance(node, Branch):
+            pending = [*node.body, *(node.else_body or ()), *pending]
+    return tuple(dict.fromkeys(texts))[:_MAX_MARKS]
 
 
 def _tool_calls_branch(nodes: NodeList) -> Branch | None:
