@@ -42,7 +42,7 @@ MODELS = {
 _MASKED = frozenset(
     {"created", "created_at", "completed_at", "modified_at", "expires_at", "expires", "pid", "size_vram", "obfuscation"}
     | {f"{name}_duration" for name in ("total", "load", "prompt_eval", "eval")}
-    | {"prompt_eval_cached_count", "cached_tokens"}
+    | {"cached_tokens", "cache_write_tokens"}
 )
 _IDS = re.compile(r"\b(chatcmpl|cmpl|resp|msg|call|toolu|fc|rs|conv|item|req|reasoning)([-_])[A-Za-z0-9]{6,}\b")
 
@@ -131,6 +131,7 @@ def masked(value: Any, server: Server) -> Any:
     if "cache_read_input_tokens" in value:  # the prompt's tokens are counted in two parts
         whole = value["input_tokens"] + (value["cache_read_input_tokens"] or 0) + (value.get("cache_creation_input_tokens") or 0)
         value = value | {"input_tokens": whole, "cache_read_input_tokens": "*", "cache_creation_input_tokens": "*"}
+    value = {key: member for key, member in value.items() if key != "prompt_eval_cached_count"}  # it is there only above 0
     return {key: "*" if key in _MASKED and member is not None else masked(member, server) for key, member in value.items()}
 
 
