@@ -124,8 +124,9 @@ def answered(client: str, server: Server) -> Said:
         )
         found: Said = defaultdict(list)
         for line in ran.stdout.splitlines():
-            verb, _, text = line.partition("\t")
-            found[verb].append(json.loads(text))
+            verb, tab, text = line.partition("\t")
+            if tab:  # packages print lines of their own
+                found[verb].append(json.loads(text))
         if ran.returncode:
             _failures[client] = f"after {list(found)}:\n{ran.stderr[-3000:]}\n{server.log[-1000:]}"
         assert client not in _failures, _failures[client]
