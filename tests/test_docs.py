@@ -234,7 +234,8 @@ def test_commands_do_what_they_say(block: Block, house: Server, tmp_path: Path) 
     )
     assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     assert done.stdout or done.stderr or "> " in block.text, f"{block} printed nothing"
-    assert '"error"' not in done.stdout, f"{block}\n{done.stdout}"
+    said = done.stdout.replace('"error":null', "")  # a response of OpenAI's says so of itself
+    assert '"error"' not in said, f"{block}\n{done.stdout}"
     assert house.process.poll() is None, f"{block} ended the server:\n{house.log}"
 
 
