@@ -28,7 +28,7 @@ from ndani.store import Store
 from stores import put_echo
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding-a-dialect.md").read_text()
-CODE, ROW = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+CODE, ROW = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture

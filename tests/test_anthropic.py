@@ -197,3 +197,10 @@ def test_tokens_beyond_the_context_are_counted_too(client: anthropic.Anthropic) 
         client.messages.count_tokens(model="nobody", messages=HI)
     with pytest.raises(anthropic.BadRequestError, match="messages is required"):
         client.messages.count_tokens(model="echo", messages=[])
+
+
+def test_a_field_that_the_api_does_not_have_is_named(echo: Server) -> None:
+    body: dict[str, Any] = {"model": "echo", "max_tokens": 1, "messages": HI, "seed": 3, "metadata": {"user_id": "u"}}
+    assert echo.post("/v1/messages", body).headers["x-ndani-ignored"] == "seed"
+    body["stream"] = True
+    assert echo.post("/v1/messages", body).headers["x-ndani-ignored"] == "seed"

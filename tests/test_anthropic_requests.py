@@ -181,6 +181,7 @@ def test_tool_choice(choice: dict[str, Any], wanted: ToolChoice, parallel: bool)
 def test_thinking(fields: dict[str, Any], think: bool | str) -> None:
     request = parsed(**fields, max_tokens=10_000)
     assert (request.think, request.think_if_possible) == (think, True)
+    assert request.think_budget == (fields.get("thinking") or {}).get("budget_tokens")
 
 
 def test_the_form_of_the_answer() -> None:
@@ -199,7 +200,7 @@ def test_context_management_that_keeps_everything_changes_nothing() -> None:
 
 def test_a_request_to_count_has_no_options() -> None:
     body = {"model": "m", "messages": HI, "system": "Be brief.", "tools": [WEATHER], "thinking": {"type": "enabled", "budget_tokens": 5000}}
-    counted = parse_count_tokens(body)
+    _, counted = parse_count_tokens(body)
     asked = parsed(system="Be brief.", tools=[WEATHER], thinking=body["thinking"], max_tokens=6000)
     assert (counted.messages, counted.tools, counted.think) == (asked.messages, asked.tools, asked.think)
 
@@ -218,6 +219,8 @@ CALLED = {"role": "assistant", "content": [use("a")]}
         ({"max_tokens": "9"}, "max_tokens must be an integer"),
         ({"messages": None}, "messages is required"),
         ({"messages": []}, "messages is required"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content must not be an empty array"),
+        ({"messages": [{"role": "system", "content": ""}]}, "messages holds no words to answer"),
         ({"messages": [{"role": "user"}]}, "messages[0].content is required"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role has a value that is not one of those allowed"),
         (

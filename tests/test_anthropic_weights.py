@@ -200,3 +200,11 @@ def test_counted_tokens_are_those_of_the_answer(client: anthropic.Anthropic, sys
 def test_a_user_of_another_dialect_gets_the_same_prompt(server: Server, client: anthropic.Anthropic) -> None:
     native = server.ask("/api/chat", {"model": "smollm2", "messages": HI, "options": {"num_predict": 1}})
     assert native["prompt_eval_count"] == client.messages.count_tokens(model="smollm2", messages=HI).input_tokens
+
+
+def test_a_model_without_eyes_refuses_an_image(client: anthropic.Anthropic) -> None:
+    picture: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+    with pytest.raises(anthropic.BadRequestError, match="image"):
+        client.messages.create(model="smollm2", max_tokens=4, messages=[{"role": "user", "content": [picture]}])
+    with pytest.raises(anthropic.BadRequestError, match="image"):
+        client.messages.count_tokens(model="smollm2", messages=[{"role": "user", "content": [picture]}])

@@ -99,7 +99,7 @@ def words(environment: Home, line: str, shell: str = "bash") -> list[str]:
 
 def test_every_command_is_offered(home: Home) -> None:
     assert words(home, "ndani ") == list(commands())
-    assert words(home, "ndani s") == ["serve", "show", "stop"]
+    assert words(home, "ndani s") == ["serve", "show", "stop", "shims"]
 
 
 def test_models_stand_where_models_do(home: Home) -> None:

@@ -28,7 +28,7 @@ ONLY = (
 #: What is made out of an empty store, GGUF files and a checkpoint, and asked of it.
 MADE = (
     "^(tags(-|$)|blob|create|show|embed|generate-(debug-render|bad-template|suffix|embedder)"
-    "|chat-derived|chat-system-own|chat-embedder|delete)"
+    "|chat-derived|chat-system-own|chat-embedder|messages|delete)"
 )
 
 recorded = pytest.mark.skipif(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from ndani.runtime.pool import Pool
 from ndani.service import Service
 from ndani.sources.fetcher import Fetcher
 from ndani.store import Store
-from server import Server
+from server import PATIENCE, Server
 
 
 @pytest.fixture
@@ -359,3 +361,19 @@ def test_the_page_loads_nothing_from_anywhere_else(echo: Server) -> None:
     for path in ("/docs", "/docs/page.js", "/docs/page.css"):
         text = echo.http.get(path).text
         assert not re.search(r"https?://|//\w+\.|innerHTML|eval\(|@import|url\(", text), path
+
+
+@pytest.mark.slow
+def test_a_browser_shows_every_route(echo: Server, described: dict[str, Any], tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom"]
+    shown = subprocess.run(
+        [browser, *flags, f"{echo.url}/docs#post_api_chat"], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    count = sum(len(methods) for methods in described["paths"].values())
+    assert f">{count} of {count} routes<" in shown.stdout
+    assert re.search(r'<details id="post_api_chat"[^>]* open="">', shown.stdout), "a link to a route opens it"
+    assert "_debug_render_only" in shown.stdout
+    assert 'href="#type-ollama.Message"' in shown.stdout

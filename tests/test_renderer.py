@@ -51,7 +51,8 @@ def server(start: Start, tmp_path: Path) -> Server:
 
 def test_the_chat_template_in_the_weights_serves_it(server: Server) -> None:
     body = {"options": {"num_predict": 1}, "prompt": "hi", "messages": HI}
-    for model, prompt in (("served", "hi"), ("readable", "<hi>"), ("plain", "hi"), ("nothing", "hi")):
+    by_weights = "<|user|>\nhi\n<|end|>\n<|assistant|>"
+    for model, prompt in (("served", by_weights), ("readable", "<hi>"), ("plain", by_weights), ("nothing", by_weights)):
         for path in (CHAT, GENERATE):
             answer = server.post(path, body | {"model": model, "stream": False, "_debug_render_only": True})
             assert answer.status_code == 200

@@ -28,9 +28,13 @@ JINJA = """{%- if tools -%}{{- '<tools>' + (tools | tojson) + '</tools>' -}}{%- 
 {{- '<|over|>' -}}{%- endfor -%}{{- '<|assistant|>' -}}"""
 
 
-HARMONY = """{%- for m in messages -%}{%- if m.tool_calls -%}
-{{- '<|start|>assistant<|channel|>commentary to=functions.' + m.tool_calls[0].function.name + '<|message|>' -}}{%- else -%}
-{{- '<|start|>' + m.role + '<|message|>' + (m.content or '') + '<|end|>' -}}{%- endif -%}{%- endfor -%}{{- '<|start|>assistant' -}}"""
+HARMONY = """{%- for m in messages -%}{%- if m.role == 'assistant' -%}
+{%- if m.thinking -%}{{- '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' -}}{%- endif -%}
+{%- if m.tool_calls -%}{%- set call = m.tool_calls[0].function -%}
+{{- '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' + (call.arguments | tojson) + '<|call|>' -}}
+{%- else -%}{{- '<|start|>assistant<|channel|>final<|message|>' + (m.content or '') + '<|end|>' -}}{%- endif -%}
+{%- else -%}{{- '<|start|>' + m.role + '<|message|>' + (m.content or '') + '<|end|>' -}}{%- endif -%}
+{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}"""
 
 
 def jinja(call: str) -> str:

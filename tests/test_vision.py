@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from golden_cli import run
+from mirrors import Mirror
 from server import Server, serving
 from vision_models import GIF, IMAGE_TOKENS, JINJA, JPEG, WEBP, bmp, png, projector, vision_llama
 
@@ -116,16 +117,17 @@ def test_in_raw_mode_the_prompt_says_where_an_image_is(server: Server) -> None:
     assert answers[0] == answers[1] != answers[2]
 
 
-def test_the_images_of_turns_that_are_left_out_are_left_out_too(server: Server) -> None:
+@pytest.mark.parametrize(("model", "more"), [("eye", {}), ("tooled", {"tools": [TOOL]})])
+def test_the_images_of_turns_that_are_left_out_are_left_out_too(server: Server, model: str, more: dict[str, Any]) -> None:
     last = {"role": "user", "content": "and this?", "images": [GREEN]}
     talk = [{"role": "user", "content": "x " * 5000, "images": [RED]}, {"role": "assistant", "content": "fine"}, last]
-    fitted, alone = (server.ask(CHAT, {"model": "eye", "messages": messages, "options": STILL}) for messages in (talk, talk[1:]))
+    fitted, alone = (server.ask(CHAT, {"model": model, "messages": messages, "options": STILL} | more) for messages in (talk, talk[1:]))
     assert fitted["message"] == alone["message"]
     assert fitted["prompt_eval_count"] == alone["prompt_eval_count"]
     assert fitted["truncated"] > 5000
-    status, sentence = server.refusal(CHAT, {"model": "eye", "messages": [last | {"content": "x " * 5000}], "options": STILL})
+    status, sentence = server.refusal(CHAT, {"model": model, "messages": [last | {"content": "x " * 5000}], "options": STILL} | more)
     assert (status, sentence.startswith(TOO_LONG)) == (400, True)
-    status, sentence = server.refusal(CHAT, {"model": "eye", "messages": talk, "options": STILL, "truncate": False})
+    status, sentence = server.refusal(CHAT, {"model": model, "messages": talk, "options": STILL, "truncate": False} | more)
     assert (status, sentence.startswith(TOO_LONG)) == (400, True)
 
 
@@ -133,6 +135,20 @@ def test_a_small_context_is_larger_for_images(server: Server) -> None:
     server.post(GENERATE, {"model": "gopher", "keep_alive": 0})
     assert generate(server, RED, prompt="x" * 500, model="gopher", options=STILL | {"num_ctx": 16})["eval_count"] > 0
     assert server.resident()["gopher:latest"]["context_length"] == 2048
+
+
+def test_such_a_model_reads_long_texts_like_any_other_and_stops_at_the_end_of_its_context(server: Server, tmp_path: Path) -> None:
+    """With a projector the engine shifts no context, so an answer ends there."""
+    cut = generate(server, prompt="x " * 5000)
+    assert cut["truncated"] > 0
+    assert cut["eval_count"] > 0
+    files = {"m.gguf": server.upload(vision_llama(tmp_path, template=JINJA, context=2048)), "p.gguf": server.upload(projector())}
+    assert server.ask(CREATE, {"model": "short", "files": files}) == {"status": "success"}
+    parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{RED}"}}]
+    body = {"model": "short", "messages": [{"role": "user", "content": parts}], "seed": 1, "logit_bias": {"1": -100}}
+    whole = server.post("/v1/chat/completions", body, timeout=120).json()
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert 2040 <= whole["usage"]["total_tokens"] <= 2048
 
 
 def test_tools_and_images_together(server: Server) -> None:
@@ -184,6 +200,18 @@ def test_show_lists_the_projector(server: Server) -> None:
     again = server.ask(CREATE, {"model": "copied", "from": "eye", "system": "look"})
     assert again == {"status": "success"}
     assert generate(server, RED, model="copied")["eval_count"] > 0
+
+
+def test_a_model_with_a_projector_is_pulled_whole(server: Server, tmp_path: Path) -> None:
+    mirror = Mirror(server.models, tmp_path)
+    try:
+        name = f"{mirror.host}/library/gopher"
+        assert server.ask("/api/pull", {"model": name, "insecure": True}) == {"status": "success"}
+    finally:
+        mirror.close()
+    shown, original = (server.post("/api/show", {"model": model}).json() for model in (name, "gopher"))
+    assert shown["projector_info"] == original["projector_info"]
+    assert generate(server, RED, model=name)["response"] == generate(server, RED, model="gopher")["response"]
 
 
 def test_a_projector_of_another_model_is_one_sentence_and_harms_nobody(server: Server, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ _BEGINNINGS = {
     "api/ollama/routes.py: OllamaRoutes.pull": "/api/pull",
 }
 _MARK = "*in another process*"
-WALKS = ["One chat request", "One pull", "One create"]
+WALKS = ["One chat request", "One streamed OpenAI tool call", "One pull", "One create"]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

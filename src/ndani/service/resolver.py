@@ -17,7 +17,7 @@ from ndani.runtime.spec import EMBEDDING_KEY_SUFFIX, MIN_IMAGE_CTX, RunnerSpec, 
 from ndani.service import model_ids
 from ndani.settings import Settings
 from ndani.store import Store, StoredModel
-from ndani.store.answer_formats import PARSERS, AnswerFormat, format_of_chat_template, implied_parser, prefers_chat_template, unserved
+from ndani.store.answer_formats import PARSERS, AnswerFormat, format_of_chat_template, unserved
 from ndani.types import Sampling
 
 #: Bounds of a batch, in prompt tokens. Between two batches the engine checks whether the client left.
@@ -122,9 +122,8 @@ class ModelResolver:
             pooling="rank" if header.has_rank_head else "",
         )
         has_chat_template = engine.chat_template and header.chat_template is not None
-        renderer, parser = entry.config.renderer, entry.config.parser or implied_parser(entry.config.model_family, entry.template or "")
         # A model with a renderer built into Ollama has only a placeholder as its template; the weights hold the real one.
-        template = read_template(None if has_chat_template and prefers_chat_template(renderer, parser) else entry.template)
+        template = read_template(None if has_chat_template and entry.prefers_chat_template else entry.template)
         if template.error:
             problem = f"the model {entry.name} has a template that cannot be used ({template.error})"
             template = ChatTemplate(error=f"{problem}; create it again with another one")
@@ -136,10 +135,10 @@ class ModelResolver:
             template,
             header.has_rank_head,
             has_chat_template,
-            ("parser",) if parser and PARSERS.get(parser) is None else (),
+            ("parser",) if entry.parser and PARSERS.get(entry.parser) is None else (),
             format_of_chat_template(header.chat_template or ""),
-            PARSERS.get(parser),
-            unserved(renderer, parser, has_chat_template=has_chat_template),
+            PARSERS.get(entry.parser),
+            unserved(entry.config.renderer, entry.parser, has_chat_template=has_chat_template),
             frozenset(listing.capabilities),
         )
 

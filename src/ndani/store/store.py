@@ -306,7 +306,8 @@ class Store:
             return config.capabilities or ("completion",)
         template_capabilities: Collection[str] | None = None
         with contextlib.suppress(StoreFailed):
-            template_capabilities = None if entry.template is None else self._template_capabilities(entry.template)
+            if entry.template is not None and not (header.chat_template and entry.prefers_chat_template):
+                template_capabilities = self._template_capabilities(entry.template)
         return header.capabilities(template_capabilities, self._projector_senses(entry))
 
     def _projector_senses(self, entry: StoredModel) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ndani import untrusted_json
 from ndani.errors import BadRequest, StoreFailed
 from ndani.names import Name
 from ndani.store import layout
-from ndani.store.answer_formats import prefers_chat_template
+from ndani.store.answer_formats import implied_parser, prefers_chat_template
 from ndani.store.blobs import Blobs
 from ndani.store.layout import Layout
 from ndani.store.parameters import excerpt
@@ -160,6 +160,16 @@ class StoredModel:
     def template(self) -> str | None:
         """The Go template, where the model has one of its own."""
         return self._text(layout.TEMPLATE)
+
+    @property
+    def parser(self) -> str:
+        """The parser of Ollama that reads its answers there, by its config or its TEMPLATE; an empty text for the general one."""
+        return self.config.parser or implied_parser(self.config.model_family, self.template or "")
+
+    @property
+    def prefers_chat_template(self) -> bool:
+        """Whether the chat template in its weights, where they hold one, makes its prompts rather than its TEMPLATE."""
+        return prefers_chat_template(self.config.renderer, self.parser)
 
     @property
     def system(self) -> str | None:

@@ -49,14 +49,22 @@ def parse_conversation(system: str | list[TextBlock] | None, turns: Sequence[Tur
     messages = list(_system(_placed(system or "", "system")))
     tool_names: dict[str, str] = {}
     for role, group in groupby(enumerate(turns), lambda numbered: numbered[1].role):
-        blocks = [placed for index, turn in group for placed in _placed(turn.content, f"messages[{index}].content")]
+        blocks = [placed for index, turn in group for placed in _turn(turn, f"messages[{index}].content")]
         if role == "system":
             messages += _system(blocks)
         elif role == "assistant":
             messages.append(_assistant(blocks, tool_names))
         else:
             messages += _user(blocks, tool_names)
+    if not messages:
+        raise BadRequest("messages holds no words to answer; send a turn of the user")
     return tuple(messages)
+
+
+def _turn(turn: Turn, where: str) -> list[_Placed]:
+    if not turn.content and not isinstance(turn.content, str):
+        raise BadRequest(f"{where} must not be an empty array")
+    return _placed(turn.content, where)
 
 
 def _placed(blocks: str | Sequence[ContentBlock], where: str) -> list[_Placed]:

@@ -46,12 +46,12 @@ def parse_messages(body: dict[str, Any]) -> tuple[MessagesBody, ChatRequest]:
     return parsed, _chat_request(parsed, sampling)
 
 
-def parse_count_tokens(body: dict[str, Any]) -> ChatRequest:
+def parse_count_tokens(body: dict[str, Any]) -> tuple[CountTokensBody, ChatRequest]:
     """Parse a body of /v1/messages/count_tokens. Raises BadRequest."""
     parsed = convert(body, CountTokensBody)
     if not parsed.model:
         raise BadRequest("model is required")
-    return _chat_request(parsed, parse_options({"num_ctx": parsed.num_ctx})[0])
+    return parsed, _chat_request(parsed, parse_options({"num_ctx": parsed.num_ctx})[0])
 
 
 def _chat_request(body: ConversationBody, sampling: Sampling) -> ChatRequest:
