@@ -74,7 +74,8 @@ class Answers:
         if not (request.raw or request.template or request.suffix):  # with those, Ollama uses no renderer either
             _require_served(model)
         render = "plain" if request.raw else _rendering(model, template)
-        reading = Reading(constraint=request.constraint) if request.raw or request.suffix else decide_reading(model, request, render)
+        as_it_is = Reading(think=request.think, constraint=request.constraint)
+        reading = as_it_is if request.raw or request.suffix else decide_reading(model, request, render)
         question = Question(
             messages,
             merge(request.sampling, model.options),
