@@ -256,7 +256,11 @@ async def _think_then_answer(
     if used_up or first.stop_sequence not in (None, closing) or question.silent:
         yield first
         return
-    prompt = await continued_prompt(engine, question, fitted, thinking.tokens, f"\n{closing}\n\n")
+    # The tokens are all that the model wrote: also the closing tag, or the token with which it ended its turn instead.
+    ended = first.reason == "stop" and first.stop_sequence is None
+    thoughts = thinking.tokens[:-1] if ended else thinking.tokens
+    end = "\n\n" if first.stop_sequence == closing else f"\n{closing}\n\n"
+    prompt = await continued_prompt(engine, question, fitted, thoughts, end)
     rest = options | {"n_predict": max(options["n_predict"] - first.usage.output_tokens, 1)}
     answering = _completion(replace(question, thinking_tags=None), rest, fitted)
     try:
