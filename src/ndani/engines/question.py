@@ -241,16 +241,23 @@ async def _think_then_answer(
     async def render_open(messages: tuple[Message, ...]) -> str:
         return _with_thinking_opened(await render(messages), question)
 
-    fitted = await fit_prompt(engine, question, render_open)
-    options = await _within_context(engine, question, options, fitted.prompt)
-    free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
-    if question.think_budget is not None:
-        free["n_predict"] = min(question.think_budget, options["n_predict"])
+    fitted, was_fitted = await fit_prompt(engine, question, render_open), question.tags is None
     logprobs = question.logprobs is not None
-    thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
-    async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
-        async for piece in pieces:
-            yield piece
+    while True:
+        options = await _within_context(engine, question, options, fitted.prompt)
+        free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
+        if question.think_budget is not None:
+            free["n_predict"] = min(question.think_budget, options["n_predict"])
+        thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
+        try:
+            async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            break
+        except PromptTooLong as refusal:  # its images have more tokens than they were taken to have
+            if was_fitted:
+                raise BadRequest(TOO_LONG) from None
+            fitted, was_fitted = await fit_prompt(engine, question, render_open, refusal), True
     first = thinking.done(silent=question.silent, slot_ctx=question.slot_ctx, context=None, truncated=fitted.truncated)
     used_up = first.reason == "length" and free["n_predict"] == options["n_predict"]
     if used_up or first.stop_sequence not in (None, closing) or question.silent:
@@ -300,6 +307,10 @@ async def _chat(
     if question.think and question.think_budget is not None:
         options = options | {"thinking_budget_tokens": question.think_budget}
     messages, truncated, was_fitted = question.messages, 0, False
+    whole_turns = replace(question, shift=False)
+    if question.num_ctx < question.slot_ctx:  # the engine refuses only what is too long for its slot
+        fitted = await fit_prompt(engine, whole_turns, render)
+        messages, truncated = fitted.messages, fitted.truncated
     while True:
         limited = options if question.shift else await _within_context(engine, question, options, await render(messages))
         chat = EngineChat(Accumulator(limited["n_predict"], silent=question.silent), one_call=question.one_call)
@@ -316,7 +327,7 @@ async def _chat(
         except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
-            fitted = await fit_prompt(engine, replace(question, shift=False), render, refusal)
+            fitted = await fit_prompt(engine, whole_turns, render, refusal)
             messages, truncated, was_fitted = fitted.messages, fitted.truncated, True
     for piece in chat.end():
         yield piece
