@@ -192,3 +192,23 @@ async def test_a_reference_alone_still_closes_its_object() -> None:
 async def test_a_pattern_may_escape_anything(pattern: str, text: str) -> None:
     assert await allows(Constraint("regex", pattern), text)
     assert not await allows(Constraint("regex", pattern), text + "z")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "said"),
+    [
+        (Constraint("schema", {"$ref": "#"}), "refers to itself"),
+        (Constraint("schema", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}), "refers to itself"),
+        (Constraint("lark", "start: start"), "cannot be read"),
+        (Constraint("lark", "start: <|im_end|>"), "tokens of a model"),
+        (Constraint("lark", 'start: "a" <[999999]> // "'), "tokens of a model"),
+        (Constraint("gbnf", " "), "the grammar is empty"),
+    ],
+)
+async def test_what_would_fail_only_in_the_engine_is_refused(constraint: Constraint, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        await engine_grammar(constraint)
+
+
+async def test_text_in_a_grammar_is_not_taken_for_tokens_of_a_model() -> None:
+    assert await allows(Constraint("lark", 'start: "<a>" /<\\/b>/ // <c>\n# <d>\n'), "<a></b>")

@@ -79,6 +79,15 @@ def test_a_call_that_was_cut_off_is_text() -> None:
     assert chat.done(silent=False, slot_ctx=0, truncated=0).reason == "length"
 
 
+def test_a_call_that_was_cut_off_before_its_arguments_is_none() -> None:
+    for chunks in ((chunk(tool_calls=[call(0, "f")]), chunk("length")), (chunk(tool_calls=[call(0, "f")]),)):
+        pieces, chat = read(*chunks)
+        assert pieces == []
+        assert chat.done(silent=False, slot_ctx=0, truncated=0).reason == "length"
+    pieces, _ = read(chunk(tool_calls=[call(0, "f")]), chunk("tool_calls"))
+    assert [piece.call.arguments for piece in pieces if isinstance(piece, Called)] == [{}], "the engine says that it is whole"
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Server]:
     """The real weights with a chat template that has tools and thinking."""

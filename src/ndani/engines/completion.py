@@ -63,7 +63,14 @@ class Completion:
 
     def end(self) -> Sequence[Piece]:
         """What a parser has held back, once no more chunks will come."""
-        return () if self._parser is None or self._called else self._first_call(self._parser.finish())
+        if self._parser is None:
+            return ()
+        if not self._called:
+            return self._first_call(self._parser.finish())
+        # The tokens of the call, which it has not, still count among the log-probabilities.
+        rest = self._parser.finish()
+        logprobs = tuple(logprob for piece in rest if isinstance(piece, Text | Thought) for logprob in piece.logprobs)
+        return (Text("", (), logprobs),) if logprobs else ()
 
     def _pieces(self, text: Text | None, chunk: Chunk) -> Sequence[Piece]:
         if self._keeps_logprobs:

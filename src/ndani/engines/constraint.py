@@ -47,6 +47,8 @@ _KEYWORDS_BY_PROBLEM = (
 #: What a pattern between slashes cannot have as it is; an escaped character is one already, unless it is a line end.
 _IN_PATTERN = re.compile(r"\\.|/|\n", re.DOTALL)
 _PATTERN_ESCAPES = {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}
+#: What Lark has quoted, where "<" means nothing: comments, strings, and patterns. Elsewhere it begins a token of the model.
+_QUOTED = re.compile(r'//[^\n]*|#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _KEYWORD = re.compile(r'"([$A-Za-z]{1,40})"')
 
 
@@ -104,6 +106,8 @@ def _grammar(constraint: Constraint) -> str:
     if constraint.kind == "gbnf":
         assert isinstance(value, str)
         _require_length(value, "grammar")
+        if not value.strip():
+            raise BadRequest("the grammar is empty; send one with a rule named root")
         if value.lstrip().startswith("%llguidance"):
             raise BadRequest("the grammar must be in GBNF; one in Lark is sent as a lark_grammar")
         return value
@@ -112,17 +116,16 @@ def _grammar(constraint: Constraint) -> str:
         _require_length(value, "regular expression")
         pattern = _IN_PATTERN.sub(lambda found: _PATTERN_ESCAPES.get(found[0], found[0]), value.removeprefix("^"))
         pattern = pattern[:-1] if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
-        lark = f"start: /{pattern}/"
-        _check(
-            lark,
+        return _checked(
+            f"start: /{pattern}/",
             "the regular expression cannot be obeyed: it is wrong, or uses what has no finite automaton (look-around, back references)",
         )
-        return _LLGUIDANCE + lark
     if constraint.kind == "lark":
         assert isinstance(value, str)
         _require_length(value, "grammar")
-        _check(value, "the grammar cannot be read; check its Lark, and that it has a rule named start")
-        return _LLGUIDANCE + value
+        if "<" in _QUOTED.sub("", value):
+            raise BadRequest("the grammar names tokens of a model, which cannot be checked here; write their text as a string")
+        return _checked(value, "the grammar cannot be read; check its Lark, and that it has a rule named start")
     schema = _schema({"type": "object"} if constraint.kind == "json" else value)
     text = json.dumps(schema, ensure_ascii=False)
     _require_length(text, "schema")
@@ -130,7 +133,7 @@ def _grammar(constraint: Constraint) -> str:
 
     if problem := LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(text)):
         raise BadRequest(_schema_problem(problem))
-    return f"{_LLGUIDANCE}start: %json {text}"
+    return _checked(f"start: %json {text}", "the JSON Schema cannot be obeyed here: it refers to itself without an end, or is too large")
 
 
 def _schema(value: object) -> dict[str, Any]:
@@ -211,11 +214,17 @@ def _schema_problem(problem: str) -> str:
     return "the JSON Schema cannot be obeyed here; simplify it"
 
 
-def _check(lark: str, refusal: str) -> None:
-    from llguidance import LLMatcher
+def _checked(lark: str, refusal: str) -> str:
+    """The grammar for the engine. Some that can be read fail with the first token, so that is tried, with bytes as the tokens."""
+    from llguidance import LLMatcher, LLTokenizer
 
-    if LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark)):
+    grammar = _LLGUIDANCE + lark
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
+    if not matcher.get_error():
+        matcher.compute_bitmask()
+    if matcher.get_error():
         raise BadRequest(refusal)
+    return grammar
 
 
 def _require_length(text: str, what: str) -> None:

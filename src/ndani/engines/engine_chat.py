@@ -57,23 +57,24 @@ class EngineChat:
                 self._call = part.index, part.function.name, []
             self._call[2].append(part.function.arguments)
         if chunk.finish_reason is not None:
-            pieces += self._finished_call()
+            pieces += self._finished_call(cut=chunk.finish_reason == "length")
         return pieces
 
     def end(self) -> Sequence[Piece]:
         """What is left when no more chunks will come."""
-        return self._finished_call()
+        return self._finished_call(cut=True)
 
-    def _finished_call(self) -> list[Piece]:
-        """The call in progress as a piece. One that was cut off is text, so that nothing is lost."""
+    def _finished_call(self, *, cut: bool = False) -> list[Piece]:
+        """The call in progress as a piece. One that was cut off is text, so that nothing is lost; it may be cut before its arguments."""
         if self._call is None or (self._one_call and self._calls):
             return []
         (_, name, parts), self._call = self._call, None
+        written = "".join(parts)
         arguments = None
         with suppress(msgspec.DecodeError, RecursionError):
-            arguments = msgspec.json.decode("".join(parts) or "{}")
+            arguments = msgspec.json.decode(written) if written or cut else {}
         if not isinstance(arguments, dict):
-            return [Text("".join(parts))]
+            return [Text(written)] if written else []
         self._calls += 1
         return [Called(ToolCall(name, arguments, new_call_id(), self._calls - 1))]
 

@@ -85,7 +85,7 @@ async def ask(engine: RunnerClient, question: Question, sink: Sink | None = None
 
     Raises BadRequest, EngineFailed.
     """
-    options = await _engine_options(question)
+    options = await _engine_options(engine, question)
     render = await prompt_renderer(engine, question)
     if question.engine_reads and not question.render_only:
         answer = _chat(engine, question, options, render, sink)
@@ -123,13 +123,17 @@ async def _count_with_images(engine: RunnerClient, question: Question, prompt: s
     raise EngineFailed("the engine did not tell the size of a prompt; ask again")
 
 
-async def _engine_options(question: Question) -> dict[str, Any]:
+async def _engine_options(engine: RunnerClient, question: Question) -> dict[str, Any]:
     """The fields of the engine's request."""
     options = translate(question.sampling, question.num_ctx)
     if question.logprobs is not None:
         # The engine gives as many alternatives as it gives probabilities; without any it gives no log-probability either.
         options["n_probs"] = max(question.logprobs, 1)
     if question.logit_bias:
+        try:
+            await engine.detokenize([token for token, _ in question.logit_bias])
+        except BadRequest:  # the engine would leave them out
+            raise BadRequest("logit_bias has token ids that this model does not have; /api/tokenize says which ids a text has") from None
         options["logit_bias"] = [[token, False if bias == float("-inf") else bias] for token, bias in question.logit_bias]
     if marks := _marks(question):
         options["preserved_tokens"] = marks
@@ -241,23 +245,37 @@ async def _think_then_answer(
     async def render_open(messages: tuple[Message, ...]) -> str:
         return _with_thinking_opened(await render(messages), question)
 
-    fitted = await fit_prompt(engine, question, render_open)
-    options = await _within_context(engine, question, options, fitted.prompt)
-    free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
-    if question.think_budget is not None:
-        free["n_predict"] = min(question.think_budget, options["n_predict"])
+    fitted, was_fitted = await fit_prompt(engine, question, render_open), question.tags is None
     logprobs = question.logprobs is not None
-    thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
-    async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
-        async for piece in pieces:
-            yield piece
+    while True:
+        options = await _within_context(engine, question, options, fitted.prompt)
+        free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
+        if question.think_budget is not None:
+            free["n_predict"] = min(question.think_budget, options["n_predict"])
+        thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
+        try:
+            async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            break
+        except PromptTooLong as refusal:  # its images have more tokens than they were taken to have
+            if was_fitted:
+                raise BadRequest(TOO_LONG) from None
+            fitted, was_fitted = await fit_prompt(engine, question, render_open, refusal), True
     first = thinking.done(silent=question.silent, slot_ctx=question.slot_ctx, context=None, truncated=fitted.truncated)
-    used_up = first.reason == "length" and free["n_predict"] == options["n_predict"]
-    if used_up or first.stop_sequence not in (None, closing) or question.silent:
+    left = options["n_predict"] - first.usage.output_tokens
+    if question.silent or first.stop_sequence not in (None, closing):
         yield first
         return
-    prompt = await continued_prompt(engine, question, fitted, thinking.tokens, f"\n{closing}\n\n")
-    rest = options | {"n_predict": max(options["n_predict"] - first.usage.output_tokens, 1)}
+    if left < 1 or (first.reason == "length" and free["n_predict"] == options["n_predict"]):
+        yield replace(first, reason="length", stop_sequence=None)
+        return
+    # The tokens are all that the model wrote: also the closing tag, or the token with which it ended its turn instead.
+    ended = first.reason == "stop" and first.stop_sequence is None
+    thoughts = thinking.tokens[:-1] if ended else thinking.tokens
+    end = "\n\n" if first.stop_sequence == closing else f"\n{closing}\n\n"
+    prompt = await continued_prompt(engine, question, fitted, thoughts, end)
+    rest = options | {"n_predict": left}
     answering = _completion(replace(question, thinking_tags=None), rest, fitted)
     try:
         async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, answering, sink)) as pieces:
@@ -296,6 +314,9 @@ async def _chat(
     if question.think and question.think_budget is not None:
         options = options | {"thinking_budget_tokens": question.think_budget}
     messages, truncated, was_fitted = question.messages, 0, False
+    if question.num_ctx < question.slot_ctx:  # the engine refuses only what is too long for its slot
+        fitted = await fit_prompt(engine, replace(question, shift=False), render)
+        messages, truncated = fitted.messages, fitted.truncated
     while True:
         limited = options if question.shift else await _within_context(engine, question, options, await render(messages))
         chat = EngineChat(Accumulator(limited["n_predict"], silent=question.silent), one_call=question.one_call)
