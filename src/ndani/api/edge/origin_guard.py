@@ -52,15 +52,15 @@ class OriginGuard:
         self.allowed = re.compile("|".join(patterns))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        origin = headers.get("origin")
+        asked = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        origin = asked.get("origin")
         if not origin:
-            if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _READING_METHODS:
+            if asked.get("sec-fetch-site") == "cross-site" and scope["method"] not in _READING_METHODS:
                 await send_empty(send, 403, [])
                 return
             await self.app(scope, receive, send)
             return
-        host = headers.get("host", "")
+        host = asked.get("host", "")
         same_origin = origin.split("://")[-1] == host
         if not same_origin and not self.allowed.fullmatch(origin.lower()):
             await send_empty(send, 403, [])
