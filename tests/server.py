@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 import psutil
 
+from described import compare
 from ndani.store.layout import digest_of
 
 HOST = "127.0.0.1"
@@ -109,7 +110,7 @@ class Server:
             self.kill()
             raise
         self.url = f"http://{HOST}:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=300, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=300, trust_env=False, event_hooks={"response": [compare]})
         assert self.http.get("/api/version").status_code == 200
 
     def _listening(self) -> int:

@@ -137,6 +137,8 @@ GIVEN_CALLS = [
     ("<tool_call>", f"a<tool_call>{call(*OSLO)}</tool_call>b<tool_call>{call(*ADD)}</tool_call>c",
      [("text", "a"), OSLO, ("text", "b"), ADD, ("text", "c")]),
     ("<tool_call>", f"<tool_call>{call('hello', {})}</tool_call>", [("hello", {})]),
+    ("<tool_call>", f"<tool_call>{call('hello', {})}}}</tool_call>", [("hello", {})]),  # one bracket too many
+    ("<tool_call>", '<tool_call>{"arguments": {"city": "Oslo"}, "name": "get_weather"}</tool_call>', [OSLO]),
     ("<tool_call>", '<tool_call>{"name": "hello"}</tool_call>', [("hello", {})]),
     ("<tool_call>", '<tool_call>{"name": "hello", "arguments": null}</tool_call>', [("hello", {})]),
     ("<tool_call>", f"<tool_call>{call('add', json.dumps(ADD[1]))}", [ADD]),

@@ -204,3 +204,11 @@ def test_a_field_that_the_api_does_not_have_is_named(echo: Server) -> None:
     assert echo.post("/v1/messages", body).headers["x-ndani-ignored"] == "seed"
     body["stream"] = True
     assert echo.post("/v1/messages", body).headers["x-ndani-ignored"] == "seed"
+
+
+def test_the_client_lists_the_models(client: anthropic.Anthropic) -> None:
+    """They come in OpenAI's form, which holds what this client needs."""
+    assert {model.id for model in client.models.list()} == {"echo:latest", "other:latest"}
+    assert client.models.retrieve("echo").id == "echo"
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("nobody")

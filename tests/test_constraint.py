@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from ndani.engines.constraint import MAX_LENGTH, call_constraint, engine_grammar
 from ndani.errors import BadRequest
@@ -116,5 +117,78 @@ async def test_a_call_is_an_object_of_a_name_and_its_arguments() -> None:
     tools = (Tool("f", point, {}), Tool("g", {}, {}))
     found = enforced(await engine_grammar(call_constraint(tools)))
     assert [call["properties"]["name"]["const"] for call in found["anyOf"]] == ["f", "g"]
-    assert found["$defs"] == {"P": {"type": "integer"}}
+    assert found["anyOf"][0]["properties"]["arguments"] == {"$ref": "#/$defs/tool0"}
+    assert found["$defs"]["tool0"]["$defs"] == {"P": {"type": "integer"}}
     assert found["anyOf"][0]["required"] == ["name", "arguments"]
+
+
+async def allows(constraint: Constraint, document: Any) -> bool:
+    """Whether a document, or a text, matches the grammar of a constraint."""
+    matcher = LLMatcher(LLTokenizer("byte"), await engine_grammar(constraint), log_level=0)
+    text = document if isinstance(document, str) else json.dumps(document)
+    return matcher.try_consume_tokens(list(text.encode())) == len(text.encode()) and matcher.is_accepting()
+
+
+async def test_each_tool_has_its_own_definitions() -> None:
+    def tool(name: str, definition: dict[str, Any]) -> Tool:
+        return Tool(name, {"type": "object", "properties": {"p": {"$ref": "#/$defs/P"}}, "required": ["p"], "$defs": {"P": definition}}, {})
+
+    calls = call_constraint((tool("f", {"type": "integer"}), tool("g", {"type": "string"})))
+    assert await allows(calls, {"name": "f", "arguments": {"p": 1}})
+    assert await allows(calls, {"name": "g", "arguments": {"p": "x"}})
+    assert not await allows(calls, {"name": "f", "arguments": {"p": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "arguments"),
+    [
+        ({"properties": {"a": {"type": "integer"}, "p": {"$ref": "#/properties/a"}}}, {"a": 1, "p": 2}),
+        ({"properties": {"a": {"type": "integer"}, "p": {"$ref": "#"}}}, {"p": {"p": {"a": 1}}}),
+        ({"properties": {"p": {"$ref": "#/definitions/a"}}, "definitions": {"a": {"type": "integer"}}}, {"p": 1}),
+        ({"$id": "x:/y", "properties": {"p": {"$ref": "x:/y#/$defs/a"}}, "$defs": {"a": {"type": "integer"}}}, {"p": 1}),
+        (
+            {"properties": {"$ref": {"enum": ["#"]}, "const": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "null"}}},
+            {"$ref": "#", "const": None},
+        ),
+        ({"properties": {"p": {"const": {"$ref": "#/$defs/a"}}}, "$defs": {"a": {}}}, {"p": {"$ref": "#/$defs/a"}}),
+    ],
+)
+async def test_references_in_parameters_mean_the_parameters(parameters: dict[str, Any], arguments: dict[str, Any]) -> None:
+    tools = (Tool("f", {"type": "object", **parameters}, {}), Tool("g", {}, {}))
+    assert await allows(call_constraint(tools), {"name": "f", "arguments": arguments})
+    assert not await allows(call_constraint(tools), {"name": "f", "arguments": {"p": "other"}})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{"$ref": "#/$defs/A"}, {"properties": {"b": {"type": "integer"}}, "required": ["b"]}]},
+        {"$ref": "#/$defs/A", "properties": {"b": {"type": "integer"}}, "required": ["b"]},
+        {"$ref": "#/$defs/Z", "properties": {"b": {"type": "integer"}}, "required": ["b"]},
+        {
+            "properties": {"a": {"type": "integer"}},
+            "required": ["a"],
+            "anyOf": [{"properties": {"b": {"type": "integer"}}, "required": ["b"]}],
+        },
+        {"allOf": [{"$ref": "#/$defs/A"}, {"anyOf": [{"properties": {"b": {"type": "integer"}}, "required": ["b"]}]}]},
+    ],
+)
+async def test_schemas_that_must_match_together_are_not_closed_against_each_other(schema: dict[str, Any]) -> None:
+    definitions = {"A": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, "Z": {"$ref": "#/$defs/A"}}
+    constraint = Constraint("schema", {"type": "object", **schema, "$defs": definitions})
+    assert await allows(constraint, {"a": 1, "b": 2})
+    assert not await allows(constraint, {"a": 1})
+
+
+async def test_a_reference_alone_still_closes_its_object() -> None:
+    schema = {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"a": {"type": "integer"}}}}}
+    assert await allows(Constraint("schema", schema), {"a": 1})
+    assert not await allows(Constraint("schema", schema), {"b": 1})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"), [(r"a\/b", "a/b"), (r"a\\/b", r"a\/b"), ("a\\\nb", "a\nb"), ("[/]/", "//"), (r"^a$|^b\$$", "b$")]
+)
+async def test_a_pattern_may_escape_anything(pattern: str, text: str) -> None:
+    assert await allows(Constraint("regex", pattern), text)
+    assert not await allows(Constraint("regex", pattern), text + "z")

@@ -107,8 +107,9 @@ def test_errors_page_lists_the_tree() -> None:
 
 def test_serve_page_lists_every_route() -> None:
     routes = set()
-    for table in SOURCE.glob("api/*/dialect.py"):
-        names = vars(importlib.import_module(f"ndani.api.{table.parent.name}.dialect"))
+    for table in [*SOURCE.glob("api/*/dialect.py"), SOURCE / "api" / "page" / "__init__.py"]:
+        module = ".".join(table.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        names = vars(importlib.import_module(f"ndani.{module}"))
         for call in ast.walk(ast.parse(table.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("get", "head", "post", "delete"):
                 routes.add(f"{call.func.id.upper()} {eval(ast.unparse(call.args[0]), dict(names))}")

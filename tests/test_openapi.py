@@ -10,45 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
-from ndani import settings
-from ndani.api import anthropic, foundry, ollama, openai
-from ndani.api.app import build
+from described import error_of, route_of, route_table, shaped
 from ndani.api.edge.described_fields import only_described
-from ndani.api.edge.operation import JSON, NDJSON, DescribedRoute
 from ndani.api.ollama import bodies, requests
 from ndani.api.ollama.create import parse_create
 from ndani.api.ollama.embed import parse_embed, parse_embeddings
 from ndani.api.ollama.show import parse_show
-from ndani.engines.stream import Coalescer
 from ndani.errors import BadRequest
-from ndani.ledger.counts import Counts
-from ndani.ledger.log import Log
-from ndani.runtime import hardware
-from ndani.runtime.clock import SystemClock
-from ndani.runtime.pool import Pool
-from ndani.service import Service
-from ndani.sources.fetcher import Fetcher
-from ndani.store import Store
 from server import PATIENCE, Server
-
-
-@pytest.fixture
-async def routes(tmp_path: Path) -> list[DescribedRoute]:
-    """The route table of a server; none of its runners starts."""
-    chosen, log = settings.load({"NDANI_MODELS": str(tmp_path)}), Log()
-
-    async def spawn(*_: object) -> Any:
-        raise AssertionError("nothing is asked")
-
-    pool = Pool(chosen, spawn, Coalescer(), log, hardware.detect, SystemClock(), lambda _: None)
-    service = Service(chosen, Store(tmp_path), pool, Fetcher(chosen), log, Counts())
-    table = build(service, frozenset(), lambda: None).routes
-    assert all(isinstance(route, DescribedRoute) for route in table), "a route without its description"
-    return [route for route in table if isinstance(route, DescribedRoute)]
 
 
 @pytest.fixture
@@ -59,7 +31,8 @@ def described(echo: Server) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def test_every_route_is_described(routes: list[DescribedRoute], described: dict[str, Any]) -> None:
+def test_every_route_is_described(described: dict[str, Any]) -> None:
+    routes = route_table()
     table = {(route.method.lower(), re.sub(r":\w+}", "}", route.path)) for route in routes}
     assert table == {(method, path) for path, methods in described["paths"].items() for method in methods}
     assert len(table) == len(routes) > 70
@@ -201,58 +174,6 @@ def test_a_field_takes_what_its_description_says(body_type: type[msgspec.Struct]
 # What is answered is as described.
 
 
-def shaped(answer: httpx.Response, route: DescribedRoute, error: Any = None) -> str:
-    """What of an answer is not as its description says; empty if nothing is. `error` is the type of the dialect's errors."""
-    operation = route.operation
-    media = answer.headers.get("content-type", "").partition(";")[0]
-    if answer.status_code not in operation.statuses:
-        wanted = operation.failures.get(answer.status_code, error)
-        return _misfit(answer.json(), wanted) if media == JSON else f"an error of {media}"
-    if operation.item is not None and media == operation.item_media:
-        return "; ".join(filter(None, (_misfit(item, operation.item) for item in _items(answer.text, media))))
-    if operation.answer is None:
-        return "" if not answer.content else "a body"
-    if media != operation.answer_media:
-        return f"{media} instead of {operation.answer_media}"
-    return _misfit(answer.json(), operation.answer) if media == JSON else ""
-
-
-def _items(text: str, media: str) -> list[Any]:
-    """The JSON values of a stream."""
-    if media == NDJSON:
-        return [json.loads(line) for line in text.splitlines()]
-    data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
-    return [json.loads(value) for value in data if value != "[DONE]"]
-
-
-def _misfit(value: Any, wanted: Any) -> str:
-    problems = []
-    for one in wanted if isinstance(wanted, tuple) else (wanted,):
-        try:
-            msgspec.convert(value, one)
-            return ""
-        except msgspec.ValidationError as error:
-            problems.append(str(error))
-    return " and ".join(problems)
-
-
-def route_of(routes: list[DescribedRoute], method: str, path: str) -> DescribedRoute:
-    """The first route that a request takes."""
-    return next(route for route in routes if route.method == method and route.path_regex.match(path))
-
-
-def error_of(path: str) -> Any:
-    """The type of the errors of requests to this path."""
-    prefixes: dict[str, Any] = {
-        "": ollama.response_bodies,
-        "/v1": openai.errors,
-        "/v1/messages": anthropic.bodies,
-        "/openai": foundry.bodies,
-        "/models": foundry.bodies,
-    }
-    return prefixes[max((prefix for prefix in prefixes if path.startswith(prefix)), key=len)].ErrorBody
-
-
 TURN = {"messages": [{"role": "user", "content": "a b c"}]}
 
 EXCHANGES: list[tuple[str, str, Any]] = [
@@ -334,14 +255,14 @@ EXCHANGES: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), EXCHANGES, ids=str)
-def test_an_answer_has_its_described_shape(echo: Server, routes: list[DescribedRoute], method: str, path: str, body: Any) -> None:
+def test_an_answer_has_its_described_shape(echo: Server, method: str, path: str, body: Any) -> None:
     answer = echo.http.request(method, path, json=body)
-    assert shaped(answer, route_of(routes, method, path), error_of(path)) == ""
+    assert shaped(answer, route_of(method, path), error_of(path)) == ""
     assert answer.headers["x-request-id"]
 
 
-def test_a_wrong_shape_is_seen(echo: Server, routes: list[DescribedRoute]) -> None:
-    answer, tags = echo.http.get("/api/version"), route_of(routes, "GET", "/api/tags")
+def test_a_wrong_shape_is_seen(echo: Server) -> None:
+    answer, tags = echo.http.get("/api/version"), route_of("GET", "/api/tags")
     assert "unknown field" in shaped(answer, tags)
     assert shaped(echo.http.get("/"), tags) == "text/plain instead of application/json"
 

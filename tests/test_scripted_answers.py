@@ -187,6 +187,16 @@ def test_calls_and_thoughts_are_read(server: Server, number: int, stream: bool) 
     assert lines[-1]["done_reason"] == "stop"
 
 
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
+def test_an_answer_that_is_cut_off_is_an_answer(server: Server, number: int) -> None:
+    body = {"model": f"m{number}", "messages": [{"role": "user", "content": "Weather?"}], "tools": TOOLS}
+    for limit in (1, 5, 12):
+        answer = server.ask("/api/chat", body | {"options": {"num_predict": limit}})
+        assert answer["done_reason"] == "length"
+        assert answer["eval_count"] == limit
+        assert "tool_calls" not in answer["message"]
+
+
 def test_without_tools_the_text_comes_as_it_is(server: Server) -> None:
     number = next(index for index, case in enumerate(CASES) if case.name == "llama")
     answer = server.ask("/api/chat", {"model": f"m{number}", "messages": [{"role": "user", "content": "Weather?"}]})

@@ -37,7 +37,7 @@ TABLE = {
         context             - ! ! + ! !
         stream              - ! ! ! ! +
         raw                 - ! ! ! ! -
-        format              - - + + + +
+        format              - - ! ! + !
         keep_alive          - ! + ! ! !
         images              - ! ! - ! !
         options             - ! ! ! - !
@@ -51,7 +51,7 @@ TABLE = {
     "chat": """
         messages            - ! ! - ! !
         stream              - ! ! ! ! +
-        format              - - + + + +
+        format              - - ! ! + !
         keep_alive          - ! + ! ! !
         tools               - ! ! - ! !
         options             - ! ! ! - !

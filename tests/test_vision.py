@@ -242,7 +242,7 @@ def test_the_other_dialects_send_images_too(server: Server) -> None:
     usage = server.post("/v1/messages", anthropic).json()["usage"]
     assert usage["input_tokens"] + usage.get("cache_read_input_tokens", 0) == mine["prompt_eval_count"]
     counted = server.post("/v1/messages/count_tokens", {key: anthropic[key] for key in ("model", "messages")}).json()["input_tokens"]
-    assert counted == mine["prompt_eval_count"] - IMAGE_TOKENS + 768, "before an engine has seen it, an image is taken for 768 tokens"
+    assert counted == mine["prompt_eval_count"]
     item = {"role": "user", "content": [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": "what is it?"}]}
     response = server.post("/v1/responses", {"model": "eye", "input": [item], "max_output_tokens": 16, "store": False}).json()
     assert response["usage"]["input_tokens"] == mine["prompt_eval_count"]

@@ -17,7 +17,7 @@ from ndani.api.ollama.responses import ERRORS, format_chat, format_generate, for
 from ndani.errors import BadRequest, Busy, Cancelled, NdaniError
 from ndani.types import Answer, Done, Event, Progress, Report, Text, Usage
 
-END = Done("stop", Usage(3, 1, 2, 10, 20, 30, 40), truncated=5)
+END = Done("stop", Usage(3, 1, 2, 0, 10, 20, 30, 40), truncated=5)
 
 
 def request(*pieces: bytes, leaves: bool = False) -> Request:

@@ -101,6 +101,11 @@ def ask(url: str, given: argparse.Namespace) -> str:
         # The buttons below an answer come with its end.
         page.get_by_role("button", name="Regenerate").last.wait_for(timeout=300_000)
         text = answer.inner_text()
+        # What the server refuses is shown as a notice beside the answer, not as one.
+        notice = page.locator("[data-sonner-toast][data-type=error]")
+        if notice.count():
+            raise SystemExit(f"the page shows an error: {notice.first.inner_text()}")
+        page.wait_for_timeout(6_000)  # until the page's own notices are gone
         if given.screenshot:
             page.screenshot(path=given.screenshot)
         browser.close()

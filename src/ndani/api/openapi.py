@@ -102,7 +102,7 @@ def _responses(operation: Operation, types: _Schemas, error: dict[str, Any]) -> 
         content[operation.answer_media] = {"schema": types.of(operation.answer)}
     if operation.item is not None:
         # OpenAPI 3.1 has no word for the items of a stream, so the schema of each stands in an extension.
-        stream = {"schema": {"type": "string"}, "x-item-schema": types.of(operation.item)}
+        stream: dict[str, Any] = {"x-item-schema": types.of(operation.item)}
         content[operation.item_media] = stream
     responses = {str(status): _response(_REASONS[status], content) for status in operation.statuses}
     for status, wanted in operation.failures.items():

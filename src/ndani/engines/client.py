@@ -51,7 +51,7 @@ class PromptTooLong(Exception):
 _Event = TypeVar("_Event", Chunk, ChatChunk)
 
 #: Maximum bytes of a token id in a JSON list, and maximum number of tokens that a model adds around a text.
-_MAX_TOKEN_ID_BYTES, _MAX_SPECIAL_TOKENS = 12, 64
+_MAX_TOKEN_ID_BYTES, MAX_SPECIAL_TOKENS = 12, 64
 #: Bytes of the longest encoded vector of any known model: 24,000 numbers.
 _MAX_VECTOR_BYTES = 1 << 17
 _vectors_decoder = msgspec.json.Decoder(VectorsResponse)
@@ -141,7 +141,7 @@ class RunnerClient:
         response = await self._send(_TOKENIZE, {"content": text, "add_special": special, "parse_special": parse_special})
         with _checked_decoding():
             # A token has at least one byte, and a model adds few around a text: a longer list could use any amount of memory.
-            if response.count(b",") > _MAX_SPECIAL_TOKENS + 4 * len(text.encode()):
+            if response.count(b",") > MAX_SPECIAL_TOKENS + 4 * len(text.encode()):
                 raise ValueError("more tokens than there is text")
             return msgspec.json.decode(response, type=TokensResponse).tokens
 

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from ndani.errors import BadRequest
 from ndani.types import Constraint, Tool
@@ -25,6 +26,14 @@ _LLGUIDANCE = "%llguidance {}\n"
 #: How documents are written: as most JSON in the world is, without the blank lines that small models never end.
 _STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 
+#: Keywords whose values are no schemas, and those whose members are schemas under names of the user's.
+_DATA = frozenset(("const", "enum", "default", "examples"))
+_NAMED = frozenset(("properties", "$defs", "definitions", "patternProperties"))
+#: Keywords that each say something of an object's properties; an object with several of them matches them together.
+_OBJECT_KEYWORDS = frozenset(("properties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"))
+#: How often the references of a schema are followed, each time one further.
+_MAX_ROUNDS = 20
+
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(?P<keys>[^\]]*)\]")
 _KEYWORDS_BY_PROBLEM = (
     ("oneOf constraints are not supported", "oneOf"),
@@ -35,6 +44,9 @@ _KEYWORDS_BY_PROBLEM = (
     ("regex parse error", "pattern"),
     ("invalid regex", "pattern"),
 )
+#: What a pattern between slashes cannot have as it is; an escaped character is one already, unless it is a line end.
+_IN_PATTERN = re.compile(r"\\.|/|\n", re.DOTALL)
+_PATTERN_ESCAPES = {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}
 _KEYWORD = re.compile(r'"([$A-Za-z]{1,40})"')
 
 
@@ -44,14 +56,42 @@ async def engine_grammar(constraint: Constraint) -> str:
 
 
 def call_constraint(tools: tuple[Tool, ...]) -> Constraint:
-    """What makes an answer a call of one of these tools: `{"name": …, "arguments": …}`."""
+    """What makes an answer a call of one of these tools: `{"name": …, "arguments": …}`.
+
+    Parameters that refer to themselves get a place of their own, and their references point there: two tools may define the same
+    name differently.
+    """
     calls = []
     definitions: dict[str, Any] = {}
-    for tool in tools:
-        parameters = dict(tool.parameters)
-        definitions |= parameters.pop("$defs", None) or {}
+    for number, tool in enumerate(tools):
+        parameters: Any = {name: member for name, member in tool.parameters.items() if name not in ("$id", "$schema")}
+        base, place = str(tool.parameters.get("$id", "")), f"tool{number}"
+        moved = _moved(parameters, base, f"#/$defs/{place}")
+        if moved != parameters:
+            definitions[place], parameters = moved, {"$ref": f"#/$defs/{place}"}
+        else:  # definitions that nothing refers to
+            parameters = {name: member for name, member in parameters.items() if name not in ("$defs", "definitions")}
         calls.append(_closed({"name": {"const": tool.name}, "arguments": parameters or {"type": "object"}}))
     return Constraint("schema", {"anyOf": calls, "$defs": definitions} if definitions else {"anyOf": calls})
+
+
+def _moved(value: Any, base: str, place: str, depth: int = 0, *, named: bool = False) -> Any:
+    """A schema whose references to its root point to `place`. `base` is its own address; `named`: the members are no keywords."""
+    _require_depth(depth)
+    if isinstance(value, list):
+        return [_moved(item, base, place, depth + 1) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    moved = {}
+    for key, member in value.items():
+        if not named and key == "$ref" and isinstance(member, str):
+            pointer = member.removeprefix(base)
+            moved[key] = place + pointer[1:] if pointer.startswith("#") else place if not pointer else member
+        elif not named and key in _DATA:
+            moved[key] = member
+        else:
+            moved[key] = _moved(member, base, place, depth + 1, named=not named and key in _NAMED)
+    return moved
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +110,7 @@ def _grammar(constraint: Constraint) -> str:
     if constraint.kind == "regex":
         assert isinstance(value, str)
         _require_length(value, "regular expression")
-        pattern = value.removeprefix("^").replace("/", r"\/").replace("\n", r"\n")
+        pattern = _IN_PATTERN.sub(lambda found: _PATTERN_ESCAPES.get(found[0], found[0]), value.removeprefix("^"))
         pattern = pattern[:-1] if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
         lark = f"start: /{pattern}/"
         _check(
@@ -101,32 +141,61 @@ def _schema(value: object) -> dict[str, Any]:
     """
     if not isinstance(value, Mapping):
         raise BadRequest("the JSON Schema must be an object")
-    return {**_without_extras(value, depth=0), "x-guidance": _STYLE}
+    return {**_without_extras(value), "x-guidance": _STYLE}
 
 
-def _without_extras(value: Any, depth: int, *, combined: bool = False) -> Any:
-    """Close the objects of a schema. `combined`: it is one part of an allOf, whose other parts may list further properties."""
+class _Closing:
+    """Closes the objects of a schema. `combined` holds where references point to whose targets must match together with more."""
+
+    def __init__(self) -> None:
+        self.combined: set[str] = set()
+
+    def close(self, value: Any, pointer: str = "#", depth: int = 0, *, combined: bool = False) -> Any:
+        """The schema with closed objects. `combined`: it matches together with another one, which may list further properties."""
+        _require_depth(depth)
+        if isinstance(value, list):
+            return [self.close(item, f"{pointer}/{place}", depth + 1, combined=combined) for place, item in enumerate(value)]
+        if not isinstance(value, Mapping):
+            return value
+        combined = combined or pointer in self.combined
+        parts = combined or len(_OBJECT_KEYWORDS & value.keys()) > 1
+        reference = value.get("$ref")
+        if parts and isinstance(reference, str):
+            self.combined.add(unquote(reference))
+        closed = {}
+        for key, member in value.items():
+            at = f"{pointer}/{key}"
+            if key in _DATA:
+                closed[key] = member
+            elif key in _NAMED and isinstance(member, Mapping):
+                closed[key] = {
+                    name: self.close(inner, f"{at}/{name.replace('~', '~0').replace('/', '~1')}", depth + 1)
+                    for name, inner in member.items()
+                }
+            else:
+                together = key == "allOf" or (parts and key in ("anyOf", "oneOf"))
+                closed[key] = self.close(member, at, depth + 1, combined=together)
+        is_open = {"additionalProperties", "unevaluatedProperties"} & closed.keys()
+        if is_open or parts or not isinstance(closed.get("properties"), dict):
+            return closed
+        # A property that is required but not listed must stay possible.
+        return closed if set(closed.get("required") or ()) - set(closed["properties"]) else closed | {"additionalProperties": False}
+
+
+def _without_extras(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with closed objects. Which ones must stay open is known once every reference has been seen."""
+    closing = _Closing()
+    for _ in range(_MAX_ROUNDS):
+        known = len(closing.combined)
+        closed: dict[str, Any] = closing.close(schema)
+        if len(closing.combined) == known:
+            return closed
+    return dict(schema)
+
+
+def _require_depth(depth: int) -> None:
     if depth > 200:
         raise BadRequest("the JSON Schema is nested more than 200 deep")
-    if isinstance(value, list):
-        return [_without_extras(item, depth + 1) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    closed = {}
-    for key, member in value.items():
-        if key in ("const", "enum", "default", "examples"):
-            closed[key] = member
-        elif key in ("properties", "$defs", "definitions", "patternProperties") and isinstance(member, Mapping):
-            closed[key] = {name: _without_extras(inner, depth + 1) for name, inner in member.items()}
-        elif key == "allOf" and isinstance(member, list):
-            closed[key] = [_without_extras(inner, depth + 1, combined=True) for inner in member]
-        else:
-            closed[key] = _without_extras(member, depth + 1)
-    is_open = {"additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "$ref", "anyOf", "oneOf"} & closed.keys()
-    if is_open or combined or not isinstance(closed.get("properties"), dict):
-        return closed
-    # A property that is required but not listed must stay possible.
-    return closed if set(closed.get("required") or ()) - set(closed["properties"]) else closed | {"additionalProperties": False}
 
 
 def _schema_problem(problem: str) -> str:

@@ -12,14 +12,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ndani.engines.client import PromptTooLong, RunnerClient
+from ndani.engines.client import MAX_SPECIAL_TOKENS, PromptTooLong, RunnerClient
 from ndani.engines.completion import Completion
 from ndani.engines.constraint import engine_grammar
 from ndani.engines.engine_chat import EngineChat
 from ndani.engines.prompt import TOO_LONG, continued_prompt, fit_prompt, prompt_ids, prompt_renderer, prompt_with_images
 from ndani.engines.sampling import translate
 from ndani.engines.wire import PromptWithImages
-from ndani.errors import BadRequest
+from ndani.errors import BadRequest, EngineFailed
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.prompts.fit import Fitted, RenderPrompt
 from ndani.prompts.image_tags import ImageTags
@@ -105,8 +105,22 @@ async def count_tokens(engine: RunnerClient, question: Question) -> int:
     if question.thinks_first:
         prompt = _with_thinking_opened(prompt, question)
     if question.tags:
-        return (await engine.measure(question.tags.plain(prompt), 0, 0))[2] + question.tags.tokens(prompt)
+        question.tags.require_all(prompt)
+        return await _count_with_images(engine, question, prompt)
     return (await engine.measure(prompt, 0, 0))[2]
+
+
+async def _count_with_images(engine: RunnerClient, question: Question, prompt: str) -> int:
+    """Only the engine knows how many tokens an image has: it gets the prompt, and is stopped once it has told the size."""
+    options = translate(replace(question.sampling, num_predict=1), question.num_ctx)
+    try:
+        async with aclosing(engine.complete(prompt_with_images(engine, question, prompt), options)) as chunks:
+            async for chunk in chunks:
+                if chunk.prompt_progress or chunk.stop:
+                    return chunk.prompt_progress.total if chunk.prompt_progress else chunk.tokens_evaluated
+    except PromptTooLong as refusal:
+        return refusal.tokens
+    raise EngineFailed("the engine did not tell the size of a prompt; ask again")
 
 
 async def _engine_options(question: Question) -> dict[str, Any]:
@@ -158,8 +172,7 @@ async def _complete(
         yield Rendered(question.tags.shown(prompt), question.tags.count(prompt)) if question.tags else Rendered(prompt)
         return
     while True:
-        if not question.shift:
-            options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
+        options = await _within_context(engine, question, options, fitted.prompt)
         completion = _completion(question, options, fitted)
         try:
             async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
@@ -174,11 +187,16 @@ async def _complete(
     yield completion.done(silent=question.silent, slot_ctx=question.slot_ctx, context=context, truncated=fitted.truncated)
 
 
-def _within_context(options: dict[str, Any], question: Question, prompt_tokens: int) -> dict[str, Any]:
-    """Without a context shift the answer ends at the end of the context; with images the engine never shifts it."""
-    if question.tags:
+async def _within_context(engine: RunnerClient, question: Question, options: dict[str, Any], prompt: str | list[int]) -> dict[str, Any]:
+    """Without a context shift the answer ends at the end of the context. With images the engine never shifts it."""
+    if question.shift or question.tags:
         return options
-    return options | {"n_predict": min(options["n_predict"], max(question.num_ctx - prompt_tokens, 1))}
+    # A token has at least one byte, so only a prompt and an answer that could be longer together are counted.
+    most = len(prompt) if isinstance(prompt, list) else len(prompt.encode()) + MAX_SPECIAL_TOKENS
+    if most + options["n_predict"] <= question.num_ctx:
+        return options
+    count = len(prompt) if isinstance(prompt, list) else (await engine.measure(prompt, 0, 0))[2]
+    return options | {"n_predict": min(options["n_predict"], max(question.num_ctx - count, 1))}
 
 
 def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> Completion:
@@ -224,8 +242,7 @@ async def _think_then_answer(
         return _with_thinking_opened(await render(messages), question)
 
     fitted = await fit_prompt(engine, question, render_open)
-    if not question.shift:
-        options = _within_context(options, question, len(await prompt_ids(engine, question, fitted)))
+    options = await _within_context(engine, question, options, fitted.prompt)
     free = {name: value for name, value in options.items() if name != "grammar"} | {"stop": [*options["stop"], closing]}
     if question.think_budget is not None:
         free["n_predict"] = min(question.think_budget, options["n_predict"])
@@ -276,14 +293,15 @@ async def _chat(
 ) -> AsyncGenerator[Event]:
     """The answer as the engine reads it. Only whole turns can be left out of a conversation that is too long."""
     options = options | {"parallel_tool_calls": not question.one_call} if question.tools else options
+    if question.think and question.think_budget is not None:
+        options = options | {"thinking_budget_tokens": question.think_budget}
     messages, truncated, was_fitted = question.messages, 0, False
-    if not question.shift:
-        options = _within_context(options, question, await count_tokens(engine, question))
     while True:
-        chat = EngineChat(Accumulator(options["n_predict"], silent=question.silent), one_call=question.one_call)
+        limited = options if question.shift else await _within_context(engine, question, options, await render(messages))
+        chat = EngineChat(Accumulator(limited["n_predict"], silent=question.silent), one_call=question.one_call)
         tap = chat.tap(sink) if sink else None
         try:
-            async with aclosing(engine.chat(messages, question.think, question.tools, options, tap)) as chunks:
+            async with aclosing(engine.chat(messages, question.think, question.tools, limited, tap)) as chunks:
                 async for chunk in chunks:
                     if not chat.over:
                         for piece in chat.take(chunk):

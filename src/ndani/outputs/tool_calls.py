@@ -28,8 +28,8 @@ _WITHOUT_ARGUMENTS = frozenset((*_NAME_KEYS, "type", "id"))
 _BLANKS = re.compile(r"\s*")
 _BRACKET = re.compile(r'["{}]')
 _IN_STRING = re.compile(r'["\\]')
-#: What may follow a call and belongs to it: separators, the end of a fence, closing tags. And the beginning of one.
-_CLOSING = re.compile(r"(?:[\s,;\]]+|```|</[^<>\s{]{1,64}>|<[|\uff5c][^<>\s{]{1,64}>|\[/\w{1,64}\])*")
+#: What may follow a call and belongs to it: separators, brackets too many, the end of a fence, closing tags. And the beginning of one.
+_CLOSING = re.compile(r"(?:[\s,;\]}]+|```|</[^<>\s{]{1,64}>|<[|\uff5c][^<>\s{]{1,64}>|\[/\w{1,64}\])*")
 _CLOSING_BEGUN = re.compile(r"`{1,2}|<(?:[/|\uff5c][^<>\s{]{0,64})?|\[(?:/\w{0,64})?")
 _WORD = re.compile(r"[\w.-]+")
 

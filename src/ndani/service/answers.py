@@ -74,7 +74,8 @@ class Answers:
         if not (request.raw or request.template or request.suffix):  # with those, Ollama uses no renderer either
             _require_served(model)
         render = "plain" if request.raw else _rendering(model, template)
-        reading = Reading(constraint=request.constraint) if request.raw or request.suffix else decide_reading(model, request, render)
+        as_it_is = Reading(think=request.think, constraint=request.constraint)
+        reading = as_it_is if request.raw or request.suffix else decide_reading(model, request, render)
         question = Question(
             messages,
             merge(request.sampling, model.options),
@@ -116,7 +117,7 @@ class Answers:
         question = self._conversation(model, request)
         spec = self._resolver.spec(model, question.sampling)
         async with lend(self._pool, spec, self._resolver.keep_alive(request.keep_alive)) as lease:
-            return await count_tokens(lease.engine, question)
+            return await count_tokens(lease.engine, _in_slot(question, model, lease))
 
     def _conversation(self, model: ResolvedModel, request: ChatRequest) -> Question:
         """The question of a chat request."""
@@ -158,10 +159,8 @@ class Answers:
         """Lease a runner, run the engine, count the usage. Every answer takes this path."""
         started = time.monotonic_ns()
         async with self._pool.lease(self._resolver.spec(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
-            least = MIN_IMAGE_CTX if model.spec.projector else MIN_CTX
-            fitted = replace(question, num_ctx=_context_length(question.sampling.num_ctx, lease, least), slot_ctx=lease.num_ctx)
             try:
-                async with aclosing(ask(lease.engine, fitted, sink)) as events:
+                async with aclosing(ask(lease.engine, _in_slot(question, model, lease), sink)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)
@@ -229,6 +228,12 @@ def _images(request: GenerateRequest | ChatRequest) -> tuple[bytes, ...]:
 def _rendering(model: ResolvedModel, template: ChatTemplate) -> Template | Literal["engine", "plain"]:
     """How the messages of a request become a prompt. Raises BadRequest for an invalid template."""
     return template.required() or ("engine" if model.has_chat_template else "plain")
+
+
+def _in_slot(question: Question, model: ResolvedModel, lease: Lease) -> Question:
+    """The question with the context of the slot that it was given."""
+    least = MIN_IMAGE_CTX if model.spec.projector else MIN_CTX
+    return replace(question, num_ctx=_context_length(question.sampling.num_ctx, lease, least), slot_ctx=lease.num_ctx)
 
 
 def _context_length(num_ctx: int | None, lease: Lease, least: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -57,6 +58,7 @@ class ModelResolver:
         self.store = store
         self._on_weights_replaced = on_weights_replaced
         self._models: dict[tuple[names.Name, str, int], ResolvedModel] = {}
+        self._names_by_id: dict[str, names.Name] = {}
         self._file_states: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {}
 
     def find(self, model: str, missing: str, remote: str = "remote model is unavailable") -> StoredModel:
@@ -67,9 +69,21 @@ class ModelResolver:
         try:
             return self.find_exactly(model, missing, remote)
         except (BadName, NotFound):
-            if not model or not (name := model_ids.match(model, self.store.names())):
+            if not model or not (entry := self._find_by_id(model)):
                 raise
-        return self.store.find(name, not_found=missing)
+        return entry
+
+    def _find_by_id(self, text: str) -> StoredModel | None:
+        """The model of an alias or an id. Which one it was last time is remembered: with many models, looking at all takes a while."""
+        if name := self._names_by_id.get(text):
+            with contextlib.suppress(NotFound):
+                return self.store.find(name)
+        if not (name := model_ids.match(text, self.store.names())):
+            return None
+        if len(self._names_by_id) >= MAX_CACHED_MODELS:
+            self._names_by_id.clear()
+        self._names_by_id[text] = name
+        return self.store.find(name)
 
     def find_exactly(self, model: str, missing: str, remote: str = "remote model is unavailable") -> StoredModel:
         """As `find`, but no alias: for what is made of the model, which could as well come from its source by that name."""

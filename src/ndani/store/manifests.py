@@ -101,7 +101,8 @@ class Manifests:
     def _find_ignoring_case(self, folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
         name = parts[0].lower()
         try:
-            matches = sorted(path for path in folder.iterdir() if path.name.lower() == name)
+            with os.scandir(folder) as entries:  # names alone: there may be thousands
+                matches = sorted(folder / entry.name for entry in entries if entry.name.lower() == name)
         except (FileNotFoundError, NotADirectoryError):
             return
         for path in matches:

@@ -13,7 +13,7 @@ class AnswerRequest:
 
     `render_only` returns only the prompt that would be sent. `think` is True, False, a level (low, medium, high, max), or None
     where the request does not set it; `think_if_possible` is for clients that ask every model to think: one that cannot does not.
-    `think_budget` is how many tokens of the answer may be thinking, where that stands between tags.
+    `think_budget` is how many tokens of the answer may be thinking.
     `constraint` is what the text must match. `logprobs` is how many alternatives are wanted with each token's log-probability, None
     for no log-probabilities. `logit_bias` is added to the logits of token ids; minus infinity forbids a token.
     `options_error` is the sentence of an error in the options; it is raised once the model is found and supports what the request needs.

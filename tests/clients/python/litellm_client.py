@@ -8,7 +8,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it fetches a list of
 import litellm
 from said import CALLER, CHAT, DESCRIBE, EMBEDDER, HELLO, URL, WEATHER, City, say
 
-litellm.telemetry = False
+litellm.telemetry, litellm.suppress_debug_info = False, True
 tools = [
     {
         "type": "function",

@@ -75,6 +75,7 @@ class DebugInfo(Body, kw_only=True):
     """The prompt as the engine would get it."""
 
     rendered_template: str
+    image_count: int | UnsetType = UNSET
 
 
 class AnswerLine(Body, kw_only=True):
@@ -221,6 +222,7 @@ class ShowAnswer(Body, kw_only=True):
     warnings: list[str] | UnsetType = UNSET
     details: ModelDetails
     model_info: dict[str, Any]
+    projector_info: dict[str, Any] | UnsetType = UNSET
     tensors: list[ShownTensor]
     capabilities: list[str]
     modified_at: str
