@@ -51,8 +51,6 @@ MESSAGE assistant Yes?
 LATER = {
     "push": "there is no account to sign in to; without one, `push` says that there is no such model",
     "signin": "there is no account to sign in to",
-    "--format": "`--format` is not in this version",
-    "thinky": "thinking is not in this version",
 }
 
 _MASKS = [

@@ -6,6 +6,7 @@ Without a prompt, at a terminal, it starts the interactive prompt: `repl`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import stat
@@ -20,6 +21,7 @@ from ndani.cli.client import ServerClient
 from ndani.cli.command import HOST_VARIABLE, Command, at_least
 from ndani.cli.image_paths import take_images
 from ndani.cli.output import emit
+from ndani.cli.thinking import ThinkingWriter
 from ndani.cli.word_wrap import WordWrapper
 from ndani.durations import parse_duration
 from ndani.errors import BadRequest, Failed, NotFound
@@ -46,9 +48,9 @@ _ENVIRONMENT = (
 @click.option("--verbose", is_flag=True, help="Show timings for response")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry")
 @click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically")
-@click.option("--format", "format_", default="", hidden=True)
-@click.option("--think", default="false", hidden=True)
-@click.option("--hidethinking", is_flag=True, hidden=True)
+@click.option("--format", "format_", default="", metavar="string", help="Response format (e.g. json)")
+@click.option("--think", default=None, metavar="string", help="Think or not: true/false, or high/medium/low for models that have levels")
+@click.option("--hidethinking", is_flag=True, help="Hide thinking output (if provided)")
 @click.option("--dimensions", default="0", metavar="int", help="Numbers of the vector (embedding models only)")
 @click.option("--truncate", default="true", help="Cut a text that is too long (embedding models only)")
 def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, nowordwrap: bool, **request_flags: Any) -> None:
@@ -58,6 +60,7 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
 
     model, *words = args
     embed_fields = parse_flags(request_flags.pop("dimensions"), request_flags.pop("truncate"))
+    hide_thinking = request_flags.pop("hidethinking")
     request: dict[str, Any] = {"model": model} | _request_fields(**request_flags) | _environment_options(load())
     if keepalive:
         parse_duration(keepalive)
@@ -72,7 +75,7 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
             # An embedding model has no interactive prompt: this raises that a text is needed.
             emit(embed_prompt(client, request, embed_fields))
         _refuse_embed_fields(embed_fields)
-        return run_repl(settings, request, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure)
+        return run_repl(settings, request, verbose=verbose, wordwrap=not nowordwrap, insecure=insecure, hide_thinking=hide_thinking)
     request["prompt"] = read_prompt(words)
     client = connect_or_start(load())
     able = capabilities(client, model, insecure)
@@ -85,12 +88,12 @@ def run(args: tuple[str, ...], keepalive: str, verbose: bool, insecure: bool, no
     wrap = sys.stdout.isatty() and not nowordwrap
     writer = WordWrapper(sys.stdout, columns=shutil.get_terminal_size().columns if wrap else 0, terminal=sys.stdout.isatty())
     try:
-        final_event = _stream_answer(client, request, writer)
+        final_event = _stream_answer(client, request, writer, hide_thinking)
     except NotFound:
         from ndani.cli.models import pull_with_progress
 
         pull_with_progress(client, model, insecure=insecure)
-        final_event = _stream_answer(client, request, writer)
+        final_event = _stream_answer(client, request, writer, hide_thinking)
     if request["prompt"] or request.get("images"):
         emit("\n")
     return print_answer_summary(final_event, verbose=verbose)
@@ -113,19 +116,26 @@ def _refuse_embed_fields(embed_fields: Mapping[str, Any]) -> None:
         raise BadRequest("--dimensions and --truncate are for models of embeddings; leave them out")
 
 
-def _request_fields(*, format_: str, think: str, hidethinking: bool) -> dict[str, Any]:
-    """The fields of a request that the flags set. Raises BadRequest for flags of Ollama's that ndani does not support yet."""
-    unsupported = {
-        "--format": bool(format_),
-        "--hidethinking": hidethinking,
-    }
-    for flag, requested in unsupported.items():
-        if requested:
-            raise BadRequest(f"{flag} is not in this version of ndani; leave it out")
-    if think not in _THINK_VALUES:
-        raise BadRequest(f'invalid value for --think: "{think}" (must be true, false, high, medium, low, or max)')
-    # The server checks whether the model can think, and clients know its error message.
-    return {"think": _THINK_VALUES[think]} if _THINK_VALUES[think] else {}
+def _request_fields(*, format_: str, think: str | None) -> dict[str, Any]:
+    """The fields of a request that the flags set. Raises BadRequest for a value that means nothing."""
+    fields: dict[str, Any] = {}
+    if format_:
+        fields["format"] = "json" if format_ == "json" else _schema(format_)
+    if think is not None:
+        if think not in _THINK_VALUES:
+            raise BadRequest(f'invalid value for --think: "{think}" (must be true, false, high, medium, low, or max)')
+        # The server checks whether the model can think, and clients know its error message.
+        fields["think"] = _THINK_VALUES[think]
+    return fields
+
+
+def _schema(text: str) -> dict[str, Any]:
+    """The JSON Schema of --format. Raises BadRequest."""
+    with contextlib.suppress(ValueError, RecursionError):
+        schema = json.loads(text)
+        if isinstance(schema, dict):
+            return schema
+    raise BadRequest("--format must be json, or a JSON Schema object")
 
 
 def read_prompt(words: list[str]) -> str:
@@ -156,14 +166,15 @@ def _read_stdin() -> str | None:
     return sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
-def _stream_answer(client: ServerClient, request: Mapping[str, Any], writer: WordWrapper) -> Mapping[str, Any]:
+def _stream_answer(client: ServerClient, request: Mapping[str, Any], writer: WordWrapper, hide_thinking: bool) -> Mapping[str, Any]:
     """Stream one answer into the writer and return its last event. Ctrl-C disconnects, which cancels the computation."""
     final_event: Mapping[str, Any] | None = None
     events = client.stream("/api/generate", request)
+    output = ThinkingWriter(writer, hidden=hide_thinking)
     try:
         with contextlib.closing(events):
             for event in events:
-                writer.write(event.get("response") or "")
+                output.write(event.get("thinking") or "", event.get("response") or "")
                 if event.get("done"):
                     final_event = event
         if final_event is None:

@@ -17,12 +17,14 @@ from ndani.errors import NdaniError
 from ndani.settings import Settings
 
 
-def run_repl(settings: Settings, request_fields: Mapping[str, Any], *, verbose: bool, wordwrap: bool, insecure: bool) -> None:
+def run_repl(
+    settings: Settings, request_fields: Mapping[str, Any], *, verbose: bool, wordwrap: bool, insecure: bool, hide_thinking: bool = False
+) -> None:
     """Chat with a model until Ctrl-D or /bye. `request_fields` are in every request, among them the model's name.
 
     A missing model is pulled first. Raises the error that the server reports when the model cannot be loaded.
     """
-    session = Session(settings, request_fields, verbose=verbose, wordwrap=wordwrap)
+    session = Session(settings, request_fields, verbose=verbose, wordwrap=wordwrap, hide_thinking=hide_thinking)
     session.load_or_pull(session.model, insecure=insecure)
     reader = LineReader(settings)
     if reader.history.failure:

@@ -18,6 +18,7 @@ from ndani.cli.client import ServerClient
 from ndani.cli.image_paths import names_images, take_images
 from ndani.cli.output import emit
 from ndani.cli.suspend import restoring_cursor_on_suspend, restoring_on_suspend
+from ndani.cli.thinking import ThinkingWriter
 from ndani.cli.word_wrap import WordWrapper
 from ndani.control_characters import replace_controls
 from ndani.errors import Failed, NdaniError, NotFound
@@ -32,10 +33,13 @@ class Session:
     Every method raises the error that the server reports.
     """
 
-    def __init__(self, settings: Settings, request_fields: Mapping[str, Any], *, verbose: bool, wordwrap: bool) -> None:
+    def __init__(
+        self, settings: Settings, request_fields: Mapping[str, Any], *, verbose: bool, wordwrap: bool, hide_thinking: bool = False
+    ) -> None:
         self._settings = settings
         self.request_fields = dict(request_fields)
         self.verbose, self.wordwrap = verbose, wordwrap
+        self._hide_thinking = hide_thinking
         self.system = ""
         self.options: dict[str, Any] = {}
         self.messages: list[ChatMessage] = []
@@ -95,14 +99,15 @@ class Session:
             message = {"role": "user", "content": text} | ({"images": images} if images else {})
         messages = [*self.messages, message]
         writer = self.writer()
+        output = ThinkingWriter(writer, hidden=self._hide_thinking)
         answer_chunks: list[str] = []
         final_event: Mapping[str, Any] | None = None
         try:
             with _without_echo(), contextlib.closing(self.client().stream("/api/chat", self._request([*system, *messages]))) as events:
                 for event in events:
-                    chunk = (event.get("message") or {}).get("content") or ""
-                    answer_chunks.append(chunk)
-                    writer.write(chunk)
+                    message_chunk = event.get("message") or {}
+                    answer_chunks.append(message_chunk.get("content") or "")
+                    output.write(message_chunk.get("thinking") or "", answer_chunks[-1])
                     final_event = event if event.get("done") else None
             if final_event is None:
                 raise Failed("the server ended the answer in the middle; ask again, and look at its log if it stays so")
