@@ -69,4 +69,7 @@ async def test_the_page_adds_a_dialect_in_one_folder_and_one_row(client: httpx.A
     wrong = await client.post("/plain/chat", json={"model": "m"})
     assert (wrong.status_code, wrong.json()) == (400, "question is required")
     assert (await client.get("/plain/nothing")).text == "no such route"
+    described = (await client.get("/openapi.json")).json()
+    assert described["paths"]["/plain/chat"]["post"]["summary"] == "Answer a question"
+    assert described["components"]["schemas"]["plain.Question"]["required"] == ["model", "question"]
     assert (await client.post("/api/show", json={})).json() == {"error": "model is required"}, "the others are as they were"

@@ -69,6 +69,32 @@ def test_preflight(echo: Server) -> None:
     assert echo.http.options("/api/chat", headers={**asked, "origin": "http://evil.example"}).status_code == 403
 
 
+def test_preflight_allows_what_the_clients_of_each_dialect_send_from_a_page(echo: Server) -> None:
+    asked = {"origin": "http://localhost:5173", "access-control-request-method": "POST"}
+    allowed = set(echo.http.options("/v1/messages", headers=asked).headers["access-control-allow-headers"].lower().split(","))
+    openai = {"authorization", "content-type", "openai-organization", "openai-project", "openai-beta", "x-stainless-retry-count"}
+    anthropic = {"x-api-key", "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access", "x-stainless-timeout"}
+    assert openai | anthropic | {"x-request-id", "idempotency-key"} <= allowed
+
+
+def test_a_page_may_read_the_id_of_its_request(echo: Server) -> None:
+    for path in ("/api/tags", "/v1/models", "/v1/no-such-path"):
+        answer = echo.http.get(path, headers={"origin": "http://localhost:5173"})
+        assert "x-request-id" in answer.headers["access-control-expose-headers"].lower().split(",")
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
+def test_a_page_that_hides_its_origin_changes_nothing(echo: Server, method: str) -> None:
+    before = echo.http.get("/api/tags").json()
+    for path in ("/api/delete", "/api/requests/x", "/shutdown", "/v1/responses"):
+        answer = echo.http.request(method, path, json={"model": "echo"}, headers={"sec-fetch-site": "cross-site"})
+        assert (answer.status_code, answer.content) == (403, b"")
+    for site in ("same-origin", "none"):
+        assert echo.http.request("DELETE", "/api/requests/x", headers={"sec-fetch-site": site}).status_code == 404
+    assert echo.http.get("/api/tags", headers={"sec-fetch-site": "cross-site"}).json() == before
+
+
 def test_more_origins_and_all_origins(start: Start, echo_store: Path) -> None:
     some = start(echo_store, OLLAMA_ORIGINS="https://*.corp.example,chrome-extension://*")
     for origin, status in (("https://a.corp.example", 200), ("chrome-extension://abc", 200), ("https://corp.example.evil", 403)):

@@ -201,6 +201,27 @@ def test_no_foreign_page_moves_a_model(server: Server, path: str) -> None:
         get(server, path, headers=headers)
 
 
+BROWSER = {"user-agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0", "accept-language": "en-US"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", ["/models/load/echo", "/models/unload/echo", "/openai/load/echo", "/openai/unload/echo", "/openai/unloadall"]
+)
+def test_no_page_moves_a_model_by_an_address_to_which_browsers_do_not_say_whence(server: Server, path: str) -> None:
+    """As Chromium asks for an image at 0.0.0.0, at an address of the local network or at x.local: with none of its Sec-Fetch headers."""
+    for host in (f"0.0.0.0:{server.port}", "printer.local", "10.1.2.3"):
+        for more in ({}, {"referer": "http://evil.example/"}):
+            assert "browser" in refused(server.http.get(path, headers={**BROWSER, **more, "host": host}), 403)
+    for site in ("none", "same-origin"):
+        get(server, path, headers={**BROWSER, "sec-fetch-site": site})
+    get(server, path, headers={**BROWSER, "origin": server.url})
+    programs = ("Mozilla/5.0 (Windows NT 10.0) WindowsPowerShell/5.1", "curl/8.5.0", "node")
+    for program in programs:
+        get(server, path, headers={"user-agent": program})
+    get(server, path, headers={"user-agent": "node", "accept-language": "*", "sec-fetch-mode": "cors"})
+
+
 @pytest.mark.slow
 def test_the_catalogue(server: Server) -> None:
     listed = get(server, "/foundry/list")

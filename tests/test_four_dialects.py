@@ -201,7 +201,7 @@ class OpenAI:
     def said(self, answer: dict[str, Any]) -> Said:
         message = answer["choices"][0]["message"]
         calls = message.get("tool_calls") or []
-        assert answer["choices"][0]["finish_reason"] == ("tool_calls" if calls else "stop")
+        assert answer["choices"][0]["finish_reason"] in (("tool_calls",) if calls else ("stop", "length"))
         return self._said([call["function"] for call in calls], message["content"] or "")
 
     def streamed(self, server: Server, body: dict[str, Any]) -> Said:
@@ -268,7 +268,7 @@ class Anthropic:
 
     def said(self, answer: dict[str, Any]) -> Said:
         calls = [block for block in answer["content"] if block["type"] == "tool_use"]
-        assert answer["stop_reason"] == ("tool_use" if calls else "end_turn")
+        assert answer["stop_reason"] in (("tool_use",) if calls else ("end_turn", "max_tokens"))
         texts = [block["text"] for block in answer["content"] if block["type"] == "text"]
         return Said(tuple(Call(call["name"], call["input"]) for call in calls), "".join(texts))
 

@@ -129,6 +129,11 @@ def test_what_is_wrong_is_said(server: Server, body: dict[str, Any], status: int
     assert (got, said[: len(sentence)]) == (status, sentence)
 
 
+def test_the_fields_that_other_servers_have_are_named(server: Server) -> None:
+    body = {"model": "reranker", "query": "x", "documents": ["y"], "max_chunks_per_doc": 3}
+    assert server.post("/v1/rerank", body).headers["x-ndani-ignored"] == "max_chunks_per_doc"
+
+
 def test_an_empty_document_is_one(server: Server) -> None:
     assert sorted(scores(rerank(server, documents=["", "a"]))) == [0, 1]
 

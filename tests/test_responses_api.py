@@ -241,3 +241,12 @@ def test_what_is_kept_expires_and_is_on_no_disk(start: Start, echo_store: Path) 
     for folder in (server.home, server.models, server.sockets):
         assert not [path for path in folder.rglob("*") if path.is_file() and b"quicksilver" in path.read_bytes()]
     assert "quicksilver" not in server.log
+
+
+def test_the_fields_that_a_conversation_does_not_have_are_named(echo: Server) -> None:
+    made = echo.http.post(CONVERSATIONS, json={"instructions": "no", "items": []})
+    path = f"{CONVERSATIONS}/{made.json()['id']}"
+    changed = echo.http.post(path, json={"metadata": {}, "items": []})
+    added = echo.http.post(f"{path}/items", json={"items": [{"role": "user", "content": "hi"}], "model": "echo"})
+    assert [answer.headers["x-ndani-ignored"] for answer in (made, changed, added)] == ["instructions", "items", "model"]
+    assert "x-ndani-ignored" not in echo.http.post(CONVERSATIONS).headers

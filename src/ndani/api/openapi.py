@@ -29,8 +29,7 @@ def document(dialects: Sequence[Dialect], error_format: Callable[[str], ErrorFor
         schemas |= types.components
         for route in dialect.routes:
             error_type = error_format(route.path).body_type
-            # An error's type belongs to the dialect that it is defined in, which may be another one.
-            errors = _Schemas(error_type.__module__.split(".")[2], [error_type])
+            errors = _Schemas(_home(error_type, dialect), [error_type])
             schemas |= errors.components
             path = _PARAMETER.sub(r"{\1}", route.path)
             paths.setdefault(path, {})[route.method.lower()] = _operation(route, dialect, types, errors.of(error_type))
@@ -41,6 +40,12 @@ def document(dialects: Sequence[Dialect], error_format: Callable[[str], ErrorFor
         "paths": paths,
         "components": {"schemas": schemas, "headers": {REQUEST_ID: _REQUEST_ID_HEADER}},
     }
+
+
+def _home(error_type: type, dialect: Dialect) -> str:
+    """The name of the dialect that the type of an error is defined in: a path's errors may be another dialect's than its route."""
+    package = error_type.__module__.split(".")
+    return package[2] if package[:2] == ["ndani", "api"] else dialect.name
 
 
 _REQUEST_ID_HEADER = {

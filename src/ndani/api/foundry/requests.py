@@ -27,13 +27,20 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False, "": None}
 
 
 def require_no_foreign_page(headers: Mapping[str, str]) -> None:
-    """Refuse a GET that changes something when a foreign web page is behind it. Raises Forbidden.
+    """Refuse a GET that changes something when a foreign web page may be behind it. Raises Forbidden.
 
-    A browser sends such a GET for any page, as for an image, and without an Origin; but it says that it comes from elsewhere.
-    (With an Origin, `OriginGuard` has decided.)
+    A browser sends such a GET for any page, as for an image, and without an Origin. (With one, `OriginGuard` has decided.)
+    It says by Sec-Fetch-Site that it comes from elsewhere, but only to addresses that it trusts: not to 0.0.0.0, to an address
+    of the local network or to a name such as x.local, and old browsers never. There the page cannot be told from the user, so
+    any browser is refused. Programs are not: those that call themselves Mozilla too, as PowerShell does, name no language.
     """
-    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not headers.get("origin"):
+    if headers.get("origin"):
+        return
+    site = headers.get("sec-fetch-site")
+    if site in ("cross-site", "same-site"):
         raise Forbidden("a web page of another site asks for this; allow its origin with NDANI_ORIGINS, and let it use fetch with CORS")
+    if site is None and headers.get("user-agent", "").startswith("Mozilla/") and "accept-language" in headers:
+        raise Forbidden("this browser does not say which web page asks for this; use http://127.0.0.1 or http://localhost, or a program")
 
 
 def keep_alive(query: Mapping[str, str]) -> float:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from ndani.api.edge import json_response, request_body
 from ndani.api.edge.body_type import convert
+from ndani.api.edge.ignored_fields import unknown_fields
 from ndani.api.ollama import request_fields
 from ndani.api.ours.tokens import KeepAlive, Options
 from ndani.errors import BadRequest
@@ -97,4 +98,5 @@ class RerankRoutes:
         shown = body.return_documents is True
         results = [RerankResult(index, ranking.scores[index], Document(documents[index]) if shown else None) for index in best_first]
         usage = RerankUsage(ranking.usage.prompt_tokens, ranking.usage.prompt_tokens)
-        return json_response.respond(RerankResponse("list", body.model, ranking.method, results, usage))
+        answer = RerankResponse("list", body.model, ranking.method, results, usage)
+        return json_response.respond(answer, headers=unknown_fields(raw, RerankBody))

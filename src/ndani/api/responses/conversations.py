@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from ndani.api.edge import json_response
 from ndani.api.edge.body_type import convert
+from ndani.api.edge.ignored_fields import unknown_fields
 from ndani.api.edge.request_body import decode_exact
 from ndani.api.responses.input_items import parse_items, to_messages
 from ndani.api.responses.items import Item, new_id
@@ -36,11 +37,13 @@ class ConversationRoutes:
 
     async def create(self, request: Request) -> Response:
         """POST /v1/conversations; its body may be missing."""
-        body = convert(await _optional_body(request), CreateConversation)
+        fields = await _optional_body(request)
+        body = convert(fields, CreateConversation)
         head = ConversationObject(id=new_id("conv"), created_at=int(time.time()), metadata=require_metadata(body.metadata))
         items = parse_items(body.items or [], "items", self._state.items_by_id)
         to_messages(items)  # what no answer could continue is refused now
-        return json_response.respond(self._state.create_conversation(head, items).head)
+        created = self._state.create_conversation(head, items).head
+        return json_response.respond(created, headers=unknown_fields(fields, CreateConversation))
 
     async def retrieve(self, request: Request) -> Response:
         """GET /v1/conversations/{id}."""
@@ -48,11 +51,12 @@ class ConversationRoutes:
 
     async def update(self, request: Request) -> Response:
         """POST /v1/conversations/{id}: other metadata."""
-        body = convert(await decode_exact(request), UpdateConversation)
+        fields = await decode_exact(request)
+        body = convert(fields, UpdateConversation)
         found = self._found(request)
         head = msgspec.structs.replace(found.head, metadata=require_metadata(body.metadata))
         self._state.change(head.id, head, found.items)
-        return json_response.respond(head)
+        return json_response.respond(head, headers=unknown_fields(fields, UpdateConversation))
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/conversations/{id}. Its items go with it; responses are kept or deleted on their own."""
@@ -66,13 +70,15 @@ class ConversationRoutes:
 
     async def add_items(self, request: Request) -> Response:
         """POST /v1/conversations/{id}/items."""
-        body = convert(await decode_exact(request), CreateItems)
+        fields = await decode_exact(request)
+        body = convert(fields, CreateItems)
         found = self._found(request)
         items = parse_items(body.items, "items", self._state.items_by_id)
         to_messages((*found.items, *items))
         self._state.extend(found.head.id, items)
         first, last = (items[0].id, items[-1].id) if items else (None, None)
-        return json_response.respond(ItemList(data=list(items), first_id=first, last_id=last))
+        listed = ItemList(data=list(items), first_id=first, last_id=last)
+        return json_response.respond(listed, headers=unknown_fields(fields, CreateItems))
 
     async def item(self, request: Request) -> Response:
         """GET /v1/conversations/{id}/items/{item}."""

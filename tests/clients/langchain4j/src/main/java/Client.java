@@ -12,11 +12,9 @@ import dev.langchain4j.data.segment.TextSegment;
 import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.request.ResponseFormat;
 import dev.langchain4j.model.chat.request.ResponseFormatType;
-import dev.langchain4j.model.chat.request.json.JsonArraySchema;
-import dev.langchain4j.model.chat.request.json.JsonEnumSchema;
 import dev.langchain4j.model.chat.request.json.JsonObjectSchema;
+import dev.langchain4j.model.chat.request.json.JsonRawSchema;
 import dev.langchain4j.model.chat.request.json.JsonSchema;
-import dev.langchain4j.model.chat.request.json.JsonStringSchema;
 import dev.langchain4j.model.chat.response.ChatResponse;
 import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
 import dev.langchain4j.model.ollama.OllamaChatModel;
@@ -81,14 +79,15 @@ public class Client {
         }
         say("tool-result", model("caller", 60, 0).chat(ChatRequest.builder().messages(turns).toolSpecifications(tool).build()).aiMessage().text());
 
-        JsonSchema city = JsonSchema.builder().name("city").rootElement(JsonObjectSchema.builder()
-            .addProperty("name", JsonEnumSchema.builder().enumValues("Paris", "Lima").build())
-            .addProperty("kind", JsonEnumSchema.builder().enumValues("capital", "port", "village").build())
-            .addProperty("districts", JsonArraySchema.builder().items(JsonEnumSchema.builder().enumValues("north", "south").build()).build())
-            .required("name", "kind", "districts").build()).build();
+        // Its own classes of schemas have no limits, and a small model's list may then never end.
+        String schema = """
+            {"type": "object", "required": ["name", "kind", "districts"], "additionalProperties": false, "properties": {
+             "name": {"type": "string", "maxLength": 16}, "kind": {"enum": ["capital", "port", "village"]},
+             "districts": {"type": "array", "items": {"type": "string", "maxLength": 16}, "minItems": 1, "maxItems": 2}}}""";
+        JsonSchema city = JsonSchema.builder().name("city").rootElement(JsonRawSchema.from(schema)).build();
         ResponseFormat format = ResponseFormat.builder().type(ResponseFormatType.JSON).jsonSchema(city).build();
         ChatRequest describe = ChatRequest.builder().messages(UserMessage.from("Describe Paris as JSON.")).responseFormat(format).build();
-        say("structured", json.readTree(model("smollm2", 600, 0).chat(describe).aiMessage().text()));
+        say("structured", json.readTree(model("smollm2", 300, 0.8).chat(describe).aiMessage().text()));
 
         List<TextSegment> texts = List.of(TextSegment.from("one"), TextSegment.from("two"));
         List<Embedding> vectors = OllamaEmbeddingModel.builder().baseUrl(url).modelName("all-minilm").build().embedAll(texts).content();
