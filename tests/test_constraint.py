@@ -203,6 +203,8 @@ async def test_a_pattern_may_escape_anything(pattern: str, text: str) -> None:
         (Constraint("lark", "start: <|im_end|>"), "tokens of a model"),
         (Constraint("lark", 'start: "a" <[999999]> // "'), "tokens of a model"),
         (Constraint("gbnf", " "), "the grammar is empty"),
+        (Constraint("regex", "a{1000000}"), "too large"),
+        (Constraint("schema", {"properties": {f"p{n}": {"type": "string"} for n in range(2000)}, "required": ["p1999"]}), "too large"),
     ],
 )
 async def test_what_would_fail_only_in_the_engine_is_refused(constraint: Constraint, said: str) -> None:

@@ -20,6 +20,9 @@ from ndani.types import Constraint, Tool
 #: Characters of a schema, a pattern or a grammar. Compiling more would block a core for long.
 MAX_LENGTH = 200_000
 
+#: How far a grammar is tried: the opening of a document, its first name, and some of its first value.
+_TRIED_BYTES = 24
+
 #: Tells the engine that a grammar is for llguidance.
 _LLGUIDANCE = "%llguidance {}\n"
 
@@ -118,7 +121,8 @@ def _grammar(constraint: Constraint) -> str:
         pattern = pattern[:-1] if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
         return _checked(
             f"start: /{pattern}/",
-            "the regular expression cannot be obeyed: it is wrong, or uses what has no finite automaton (look-around, back references)",
+            "the regular expression cannot be obeyed: it is wrong, too large, or uses what has no finite automaton "
+            "(look-around, back references)",
         )
     if constraint.kind == "lark":
         assert isinstance(value, str)
@@ -215,13 +219,19 @@ def _schema_problem(problem: str) -> str:
 
 
 def _checked(lark: str, refusal: str) -> str:
-    """The grammar for the engine. Some that can be read fail with the first token, so that is tried, with bytes as the tokens."""
+    """The grammar for the engine. Some that can be read fail with the first tokens, so those are tried, with bytes as the tokens."""
     from llguidance import LLMatcher, LLTokenizer
 
-    grammar = _LLGUIDANCE + lark
+    grammar, brace = _LLGUIDANCE + lark, ord("{")
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
-    if not matcher.get_error():
-        matcher.compute_bitmask()
+    for _ in range(_TRIED_BYTES):
+        if matcher.get_error() or matcher.is_stopped():
+            break
+        mask = matcher.compute_bitmask()
+        allowed = [byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1]
+        if matcher.get_error() or not allowed:
+            break
+        matcher.consume_token(brace if brace in allowed else allowed[len(allowed) // 2])  # most that is large begins with one
     if matcher.get_error():
         raise BadRequest(refusal)
     return grammar
