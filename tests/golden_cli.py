@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 RECORDED = Path(__file__).parent / "golden" / "ollama-cli.json"
-COPIES = ("smollm2:q8_0", "thinky", "ns/tooly:v1")
+COPIES = ("smollm2:q8_0", "ns/tooly:v1")
 #: The recorded models and Modelfiles, by the names of their files (the recording's `source` says what was in them).
 MODELFILES = {
     "Modelfile.smollm2": """FROM smollm2:135m
@@ -43,6 +43,14 @@ PARAMETER num_predict 8
 SYSTEM You are terse.
 MESSAGE user Hi
 MESSAGE assistant Yes?
+""",
+    "Modelfile.thinky": """FROM smollm2:135m
+TEMPLATE \"\"\"{{- range .Messages }}<|im_start|>{{ .Role }}
+{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+{{ if and .IsThinkSet .Think }}<think>
+{{ end }}\"\"\"
+PARAMETER num_predict 8
 """,
     "Modelfile.bad": "FROM smollm2\nPARAMETRE seed 1\n",
     "Modelfile.nofrom": "SYSTEM You are terse.\n",
@@ -227,7 +235,7 @@ def prepare(environment: dict[str, str], folder: Path, checkpoint: Path) -> None
     for name, text in MODELFILES.items():
         (folder / name).write_text(text.replace("FROM smollm2:135m", weights), encoding="utf-8")
     (folder / "Modelfile.minilm").write_text(f"FROM {checkpoint}\n", encoding="utf-8")
-    for name, file in (("smollm2", "Modelfile.smollm2"), ("all-minilm", "Modelfile.minilm")):
+    for name, file in (("smollm2", "Modelfile.smollm2"), ("all-minilm", "Modelfile.minilm"), ("thinky", "Modelfile.thinky")):
         done = run(("create", name, "-f", file), environment, folder=folder)
         assert done.exit == 0, done.stderr
     for name in COPIES:
