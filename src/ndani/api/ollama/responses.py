@@ -87,6 +87,12 @@ def format_chat(model: str, clock: Timestamps) -> ResponseFormat:
     def line(event: Event) -> bytes:
         if isinstance(event, Text) and not event.logprobs:
             return b'%b%b","message":{"role":"assistant","content":%b},"done":false}\n' % (head, clock.stamp(), encode(event.text))
+        if isinstance(event, Thought) and not event.logprobs:
+            return b'%b%b","message":{"role":"assistant","content":"","thinking":%b},"done":false}\n' % (
+                head,
+                clock.stamp(),
+                encode(event.text),
+            )
         if isinstance(event, (Done, Rendered)):
             return whole(Answer(), event) + b"\n"
         answer = _answer_of(event)
