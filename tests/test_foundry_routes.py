@@ -135,6 +135,16 @@ def test_loaded_and_unloaded(server: Server) -> None:
 
 
 @pytest.mark.slow
+def test_a_model_that_was_loaded_by_another_name_is_loaded_by_every_name(start: Start, echo_store: Path) -> None:
+    server = start(echo_store)
+    assert server.post("/api/copy", {"source": "echo", "destination": "twin"}).status_code == 200
+    server.ask("/api/generate", {"model": "echo", "prompt": ""})
+    assert get(server, "/models/load/twin") == {"status": "already_loaded"}
+    assert get(server, "/models/loaded") == get(server, "/openai/loadedmodels") == ["echo-generic-cpu:1", "twin-generic-cpu:1"]
+    assert get(server, "/models/unload/twin") == {"status": "unloaded"}
+    assert get(server, "/models/loaded") == []
+
+
 @pytest.mark.parametrize(
     ("query", "seconds"),
     [("", 600), ("?ttl=1200", 1200), ("?ttl=0", 600), ("?ttl=0&unload=true", 600), ("?unload=false", None), ("?unload=false&ttl=30", 30)],

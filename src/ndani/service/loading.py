@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from ndani import names
 from ndani.engines.sampling import merge
+from ndani.errors import NdaniError
 from ndani.names import Name
 from ndani.runtime.pool import Pool
 from ndani.service.resolver import ModelResolver, runner_key
@@ -48,8 +50,16 @@ class Loading:
         await self._applied()
 
     def loaded(self) -> list[Name]:
-        """The names of the models in memory, without those that are leaving."""
-        found = {resident.name: names.parse(resident.name) for resident in self._pool.residents() if not resident.stopping}
+        """The names of the models in memory, without those that are leaving; a model that has several names has all of them here.
+
+        A client that has loaded a model looks for the name that it gave, while the runner knows the name it was first loaded by.
+        """
+        residents = [resident for resident in self._pool.residents() if not resident.stopping]
+        found = {resident.name: names.parse(resident.name) for resident in residents}
+        for name in sorted(self._resolver.store.names(), key=str) if residents else ():
+            with contextlib.suppress(NdaniError):  # gone or damaged meanwhile
+                if self._pool.is_ready(runner_key(self._resolver.store.find(name))):
+                    found.setdefault(str(name), name)
         return list(found.values())
 
     async def _applied(self) -> None:
