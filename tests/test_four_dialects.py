@@ -1,6 +1,6 @@
 """The same wish in every dialect, obeyed by real weights: documents of a JSON Schema, texts of a grammar, calls of tools.
 
-SmolLM2-135M would do none of it by itself. `NDANI_TEST_TRIES` says how often each is tried (6 where it is not set).
+SmolLM2-135M would do none of it by itself. `NDANI_TEST_TRIES` says how often each is tried (3 where it is not set).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stores import link
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
-TRIES = int(os.environ.get("NDANI_TEST_TRIES", "6"))
+TRIES = int(os.environ.get("NDANI_TEST_TRIES", "3"))
 #: Foundry Local's name for the model.
 ALIAS = "smollm2-135m"
 ASK = "Describe Paris as JSON."
