@@ -147,5 +147,5 @@ def test_a_conversation_that_is_too_long_loses_turns(made: Server) -> None:
     assert made.refusal("/api/chat", body | {"truncate": False})[0] == 400
     assert made.refusal("/api/chat", body | {"logprobs": True}) == (
         400,
-        "the engine gives no logprobs together with tools for this model; leave out one of them",
+        "the engine gives no logprobs together with tools for this model; leave them out",
     )

@@ -16,7 +16,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 #: What this version cannot do yet, or a model cannot do, or nobody can.
 ASKS: list[dict[str, Any]] = [
     {"think": True}, {"think": "high"}, {"format": "json"}, {"format": {"type": "object"}}, {"logprobs": True}, {"top_logprobs": 3},
-    {"images": ["aGk="]}, {"options": {"num_ctx": "many"}}, {"options": {"temperature": -1}},
+    {"options": {"num_ctx": "many"}}, {"options": {"temperature": -1}},
 ]  # fmt: skip
 
 
@@ -46,6 +46,8 @@ def test_an_unknown_model_is_404_whatever_is_asked_of_it(server: Server, path: s
 def test_more_that_an_unknown_model_is_asked(server: Server) -> None:
     assert refused(server, CHAT, "nobody", tools=TOOLS)[0] == 404
     assert refused(server, CHAT, "nobody", messages=[{"role": "user", "content": "x", "images": ["aGk="]}])[0] == 404
+    assert refused(server, GENERATE, "nobody", images=["aGk="])[0] == 404
+    assert refused(server, GENERATE, "echo", images=["aGk="])[0] == 400
     assert refused(server, GENERATE, "nobody", suffix="x")[0] == 404
     assert refused(server, GENERATE, "nobody", raw=True, system="x")[0] == 404
     assert refused(server, GENERATE, "nobody", template="{{ .Prompt")[0] == 404
@@ -76,8 +78,8 @@ def test_of_several_wrongs_the_first_in_ollamas_order_is_said(server: Server) ->
 
 def test_what_a_model_could_do_and_this_version_cannot_is_said_so(server: Server) -> None:
     assert server.post("/api/show", {"model": "able"}).json()["capabilities"] == ["completion", "tools", "insert", "thinking"]
-    assert refused(server, CHAT, "able", think=True)[1] == "thinking is not in this version; leave out think, or set it to false"
-    assert refused(server, CHAT, "able", tools=TOOLS)[1] == "tools are not in this version; leave them out"
+    assert refused(server, CHAT, "able", format="json")[1] == "format is not in this version; ask for free text"
+    assert refused(server, CHAT, "able", logprobs=True)[1] == "logprobs are not in this version; leave out logprobs and top_logprobs"
 
 
 def test_there_is_no_cloud_and_it_says_so(server: Server) -> None:
