@@ -153,7 +153,7 @@ ERRORS: list[tuple[Callable[[Any], Any], int, str]] = [
     (lambda c: c.pull(" "), 400, "invalid model name"),
     (lambda c: c.chat("smollm2", HI, options={"num_ctx": "x"}), 400, 'option "num_ctx" must be of type integer'),
     (lambda c: c.chat("smollm2", HI, think=True, options=FEW), 400, '"smollm2" does not support thinking'),
-    (lambda c: c.chat("smollm2", HI, format="json", options=FEW), 400, "format is not in this version"),
+    (lambda c: c.chat("smollm2", HI, format={"not": {}}, options=FEW), 400, "the JSON Schema uses not"),
     (lambda c: c.chat("smollm2", HI, keep_alive="soon", options=FEW), 400, 'time: invalid duration "soon"'),
     (
         lambda c: c.generate("smollm2", "x", suffix="y", options=FEW),
