@@ -79,7 +79,7 @@ SENT: dict[str, tuple[str, Callable[[], bytes], int]] = {
                                                              "options": {"num_predict": 1}}).encode(), 200),
     "many turns": ("/api/chat", lambda: talk(3000), 200),
     "too many turns": ("/api/chat", lambda: talk(100_000), 400),
-    "a large image": ("/api/generate", lambda: b'{"model":"echo","prompt":"x","images":["' + b"A" * 30_000_000 + b'"]}', 400),
+    "a large image": ("/api/generate", lambda: b'{"model":"echo","prompt":"x","images":["' + b"A" * 16_000_000 + b'"]}', 400),
 }  # fmt: skip
 
 

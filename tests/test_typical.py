@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import Start
 from ndani.engines.sampling import merge, translate
 from ndani.types import Sampling
 from server import Server, UnixHTTP
@@ -41,7 +43,8 @@ def typical(likely: list[tuple[int, float]], most: float) -> int:
 @pytest.mark.weights
 @pytest.mark.slow
 @pytest.mark.parametrize("typical_p", [0.3, 0.45])
-def test_the_set_is_taken_of_the_top_k_and_before_top_p(real: Server, typical_p: float) -> None:
+def test_the_set_is_taken_of_the_top_k_and_before_top_p(start: Start, real_store: Path, typical_p: float) -> None:
+    real = start(real_store)
     real.ask("/api/generate", {"model": "smollm2", "prompt": "a", "options": {"num_predict": 1}})
     (path,) = real.sockets.glob("ndani-*/*/*.sock")
     with contextlib.closing(UnixHTTP(str(path))) as line:
