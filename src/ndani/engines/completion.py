@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
-from ndani.engines.wire import Chunk, Probability, PromptProgress, Timings
+from ndani.engines.measured import Measured, shifted_out
+from ndani.engines.wire import Chunk, Probability, Timings
 from ndani.outputs import Accumulator, AnswerParser
-from ndani.types import Called, Done, Piece, Sink, Text, Thought, TokenLogprob, Usage
+from ndani.types import Called, Done, Piece, Sink, Text, Thought, TokenLogprob
 
 
-class Completion:
+class Completion(Measured):
     """The state of one completion. With a `parser`, its text is read for thinking and tool calls; without, all of it is text.
 
     `one_call` ends the answer with its first tool call. `thought` makes all of the text a thought.
@@ -25,25 +25,17 @@ class Completion:
         one_call: bool = False,
         thought: bool = False,
     ) -> None:
+        super().__init__()
         self._accumulator, self._parser = accumulator, parser
         self._keeps_logprobs, self._one_call, self._thought = logprobs, one_call, thought
         self._called = False  # with `one_call`: the call has come
-        self._thoughts = 0  # tokens that were thoughts
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self._last = Chunk()  # the last chunk that arrived
-        self._prompt = PromptProgress()
-        self._sink: Sink | None = None
-        self._began = time.monotonic_ns()
 
     @property
     def over(self) -> bool:
         """Whether it is complete: the engine has ended it, or something here stops it."""
         return self._last.stop or self._accumulator.over or self._called
-
-    @property
-    def last(self) -> Chunk:
-        """The last chunk that arrived."""
-        return self._last
 
     @property
     def tokens(self) -> list[int]:
@@ -53,9 +45,7 @@ class Completion:
     def take(self, chunk: Chunk) -> Sequence[Piece]:
         """The pieces of a chunk."""
         if chunk.prompt_progress is not None:
-            self._prompt = chunk.prompt_progress
-            if self._sink is not None:
-                self._sink.measure(self._prompt.total, self._prompt.cache)
+            self._measure(chunk.prompt_progress)
             return ()
         self._last = chunk
         accumulate = self._accumulator.finish if chunk.stop else self._accumulator.take
@@ -110,7 +100,7 @@ class Completion:
             if chunk.stop or chunk.error is not None or accumulator.over or self._called or not ready():
                 return False
             if chunk.prompt_progress is not None:
-                self._prompt = chunk.prompt_progress
+                self._measure(chunk.prompt_progress)
                 return True
             self._last = chunk
             text = accumulate(chunk.content, chunk.tokens)
@@ -125,23 +115,14 @@ class Completion:
         return offer
 
     def done(self, *, silent: bool, slot_ctx: int, context: tuple[int, ...] | None, truncated: int) -> Done:
-        """The Done event with the usage. Each token beyond the slot's context has shifted one earlier token out."""
+        """The Done event with the usage."""
         last, stopped_by_us = self._last, not self._last.stop
-        elapsed = (time.monotonic_ns() - self._began) / 1e6
-        measured = Timings(cache_n=self._prompt.cache, predicted_n=self._accumulator.count, predicted_ms=elapsed)
+        measured = Timings(cache_n=self._prompt.cache, predicted_n=self._accumulator.count, predicted_ms=self._elapsed_ms())
         timings = last.timings if last.timings and not stopped_by_us else measured
-        usage = Usage(
-            prompt_tokens=max(last.tokens_evaluated, 0),
-            cached_tokens=max(timings.cache_n, 0),
-            output_tokens=0 if silent else max(timings.predicted_n, 0),
-            thinking_tokens=self._thoughts,
-            prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
-            output_ns=max(int(timings.predicted_ms * 1e6), 1),
-        )
-        shifted_out = max(0, usage.prompt_tokens + usage.output_tokens - slot_ctx) if slot_ctx else 0
+        usage = self._usage(timings, last.tokens_evaluated, silent=silent)
         is_length = (stopped_by_us and not self._called) or last.stop_type == "limit"
         stop_sequence = last.stopping_word if last.stop_type == "word" else None
-        return Done("length" if is_length else "stop", usage, context, truncated + shifted_out, stop_sequence)
+        return Done("length" if is_length else "stop", usage, context, truncated + shifted_out(usage, slot_ctx), stop_sequence)
 
 
 def _logprob(probability: Probability) -> TokenLogprob:

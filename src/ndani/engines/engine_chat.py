@@ -6,30 +6,28 @@ knows these forms. All other answers are completions of a prompt.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
-from ndani.engines.wire import ChatChunk, PromptProgress, Timings
+from ndani.engines.measured import Measured, shifted_out
+from ndani.engines.wire import ChatChunk, Timings
 from ndani.outputs import Accumulator
 from ndani.outputs.tool_calls import new_call_id
-from ndani.types import Called, Done, Piece, Sink, Text, Thought, ToolCall, Usage
+from ndani.types import Called, Done, Piece, Sink, Text, Thought, ToolCall
 
 
-class EngineChat:
+class EngineChat(Measured):
     """The state of one such answer: takes the engine's chunks, gives pieces, and at the end what it cost."""
 
     def __init__(self, accumulator: Accumulator, *, one_call: bool = False) -> None:
+        super().__init__()
         self._accumulator, self._one_call = accumulator, one_call
         self._finish_reason: str | None = None
         self._timings: Timings | None = None
         self._call: tuple[int, str, list[str]] | None = None  # the call in progress: its index, its name, parts of its arguments
-        self._calls = self._thoughts = 0  # of thoughts, the tokens
-        self._prompt = PromptProgress()
-        self._sink: Sink | None = None
-        self._began = time.monotonic_ns()
+        self._calls = 0
 
     @property
     def over(self) -> bool:
@@ -39,9 +37,7 @@ class EngineChat:
     def take(self, chunk: ChatChunk) -> Sequence[Piece]:
         """The pieces of a chunk."""
         if chunk.prompt_progress is not None:
-            self._prompt = chunk.prompt_progress
-            if self._sink is not None:
-                self._sink.measure(self._prompt.total, self._prompt.cache)
+            self._measure(chunk.prompt_progress)
             return ()
         delta, pieces = chunk.delta, list[Piece]()
         self._timings, self._finish_reason = chunk.timings or self._timings, chunk.finish_reason
@@ -98,16 +94,8 @@ class EngineChat:
             cache_n=self._prompt.cache,
             prompt_n=self._prompt.total - self._prompt.cache,
             predicted_n=self._accumulator.count,
-            predicted_ms=(time.monotonic_ns() - self._began) / 1e6,
+            predicted_ms=self._elapsed_ms(),
         )
-        usage = Usage(
-            prompt_tokens=max(timings.prompt_n, 0) + max(timings.cache_n, 0),
-            cached_tokens=max(timings.cache_n, 0),
-            output_tokens=0 if silent else max(timings.predicted_n, 0),
-            thinking_tokens=self._thoughts,
-            prompt_ns=max(int(timings.prompt_ms * 1e6), 1),
-            output_ns=max(int(timings.predicted_ms * 1e6), 1),
-        )
-        shifted_out = max(0, usage.prompt_tokens + usage.output_tokens - slot_ctx) if slot_ctx else 0
+        usage = self._usage(timings, max(timings.prompt_n, 0) + max(timings.cache_n, 0), silent=silent)
         is_length = self._finish_reason == "length" or (self._finish_reason is None and not self._calls)
-        return Done("length" if is_length else "stop", usage, truncated=truncated + shifted_out)
+        return Done("length" if is_length else "stop", usage, truncated=truncated + shifted_out(usage, slot_ctx))

@@ -7,10 +7,10 @@ truncated and sent as token ids, and the Done event tells how many tokens were l
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from ndani.engines.client import MAX_SPECIAL_TOKENS, PromptTooLong, RunnerClient
 from ndani.engines.completion import Completion
@@ -18,13 +18,33 @@ from ndani.engines.constraint import engine_grammar
 from ndani.engines.engine_chat import EngineChat
 from ndani.engines.prompt import TOO_LONG, continued_prompt, fit_prompt, prompt_ids, prompt_renderer, prompt_with_images
 from ndani.engines.sampling import translate
-from ndani.engines.wire import PromptWithImages
+from ndani.engines.wire import ChatChunk, Chunk
 from ndani.errors import BadRequest, EngineFailed
 from ndani.outputs import Accumulator, AnswerParser
 from ndani.prompts.fit import Fitted, RenderPrompt
 from ndani.prompts.image_tags import ImageTags
 from ndani.prompts.template import Template
-from ndani.types import Constraint, Event, Message, Rendered, Sampling, Sink, Tool, Usage
+from ndani.types import Constraint, Event, Message, Piece, Rendered, Sampling, Sink, Tool, Usage
+
+AnyChunk = TypeVar("AnyChunk", Chunk, ChatChunk)
+Chunk_contra = TypeVar("Chunk_contra", contravariant=True)
+
+
+class Reader(Protocol[Chunk_contra]):
+    """What reads an answer: `Completion`, or `EngineChat` where the engine has read it already."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer is complete."""
+        ...
+
+    def take(self, chunk: Chunk_contra) -> Sequence[Piece]:
+        """The pieces of a chunk."""
+        ...
+
+    def end(self) -> Sequence[Piece]:
+        """What is left when no more chunks will come."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +199,7 @@ async def _complete(
         options = await _within_context(engine, question, options, fitted.prompt)
         completion = _completion(question, options, fitted)
         try:
-            async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), options, completion, sink)) as pieces:
+            async with aclosing(_run(engine, question, fitted.prompt, options, completion, sink)) as pieces:
                 async for piece in pieces:
                     yield piece
             break
@@ -219,19 +239,27 @@ def _completion(question: Question, options: dict[str, Any], fitted: Fitted) -> 
     return Completion(accumulator, parser, logprobs=question.logprobs is not None, one_call=question.one_call)
 
 
-async def _pieces(
-    engine: RunnerClient, prompt: str | list[int] | PromptWithImages, options: dict[str, Any], completion: Completion, sink: Sink | None
+async def _run(
+    engine: RunnerClient, question: Question, prompt: str | list[int], options: dict[str, Any], completion: Completion, sink: Sink | None
 ) -> AsyncGenerator[Event]:
-    """Run one completion; its pieces go into `sink` where that is ready, and are yielded elsewhere."""
-    async with aclosing(engine.complete(prompt, options, completion.tap(sink) if sink else None)) as chunks:
+    """Run one completion of a prompt; its pieces go into `sink` where that is ready, and are yielded elsewhere."""
+    tap = completion.tap(sink) if sink else None
+    async with aclosing(_pieces(engine.complete(prompt_with_images(engine, question, prompt), options, tap), completion)) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+async def _pieces(chunks: AsyncGenerator[AnyChunk], reader: Reader[AnyChunk]) -> AsyncGenerator[Event]:
+    """What a reader makes of the chunks that its tap has left, up to the answer's end."""
+    async with aclosing(chunks):
         async for chunk in chunks:
             # The pieces that the sink took may already have ended it.
-            if not completion.over:
-                for piece in completion.take(chunk):
+            if not reader.over:
+                for piece in reader.take(chunk):
                     yield piece
-            if completion.over:
+            if reader.over:
                 break
-    for piece in completion.end():
+    for piece in reader.end():
         yield piece
 
 
@@ -254,7 +282,7 @@ async def _think_then_answer(
             free["n_predict"] = min(question.think_budget, options["n_predict"])
         thinking = Completion(Accumulator(free["n_predict"], silent=question.silent, keep=True), logprobs=logprobs, thought=True)
         try:
-            async with aclosing(_pieces(engine, prompt_with_images(engine, question, fitted.prompt), free, thinking, sink)) as pieces:
+            async with aclosing(_run(engine, question, fitted.prompt, free, thinking, sink)) as pieces:
                 async for piece in pieces:
                     yield piece
             break
@@ -278,7 +306,7 @@ async def _think_then_answer(
     rest = options | {"n_predict": left}
     answering = _completion(replace(question, thinking_tags=None), rest, fitted)
     try:
-        async with aclosing(_pieces(engine, prompt_with_images(engine, question, prompt), rest, answering, sink)) as pieces:
+        async with aclosing(_run(engine, question, prompt, rest, answering, sink)) as pieces:
             async for piece in pieces:
                 yield piece
     except PromptTooLong:
@@ -322,19 +350,13 @@ async def _chat(
         chat = EngineChat(Accumulator(limited["n_predict"], silent=question.silent), one_call=question.one_call)
         tap = chat.tap(sink) if sink else None
         try:
-            async with aclosing(engine.chat(messages, question.think, question.tools, limited, tap)) as chunks:
-                async for chunk in chunks:
-                    if not chat.over:
-                        for piece in chat.take(chunk):
-                            yield piece
-                    if chat.over:
-                        break
+            async with aclosing(_pieces(engine.chat(messages, question.think, question.tools, limited, tap), chat)) as pieces:
+                async for piece in pieces:
+                    yield piece
             break
         except PromptTooLong as refusal:
             if was_fitted:
                 raise BadRequest(TOO_LONG) from None
             fitted = await fit_prompt(engine, replace(question, shift=False), render, refusal)
             messages, truncated, was_fitted = fitted.messages, fitted.truncated, True
-    for piece in chat.end():
-        yield piece
     yield chat.done(silent=question.silent, slot_ctx=question.slot_ctx, truncated=truncated)
