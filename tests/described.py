@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 
 from ndani import settings
 from ndani.api.app import build
-from ndani.api.edge.operation import JSON, NDJSON, DescribedRoute
+from ndani.api.edge.media_types import JSON, NDJSON
+from ndani.api.edge.operation import DescribedRoute
 from ndani.engines.stream import Coalescer
 from ndani.ledger.counts import Counts
 from ndani.ledger.log import Log

@@ -11,7 +11,8 @@ import msgspec
 from ndani import __version__
 from ndani.api.edge.dialect import Dialect
 from ndani.api.edge.faults import ErrorFormat
-from ndani.api.edge.operation import JSON, DescribedRoute, Operation
+from ndani.api.edge.media_types import JSON
+from ndani.api.edge.operation import DescribedRoute, Operation
 from ndani.api.edge.running_requests import REQUEST_ID
 
 _REASONS = {200: "Done", 201: "Made", 503: "Not now"}

@@ -7,7 +7,8 @@ from ndani.api.anthropic.events import EVENT_TYPES
 from ndani.api.anthropic.responses import ERRORS
 from ndani.api.anthropic.routes import AnthropicRoutes
 from ndani.api.edge.dialect import Context, Dialect, post
-from ndani.api.edge.operation import EVENTS, Operation
+from ndani.api.edge.media_types import EVENTS
+from ndani.api.edge.operation import Operation
 
 
 def dialect(context: Context) -> Dialect:

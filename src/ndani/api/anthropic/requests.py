@@ -9,7 +9,7 @@ from ndani.api.anthropic.bodies import ConversationBody, CountTokensBody, Messag
 from ndani.api.anthropic.conversation import parse_conversation
 from ndani.api.edge import content
 from ndani.api.edge.body_type import convert
-from ndani.durations import parse_duration
+from ndani.api.edge.keep_alive import keep_alive_seconds
 from ndani.engines.sampling import parse_options
 from ndani.errors import BadRequest
 from ndani.types import ChatRequest, Constraint, Sampling, Tool, ToolChoice
@@ -73,7 +73,7 @@ def _chat_request(body: ConversationBody, sampling: Sampling) -> ChatRequest:
         tool_choice=tool_choice,
         parallel_tool_calls=parallel_tool_calls,
         sampling=sampling,
-        keep_alive=parse_duration(body.keep_alive.strip()) if isinstance(body.keep_alive, str) else body.keep_alive,
+        keep_alive=keep_alive_seconds(body.keep_alive),
         think=_think(body),
         think_if_possible=True,
         think_budget=_think_budget(body),

@@ -21,11 +21,10 @@ from ndani.api.anthropic.bodies import (
 from ndani.api.edge import json_response
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
+from ndani.api.edge.media_types import EVENTS
 from ndani.api.edge.running_requests import current_id
 from ndani.api.edge.streaming import ResponseFormat
 from ndani.types import Answer, Called, Done, Event, Rendered, Text, Thought, ToolCall, Usage
-
-EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 #: Anthropic's kinds of errors, by status; any other is an error of the API.
 _KINDS: Mapping[int, str] = {
@@ -87,7 +86,7 @@ def format_message(model: str, max_tokens: int, *, show_thinking: bool = True) -
         reason = _stop_reason(end, max_tokens, called=bool(answer.tool_calls))
         return encode(MessageBody(message_id, model, content, _usage(end.usage), reason, end.stop_sequence))
 
-    return ResponseFormat(EVENT_STREAM, stream.frames, whole, lambda first: False, ERRORS, stream.measure)
+    return ResponseFormat(f"{EVENTS}; charset=utf-8", stream.frames, whole, lambda first: False, ERRORS, stream.measure)
 
 
 class _Stream:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import msgspec
 from starlette.responses import Response
 
-JSON = "application/json; charset=utf-8"
+from ndani.api.edge import media_types
+
+JSON = f"{media_types.JSON}; charset=utf-8"
 
 #: Seconds of work on the event loop after which others are let in.
 _TIME_SLICE = 0.002

@@ -13,10 +13,9 @@ from starlette.responses import Response
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import JSON
+from ndani.api.edge.media_types import NDJSON
 from ndani.api.edge.streaming import StreamedResponse
 from ndani.background import Backlog, is_done_after_change, wait_until_done
-
-NDJSON = "application/x-ndjson"
 
 Step = TypeVar("Step")
 

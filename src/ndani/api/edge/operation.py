@@ -8,11 +8,7 @@ from typing import Any
 
 from starlette.routing import Route
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
-EVENTS = "text/event-stream"
-TEXT = "text/plain"
-BYTES = "application/octet-stream"
+from ndani.api.edge.media_types import JSON, NDJSON
 
 
 @dataclass(frozen=True, slots=True)

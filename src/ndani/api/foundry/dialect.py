@@ -6,7 +6,8 @@ First the routes of SDK v2's service, then those of the older daemon. That some 
 from __future__ import annotations
 
 from ndani.api.edge.dialect import Context, Dialect, get, post
-from ndani.api.edge.operation import TEXT, Operation
+from ndani.api.edge.media_types import TEXT
+from ndani.api.edge.operation import Operation
 from ndani.api.foundry import bodies
 from ndani.api.foundry.daemon_routes import FoundryDaemonRoutes
 from ndani.api.foundry.responses import ERRORS

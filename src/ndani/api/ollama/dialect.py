@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ndani.api.edge.dialect import Context, Dialect, delete, get, head, post
-from ndani.api.edge.operation import BYTES, TEXT, Operation
+from ndani.api.edge.media_types import BYTES, TEXT
+from ndani.api.edge.operation import Operation
 from ndani.api.ollama import bodies, cloud
 from ndani.api.ollama import response_bodies as answers
 from ndani.api.ollama.create import CreateRoutes

@@ -6,7 +6,7 @@ from typing import Any
 
 from ndani.api.edge import content
 from ndani.api.edge.fields import array, flag, text
-from ndani.durations import parse_duration
+from ndani.api.edge.keep_alive import keep_alive_seconds
 from ndani.engines.sampling import parse_options
 from ndani.errors import BadRequest
 from ndani.types import Constraint, Message, Sampling, Tool, ToolCall
@@ -25,15 +25,9 @@ def token_ids(body: dict[str, Any], name: str) -> tuple[int, ...] | None:
 def keep_alive(body: dict[str, Any]) -> float | None:
     """Seconds, from a number or a Go duration; negative is for ever, None where the field is missing."""
     value = body.get("keep_alive")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise BadRequest("keep_alive must be a number of seconds or a duration such as 5m")
-    if isinstance(value, str):
-        return parse_duration(value.strip())
-    if isinstance(value, float):
-        return value
-    return max(-1.0, min(value, 1e12))  # a JSON integer may be too large for a float
+    return keep_alive_seconds(value)
 
 
 def sampling(body: dict[str, Any]) -> tuple[Sampling, list[str]]:

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
-from ndani.api.edge.long_work import NDJSON
+from ndani.api.edge.media_types import NDJSON
 from ndani.api.edge.streaming import ResponseFormat
 from ndani.api.ollama.response_bodies import ErrorBody
 from ndani.api.ollama.timestamps import Timestamps, local_stamp

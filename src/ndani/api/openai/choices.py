@@ -16,9 +16,8 @@ from ndani.api.edge import streaming
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.ignored_fields import ignored_headers
 from ndani.api.edge.json_response import JSON
+from ndani.api.edge.media_types import EVENTS
 from ndani.types import Answer, Done, Event, Rendered, Sink
-
-EVENT_STREAM = "text/event-stream"
 
 #: The last event of every stream that has not failed.
 STREAM_END = b"data: [DONE]\n\n"
@@ -67,7 +66,7 @@ def _single(choices_format: ChoicesFormat) -> streaming.ResponseFormat:
         assert isinstance(end, Done)  # no request of this API asks for the prompt
         return choices_format.whole([(answer, end)])
 
-    return streaming.ResponseFormat(EVENT_STREAM, choices_format.chunks[0], whole, lambda _: False, choices_format.errors)
+    return streaming.ResponseFormat(EVENTS, choices_format.chunks[0], whole, lambda _: False, choices_format.errors)
 
 
 async def _collected(answers: Sequence[tuple[AsyncGenerator[Event], streaming.CollectedSink]]) -> list[tuple[Answer, Done]]:
@@ -100,7 +99,7 @@ async def _streamed(answers: Sequence[AsyncGenerator[Event]], choices_format: Ch
     except BaseException:
         await parts.aclose()
         raise
-    return streaming.StreamedResponse(first, parts, to_bytes, EVENT_STREAM, choices_format.errors, headers)
+    return streaming.StreamedResponse(first, parts, to_bytes, EVENTS, choices_format.errors, headers)
 
 
 async def _merged(answers: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[tuple[int, Event]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ndani.api.edge.dialect import Context, Dialect, get, post
-from ndani.api.edge.operation import BYTES, EVENTS, Operation
+from ndani.api.edge.media_types import BYTES, EVENTS
+from ndani.api.edge.operation import Operation
 from ndani.api.openai import bodies, objects
 from ndani.api.openai.errors import ERRORS, MODEL_ERRORS
 from ndani.api.openai.routes import OpenAIRoutes

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ndani.api.edge.content import parse_tool
+from ndani.api.edge.keep_alive import keep_alive_seconds
 from ndani.api.openai.bodies import (
     AnswerBody,
     ChatBody,
@@ -27,7 +28,6 @@ from ndani.api.openai.bodies import (
     RegexFormat,
     ResponseFormatField,
 )
-from ndani.durations import parse_duration
 from ndani.engines.sampling import OPTIONS, parse_options
 from ndani.errors import BadRequest
 from ndani.types import Constraint, Sampling, Tool, ToolChoice
@@ -129,13 +129,8 @@ def max_tokens(first: int | None, second: int | None = None) -> int | None:
 
 def keep_alive(body: AnswerBody | EmbeddingsBody) -> float | None:
     """Seconds that the model stays loaded; `ttl` is Foundry Local's name for it. Raises BadRequest."""
-    value = body.ttl if body.keep_alive is None else body.keep_alive
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        return max(-1.0, min(value, 1e12))
     try:
-        return parse_duration(value.strip())
+        return keep_alive_seconds(body.ttl if body.keep_alive is None else body.keep_alive)
     except BadRequest:
         raise BadRequest("keep_alive must be a number of seconds, or a duration such as 5m") from None
 

@@ -13,6 +13,7 @@ import msgspec
 
 from ndani.api.edge.faults import ErrorFormat
 from ndani.api.edge.json_response import encode
+from ndani.api.edge.media_types import EVENTS
 from ndani.api.edge.streaming import CollectedSink, ResponseFormat
 from ndani.api.openai.errors import ERRORS
 from ndani.api.responses.forms import Form
@@ -38,8 +39,6 @@ from ndani.api.responses.objects import (
 )
 from ndani.errors import BadRequest, Busy, NdaniError
 from ndani.types import Answer, Called, Done, Event, Piece, Rendered, Text, Thought, TokenLogprob, ToolCall
-
-SSE = "text/event-stream"
 
 _CUT_OFF = IncompleteDetails("max_output_tokens")
 
@@ -78,7 +77,7 @@ class ResponseAnswer:
     def response_format(self) -> ResponseFormat:
         """How `streaming` writes this answer."""
         errors = ErrorFormat(ERRORS.body, self.fail, ERRORS.no_route, ERRORS.body_type)
-        return ResponseFormat(SSE, self.event, lambda _, end: self.whole(end), lambda first: False, errors)
+        return ResponseFormat(EVENTS, self.event, lambda _, end: self.whole(end), lambda first: False, errors)
 
     def event(self, event: Event) -> bytes:
         """The bytes of an event in the stream; of the first and the last one, all that comes before and after."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ndani.api.edge.dialect import Context, Dialect, delete, get, post
-from ndani.api.edge.operation import EVENTS, DescribedRoute, Operation
+from ndani.api.edge.media_types import EVENTS
+from ndani.api.edge.operation import DescribedRoute, Operation
 from ndani.api.responses import items, objects
 from ndani.api.responses.conversations import ConversationRoutes
 from ndani.api.responses.events import ResponseEvent

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from ndani.api.edge.body_type import convert
 from ndani.api.edge.content import tool_name, tool_parameters
+from ndani.api.edge.keep_alive import keep_alive_seconds
 from ndani.api.responses.metadata import require_metadata
 from ndani.api.responses.objects import ConversationReference, CreateResponse, FunctionTool, ReasoningOptions, TextFormat
-from ndani.durations import parse_duration
 from ndani.engines.sampling import parse_options
 from ndani.errors import BadRequest, Unsupported
 from ndani.types import Constraint, Sampling, Tool, ToolChoice
@@ -88,7 +88,7 @@ def parse_response(body: dict[str, Any]) -> ResponseRequest:
         text=text,
         think=_think(given.reasoning),
         logprobs=_logprobs(given),
-        keep_alive=_keep_alive(given.keep_alive),
+        keep_alive=keep_alive_seconds(given.keep_alive),
         conversation=given.conversation.id if isinstance(given.conversation, ConversationReference) else given.conversation or "",
         shows_encrypted=_ENCRYPTED in (given.include or ()),
         ignored=[name for name in body if name not in CreateResponse.__struct_fields__],
@@ -213,9 +213,3 @@ def _logprobs(given: CreateResponse) -> int | None:
     if given.top_logprobs or _LOGPROBS in (given.include or ()):
         return given.top_logprobs or 0
     return None
-
-
-def _keep_alive(value: float | str | None) -> float | None:
-    if value is None:
-        return None
-    return parse_duration(value.strip()) if isinstance(value, str) else max(-1.0, min(value, 1e12))
