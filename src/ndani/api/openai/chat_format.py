@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from msgspec import UNSET
 
 from ndani.api.edge.json_response import encode
-from ndani.api.openai.choices import STREAM_END, ChoicesFormat
+from ndani.api.openai.choices import ChoicesFormat
 from ndani.api.openai.errors import ERRORS
+from ndani.api.openai.frames import Frames
 from ndani.api.openai.objects import (
     ChatChunk,
     ChatCompletion,
@@ -26,26 +27,13 @@ from ndani.api.openai.objects import (
 )
 from ndani.types import Answer, Called, Done, Event, Rendered, Text, Thought
 
-#: A text that is in no answer, to find its place in a chunk.
-_MARK = "\x00"
-
 
 def format_chat(model: str, choices: int, include_usage: bool) -> ChoicesFormat:
     """How the answer with so many choices is written; `model` is the name as the client spelt it."""
     identity, created, system_fingerprint = new_id("chatcmpl"), int(time.time()), fingerprint(model)
-    ends: dict[int, Done] = {}
 
-    def frame(*parts: ChunkChoice, usage: bool = False) -> bytes:
-        chunk = ChatChunk(identity, "chat.completion.chunk", created, model, system_fingerprint, list(parts))
-        if include_usage:
-            chunk.usage = usage_object(ends, choices) if usage else None
-        return b"data: " + encode(chunk) + b"\n\n"
-
-    def end(index: int, done: Done) -> bytes:
-        ends[index] = done
-        if len(ends) < choices:
-            return b""
-        return (frame(usage=True) if include_usage else b"") + STREAM_END
+    def chunk(parts: list[ChunkChoice]) -> ChatChunk:
+        return ChatChunk(identity, "chat.completion.chunk", created, model, system_fingerprint, parts)
 
     def whole(answers: Sequence[tuple[Answer, Done]]) -> bytes:
         written = [
@@ -55,13 +43,14 @@ def format_chat(model: str, choices: int, include_usage: bool) -> ChoicesFormat:
         usage = usage_object(dict(enumerate(done for _, done in answers)), choices)
         return encode(ChatCompletion(identity, "chat.completion", created, model, system_fingerprint, written, usage))
 
-    return ChoicesFormat([_choice(index, frame, end) for index in range(choices)], whole, ERRORS)
+    frames = Frames(chunk, choices, choices, include_usage=include_usage)
+    return ChoicesFormat([_choice(index, frames) for index in range(choices)], whole, ERRORS)
 
 
-def _choice(index: int, frame: Callable[..., bytes], end: Callable[[int, Done], bytes]) -> Callable[[Event], bytes]:
+def _choice(index: int, frames: Frames[ChunkChoice]) -> Callable[[Event], bytes]:
     """The events of one choice as chunks. The role is only in the first of them."""
-    # All bytes around a text are the same in every chunk, and made once: this is called for every token.
-    head, tail = frame(ChunkChoice(index, Delta(content=_MARK))).split(encode(_MARK))
+    head, tail = frames.around_text(lambda text: ChunkChoice(index, Delta(content=text)))
+    frame = frames.frame
     began = called = False
 
     def chunk(event: Event) -> bytes:
@@ -75,7 +64,7 @@ def _choice(index: int, frame: Callable[..., bytes], end: Callable[[int, Done], 
             delta.tool_calls, called = [tool_call_object(event.call)], True
         elif isinstance(event, Done):
             opening = b"" if began else frame(ChunkChoice(index, Delta(role="assistant", content="")))
-            return opening + frame(ChunkChoice(index, Delta(), None, finish_reason(event, called))) + end(index, event)
+            return opening + frame(ChunkChoice(index, Delta(), None, finish_reason(event, called))) + frames.end(index, event)
         else:
             if isinstance(event, Text):
                 delta.content = event.text

@@ -9,31 +9,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from ndani.api.edge.json_response import encode
-from ndani.api.openai.choices import STREAM_END, ChoicesFormat
+from ndani.api.openai.choices import ChoicesFormat
 from ndani.api.openai.errors import ERRORS
+from ndani.api.openai.frames import Frames
 from ndani.api.openai.objects import TextChoice, TextCompletion, TextLogprobs, fingerprint, new_id, usage_object
 from ndani.types import Answer, Done, Event, Text, TokenLogprob
-
-#: A text that is in no answer, to find its place in a piece.
-_MARK = "\x00"
 
 
 def format_completion(model: str, echoed: Sequence[str], choices_per_prompt: int, include_usage: bool) -> ChoicesFormat:
     """How the answer is written; `model` is the name as the client spelt it, `echoed` the text before each choice's own, mostly empty."""
     identity, created, system_fingerprint = new_id("cmpl"), int(time.time()), fingerprint(model)
-    ends: dict[int, Done] = {}
 
-    def frame(*parts: TextChoice, usage: bool = False) -> bytes:
-        piece = TextCompletion(identity, "text_completion", created, model, system_fingerprint, list(parts))
-        if include_usage:
-            piece.usage = usage_object(ends, choices_per_prompt) if usage else None
-        return b"data: " + encode(piece) + b"\n\n"
-
-    def end(index: int, done: Done) -> bytes:
-        ends[index] = done
-        if len(ends) < len(echoed):
-            return b""
-        return (frame(usage=True) if include_usage else b"") + STREAM_END
+    def chunk(parts: list[TextChoice]) -> TextCompletion:
+        return TextCompletion(identity, "text_completion", created, model, system_fingerprint, parts)
 
     def whole(answers: Sequence[tuple[Answer, Done]]) -> bytes:
         written = [
@@ -43,12 +31,13 @@ def format_completion(model: str, echoed: Sequence[str], choices_per_prompt: int
         usage = usage_object(dict(enumerate(done for _, done in answers)), choices_per_prompt)
         return encode(TextCompletion(identity, "text_completion", created, model, system_fingerprint, written, usage))
 
-    return ChoicesFormat([_choice(index, before, frame, end) for index, before in enumerate(echoed)], whole, ERRORS)
+    frames = Frames(chunk, len(echoed), choices_per_prompt, include_usage=include_usage)
+    return ChoicesFormat([_choice(index, before, frames) for index, before in enumerate(echoed)], whole, ERRORS)
 
 
-def _choice(index: int, before: str, frame: Callable[..., bytes], end: Callable[[int, Done], bytes]) -> Callable[[Event], bytes]:
+def _choice(index: int, before: str, frames: Frames[TextChoice]) -> Callable[[Event], bytes]:
     """The events of one choice as pieces; the echoed prompt is a piece of its own, before the first."""
-    head, tail = frame(TextChoice(_MARK, index)).split(encode(_MARK))
+    head, tail = frames.around_text(lambda text: TextChoice(text, index))
     opening, offset = head + encode(before) + tail if before else b"", 0
 
     def piece(event: Event) -> bytes:
@@ -59,9 +48,9 @@ def _choice(index: int, before: str, frame: Callable[..., bytes], end: Callable[
                 return written + head + encode(event.text) + tail
             logprobs = text_logprobs(event.logprobs, offset)
             offset += sum(len(item.token) for item in event.logprobs)
-            return written + frame(TextChoice(event.text, index, logprobs))
+            return written + frames.frame(TextChoice(event.text, index, logprobs))
         if isinstance(event, Done):
-            return written + frame(TextChoice("", index, None, event.reason)) + end(index, event)
+            return written + frames.frame(TextChoice("", index, None, event.reason)) + frames.end(index, event)
         return written + head + b'""' + tail
 
     return piece
