@@ -13,7 +13,7 @@ from ndani import names
 from ndani.engines.image_files import check_images
 from ndani.engines.question import Question, ask, count_tokens
 from ndani.engines.sampling import merge
-from ndani.errors import BadRequest, EngineFailed, Failed, StoreFailed, Unsupported
+from ndani.errors import BadRequest, StoreFailed, Unsupported
 from ndani.ledger.counts import Counts
 from ndani.prompts import ChatTemplate, read_template
 from ndani.prompts.image_tags import image_tags
@@ -158,19 +158,17 @@ class Answers:
     async def _run(self, model: ResolvedModel, question: Question, keep_alive: float | None, sink: Sink | None) -> AsyncGenerator[Event]:
         """Lease a runner, run the engine, count the usage. Every answer takes this path."""
         started = time.monotonic_ns()
-        async with self._pool.lease(self._resolver.spec(model, question.sampling), self._resolver.keep_alive(keep_alive)) as lease:
-            try:
-                async with aclosing(ask(lease.engine, _in_slot(question, model, lease), sink)) as events:
-                    async for event in events:
-                        if isinstance(event, Done):
-                            usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)
-                            event = replace(event, usage=usage)
-                            self._counts.count_answer(event)
-                        yield event
-            except EngineFailed:
-                if self._pool.closing:
-                    raise Failed("the server is stopping") from None
-                raise
+        spec = self._resolver.spec(model, question.sampling)
+        async with (
+            lend(self._pool, spec, self._resolver.keep_alive(keep_alive)) as lease,
+            aclosing(ask(lease.engine, _in_slot(question, model, lease), sink)) as events,
+        ):
+            async for event in events:
+                if isinstance(event, Done):
+                    usage = replace(event.usage, load_ns=max(lease.waited_ns, 1), total_ns=time.monotonic_ns() - started)
+                    event = replace(event, usage=usage)
+                    self._counts.count_answer(event)
+                yield event
 
 
 async def _unloaded() -> AsyncGenerator[Event]:

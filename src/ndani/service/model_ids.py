@@ -9,6 +9,7 @@ An id may come without its version, and letters in any case. Nothing here reads 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ndani.names import DEFAULT_TAG, Name
@@ -16,6 +17,15 @@ from ndani.names import DEFAULT_TAG, Name
 #: What an id says after the alias: the weights are for no vendor's device alone, and a processor is enough for them.
 _DEVICE = "-generic-cpu"
 VERSION = "1"
+
+
+#: An id of Foundry Local's, whatever device it is for; the version may be missing.
+_ID = re.compile(r".+-(?:generic|cuda|openvino|qnn|trtrtx|vitis)-(?:cpu|gpu|npu)(?::[0-9]+)?", re.IGNORECASE)
+
+
+def is_id(text: str) -> bool:
+    """Whether a name is an id of Foundry Local's: the client that sends it expects that program's form of answers."""
+    return _ID.fullmatch(text) is not None
 
 
 def alias_of(name: Name) -> str:

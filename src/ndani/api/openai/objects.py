@@ -5,17 +5,14 @@ Some fields are always null here, and written because clients of this API or of 
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ndani.service.model_ids import is_id
 from ndani.types import Answer, Done, TokenLogprob, ToolCall
-
-#: A model's name as Foundry Local writes it: `phi-4-mini-instruct-generic-cpu:5`.
-_FOUNDRY_ID = re.compile(r".+-(?:cpu|gpu|npu):\d+", re.ASCII | re.IGNORECASE)
 
 
 class FunctionCall(msgspec.Struct):
@@ -218,7 +215,7 @@ def new_id(prefix: str) -> str:
 
 def fingerprint(model: str) -> str | None:
     """What `system_fingerprint` is. Foundry Local has none, so a client that uses its names for models gets null."""
-    return None if _FOUNDRY_ID.fullmatch(model) else "fp_ndani"
+    return None if is_id(model) else "fp_ndani"
 
 
 def usage_object(ends: Mapping[int, Done], choices_per_prompt: int) -> UsageObject:

@@ -6,11 +6,10 @@ what they run on (`qwen2.5-0.5b-instruct-generic-cpu:4`).
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-_FOUNDRY_NAME = re.compile(r".+-(?:generic|cuda|openvino|qnn|trtrtx|vitis)-(?:cpu|gpu|npu)(?::[0-9]+)?", re.IGNORECASE)
+from ndani.service.model_ids import is_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +34,4 @@ FOUNDRY = Form("incomplete", b": keep-alive\n\n", b"data: [DONE]\n\n", counts_ea
 
 def form_of(model: str) -> Form:
     """The form of the answers to this name of a model."""
-    return FOUNDRY if _FOUNDRY_NAME.fullmatch(model) else OLLAMA
+    return FOUNDRY if is_id(model) else OLLAMA
