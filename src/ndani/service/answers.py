@@ -36,7 +36,7 @@ UNSUPPORTED_FEATURES = {
 }
 
 
-#: The events of an answer in progress, and the names of fields of the model's config that are ignored.
+#: The events of an answer in progress, and the names of what has no effect on it: fields of the model's config, and of the request.
 AnswerStream = tuple[AsyncGenerator[Event], tuple[str, ...]]
 
 
@@ -92,8 +92,10 @@ class Answers:
             tags=image_tags(messages, typed=request.raw),
         )
         own_template = bool(request.template or request.suffix) and not request.raw
-        ignored_config = model.ignored_config if own_template else ()
-        return self._run(model, question, request.keep_alive, sink), ignored_config
+        ignored = model.ignored_config if own_template else ()
+        if request.think and request.raw:  # no template is there to ask the model for it
+            ignored = (*ignored, "think")
+        return self._run(model, question, request.keep_alive, sink), ignored
 
     async def chat(self, request: ChatRequest, sink: Sink | None = None) -> AnswerStream:
         """Continue a conversation. No messages load the model; with keep_alive 0 they unload it. `sink`: as in `generate`."""

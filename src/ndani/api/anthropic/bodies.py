@@ -97,13 +97,18 @@ class Turn(msgspec.Struct):
 
 
 class ToolBody(msgspec.Struct):
-    """A tool of the client's own. One that Anthropic runs has another `type`, and is refused."""
+    """A tool of the client's own. One that Anthropic runs has another `type`, and is refused.
+
+    A call that must be made is held to its schema, `strict` or not; for other calls, and for `eager_input_streaming`, a header says
+    that they have no effect: a call is sent once it is whole.
+    """
 
     name: str
     input_schema: dict[str, Any] | None = None
     description: str | None = None
     type: str | None = None
     strict: bool | None = None
+    eager_input_streaming: bool | None = None
     cache_control: CacheControl | None = None
     defer_loading: bool | None = None
     allowed_callers: list[str] | None = None

@@ -11,8 +11,10 @@ from ndani.api.anthropic.bodies import ConversationBody, TokenCountBody
 from ndani.api.anthropic.requests import parse_count_tokens, parse_messages
 from ndani.api.anthropic.responses import format_message, id_header
 from ndani.api.edge import json_response, request_body, streaming
+from ndani.api.edge.content import unenforced_strict
 from ndani.api.edge.ignored_fields import ignored_headers
 from ndani.service import Service
+from ndani.types import ToolChoice
 
 
 class AnthropicRoutes:
@@ -42,5 +44,9 @@ class AnthropicRoutes:
 
 
 def _ignored(fields: dict[str, Any], body: ConversationBody) -> list[str]:
-    """The fields that the API does not have: they have no effect, and a header says so."""
-    return [name for name in fields if name not in body.__struct_fields__]
+    """The fields that have no effect here, those that the API does not have among them: a header says so."""
+    tools, choice = body.tools or [], body.tool_choice
+    must_call = choice is not None and choice.type in ("any", "tool")
+    ignored = [name for name in fields if name not in body.__struct_fields__]
+    ignored += unenforced_strict((tool.strict for tool in tools), ToolChoice("required" if must_call else "auto"))
+    return [*ignored, "eager_input_streaming"] if any(tool.eager_input_streaming for tool in tools) else ignored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ndani.errors import BadRequest
@@ -70,3 +71,8 @@ def parse_tool_choice(value: object) -> ToolChoice:
     if not isinstance(function, dict):
         raise BadRequest("tool_choice must be auto, none, required, or an object that names a function")
     return ToolChoice("required", tool_name(function.get("name"), "tool_choice.function.name"))
+
+
+def unenforced_strict(strict: Iterable[bool | None], choice: ToolChoice) -> list[str]:
+    """`strict` as the name of an ignored field, where tools have it and no call must be made: only such a call is held to its schema."""
+    return ["strict"] if choice.mode != "required" and any(strict) else []

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ndani.api.edge.body_type import convert
+from ndani.api.edge.content import unenforced_strict
 from ndani.api.openai import request_fields
 from ndani.api.openai.bodies import MAX_CHOICES, AnswerBody, ChatBody, CompletionBody, EmbeddingsBody
 from ndani.api.openai.messages import parse_messages
@@ -38,6 +39,7 @@ def parse_chat(fields: dict[str, Any]) -> tuple[ChatRequest, ChatBody, list[str]
         **_shared(body, fields, request_fields.max_tokens(body.max_tokens, body.max_completion_tokens)),
     )
     ignored = request_fields.ignored_fields(fields, ChatBody)
+    ignored += unenforced_strict((tool.definition["function"].get("strict") is True for tool in tools), choice)
     return request, body, ignored + request_fields.ignored_in_messages(body.messages)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ndani.api.edge.body_type import convert
-from ndani.api.edge.content import tool_name, tool_parameters
+from ndani.api.edge.content import tool_name, tool_parameters, unenforced_strict
 from ndani.api.edge.keep_alive import keep_alive_seconds
 from ndani.api.responses.metadata import require_metadata
 from ndani.api.responses.objects import ConversationReference, CreateResponse, FunctionTool, ReasoningOptions, TextFormat
@@ -91,7 +91,8 @@ def parse_response(body: dict[str, Any]) -> ResponseRequest:
         keep_alive=keep_alive_seconds(given.keep_alive),
         conversation=given.conversation.id if isinstance(given.conversation, ConversationReference) else given.conversation or "",
         shows_encrypted=_ENCRYPTED in (given.include or ()),
-        ignored=[name for name in body if name not in CreateResponse.__struct_fields__],
+        ignored=[name for name in body if name not in CreateResponse.__struct_fields__]
+        + unenforced_strict((tool.strict for tool in declared), choice),
     )
 
 
