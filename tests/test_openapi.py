@@ -254,6 +254,7 @@ EXCHANGES: list[tuple[str, str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "body"), EXCHANGES, ids=str)
 def test_an_answer_has_its_described_shape(echo: Server, method: str, path: str, body: Any) -> None:
     answer = echo.http.request(method, path, json=body)
