@@ -19,7 +19,7 @@ from cli_server import serving as cli_serving
 from conftest import Start
 from golden_cli import run
 from ndani.cli import handover as linking
-from ndani.errors import BadRequest, NdaniError, NotFound, StoreFailed
+from ndani.errors import BadRequest, Busy, NdaniError, NotFound, StoreFailed
 from ndani.store import Store
 from ndani.store.handover import accept_file, create_slot
 from ndani.store.maintenance import PruneResult, prune
@@ -117,7 +117,7 @@ def test_places_that_nobody_came_back_to_are_swept_and_there_is_an_end_to_them(s
     assert not (store.layout.handover / left).exists()
     for _ in range(63):
         create_slot(store.layout)
-    with pytest.raises(StoreFailed, match="too many files are being handed over at once"):
+    with pytest.raises(Busy, match="too many files are being handed over at once"):
         create_slot(store.layout)
     store.layout.handover.chmod(0o755)
     with pytest.raises(StoreFailed, match="can be entered by others"):

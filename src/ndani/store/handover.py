@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ndani.errors import BadRequest, NotFound, StoreFailed, Unsupported
+from ndani.errors import BadRequest, Busy, NotFound, StoreFailed, Unsupported
 from ndani.store.blobs import CHUNK_SIZE
 from ndani.store.damage_notes import note_replacement, was_stored
 from ndani.store.disk import make_folder, sync_folder, translate_disk_errors
@@ -57,7 +57,7 @@ def create_slot(layout: Layout) -> str:
             raise StoreFailed(f"the folder {folder} can be entered by others, so nothing is handed over there; make it 0700")
         remove_stale_slots(layout)
         if sum(1 for _ in folder.iterdir()) >= _MAX_SLOTS:
-            raise StoreFailed(f"too many files are being handed over at once; {_ALTERNATIVE}")
+            raise Busy(f"too many files are being handed over at once; {_ALTERNATIVE}")
         (folder / slot).mkdir(mode=0o700)
     return slot
 
