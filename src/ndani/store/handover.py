@@ -45,7 +45,7 @@ def is_private(state: os.stat_result) -> bool:
 
 
 def create_slot(layout: Layout) -> str:
-    """Create an empty slot for one file and return its name. Raises StoreFailed, Unsupported."""
+    """Create an empty slot for one file and return its name. Raises Busy, StoreFailed, Unsupported."""
     if not hasattr(os, "O_DIRECTORY"):
         raise Unsupported(f"files are not handed over on this system; {_ALTERNATIVE}")
     folder, slot = layout.handover, secrets.token_hex(16)
