@@ -21,6 +21,8 @@ from ndani.cli.client import ServerClient
 from ndani.errors import Failed, NdaniError, NoServer
 from ndani.settings import load
 
+pytestmark = pytest.mark.slow  # servers of its own
+
 #: Answers of programs that are no server of ours: status, body.
 FOREIGN = {
     "a page": (200, b"<html><body>Hello</body></html>\n"),

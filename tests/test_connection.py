@@ -23,6 +23,8 @@ from registries import put_model
 from server import HOST, PATIENCE, Server, serving, until
 from stores import put_echo
 
+pytestmark = pytest.mark.slow  # real sockets that wait
+
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} (info|warn|debug) ")
 ASKED = b'{"model":"echo","prompt":"a b c","raw":true,"stream":false,"options":{"num_predict":3}}'
 #: As Java's HttpClient and `curl --http2` ask for HTTP/2, and as a browser asks for a WebSocket.

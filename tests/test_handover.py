@@ -28,6 +28,8 @@ from steps import at_first, listed
 from stores import gguf, put_echo
 from test_malformed import judge
 
+pytestmark = pytest.mark.slow  # servers and large files
+
 WEIGHTS = gguf("linked") + bytes(3 << 20)
 DIGEST = f"sha256:{sha256(WEIGHTS).hexdigest()}"
 

@@ -33,7 +33,7 @@ PART, SIZE = 64_000, 400_000
 WEIGHTS = random.Random(9).randbytes(SIZE)
 MODEL = digest_of(WEIGHTS)
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]  # a registry of its own for every test
 
 
 async def push_in_parts(store: Store, uploads: Uploads, tries: int = 5, part: int = PART) -> list[Progress]:
